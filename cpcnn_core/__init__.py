@@ -1,0 +1,1 @@
+"""Class-conditional PixelCNN++: the model and everything that one trial needs."""

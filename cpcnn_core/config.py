@@ -1,0 +1,221 @@
+"""TrialConfig: everything that decides the outcome of one trial, frozen, validated and hashable to a trial id."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cpcnn_core.fusion import FusionError, options_of, parse_name
+from cpcnn_core.suggest import nearest
+
+Scalar = str | int | float | bool | None
+FusionOptions = dict[str, dict[str, int | float | str | bool]]
+
+# Where the files lie says nothing about what was trained, so it is no part of a trial's identity.
+_NOT_IDENTITY = frozenset({"data.root"})
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message names the field, the value and the way out."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
+Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+
+
+class DataConfig(_Section):
+    """What is learnt. `image_size` and `channels` default to the data set's own (digits 8 and 1, cpen455 32 and 3)."""
+
+    name: Literal["digits", "cpen455"] = "digits"
+    root: str | None = None
+    image_size: Annotated[int, Field(ge=4, multiple_of=4)] | None = None
+    channels: Literal[1, 3] | None = None
+    train_fraction: Fraction = 1.0
+    quantize: bool = True
+
+    @model_validator(mode="after")
+    def _root_where_needed(self) -> Self:
+        if self.name == "cpen455" and self.root is None:
+            raise ValueError("data.root: cpen455 needs the folder that holds train.csv; give --set data.root=PATH")
+        return self
+
+
+class ModelConfig(_Section):
+    """The network of Salimans et al. 2017, and where and how the class label enters it."""
+
+    fusion: str = "none"
+    fusion_options: FusionOptions = Field(default_factory=dict)
+    label_encoding: Literal["one_hot", "embedding", "sinusoidal"] = "one_hot"
+    label_dim: Positive | None = None
+    nr_resnet: Positive = 1
+    nr_filters: Positive = 40
+    nr_logistic_mix: Positive = 5
+    dropout: Probability = 0.5
+    dropout_kind: Literal["channel", "element"] = "channel"
+
+    @model_validator(mode="after")
+    def _fusion_exists(self) -> Self:
+        try:
+            options_of(self.fusion, self.fusion_options)
+        except FusionError as error:
+            raise ValueError(str(error)) from None
+        if self.label_encoding == "one_hot" and self.label_dim is not None:
+            raise ValueError(
+                f"model.label_dim: {self.label_dim} has no meaning for one_hot, whose size is the number of classes; "
+                "drop it or choose label_encoding=embedding"
+            )
+        if self.label_encoding == "sinusoidal" and self.label_dim is not None and self.label_dim % 2:
+            raise ValueError(f"model.label_dim: {self.label_dim} must be even for sinusoidal (sine and cosine pairs)")
+        return self
+
+    @property
+    def fusion_names(self) -> tuple[str, ...]:
+        return parse_name(self.fusion)
+
+
+class TrainConfig(_Section):
+    """How it is learnt. `batch_size` is the global one: all processes, all accumulated micro-batches."""
+
+    epochs: Positive = 10
+    batch_size: Positive = 32
+    accumulate: Positive = 1
+    optimizer: Literal["adam", "adamw"] = "adam"
+    lr: Annotated[float, Field(gt=0.0)] = 1e-3
+    beta1: Probability = 0.9
+    beta2: Probability = 0.999
+    weight_decay: NonNegative = 0.0
+    schedule: Literal["constant", "exponential", "cosine"] = "constant"
+    lr_gamma: Annotated[float, Field(gt=0.0, le=1.0)] = 0.999995
+    lr_floor: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    warmup_epochs: NonNegative = 0.0
+    grad_clip: Annotated[float, Field(gt=0.0)] | None = 1.0
+    ema_decay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    label_dropout: Probability = 0.0
+    flip: bool = False
+    shift: Annotated[int, Field(ge=0)] = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+    class_loss_weight: NonNegative = 0.0
+    class_temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    data_dependent_init: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"train.accumulate: {self.accumulate} does not divide train.batch_size {self.batch_size}; "
+                "the global batch is cut into that many equal micro-batches"
+            )
+        if self.weight_decay > 0 and self.optimizer == "adam":
+            raise ValueError(
+                f"train.weight_decay: {self.weight_decay} needs train.optimizer=adamw (adam has no decoupled decay)"
+            )
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(f"train.warmup_epochs: {self.warmup_epochs} is longer than train.epochs {self.epochs}")
+        return self
+
+
+class EvalConfig(_Section):
+    """What is measured after each epoch."""
+
+    batch_size: Positive = 128
+    train_images: Annotated[int, Field(ge=0)] = 512
+    prior: Literal["uniform", "empirical"] = "uniform"
+
+
+class TrialConfig(_Section):
+    """One trial: data, model, training, evaluation and the seed that all its generators start from."""
+
+    data: DataConfig = Field(default_factory=DataConfig)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    eval: EvalConfig = Field(default_factory=EvalConfig)
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+    @classmethod
+    def from_flat(cls, settings: Mapping[str, Any]) -> TrialConfig:
+        """Build from dotted keys (`{"model.nr_filters": 40}`). Raise one ConfigError that names every bad field."""
+        tree: dict[str, Any] = {}
+        for key, value in settings.items():
+            check_field(key)
+            *path, last = key.split(".")
+            node = tree
+            for part in path:
+                node = node.setdefault(part, {})
+            node[last] = value
+        return cls.from_tree(tree)
+
+    @classmethod
+    def from_tree(cls, tree: Mapping[str, Any]) -> TrialConfig:
+        """Build from nested dictionaries, as `config.json` holds them. Raise ConfigError."""
+        try:
+            return cls.model_validate(tree)
+        except ValidationError as error:
+            raise ConfigError(_explain(error)) from None
+
+    def flat(self) -> dict[str, Scalar]:
+        """Every setting under its dotted name, in declaration order; fusion options only where given."""
+        return dict(_flatten("", self.model_dump(mode="json")))
+
+    @property
+    def trial_id(self) -> str:
+        """12 hex digits: SHA-256 of the canonical JSON of every setting but the data's location."""
+        canonical = {key: value for key, value in self.flat().items() if key not in _NOT_IDENTITY}
+        return hashlib.sha256(json.dumps(canonical, sort_keys=True).encode()).hexdigest()[:12]
+
+    def with_settings(self, settings: Mapping[str, Any]) -> TrialConfig:
+        """A copy with some dotted keys changed, validated anew."""
+        return TrialConfig.from_flat({**self.flat(), **settings})
+
+
+def field_names() -> tuple[str, ...]:
+    """The dotted name of every field, fusion options apart (they depend on the fusion)."""
+    names = []
+    for section, info in TrialConfig.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            names += [f"{section}.{field}" for field in info.annotation.model_fields if field != "fusion_options"]
+        else:
+            names.append(section)
+    return tuple(names)
+
+
+def check_field(key: str) -> None:
+    """Raise ConfigError, with the nearest name, where `key` is no field. Fusion options are checked with the fusion."""
+    if key in field_names():
+        return
+    if key.startswith("model.fusion_options.") and key.count(".") == 3:
+        return
+    raise ConfigError(f"{key}: no such field{nearest(key, field_names())}")
+
+
+def _flatten(prefix: str, tree: Mapping[str, Any]) -> Iterable[tuple[str, Scalar]]:
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from _flatten(f"{name}.", value)
+        else:
+            yield name, value
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for item in error.errors(include_url=False):
+        message = item["msg"].removeprefix("Value error, ")
+        field = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "value_error":
+            lines.append(message)  # our own validators name the field themselves
+        elif item["type"] == "extra_forbidden":
+            lines.append(f"{field}: no such field{nearest(field, field_names())}")
+        else:
+            lines.append(f"{field}: {item['input']!r} is not allowed: {message[0].lower()}{message[1:]}")
+    return "\n".join(lines)

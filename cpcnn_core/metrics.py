@@ -1,0 +1,61 @@
+"""EpochMetrics: what one epoch of one trial measured. Free of torch, so that readers of results start fast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+Scalar = str | int | float | bool | None
+
+# Which way is better, for every metric that a sweep may optimise or `best` may choose by.
+DIRECTIONS: dict[str, str] = {
+    "train_loss": "min",
+    "train_bpd": "min",
+    "train_acc": "max",
+    "val_bpd": "min",
+    "val_acc": "max",
+    "val_f1": "max",
+    "val_ece": "min",
+    "val_ece_calibrated": "min",
+    "val_class_nll": "min",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochMetrics:
+    """One row of `epochs/*.parquet`. Units: bpd in bits per sub-pixel, times in seconds, memory in bytes.
+
+    A metric that was not measured, or could not be, is None; where it failed its reason stands in the `_error` field
+    beside it. `val_*` are over every image of the validation split, of the EMA weights where EMA is on.
+    """
+
+    epoch: int  # 1-based: the number of epochs trained so far
+    step: int  # optimizer steps so far
+    lr: float  # learning rate of the epoch's last step
+    train_loss: float  # mean of the training objective over the epoch
+    train_bpd: float  # mean bpd over the epoch, as trained: dropout on, weights moving
+    train_acc: float | None  # on a fixed subset of the training images, no dropout
+    val_bpd: float  # under the true class
+    val_acc: float
+    val_f1: float  # macro
+    val_class_nll: float  # mean of -log p(true class | x), nats
+    val_ece: float  # expected calibration error, 15 equal-width bins
+    val_temperature: float  # divides the log-likelihoods; minimises val_class_nll
+    val_ece_calibrated: float  # val_ece at that temperature
+    grad_norm: float | None  # largest of the epoch, before clipping
+    seconds: float  # the whole epoch: training, evaluation and checkpoint
+    train_seconds: float
+    compile_seconds: float  # spent in torch.compile, part of train_seconds
+    eval_seconds: float
+    images_per_second: float  # training throughput, compilation apart
+    peak_memory_bytes: int  # of the device; of the process on a CPU
+    micro_batch: int  # images per forward pass and process; smaller than asked after out-of-memory
+    checkpoint: str | None  # file name in the trial's checkpoint folder, None where this epoch's was not kept
+    kept_epochs: tuple[int, ...]  # every epoch whose weights are on disk now
+    extra: dict[str, float]  # what a fusion logs of itself, per-class accuracies, the confusion matrix's cells
+
+    def row(self) -> dict[str, Scalar]:
+        """Flat scalars: `extra` entries under their own names, `kept_epochs` left out."""
+        plain: dict[str, Scalar] = {
+            field.name: getattr(self, field.name) for field in fields(self) if field.name not in {"kept_epochs", "extra"}
+        }
+        return plain | dict(self.extra)

@@ -1,0 +1,1 @@
+"""Sweeps: the search, its results and the choice of a winner."""
