@@ -1,0 +1,118 @@
+"""The sites where a label may enter the network, and what a fusion does there.
+
+Given the label, every fusion is an affine map of the activation at a site, or extra constant channels beside it. The
+network applies these `Modulation`s without knowing which variant made them. Since they depend on the label alone, a
+sampler computes them once per image and not once per pixel, and a classifier computes what precedes the first site once
+for all classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+SiteKind = Literal["input", "stem", "block_skip", "hidden", "gate", "output", "skips", "bottleneck", "head"]
+
+
+class FusionError(ValueError):
+    """A fusion name or option that does not exist, or a value that the option does not allow."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place where a label may enter: an activation of shape (B, channels, height, width)."""
+
+    name: str
+    kind: SiteKind
+    channels: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Modulation:
+    """`scale * h + shift` at a site, then `extra` channels beside it. Shapes (B, C, 1 or H, 1 or W); None: identity."""
+
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+    extra: Tensor | None = None
+
+    def __call__(self, h: Tensor) -> Tensor:
+        """The modulated activation, without the extra channels, which the network places itself."""
+        if self.scale is not None:
+            return h * self.scale if self.shift is None else torch.addcmul(self.shift, h, self.scale)
+        return h if self.shift is None else h + self.shift
+
+    def then(self, later: Modulation) -> Modulation:
+        """This modulation followed by `later`."""
+        scale, shift = self.scale, self.shift
+        if later.scale is not None:
+            scale = later.scale if scale is None else scale * later.scale
+            shift = None if shift is None else shift * later.scale
+        if later.shift is not None:
+            shift = later.shift if shift is None else shift + later.shift
+        extras = [extra for extra in (self.extra, later.extra) if extra is not None]
+        return Modulation(scale, shift, torch.cat(extras, dim=1) if extras else None)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Modulation:
+        """Apply `function` to each tensor that is there."""
+        return Modulation(*(None if t is None else function(t) for t in (self.scale, self.shift, self.extra)))
+
+
+Conditioning = Mapping[str, Modulation]
+"""Modulations by site name; a site that is not named is left alone."""
+
+
+class FusionOptions(BaseModel):
+    """The options of one variant, with their bounds; most variants have none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Fusion(nn.Module):
+    """Base of all variants. A variant builds its parameters for the sites it uses and returns their modulations."""
+
+    Options: ClassVar[type[FusionOptions]] = FusionOptions
+
+    def __init__(self, sites: tuple[Site, ...], label_dim: int, options: FusionOptions) -> None:
+        super().__init__()
+        self.label_dim = label_dim
+
+    def extra_channels(self, site: Site) -> int:
+        """How many channels this fusion puts beside the activation at `site`."""
+        return 0
+
+    def forward(self, label: Tensor) -> Conditioning:
+        """Modulations for encoded labels (B, label_dim)."""
+        raise NotImplementedError
+
+    def diagnostics(self, label: Tensor) -> dict[str, float]:
+        """What is worth logging once per epoch, given the encodings of all classes (Y, label_dim)."""
+        return {}
+
+
+def select(sites: tuple[Site, ...], *kinds: SiteKind) -> Iterator[Site]:
+    """The sites of the given kinds, in the order of the forward pass."""
+    return (site for site in sites if site.kind in kinds)
+
+
+def key(site: Site) -> str:
+    """The site's name as a module name, which must not hold dots."""
+    return site.name.replace(".", "_")
+
+
+def projection(label_dim: int, size: int) -> nn.Linear:
+    """A bias-free linear map that starts small, and maps a withheld label (the zero vector) to zero."""
+    linear = nn.Linear(label_dim, size, bias=False)
+    nn.init.normal_(linear.weight, std=0.1 * label_dim**-0.5)
+    return linear
+
+
+def per_channel(values: Tensor) -> Tensor:
+    """(B, C) -> (B, C, 1, 1)."""
+    return values[:, :, None, None]

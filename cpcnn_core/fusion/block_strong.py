@@ -1,0 +1,16 @@
+"""`block_strong`: two biases in every block."""
+
+from __future__ import annotations
+
+from cpcnn_core.fusion.base import Site, select
+from cpcnn_core.fusion.shift import Shift
+
+
+class BlockStrong(Shift):
+    """`block_mild` and a bias after conv_input (the skip is added to it, so the order of the two sums is free).
+
+    "Image Classification with Conditional PixelCNN++", Algorithm 2.
+    """
+
+    def choose(self, sites: tuple[Site, ...]) -> tuple[Site, ...]:
+        return tuple(select(sites, "hidden", "gate"))

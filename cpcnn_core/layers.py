@@ -1,0 +1,134 @@
+"""Shifted convolutions and the gated residual block (Salimans et al. 2017, section 2; van den Oord et al. 2016)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
+
+from cpcnn_core.fusion.base import Modulation
+
+IDENTITY = Modulation()
+
+
+def concat_elu(x: Tensor) -> Tensor:
+    """elu of [x ; -x]: (B, C, H, W) -> (B, 2C, H, W)."""
+    return F.elu(torch.cat([x, -x], dim=1))
+
+
+def down_shift(x: Tensor) -> Tensor:
+    """Move every row down by one; the first becomes zero."""
+    return F.pad(x, (0, 0, 1, 0))[:, :, :-1, :]
+
+
+def right_shift(x: Tensor) -> Tensor:
+    """Move every column right by one; the first becomes zero."""
+    return F.pad(x, (1, 0, 0, 0))[:, :, :, :-1]
+
+
+class DownShiftedConv2d(nn.Module):
+    """A convolution that sees the rows up to its own: the u stream. Kernel (height, width), width odd."""
+
+    def __init__(self, n_in: int, n_out: int, kernel: tuple[int, int] = (2, 3), stride: int = 1) -> None:
+        super().__init__()
+        height, width = kernel
+        self.padding = (width // 2, width // 2, height - 1, 0)
+        self.conv = weight_norm(nn.Conv2d(n_in, n_out, kernel, stride))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(F.pad(x, self.padding))
+        return out
+
+
+class DownRightShiftedConv2d(nn.Module):
+    """A convolution that sees rows above and, in its own row, columns up to its own: the ul stream."""
+
+    def __init__(self, n_in: int, n_out: int, kernel: tuple[int, int] = (2, 2), stride: int = 1) -> None:
+        super().__init__()
+        height, width = kernel
+        self.padding = (width - 1, 0, height - 1, 0)
+        self.conv = weight_norm(nn.Conv2d(n_in, n_out, kernel, stride))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(F.pad(x, self.padding))
+        return out
+
+
+class DownShiftedDeconv2d(nn.Module):
+    """The transpose of a stride-2 `DownShiftedConv2d`: doubles height and width."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.conv = weight_norm(nn.ConvTranspose2d(n_in, n_out, (2, 3), stride=2, output_padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(x)
+        return out[:, :, :-1, 1:-1]
+
+
+class DownRightShiftedDeconv2d(nn.Module):
+    """The transpose of a stride-2 `DownRightShiftedConv2d`: doubles height and width."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.conv = weight_norm(nn.ConvTranspose2d(n_in, n_out, (2, 2), stride=2, output_padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(x)
+        return out[:, :, :-1, :-1]
+
+
+class NetworkInNetwork(nn.Module):
+    """A 1x1 convolution."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.conv = weight_norm(nn.Conv2d(n_in, n_out, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(x)
+        return out
+
+
+ShiftedConv = type[DownShiftedConv2d] | type[DownRightShiftedConv2d]
+
+
+class GatedBlock(nn.Module):
+    """A gated residual block with an optional skip path of `skip_channels`, plus `extra_channels` of label."""
+
+    def __init__(self, channels: int, conv: ShiftedConv, *, skip_channels: int = 0, extra_channels: int = 0) -> None:
+        super().__init__()
+        self.conv_input = conv(2 * channels, channels)
+        self.nin_skip = (
+            NetworkInNetwork(2 * (skip_channels + extra_channels), channels) if skip_channels + extra_channels else None
+        )
+        self.conv_out = conv(2 * channels, 2 * channels)
+
+    def forward(
+        self,
+        x: Tensor,
+        skip: Tensor | None = None,
+        *,
+        hidden: Modulation = IDENTITY,
+        gate: Modulation = IDENTITY,
+        output: Modulation = IDENTITY,
+        extra: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Map (B, C, H, W) to the same shape.
+
+        `skip` (B, skip_channels, H, W) joins after conv_input; `extra` (B, E, 1, 1) beside it. `mask` multiplies the 2C
+        channels before conv_out: a dropout mask, scaled by 1 / keep probability. The modulations are the fusion's.
+        """
+        h = self.conv_input(concat_elu(x))
+        if self.nin_skip is not None:
+            parts = [] if skip is None else [concat_elu(skip)]
+            if extra is not None:
+                parts.append(concat_elu(extra).expand(-1, -1, *x.shape[2:]))
+            h = h + self.nin_skip(torch.cat(parts, dim=1))
+        h = concat_elu(hidden(h))
+        if mask is not None:
+            h = h * mask
+        value, gating = gate(self.conv_out(h)).chunk(2, dim=1)
+        return output(x + value * torch.sigmoid(gating))  # gate: van den Oord et al. 2016, eq. 2

@@ -1,0 +1,128 @@
+"""The discretized mixture of logistics: log-likelihood per image, and sampling (Salimans et al. 2017, section 2.1-2.2)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+MIN_LOG_SCALE = -7.0
+HALF_BIN = 1.0 / 255.0
+"""Half the distance of two neighbouring 8-bit values in [-1, 1]."""
+
+
+def nr_params(channels: int, n_mix: int) -> int:
+    """Numbers per pixel that the network puts out: per component a logit and, per channel, mean, log-scale, coefficient.
+
+    One channel has no other to be coupled with, hence no coefficient.
+    """
+    if channels == 1:
+        return 3 * n_mix
+    if channels == 3:
+        return 10 * n_mix
+    raise ValueError(f"images of {channels} channels: the mixture is defined for 1 and 3")
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The parameters of one mixture per pixel, unpacked. N is any leading shape."""
+
+    logits: Tensor  # (N..., K)
+    means: Tensor  # (N..., C, K), before the coupling of channels
+    log_scales: Tensor  # (N..., C, K), at least MIN_LOG_SCALE
+    coefficients: Tensor | None  # (N..., 3, K) in (-1, 1): g on r, b on r, b on g
+
+    @classmethod
+    def unpack(cls, params: Tensor, channels: int, n_mix: int) -> Mixture:
+        """From network output with the parameters in the last dimension, in the order of OpenAI's code."""
+        K = n_mix
+        if params.shape[-1] != nr_params(channels, K):
+            raise ValueError(
+                f"{params.shape[-1]} parameters per pixel, expected {nr_params(channels, K)} "
+                f"for {channels} channels and {K} components"
+            )
+        per_channel = 2 if channels == 1 else 3
+        rest = params[..., K:].unflatten(-1, (channels, per_channel * K))
+        return cls(
+            logits=params[..., :K],
+            means=rest[..., :K],
+            log_scales=rest[..., K : 2 * K].clamp(min=MIN_LOG_SCALE),
+            coefficients=torch.tanh(rest[..., 2 * K :]) if channels == 3 else None,
+        )
+
+    def coupled_mean(self, channel: int, x: Tensor) -> Tensor:
+        """Mean (N..., K) of `channel` given the earlier channels of x (N..., C) (eq. 3)."""
+        mean = self.means[..., channel, :]
+        if self.coefficients is None or channel == 0:
+            return mean
+        c = self.coefficients
+        if channel == 1:
+            return mean + c[..., 0, :] * x[..., 0, None]
+        return mean + c[..., 1, :] * x[..., 0, None] + c[..., 2, :] * x[..., 1, None]
+
+
+def log_prob(x: Tensor, params: Tensor, *, n_mix: int) -> Tensor:
+    """log p(x) per image in nats: images x (B, C, H, W) in [-1, 1] and parameters (B, P, H, W) -> (B,), in float32.
+
+    A value's probability is the mass of its bin, sigmoid(a) - sigmoid(b) with a and b the bin's edges in units of the
+    scale; the bins of 0 and 255 reach to infinity (eq. 2). The difference is taken as
+
+        log(sigmoid(a) - sigmoid(b)) = log sigmoid(a) + log sigmoid(-b) + log(1 - exp(b - a)),
+
+    an identity without cancellation. Implementations that subtract the two sigmoids need a branch for small
+    probabilities, where they put the density at the middle times the width; here a small probability is as exact as
+    a large one, and all 256 sum to one.
+    """
+    channels = x.shape[1]
+    x = x.float().movedim(1, -1)
+    mixture = Mixture.unpack(params.float().movedim(1, -1), channels, n_mix)
+    means = torch.stack([mixture.coupled_mean(channel, x) for channel in range(channels)], dim=-2)
+    log_mass = bin_log_mass(x[..., None], means, mixture.log_scales)
+    log_component = log_mass.sum(dim=-2) + F.log_softmax(mixture.logits, dim=-1)
+    return torch.logsumexp(log_component, dim=-1).sum(dim=(1, 2))
+
+
+def bin_log_mass(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """log of the mass that a logistic puts into the 8-bit bin around x, elementwise, nats."""
+    inverse_scale = torch.exp(-log_scale)
+    centered = x - mean
+    upper = inverse_scale * (centered + HALF_BIN)
+    lower = inverse_scale * (centered - HALF_BIN)
+    # Edge bins reach to infinity: their other factor is one.
+    log_below_upper = torch.where(x > 0.999, 0.0, F.logsigmoid(upper))
+    log_above_lower = torch.where(x < -0.999, 0.0, F.logsigmoid(-lower))
+    inside = torch.log(-torch.expm1(-2 * HALF_BIN * inverse_scale))
+    return log_below_upper + log_above_lower + torch.where(x.abs() > 0.999, 0.0, inside)
+
+
+def sample(params: Tensor, noise: Tensor, *, channels: int, n_mix: int, temperature: float = 1.0) -> Tensor:
+    """Draw pixels on the 8-bit grid: parameters (N..., P) and uniforms (N..., K + C) in (0, 1) -> (N..., C) in [-1, 1].
+
+    The first K uniforms choose the component (Gumbel's trick), the others the logistic of each channel. Each channel is
+    rounded to its bin before the next is coupled to it, so that pixels have exactly the probability of `log_prob`.
+    `temperature` divides the logits and multiplies the scales; 0 takes the likeliest component's means.
+    """
+    mixture = Mixture.unpack(params.float(), channels, n_mix)
+    K = n_mix
+    gumbel = -torch.log(-torch.log(noise[..., :K]))
+    component = (mixture.logits + temperature * gumbel).argmax(dim=-1, keepdim=True)
+    logistic = torch.log(noise[..., K:]) - torch.log1p(-noise[..., K:])
+    values = torch.zeros(*params.shape[:-1], channels, device=params.device)
+    for channel in range(channels):
+        mean = mixture.coupled_mean(channel, values).gather(-1, component)[..., 0]
+        scale = temperature * torch.exp(mixture.log_scales[..., channel, :].gather(-1, component)[..., 0])
+        values[..., channel] = to_grid(mean + scale * logistic[..., channel])
+    return values
+
+
+def to_grid(x: Tensor) -> Tensor:
+    """The nearest 8-bit value, as a float in [-1, 1]."""
+    return (((x + 1) * 127.5).round().clamp(0, 255)) / 127.5 - 1
+
+
+def bits_per_dim(log_likelihood: Tensor, image_shape: tuple[int, int, int]) -> Tensor:
+    """Bits per sub-pixel from nats per image."""
+    return -log_likelihood / (math.prod(image_shape) * math.log(2.0))

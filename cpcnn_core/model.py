@@ -1,0 +1,200 @@
+"""ConditionalPixelCNN: two streams, three resolutions, and the sites where a label may enter; no fusion by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cpcnn_core import fusion as fusions
+from cpcnn_core.config import ModelConfig
+from cpcnn_core.fusion import Conditioning, Site
+from cpcnn_core.labels import ENCODINGS
+from cpcnn_core.layers import (
+    IDENTITY,
+    DownRightShiftedConv2d,
+    DownRightShiftedDeconv2d,
+    DownShiftedConv2d,
+    DownShiftedDeconv2d,
+    GatedBlock,
+    NetworkInNetwork,
+    down_shift,
+    right_shift,
+)
+from cpcnn_core.likelihood import nr_params
+
+NR_LEVELS = 3
+
+Masks = Sequence[Tensor]
+"""One dropout mask per gated block, in the order of the forward pass."""
+
+
+class ConditionalPixelCNN(nn.Module):
+    """log p(x | y) as the parameters of a mixture per pixel (Salimans et al. 2017, figure 2, as the starter code has it).
+
+    The u stream sees the rows above a pixel, the ul stream also the pixels to its left in its own row. The up pass
+    halves the resolution twice, the down pass doubles it again and takes the up pass's activations back by skips.
+    """
+
+    def __init__(self, config: ModelConfig, image_shape: tuple[int, int, int], nr_classes: int) -> None:
+        super().__init__()
+        channels, height, width = image_shape
+        if height % 4 or width % 4:
+            raise ValueError(f"images of {height}x{width}: both sides must be multiples of 4, for they are halved twice")
+        self.config = config
+        self.image_shape = image_shape
+        self.nr_classes = nr_classes
+        self.nr_resnet = nr_resnet = config.nr_resnet
+        C = config.nr_filters
+
+        self.sites = tuple(_sites(config, image_shape))
+        self.label = ENCODINGS[config.label_encoding](nr_classes, config.label_dim)
+        self.fusion = fusions.build(config.fusion, config.fusion_options, self.sites, self.label.dim)
+        extra = {site.name: self.fusion.extra_channels(site) for site in self.sites}
+
+        n_in = channels + 1 + extra["input"]
+        self.u_init = DownShiftedConv2d(n_in, C, (2, 3))
+        self.ul_init = nn.ModuleList([DownShiftedConv2d(n_in, C, (1, 3)), DownRightShiftedConv2d(n_in, C, (2, 1))])
+
+        def blocks(stage: str, stream: str, count: int, skips: int) -> nn.ModuleList:
+            conv = DownShiftedConv2d if stream == "u" else DownRightShiftedConv2d
+            return nn.ModuleList(
+                GatedBlock(
+                    C, conv, skip_channels=skips * C, extra_channels=extra.get(f"{stage}.{stream}.{i}.block_skip", 0)
+                )
+                for i in range(count)
+            )
+
+        levels = range(NR_LEVELS)
+        self.up_u = nn.ModuleList(blocks(f"up.{level}", "u", nr_resnet, 0) for level in levels)
+        self.up_ul = nn.ModuleList(blocks(f"up.{level}", "ul", nr_resnet, 1) for level in levels)
+        self.down_u = nn.ModuleList(blocks(f"down.{stage}", "u", nr_resnet + (stage > 0), 1) for stage in levels)
+        self.down_ul = nn.ModuleList(blocks(f"down.{stage}", "ul", nr_resnet + (stage > 0), 2) for stage in levels)
+        self.downsize_u = nn.ModuleList(DownShiftedConv2d(C, C, (2, 3), stride=2) for _ in range(NR_LEVELS - 1))
+        self.downsize_ul = nn.ModuleList(DownRightShiftedConv2d(C, C, (2, 2), stride=2) for _ in range(NR_LEVELS - 1))
+        self.upsize_u = nn.ModuleList(DownShiftedDeconv2d(C, C) for _ in range(NR_LEVELS - 1))
+        self.upsize_ul = nn.ModuleList(DownRightShiftedDeconv2d(C, C) for _ in range(NR_LEVELS - 1))
+        self.nin_out = NetworkInNetwork(C, nr_params(channels, config.nr_logistic_mix))
+
+    def condition(self, labels: Tensor) -> Conditioning:
+        """What the fusion does at each site for labels (B,); -1 withholds the label."""
+        conditioning: Conditioning = self.fusion(self.label(labels))
+        return conditioning
+
+    def forward(self, x: Tensor, labels: Tensor, masks: Masks | None = None) -> Tensor:
+        """Mixture parameters (B, P, H, W) for images x (B, C, H, W) in [-1, 1] and labels (B,) int64.
+
+        `masks` are dropout masks from `dropout_masks`; without them there is no dropout.
+        """
+        conditioning = self.condition(labels)
+        mask = iter(masks) if masks is not None else None
+
+        at = conditioning.get
+        x_in = at("input", IDENTITY)
+        x = x_in(x)
+        planes = [x, torch.ones_like(x[:, :1])]  # the plane of ones tells padding from black
+        if x_in.extra is not None:
+            planes.append(x_in.extra.expand(-1, -1, *x.shape[2:]))
+        x = torch.cat(planes, dim=1)
+
+        u = at("stem.u", IDENTITY)(down_shift(self.u_init(x)))
+        ul = at("stem.ul", IDENTITY)(down_shift(self.ul_init[0](x)) + right_shift(self.ul_init[1](x)))
+        us, uls = [u], [ul]
+        for level in range(NR_LEVELS):
+            for i in range(self.nr_resnet):
+                u = _block(self.up_u[level][i], f"up.{level}.u.{i}", conditioning, mask, u)
+                ul = _block(self.up_ul[level][i], f"up.{level}.ul.{i}", conditioning, mask, ul, u)
+                us.append(u)
+                uls.append(ul)
+            if level < NR_LEVELS - 1:
+                u, ul = self.downsize_u[level](u), self.downsize_ul[level](ul)
+                us.append(u)
+                uls.append(ul)
+
+        u = at("bottleneck.u", IDENTITY)(us.pop())
+        ul = at("bottleneck.ul", IDENTITY)(uls.pop())
+        us = [at(f"skips.{i}.u", IDENTITY)(skip) for i, skip in enumerate(us)]
+        uls = [at(f"skips.{i}.ul", IDENTITY)(skip) for i, skip in enumerate(uls)]
+        for stage in range(NR_LEVELS):
+            for i in range(self.nr_resnet + (stage > 0)):
+                u = _block(self.down_u[stage][i], f"down.{stage}.u.{i}", conditioning, mask, u, us.pop())
+                skip = torch.cat([u, uls.pop()], dim=1)
+                ul = _block(self.down_ul[stage][i], f"down.{stage}.ul.{i}", conditioning, mask, ul, skip)
+            if stage < NR_LEVELS - 1:
+                u, ul = self.upsize_u[stage](u), self.upsize_ul[stage](ul)
+        out: Tensor = self.nin_out(F.elu(at("head", IDENTITY)(ul)))
+        return out
+
+    def dropout_masks(self, batch: int, generator: torch.Generator) -> list[Tensor] | None:
+        """One mask per gated block for `batch` images, scaled by 1 / keep probability; None where the rate is 0.
+
+        Drawn outside the network, from a given generator, so that a step is the same whether it runs in one process or
+        several, in one micro-batch or many, compiled or not, at once or after a restart.
+        """
+        rate = self.config.dropout
+        if rate == 0:
+            return None
+        keep, device = 1 - rate, generator.device
+        masks = []
+        for site in self.sites:
+            if site.kind == "gate":
+                size = (1, 1) if self.config.dropout_kind == "channel" else (site.height, site.width)
+                draw = torch.rand((batch, site.channels, *size), generator=generator, device=device)
+                masks.append((draw < keep).to(torch.float32).div_(keep))
+        return masks
+
+
+def _block(
+    block: nn.Module,
+    name: str,
+    conditioning: Conditioning,
+    mask: Iterator[Tensor] | None,
+    x: Tensor,
+    skip: Tensor | None = None,
+) -> Tensor:
+    out: Tensor = block(
+        x,
+        skip,
+        hidden=conditioning.get(f"{name}.hidden", IDENTITY),
+        gate=conditioning.get(f"{name}.gate", IDENTITY),
+        output=conditioning.get(f"{name}.output", IDENTITY),
+        extra=conditioning.get(f"{name}.block_skip", IDENTITY).extra,
+        mask=None if mask is None else next(mask),
+    )
+    return out
+
+
+def _sites(config: ModelConfig, image_shape: tuple[int, int, int]) -> Iterator[Site]:
+    """Every site, in the order of the forward pass."""
+    C, n = config.nr_filters, config.nr_resnet
+    channels, height, width = image_shape
+    size = [(height >> level, width >> level) for level in range(NR_LEVELS)]
+
+    def block(name: str, level: int, skips: int) -> Iterator[Site]:
+        if skips:
+            yield Site(f"{name}.block_skip", "block_skip", skips * C, *size[level])
+        yield Site(f"{name}.hidden", "hidden", C, *size[level])
+        yield Site(f"{name}.gate", "gate", 2 * C, *size[level])
+        yield Site(f"{name}.output", "output", C, *size[level])
+
+    yield Site("input", "input", channels, height, width)
+    yield Site("stem.u", "stem", C, *size[0])
+    yield Site("stem.ul", "stem", C, *size[0])
+    for level in range(NR_LEVELS):
+        for i in range(n):
+            yield from block(f"up.{level}.u.{i}", level, 0)
+            yield from block(f"up.{level}.ul.{i}", level, 1)
+    lowest = NR_LEVELS - 1
+    yield Site("bottleneck.u", "bottleneck", C, *size[lowest])
+    yield Site("bottleneck.ul", "bottleneck", C, *size[lowest])
+    handed = [level for level in range(NR_LEVELS) for _ in range(n + 1)][:-1]  # stem or downsized, then the blocks
+    for i, level in enumerate(handed):
+        yield Site(f"skips.{i}.u", "skips", C, *size[level])
+        yield Site(f"skips.{i}.ul", "skips", C, *size[level])
+    for stage in range(NR_LEVELS):
+        for i in range(n + (stage > 0)):
+            yield from block(f"down.{stage}.u.{i}", lowest - stage, 1)
+            yield from block(f"down.{stage}.ul.{i}", lowest - stage, 2)
+    yield Site("head", "head", C, height, width)
