@@ -101,7 +101,7 @@ class GatedBlock(nn.Module):
         super().__init__()
         self.conv_input = conv(2 * channels, channels)
         self.nin_skip = (
-            NetworkInNetwork(2 * (skip_channels + extra_channels), channels) if skip_channels + extra_channels else None
+            NetworkInNetwork(2 * (skip_channels + extra_channels), channels) if skip_channels else None
         )
         self.conv_out = conv(2 * channels, 2 * channels)
 
@@ -118,15 +118,15 @@ class GatedBlock(nn.Module):
     ) -> Tensor:
         """Map (B, C, H, W) to the same shape.
 
-        `skip` (B, skip_channels, H, W) joins after conv_input; `extra` (B, E, 1, 1) beside it. `mask` multiplies the 2C
+        `skip` (B, skip_channels, H, W), with `extra` (B, E, 1, 1) beside it, joins after conv_input. `mask` multiplies the 2C
         channels before conv_out: a dropout mask, scaled by 1 / keep probability. The modulations are the fusion's.
         """
         h = self.conv_input(concat_elu(x))
         if self.nin_skip is not None:
-            parts = [] if skip is None else [concat_elu(skip)]
+            assert skip is not None
             if extra is not None:
-                parts.append(concat_elu(extra).expand(-1, -1, *x.shape[2:]))
-            h = h + self.nin_skip(torch.cat(parts, dim=1))
+                skip = torch.cat([skip, extra.expand(-1, -1, *x.shape[2:])], dim=1)
+            h = h + self.nin_skip(concat_elu(skip))
         h = concat_elu(hidden(h))
         if mask is not None:
             h = h * mask

@@ -94,7 +94,8 @@ def bin_log_mass(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     # Edge bins reach to infinity: their other factor is one.
     log_below_upper = torch.where(x > 0.999, 0.0, F.logsigmoid(upper))
     log_above_lower = torch.where(x < -0.999, 0.0, F.logsigmoid(-lower))
-    inside = torch.log(-torch.expm1(-2 * HALF_BIN * inverse_scale))
+    width = (2 * HALF_BIN * inverse_scale).clamp(min=1e-30)  # a scale of e^60 is flat enough; log(0) is not finite
+    inside = torch.log(-torch.expm1(-width))
     return log_below_upper + log_above_lower + torch.where(x.abs() > 0.999, 0.0, inside)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 Scalar = str | int | float | bool | None
 
@@ -59,3 +60,16 @@ class EpochMetrics:
             field.name: getattr(self, field.name) for field in fields(self) if field.name not in {"kept_epochs", "extra"}
         }
         return plain | dict(self.extra)
+
+    def record(self) -> dict[str, Any]:
+        """A JSON-ready form that `from_record` reads back."""
+        return asdict(self)
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> EpochMetrics:
+        """The inverse of `record`."""
+        return cls(**(record | {"kept_epochs": tuple(record["kept_epochs"])}))
+
+    def replaced(self, **changes: Any) -> EpochMetrics:
+        """A copy with some fields changed."""
+        return replace(self, **changes)

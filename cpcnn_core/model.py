@@ -94,10 +94,8 @@ class ConditionalPixelCNN(nn.Module):
         at = conditioning.get
         x_in = at("input", IDENTITY)
         x = x_in(x)
-        planes = [x, torch.ones_like(x[:, :1])]  # the plane of ones tells padding from black
-        if x_in.extra is not None:
-            planes.append(x_in.extra.expand(-1, -1, *x.shape[2:]))
-        x = torch.cat(planes, dim=1)
+        label = [] if x_in.extra is None else [x_in.extra.expand(-1, -1, *x.shape[2:])]
+        x = torch.cat([x, *label, torch.ones_like(x[:, :1])], dim=1)  # the plane of ones tells padding from black
 
         u = at("stem.u", IDENTITY)(down_shift(self.u_init(x)))
         ul = at("stem.ul", IDENTITY)(down_shift(self.ul_init[0](x)) + right_shift(self.ul_init[1](x)))

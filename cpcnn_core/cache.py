@@ -1,0 +1,88 @@
+"""Tensors that are costly to make and follow from their inputs alone: made once per machine, then read from a file.
+
+The file's name holds the hash of those inputs, so a file is never out of date and concurrent trials may share it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+_log = logging.getLogger(__name__)
+
+
+def folder() -> Path:
+    """`$CPCNN_CACHE`, else `cpcnn` in `$XDG_CACHE_HOME` or `~/.cache`."""
+    if own := os.environ.get("CPCNN_CACHE"):
+        return Path(own).expanduser()
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path.home() / ".cache") / "cpcnn"
+
+
+def digest(parts: Iterable[str | bytes | Tensor]) -> str:
+    """32 hex digits of the SHA-256 of `parts`, each preceded by its size, so that parts cannot run into each other."""
+    state = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Tensor):
+            state.update(f"{part.dtype}{tuple(part.shape)}".encode())
+            data = part.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        else:
+            data = part.encode() if isinstance(part, str) else part
+        state.update(len(data).to_bytes(8, "big"))
+        state.update(data)
+    return state.hexdigest()[:32]
+
+
+def tensors(kind: str, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return what `make` returned when it was first called for this `kind` and `key` on this machine.
+
+    One process makes it, the others wait. A broken file is made anew; without a usable folder nothing is kept.
+    """
+    path = folder() / f"{kind}-{key}.safetensors"
+    kept = _read(path)
+    if kept is not None:
+        return kept
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        _log.info("cannot use the cache folder %s (%s): %s is made again by every process", path.parent, error, kind)
+        return make()
+    try:
+        kept = _read(path)
+        if kept is None:
+            kept = {name: tensor.contiguous() for name, tensor in make().items()}
+            _write(path, kept)
+        return kept
+    finally:
+        lock.release()
+
+
+def _read(path: Path) -> dict[str, Tensor] | None:
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        return None
+    except (SafetensorError, OSError) as error:
+        _log.info("%s cannot be read (%s): it is made anew", path, error)
+        return None
+
+
+def _write(path: Path, content: dict[str, Tensor]) -> None:
+    partial = path.with_suffix(".partial")  # one writer at a time: the caller holds the lock
+    try:
+        save_file(content, partial)
+        partial.replace(path)
+    except (SafetensorError, OSError) as error:
+        _log.info("cannot write %s (%s): it is made again by the next process", path, error)
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,309 @@
+"""Data sets as whole splits in memory: the one place that knows about files and labels."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.nn import functional as F
+
+from cpcnn_core import cache
+
+if TYPE_CHECKING:
+    from cpcnn_core.config import DataConfig
+
+SPLITS = ("train", "validation", "test")
+HIDDEN = -1  # the label of an image whose class is not told
+
+_DIGITS_HELD_OUT_PER_CLASS = 30  # in the validation and in the test split
+_CPEN455_CLASSES = 4
+_SPLIT_SEED = 455  # a data set is the same one in every trial, whatever the trial's own seed
+_CACHE_FORMAT = 1  # raise where decoding or resizing changes
+_EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names the file and row, and says what was expected."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images with their labels and names, in the order of the source."""
+
+    images: Tensor  # (N, C, H, W) uint8, or float32 in [-1, 1] where data.quantize is off
+    labels: Tensor  # (N,) int64, HIDDEN where not known
+    names: tuple[str, ...]  # "validation/0000009.jpg", "digits/0012"
+
+    def __post_init__(self) -> None:
+        if not len(self.images) == len(self.labels) == len(self.names):
+            raise DataError(
+                f"{len(self.images)} images, {len(self.labels)} labels and {len(self.names)} names: "
+                "a split has as many of each"
+            )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every image's class is known."""
+        return bool((self.labels >= 0).all())
+
+    def take(self, indices: Sequence[int]) -> Split:
+        """The images at `indices`, in that order."""
+        chosen = torch.tensor(indices, dtype=torch.int64)
+        return Split(self.images[chosen], self.labels[chosen], tuple(self.names[i] for i in indices))
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Three splits of one data set. All labels of `train` and `validation` are known; those of `test` may be hidden."""
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    class_names: tuple[str, ...]
+
+    @property
+    def nr_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
+
+
+def load(config: DataConfig) -> Dataset:
+    """Read, resize and split the data set that `config` names. Raise DataError where something is wrong with it."""
+    dataset = _LOADERS[config.name](config)
+    if config.train_fraction == 1.0:
+        return dataset
+    kept = [
+        index
+        for of_class in _shuffled_by_class(dataset.train.labels)
+        for index in of_class[: max(1, round(config.train_fraction * len(of_class)))]
+    ]
+    return Dataset(
+        dataset.name, dataset.train.take(sorted(kept)), dataset.validation, dataset.test, dataset.class_names
+    )
+
+
+def to_model(images: Tensor) -> Tensor:
+    """uint8 images as float32 in [-1, 1]; floats are there already."""
+    return images.float() / 127.5 - 1.0 if images.dtype == torch.uint8 else images
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """The nearest of the 256 levels: the inverse of `to_model`."""
+    if images.dtype == torch.uint8:
+        return images
+    return ((images + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def _digits(config: DataConfig) -> Dataset:
+    """The 1797 handwritten digits of 8x8 pixels and 17 levels that ship inside scikit-learn, split by class."""
+    # The import takes seconds, so that a cached copy pays even for so little data.
+    raw = cache.tensors("digits", cache.digest([version("scikit-learn"), str(_CACHE_FORMAT)]), _digits_of_sklearn)
+    levels, labels = raw["levels"], raw["labels"]
+    images = _fit(
+        levels.float()[:, None] / 16,
+        channels=config.channels or 1,
+        size=config.image_size or 8,
+        quantize=config.quantize,
+    )
+    held_out = _DIGITS_HELD_OUT_PER_CLASS
+    parts: dict[str, list[int]] = {name: [] for name in SPLITS}
+    for of_class in _shuffled_by_class(labels):
+        parts["validation"] += of_class[:held_out]
+        parts["test"] += of_class[held_out : 2 * held_out]
+        parts["train"] += of_class[2 * held_out :]
+    everything = Split(images, labels, tuple(f"digits/{index:04d}" for index in range(len(labels))))
+    return Dataset(
+        "digits",
+        **{name: everything.take(sorted(indices)) for name, indices in parts.items()},
+        class_names=tuple(str(digit) for digit in range(10)),
+    )
+
+
+def _digits_of_sklearn() -> dict[str, Tensor]:
+    from sklearn.datasets import load_digits
+
+    levels, labels = load_digits(return_X_y=True)
+    return {
+        "levels": torch.from_numpy(levels).reshape(-1, 8, 8).to(torch.uint8),
+        "labels": torch.from_numpy(labels).to(torch.int64),
+    }
+
+
+def _cpen455(config: DataConfig) -> Dataset:
+    """The folder `data.root`: train.csv, validation.csv and test.csv, and the images that they name."""
+    root = Path(config.root or "").expanduser()
+    if not root.is_dir():
+        raise DataError(
+            f"data.root: {root} is no folder; expected the one that holds train.csv, validation.csv and test.csv"
+        )
+    channels, size, quantize = config.channels or 3, config.image_size or 32, config.quantize
+    rows = {split: _read_csv(root, split) for split in SPLITS}
+    everything = [row for split in SPLITS for row in rows[split]]
+    # What is hashed is what is decoded: the files are read once, and fit in memory since their pixels must.
+    files = [row.read() for row in everything]
+
+    def decode() -> dict[str, Tensor]:
+        decoded = (row.decode(file, channels) for row, file in zip(everything, files, strict=True))
+        fitted = [_fit(image[None], channels=channels, size=size, quantize=quantize) for image in decoded]
+        return {"images": torch.cat(fitted)}
+
+    parameters = f"format {_CACHE_FORMAT}, {channels} channels, size {size}, quantize {quantize}"
+    images = cache.tensors("cpen455", cache.digest([parameters, *files]), decode)["images"]
+    all_of_them = Split(images, torch.tensor([row.label for row in everything]), tuple(row.name for row in everything))
+    splits: dict[str, Split] = {}
+    start = 0
+    for split in SPLITS:
+        splits[split] = all_of_them.take(range(start, start := start + len(rows[split])))
+    return Dataset("cpen455", **splits, class_names=tuple(str(label) for label in range(_CPEN455_CLASSES)))
+
+
+_LOADERS: dict[str, Callable[[DataConfig], Dataset]] = {"digits": _digits, "cpen455": _cpen455}
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One line of a split's CSV: an image file and its label."""
+
+    csv: Path
+    number: int  # 1-based line
+    name: str
+    path: Path
+    label: int
+
+    def read(self) -> bytes:
+        try:
+            return self.path.read_bytes()
+        except FileNotFoundError:
+            raise self.error(f"{self.name} does not exist; expected an image file at {self.path}") from None
+        except OSError as error:
+            raise self.error(f"{self.name} cannot be read: {error}") from None
+
+    def decode(self, file: bytes, channels: int) -> Tensor:
+        """(C, H, W) in [0, 1]."""
+        try:
+            with Image.open(io.BytesIO(file)) as image:
+                if image.mode not in _EIGHT_BIT_MODES:
+                    raise self.error(f"{self.name} has pixels of mode {image.mode}; expected 8 bits per channel")
+                pixels = np.array(image.convert("RGB" if channels == 3 else "L"))
+        except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+            reason = "no known image format" if isinstance(error, UnidentifiedImageError) else error
+            raise self.error(f"{self.name} cannot be decoded ({reason}); expected a whole JPEG or PNG image") from None
+        return torch.from_numpy(pixels).reshape(*pixels.shape[:2], channels).permute(2, 0, 1).float() / 255
+
+    def error(self, problem: str) -> DataError:
+        return _row_error(self.csv, self.number, problem)
+
+
+def _row_error(path: Path, number: int, problem: str) -> DataError:
+    return DataError(f"{path}, row {number}: {problem}")
+
+
+def _read_csv(root: Path, split: str) -> list[_Row]:
+    path = root / f"{split}.csv"
+    expected = f"expected rows like {split}/0000001.jpg,0 without a header"
+    inside = _Inside(root)
+    rows: list[_Row] = []
+    first_row: dict[str, int] = {}
+    for number, cells in _lines(path, expected):
+        if len(cells) != 2:
+            raise _row_error(path, number, f"{len(cells)} columns instead of 2; {expected}")
+        name, label = cells
+        if name in first_row:
+            raise _row_error(path, number, f"{name} is in row {first_row[name]} already; expected each image once")
+        first_row[name] = number
+        label_of_row = _label(label, path, number, split, expected)
+        if (file := inside.find(name)) is None:
+            raise _row_error(path, number, f"{name!r} leads out of the data folder; expected a path inside {root}")
+        rows.append(_Row(path, number, name, file, label_of_row))
+    if not rows:
+        raise DataError(f"{path} is empty; {expected}")
+    return rows
+
+
+def _lines(path: Path, expected: str) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV and their numbers, blank lines apart. A byte order mark and CRLF are fine."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.reader(stream)
+            for cells in reader:
+                if cells:
+                    yield reader.line_num, [cell.strip() for cell in cells]
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist; {expected}") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as a CSV ({error}); {expected}") from None
+
+
+def _label(text: str, path: Path, number: int, split: str, expected: str) -> int:
+    allowed = f"0 to {_CPEN455_CLASSES - 1}" + (f", or {HIDDEN} where it is hidden" if split == "test" else "")
+    try:
+        label = int(text)
+    except ValueError:
+        raise _row_error(path, number, f"label {text!r} is no integer; {expected}, labels {allowed}") from None
+    if label == HIDDEN and split == "train":
+        raise _row_error(path, number, f"unlabelled split used for training (label {HIDDEN}); expected {allowed}")
+    if label == HIDDEN and split == "validation":
+        raise _row_error(path, number, f"unlabelled split used for validation (label {HIDDEN}); expected {allowed}")
+    if not (0 <= label < _CPEN455_CLASSES or label == HIDDEN):
+        raise _row_error(path, number, f"label {label} is out of range; expected {allowed}")
+    return label
+
+
+class _Inside:
+    """Finds files by name within one folder, and refuses every way out of it: absolute names, `..`, symbolic links."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.resolved = root.resolve()
+        self.parents: dict[str, bool] = {}  # thousands of names share a few folders
+
+    def find(self, name: str) -> Path | None:
+        pure = PurePosixPath(name)
+        if not pure.parts or pure.is_absolute() or ".." in pure.parts or "\0" in name:
+            return None
+        path = self.root / name
+        parent = os.fspath(path.parent)
+        if parent not in self.parents:
+            self.parents[parent] = path.parent.resolve().is_relative_to(self.resolved)
+        if not self.parents[parent] or (path.is_symlink() and not path.resolve().is_relative_to(self.resolved)):
+            return None
+        return path
+
+
+def _fit(images: Tensor, *, channels: int, size: int, quantize: bool) -> Tensor:
+    """(N, C, H, W) in [0, 1] at the wanted size, as a Split holds it.
+
+    Antialiased bilinear on floats is what torchvision's `Resize` does to the tensors of the starter code.
+    """
+    if images.shape[-2:] != (size, size):
+        images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+    images = images.expand(-1, channels, -1, -1)
+    if quantize:
+        return (images * 255).round().clamp(0, 255).to(torch.uint8)
+    return (images * 2 - 1).contiguous()
+
+
+def _shuffled_by_class(labels: Tensor) -> list[list[int]]:
+    """Each class's indices, in an order that only the labels decide, so that smaller subsets lie within larger ones."""
+    generator = np.random.RandomState(_SPLIT_SEED)  # unlike a Generator's, its stream is frozen for ever
+    array = labels.numpy()
+    return [generator.permutation(np.flatnonzero(array == label)).tolist() for label in np.unique(array)]
