@@ -14,8 +14,10 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
+
+from cpcnn_core.files import write_atomically
 
 _log = logging.getLogger(__name__)
 
@@ -79,10 +81,7 @@ def _read(path: Path) -> dict[str, Tensor] | None:
 
 
 def _write(path: Path, content: dict[str, Tensor]) -> None:
-    partial = path.with_suffix(".partial")  # one writer at a time: the caller holds the lock
     try:
-        save_file(content, partial)
-        partial.replace(path)
-    except (SafetensorError, OSError) as error:
+        write_atomically(path, lambda stream: stream.write(save(content)))
+    except OSError as error:
         _log.info("cannot write %s (%s): it is made again by the next process", path, error)
-        partial.unlink(missing_ok=True)
