@@ -1,0 +1,56 @@
+"""Where results come from: the commit, the versions and the machine, recorded beside every number."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("cpcnn-sweeps", "torch", "ray", "optuna", "accelerate", "numpy", "pyarrow")
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, whole milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+@cache
+def git_commit() -> str | None:
+    """The commit of this code, with `+changes` where the working tree differs from it; None outside a checkout."""
+    here = Path(__file__).resolve().parent
+    commit = _git(here, "rev-parse", "HEAD")
+    if commit is None:
+        return None
+    changes = _git(here, "status", "--porcelain", "--untracked-files=no")
+    return f"{commit}+changes" if changes else commit
+
+
+def versions() -> dict[str, str | None]:
+    """The versions of Python and of the packages that decide a result."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """The machine, as far as it can be told without waking an accelerator."""
+    return {"host": platform.node(), "platform": platform.platform(), "cpus": os.cpu_count()}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,455 @@
+"""Search spaces, interpreted: loading a space file, checking it before anything starts, and turning it into trials."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import json
+import math
+import random
+import runpy
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+from cpcnn_core.config import ConfigError, TrialConfig, check_field
+from orchestrator.objective import Objective, ObjectiveError
+from search_spaces import Choice, Distribution, Floats, Ints, Scalar, Space
+
+_NAMES = ("space", "settings", "trials", "objective")
+_ALL_CORNERS = 4096  # beyond this many combinations of extremes, a random part of them is checked
+_SOME_CORNERS = 512
+_WHERE = " where "
+
+
+class SpaceError(ValueError):
+    """A space file, or a setting given beside it, that cannot be used; the message names the file and the field."""
+
+
+Picker: TypeAlias = Callable[[str, Distribution], Scalar]
+"""Picks a value, given the parameter's name (one for each field and branch) and its distribution."""
+
+
+class Suggester(Protocol):
+    """The part of `optuna.trial.Trial` that is used here."""
+
+    def suggest_categorical(self, name: str, choices: tuple[Scalar, ...]) -> Scalar: ...
+    def suggest_int(self, name: str, low: int, high: int, *, step: int, log: bool) -> int: ...
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool) -> float: ...
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """A space file's content: the fields that vary, those that do not, how many trials, and to what end."""
+
+    source: str
+    question: str
+    fields: Mapping[str, Distribution]
+    settings: Mapping[str, Scalar]
+    trials: int
+    objective: Objective
+
+    def configure(self, pick: Picker) -> TrialConfig:
+        """The trial that `pick` gives. Raise ConfigError where the combination is not allowed."""
+        picked: dict[str, Scalar] = dict(self.settings)
+        for field, name, distribution in self._walk(self.fields, "", picked):
+            fixed = _is_fixed(distribution)
+            picked[field] = next(_extremes(distribution)) if fixed else pick(name, distribution)
+        return TrialConfig.from_flat(picked)
+
+    def default(self) -> TrialConfig:
+        """The trial in which nothing was picked: the configuration's default where the space allows it, otherwise a
+        choice's first option and a range's low bound.
+        """
+        return self.configure(_by_default(TrialConfig().flat()))
+
+    def params_of(self, config: TrialConfig) -> dict[str, tuple[Scalar, Distribution]] | None:
+        """The searched parameters that give `config`, by name; None where this space cannot give it."""
+        params: dict[str, tuple[Scalar, Distribution]] = {}
+        try:
+            same = self.configure(_as_recorded(config.flat(), params))
+        except (_NotAdmittedError, ConfigError):
+            return None
+        return params if same.trial_id == config.trial_id else None
+
+    @property
+    def size(self) -> float:
+        """How many configurations there are; infinity where a field is continuous."""
+        return _size(self.fields)
+
+    def all(self) -> Iterator[TrialConfig]:
+        """Every allowed configuration of a finite space, in order."""
+        for picked in _combinations(self.fields):
+            try:
+                yield TrialConfig.from_flat({**self.settings, **picked})
+            except ConfigError:
+                continue
+
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """The fields that vary, those of branches included, each once."""
+        return tuple(
+            dict.fromkeys(field for field, value in _every(self.fields) if not _is_fixed(_as_distribution(value)))
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies the space, as JSON: two files with the same description ask the same question."""
+        where = {key: value for key, value in self.settings.items() if key != "data.root"}
+        return {
+            "space": {field: str(distribution) for field, distribution in self.fields.items()},
+            "settings": where,
+            "objective": {"metric": self.objective.metric, "direction": self.objective.direction},
+        }
+
+    def with_settings(self, given: Mapping[str, Scalar]) -> SearchSpace:
+        """A copy in which each given field is fixed. Raise SpaceError where that cannot be."""
+        fields: Mapping[str, Distribution] = self.fields
+        settings = dict(self.settings)
+        for key, value in given.items():
+            try:
+                check_field(key)
+            except ConfigError as error:
+                raise SpaceError(f"--set {error}") from None
+            held = _absolute(value) if key == "data.root" else value
+            fixed = _fix(fields, key, held)
+            if fixed is None:
+                settings[key] = held
+            else:
+                fields = fixed
+        return replace(self, fields=fields, settings=settings)
+
+    def with_seed(self, seed: int) -> SearchSpace:
+        """A copy whose trials start from `seed`, unless the space or its settings say otherwise."""
+        if "seed" in self.settings or "seed" in dict(_every(self.fields)):
+            return self
+        return self.with_settings({"seed": seed})
+
+    def check(self, prefix: str = "") -> None:
+        """Try every bound, option and branch on the configuration. Raise SpaceError on the first refusal."""
+        where = f"{self.source}: {prefix}"
+        for field, _ in _every(self.fields):
+            try:
+                check_field(field)
+            except ConfigError as error:
+                raise SpaceError(f"{where}space: {error}") from None
+            if field in self.settings:
+                raise SpaceError(f"{where}{field} stands both in space and in settings; drop one")
+        for field in self.settings:
+            try:
+                check_field(field)
+            except ConfigError as error:
+                raise SpaceError(f"{where}settings: {error}") from None
+        self._try(where, {})
+        for _, name, distribution, pins in _probes(self, self.fields, "", {}):
+            for value in _extremes(distribution):
+                self._try(where, {**pins, name: value})
+        for pins in _corners(self):
+            self._try(where, pins)
+
+    def _try(self, where: str, pins: Mapping[str, Scalar]) -> None:
+        try:
+            self.configure(_pinned(pins))
+        except ConfigError as error:
+            named = str(error).partition(":")[0]
+            at = ", ".join(f"{name}={value!r}" for name, value in pins.items() if _field_of(name) != named)
+            source = dict(_every(self.fields)).get(named)
+            what = f"space[{named!r}] = {source}: " if source is not None else ""
+            raise SpaceError(f"{where}{what}{error}" + (f" (at {at})" if at else "")) from None
+
+    def _walk(
+        self, fields: Space, condition: str, picked: dict[str, Scalar]
+    ) -> Iterator[tuple[str, str, Distribution]]:
+        """Each active field, its name in the study and its distribution; the caller puts the value into `picked`."""
+        for field, value in fields.items():
+            if field in picked:
+                raise SpaceError(
+                    f"{self.source}: {field} is set twice where {condition or 'nothing is chosen'}; drop one"
+                )
+            distribution = _as_distribution(value)
+            yield field, self._name(field, condition), distribution
+            if isinstance(distribution, Choice):
+                branch = distribution.branches.get(picked[field])
+                if branch:
+                    inner = f"{field}={picked[field]}"
+                    yield from self._walk(branch, f"{condition} and {inner}" if condition else inner, picked)
+
+    def _name(self, field: str, condition: str) -> str:
+        # A field that stands under several options has several distributions, and a study wants one for each name.
+        repeated = sum(name == field for name, _ in _every(self.fields)) > 1
+        return f"{field}{_WHERE}{condition}" if repeated and condition else field
+
+
+def load(path: Path) -> SearchSpace:
+    """Read a space file; `SearchSpace.check` checks what it says. Raise SpaceError."""
+    if not path.is_file():
+        raise SpaceError(f"{path}: there is no such space file{_nearby(path)}")
+    try:
+        module = runpy.run_path(str(path), run_name="space")
+    except Exception as error:  # noqa: BLE001 - the file is the user's program; whatever it raises is its mistake
+        raise SpaceError(f"{path}{_line_of(error, path)}: {type(error).__name__}: {error}") from None
+    for name in module:
+        close = difflib.get_close_matches(name.lower(), _NAMES, n=1, cutoff=0.8)
+        if close and name not in _NAMES:
+            raise SpaceError(f"{path}: {name} means nothing in a space file; did you mean {close[0]}?")
+    if not isinstance(module.get("space"), Mapping):
+        raise SpaceError(f"{path}: `space` is missing; it maps configuration fields to choice, ints or floats")
+    for field, value in module["space"].items():
+        if not isinstance(value, Distribution):
+            raise SpaceError(
+                f"{path}: space[{field!r}] is {value!r}; it must be choice(...), ints(...) or floats(...). "
+                "A fixed value belongs into settings"
+            )
+    settings = module.get("settings", {})
+    if not isinstance(settings, Mapping):
+        raise SpaceError(f"{path}: settings is {settings!r}; it must map configuration fields to values")
+    trials = module.get("trials", 16)
+    if not isinstance(trials, int) or isinstance(trials, bool) or trials < 1:
+        raise SpaceError(f"{path}: trials is {trials!r}; it must be a number of at least 1")
+    try:
+        objective = Objective.of(module.get("objective", "val_acc"))
+    except ObjectiveError as error:
+        raise SpaceError(f"{path}: {error}") from None
+    located = {key: _absolute(value) if key == "data.root" else value for key, value in settings.items()}
+    question = (module.get("__doc__") or "").strip()
+    return SearchSpace(str(path), question, dict(module["space"]), located, trials, objective)
+
+
+def read(path: Path, given: Iterable[str] = (), *, seed: int = 0) -> SearchSpace:
+    """The space in `path` with `key=value` settings applied, checked. Raise SpaceError."""
+    settings = parse_settings(given)
+    space = load(path).with_settings(settings).with_seed(seed)
+    space.check("with the settings given: " if settings else "")
+    return space
+
+
+def parse_settings(given: Iterable[str]) -> dict[str, Scalar]:
+    """`["model.fusion=stem_add", "train.lr=1e-3"]` as a mapping. A value is a JSON scalar, else a string."""
+    settings: dict[str, Scalar] = {}
+    for item in given:
+        key, equals, text = item.partition("=")
+        if not equals or not key:
+            raise SpaceError(f"--set {item}: expected key=value, as in --set model.fusion=stem_add")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        if isinstance(value, list | dict):
+            raise SpaceError(f"--set {item}: the value must be one number, string, true, false or null")
+        settings[key.strip()] = value
+    return settings
+
+
+class _NotAdmittedError(Exception):
+    """The recorded value lies outside the space."""
+
+
+def by_optuna(trial: Suggester) -> Picker:
+    """Let an Optuna trial pick."""
+
+    def pick(name: str, distribution: Distribution) -> Scalar:
+        match distribution:
+            case Choice(options=options):
+                return trial.suggest_categorical(name, options)
+            case Ints(low=low, high=high, step=step, log=log):
+                return trial.suggest_int(name, low, high, step=step, log=log)
+            case Floats(low=low, high=high, log=log):
+                return trial.suggest_float(name, low, high, log=log)
+
+    return pick
+
+
+def at_random(rng: random.Random) -> Picker:
+    """Draw uniformly."""
+
+    def pick(name: str, distribution: Distribution) -> Scalar:  # noqa: ARG001 - all names are alike to it
+        match distribution:
+            case Choice(options=options):
+                return rng.choice(options)
+            case Ints(low=low, high=high, log=True):
+                return round(math.exp(rng.uniform(math.log(low), math.log(high))))
+            case Ints(low=low, high=high, step=step):
+                return rng.randrange(low, high + 1, step)
+            case Floats(low=low, high=high, log=True):
+                return min(high, max(low, math.exp(rng.uniform(math.log(low), math.log(high)))))
+            case Floats(low=low, high=high):
+                return rng.uniform(low, high)
+
+    return pick
+
+
+def _by_default(defaults: Mapping[str, Scalar]) -> Picker:
+    def pick(name: str, distribution: Distribution) -> Scalar:
+        default = defaults.get(_field_of(name))
+        return default if _allows(distribution, default) else next(_extremes(distribution))
+
+    return pick
+
+
+def _as_recorded(flat: Mapping[str, Scalar], params: dict[str, tuple[Scalar, Distribution]]) -> Picker:
+    def pick(name: str, distribution: Distribution) -> Scalar:
+        field = _field_of(name)
+        if field not in flat or not _allows(distribution, flat[field]):
+            raise _NotAdmittedError
+        params[name] = flat[field], distribution
+        return flat[field]
+
+    return pick
+
+
+def _pinned(pins: Mapping[str, Scalar]) -> Picker:
+    def pick(name: str, distribution: Distribution) -> Scalar:
+        return pins[name] if name in pins else next(_extremes(distribution))
+
+    return pick
+
+
+def _field_of(name: str) -> str:
+    return name.partition(_WHERE)[0]
+
+
+def _is_fixed(distribution: Distribution) -> bool:
+    if isinstance(distribution, Choice):
+        return len(distribution.options) == 1
+    return distribution.low == distribution.high
+
+
+def _as_distribution(value: Distribution | Scalar) -> Distribution:
+    return value if isinstance(value, Distribution) else Choice((value,))
+
+
+def _allows(distribution: Distribution, value: Scalar) -> bool:
+    if isinstance(distribution, Choice):
+        return any(value == option and type(value) is type(option) for option in distribution.options)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    if not distribution.low <= value <= distribution.high:
+        return False
+    if isinstance(distribution, Floats):
+        return True
+    return isinstance(value, int) and (value - distribution.low) % distribution.step == 0
+
+
+def _extremes(distribution: Distribution) -> Iterator[Scalar]:
+    """The values on which a field's bounds would show: all options, both ends, and one inside."""
+    match distribution:
+        case Choice(options=options):
+            yield from options
+        case Ints(low=low, high=high, step=step):
+            yield from sorted({low, min(low + step, high), high})
+        case Floats(low=low, high=high):
+            # Not the middle, which is a whole number between 1.0 and 5.0 and would pass where only those may.
+            yield from dict.fromkeys((low, high, low + (high - low) * 0.3819660112501051))
+
+
+def _every(fields: Space) -> Iterator[tuple[str, Distribution | Scalar]]:
+    """Each field with what it may be, those of branches included."""
+    for field, value in fields.items():
+        yield field, value
+        if isinstance(value, Choice):
+            for branch in value.branches.values():
+                yield from _every(branch)
+
+
+def _size(fields: Space) -> float:
+    return math.prod(_options(_as_distribution(value)) for value in fields.values())
+
+
+def _options(distribution: Distribution) -> float:
+    match distribution:
+        case Choice(options=options, branches=branches):
+            return sum(_size(branches.get(option, {})) for option in options)
+        case Ints(low=low, high=high, step=step):
+            return (high - low) // step + 1
+        case Floats(low=low, high=high):
+            return 1 if low == high else math.inf
+
+
+def _combinations(fields: Space) -> Iterator[dict[str, Scalar]]:
+    if not fields:
+        yield {}
+        return
+    (field, value), *others = fields.items()
+    distribution = _as_distribution(value)
+    rest = dict(others)
+    for option in _values(distribution):
+        branch = distribution.branches.get(option, {}) if isinstance(distribution, Choice) else {}
+        for picked in _combinations({**branch, **rest}):
+            yield {field: option, **picked}
+
+
+def _values(distribution: Distribution) -> Iterable[Scalar]:
+    match distribution:
+        case Choice(options=options):
+            return options
+        case Ints(low=low, high=high, step=step):
+            return range(low, high + 1, step)
+        case Floats(low=low):
+            return (low,)
+
+
+def _probes(
+    space: SearchSpace, fields: Space, condition: str, pins: dict[str, Scalar]
+) -> Iterator[tuple[str, str, Distribution, dict[str, Scalar]]]:
+    for field, value in fields.items():
+        distribution = _as_distribution(value)
+        name = space._name(field, condition)
+        yield field, name, distribution, pins
+        if isinstance(distribution, Choice):
+            for option, branch in distribution.branches.items():
+                inner = f"{field}={option}"
+                nested = f"{condition} and {inner}" if condition else inner
+                yield from _probes(space, branch, nested, {**pins, name: option})
+
+
+def _corners(space: SearchSpace) -> Iterator[dict[str, Scalar]]:
+    """Combinations of extremes: all of them where they are few, else a part drawn by a fixed seed."""
+    found = [(name, list(_extremes(distribution))) for _, name, distribution, _ in _probes(space, space.fields, "", {})]
+    names = [name for name, _ in found]
+    if math.prod(len(values) for _, values in found) <= _ALL_CORNERS:
+        for values in itertools.product(*(values for _, values in found)):
+            yield dict(zip(names, values, strict=True))
+    else:
+        rng = random.Random(0)
+        for _ in range(_SOME_CORNERS):
+            yield {name: rng.choice(values) for name, values in found}
+
+
+def _fix(fields: Mapping[str, Any], key: str, value: Scalar) -> dict[str, Any] | None:
+    """`fields` with `key` fixed wherever it stands; None where it stands nowhere."""
+    found = False
+    changed: dict[str, Any] = {}
+    for field, held in fields.items():
+        changed[field] = held
+        if field == key:
+            found = True
+            branch = held.branches.get(value) if isinstance(held, Choice) else None
+            changed[field] = Choice((value,), {value: branch} if branch else {})
+        elif isinstance(held, Choice):
+            branches = {option: _fix(branch, key, value) for option, branch in held.branches.items()}
+            if any(branch is not None for branch in branches.values()):
+                found = True
+                kept = {option: branches[option] or held.branches[option] for option in branches}
+                changed[field] = Choice(held.options, kept)
+    return changed if found else None
+
+
+def _absolute(root: Scalar) -> Scalar:
+    # A trial may run in another working folder than the one that the path was typed in.
+    return str(Path(root).expanduser().absolute()) if isinstance(root, str) else root
+
+
+def _nearby(path: Path) -> str:
+    there = sorted(str(other) for other in path.parent.glob("*.py") if other.name != "__init__.py")
+    close = difflib.get_close_matches(str(path), there, n=1)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; there are {', '.join(there)}" if there else ""
+
+
+def _line_of(error: Exception, path: Path) -> str:
+    if isinstance(error, SyntaxError) and error.lineno is not None:
+        return f":{error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f":{lines[-1]}" if lines else ""

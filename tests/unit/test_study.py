@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+import pytest
+
+from cpcnn_core.config import TrialConfig
+from orchestrator.objective import Objective
+from orchestrator.space import SearchSpace
+from orchestrator.store import Attempt, State, Store
+from orchestrator.study import Study, StudyError, Suggestion
+from search_spaces import choice, floats, ints
+from tests.fakes import metrics
+
+FIELDS = {
+    "model.fusion": choice({"none": {}, "input_concat": {"model.fusion_options.input_concat.dim": ints(8, 64)}}),
+    "train.lr": floats(1e-4, 1e-2, log=True),
+    "model.nr_filters": ints(8, 40),
+}
+SPACE = SearchSpace("a test", "", FIELDS, {"train.epochs": 2, "seed": 0}, 6, Objective("val_acc", "max"))
+SMALL = SearchSpace(
+    "a test", "", {"model.nr_filters": ints(8, 10), "model.nr_resnet": ints(1, 2)}, {}, 99, Objective("val_bpd", "min")
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    made = Store(tmp_path / "one")
+    made.create()
+    return made
+
+
+@contextmanager
+def studying(store: Store, space: SearchSpace = SPACE, *, trials: int = 6, seed: int = 0) -> Iterator[Study]:
+    study = Study(space, store, seed=seed, trials=trials)
+    try:
+        yield study
+    finally:
+        study.close()
+
+
+def write_rows(store: Store, config: TrialConfig, state: State, epochs: int = 2) -> None:
+    for epoch in range(1, epochs + 1):
+        store.add_epoch(config.trial_id, 1, metrics(epoch, val_acc=config.train.lr * 50 + epoch / 100))
+    row = Attempt(trial_id=config.trial_id, attempt=1, number=None, state=state, started="2025")
+    store.write_attempt(row, config)
+
+
+def run_all(study: Study, store: Store) -> list[Suggestion]:
+    """Run what is left, one at a time, as a sweep of simulated trials."""
+    done = []
+    while (suggestion := study.next()) is not None:
+        write_rows(store, suggestion.config, "COMPLETE")
+        for row in store.epochs_of(suggestion.config.trial_id):
+            study.report(suggestion.number, row)
+        best = SPACE.objective.best(store.epochs_of(suggestion.config.trial_id))
+        study.end(suggestion.number, "COMPLETE", best["val_acc"] if best else None)
+        done.append(suggestion)
+    return done
+
+
+def states(store: Store) -> list[str]:
+    storage = optuna.storages.RDBStorage(f"sqlite:///{store.study_file}")
+    found = [trial.state.name for trial in optuna.load_study(study_name="sweep", storage=storage).trials]
+    storage.scoped_session.remove()
+    storage.engine.dispose()
+    return found
+
+
+def test_a_sweep_runs_as_many_configurations_as_asked_and_then_none(store: Store) -> None:
+    with studying(store) as study:
+        assert len({s.config.trial_id for s in run_all(study, store)}) == 6
+        assert study.finished == 6
+        assert study.is_over
+    with studying(store) as study:
+        assert study.next() is None
+    with studying(store, trials=8) as study:
+        assert len(run_all(study, store)) == 2
+    assert states(store) == ["COMPLETE"] * 8
+
+
+def test_one_seed_gives_one_sequence_even_across_restarts(store: Store, tmp_path: Path) -> None:
+    with studying(store, trials=14) as study:
+        whole = [s.config.trial_id for s in run_all(study, store)]
+    other = Store(tmp_path / "other")
+    other.create()
+    parts = []
+    for trials in (3, 12, 14):
+        with studying(other, trials=trials) as study:
+            parts += [s.config.trial_id for s in run_all(study, other)]
+    assert parts == whole
+    third = Store(tmp_path / "third")
+    third.create()
+    with studying(third, seed=1) as study:
+        assert study.next() != whole[0]
+
+
+def test_running_trials_are_adopted_under_their_number(store: Store) -> None:
+    with studying(store) as study:
+        left = [study.next() for _ in range(2)]
+    with studying(store) as study:
+        assert study.left_behind == 2
+        assert [study.next(), study.next()] == left
+        assert study.left_behind == 0
+        third = study.next()
+        assert third is not None
+        assert third.number == 2
+
+
+def test_a_trial_killed_between_its_last_row_and_the_study_is_told_without_running(store: Store) -> None:
+    with studying(store) as study:
+        suggestion = study.next()
+        assert suggestion is not None
+        write_rows(store, suggestion.config, "COMPLETE")
+    with studying(store) as study:
+        assert study.left_behind == 0
+        assert study.finished == 1
+    assert states(store) == ["COMPLETE"]
+
+
+def test_a_trial_killed_while_its_parameters_were_written_is_completed(store: Store) -> None:
+    with studying(store) as study:
+        study._study.ask()
+    with studying(store) as study:
+        assert study.left_behind == 1
+        assert len(run_all(study, store)) == 6
+
+
+def test_small_spaces_are_exhausted_without_running_anything_twice(store: Store) -> None:
+    with studying(store, SMALL, trials=99) as study:
+        done = run_all(study, store)
+        assert len({s.config.trial_id for s in done}) == len(done) == 6
+        assert study.is_over
+    with studying(store, SMALL, trials=99) as study:
+        assert study.next() is None
+
+
+def test_a_failed_trial_counts_and_is_not_run_again(store: Store) -> None:
+    with studying(store, SMALL, trials=2) as study:
+        for state in ("FAILED", "PRUNED"):
+            suggestion = study.next()
+            assert suggestion is not None
+            study.end(suggestion.number, state, None)
+        assert study.is_over
+    assert states(store) == ["FAIL", "FAIL"]
+
+
+def test_a_pruned_trial_is_told_as_such(store: Store) -> None:
+    with studying(store) as study:
+        suggestion = study.next()
+        assert suggestion is not None
+        study.report(suggestion.number, {"epoch": 1, "val_acc": 0.5})
+        study.end(suggestion.number, "PRUNED", 0.5)
+    assert states(store) == ["PRUNED"]
+
+
+def test_a_null_metric_is_no_score(store: Store) -> None:
+    with studying(store) as study:
+        suggestion = study.next()
+        assert suggestion is not None
+        study.report(suggestion.number, {"epoch": 1, "val_acc": None})
+        study.report(suggestion.number, {"epoch": 2, "val_acc": float("nan")})
+        study.end(suggestion.number, "COMPLETE", None)
+    assert states(store) == ["FAIL"]
+
+
+def test_a_lost_study_is_rebuilt_from_the_rows(store: Store) -> None:
+    with studying(store) as study:
+        run_all(study, store)
+    for file in store.folder.glob("study.db*"):
+        file.unlink()
+    with studying(store) as study:
+        assert study.finished == 6
+        assert study.next() is None
+    assert states(store) == ["COMPLETE"] * 6
+
+
+def test_a_trial_run_by_hand_counts_if_the_space_admits_it(store: Store) -> None:
+    inside = TrialConfig.from_flat({"train.epochs": 2, "train.lr": 1e-3, "model.nr_filters": 9})
+    write_rows(store, inside, "COMPLETE")
+    write_rows(store, inside.with_settings({"train.epochs": 3}), "COMPLETE")
+    write_rows(store, inside.with_settings({"model.nr_filters": 41}), "COMPLETE")
+    with studying(store) as study:
+        assert study.finished == 1
+        assert len(run_all(study, store)) == 5
+
+
+def test_a_study_file_that_is_none_is_named(store: Store) -> None:
+    store.study_file.write_text("not a database, but long enough to look at" * 100)
+    with pytest.raises(StudyError, match=r"study\.db: not a readable study.*Move it away"):
+        Study(SPACE, store, seed=0, trials=3)
+
+
+def test_a_space_without_any_allowed_configuration_says_why(store: Store) -> None:
+    space = SearchSpace("a test", "", {"train.accumulate": ints(3, 5, step=2)}, {}, 3, Objective("val_acc", "max"))
+    with studying(store, space) as study, pytest.raises(StudyError, match=r"does not divide train\.batch_size"):
+        study.next()
+
+
+def test_the_sampler_learns(store: Store) -> None:
+    with studying(store, trials=40) as study:
+        done = run_all(study, store)
+    early, late = (sum(s.config.train.lr for s in part) / len(part) for part in (done[:10], done[-10:]))
+    assert late > 2 * early
