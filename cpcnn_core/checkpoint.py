@@ -42,9 +42,7 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message names the file and what was expected."""
 
 
-def build_model(
-    config: TrialConfig, image_shape: tuple[int, int, int], nr_classes: int
-) -> ConditionalPixelCNN:
+def build_model(config: TrialConfig, image_shape: tuple[int, int, int], nr_classes: int) -> ConditionalPixelCNN:
     """A network initialised from the config's seed, whatever the process drew before; global generators are left alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -237,11 +235,8 @@ def kept_epochs(history: list[EpochMetrics]) -> tuple[int, ...]:
     """The epochs whose weights stay on disk: the best by each of `KEPT_BEST_BY` (the earliest of equals), and the last."""
     keep = {history[-1].epoch}
     for metric, direction in KEPT_BEST_BY.items():
-        values = [
-            (float(value), epoch.epoch) for epoch in history if (value := epoch.row().get(metric)) is not None
-        ]
+        values = [(float(value), epoch.epoch) for epoch in history if (value := epoch.row().get(metric)) is not None]
         if values:
             sign = 1 if direction == "min" else -1
             keep.add(min(values, key=lambda pair: (sign * pair[0], pair[1]))[1])
     return tuple(sorted(keep))
-

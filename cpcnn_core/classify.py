@@ -12,7 +12,7 @@ from cpcnn_core.model import ConditionalPixelCNN
 
 @torch.inference_mode()
 def class_log_likelihoods(model: ConditionalPixelCNN, images: Tensor, *, batch_size: int) -> Tensor:
-    """log p(x | y) in nats for every image and class: images (N, C, H, W) -> (N, Y) float64 on the CPU.
+    """Log p(x | y) in nats for every image and class: images (N, C, H, W) -> (N, Y) float64 on the CPU.
 
     `batch_size` counts images per forward pass, each under all classes at once.
     """
@@ -31,11 +31,11 @@ def class_log_likelihoods(model: ConditionalPixelCNN, images: Tensor, *, batch_s
 
 
 def log_posterior(log_likelihood: Tensor, log_prior: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """log p(y | x) from log p(x | y) (N, Y) and log p(y) (Y,); `temperature` divides the log-likelihoods."""
+    """Log p(y | x) from log p(x | y) (N, Y) and log p(y) (Y,); `temperature` divides the log-likelihoods."""
     joint = log_likelihood / temperature + log_prior
     return joint - torch.logsumexp(joint, dim=1, keepdim=True)
 
 
 def predict(log_likelihood: Tensor, log_prior: Tensor) -> Tensor:
-    """argmax over classes of log p(x | y) + log p(y): (N, Y) -> (N,)."""
+    """Argmax over classes of log p(x | y) + log p(y): (N, Y) -> (N,)."""
     return (log_likelihood + log_prior).argmax(dim=1)

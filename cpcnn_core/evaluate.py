@@ -104,7 +104,7 @@ class Evaluation:
 
 
 def log_prior(prior: Literal["uniform", "empirical"], train_labels: Tensor, nr_classes: int) -> Tensor:
-    """log p(y), (Y,) float64: uniform, or the training split's frequencies with one image added to each class."""
+    """Log p(y), (Y,) float64: uniform, or the training split's frequencies with one image added to each class."""
     if prior == "uniform":
         return torch.full((nr_classes,), -math.log(nr_classes), dtype=torch.float64)
     counts = torch.bincount(train_labels, minlength=nr_classes).double() + 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,9 +14,31 @@ from cpcnn_core.fusion.base import Modulation
 IDENTITY = Modulation()
 
 
+class _ConcatELU(torch.autograd.Function):
+    """elu as exp(min(z, 0)) - 1 + max(z, 0), and no intermediate kept but the output, which the next convolution keeps.
+
+    On a CPU torch's own elu (and its `where`) is not vectorised and takes a quarter of the whole forward pass.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        z = torch.cat([x, -x], dim=1)
+        out: Tensor = z.clamp(max=0).exp_().sub_(1).add_(z.clamp_(min=0))
+        ctx.save_for_backward(out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (out,) = ctx.saved_tensors
+        slope = out.clamp(max=0).add_(1)  # elu'(z) = 1 where z > 0, else elu(z) + 1
+        of_x, of_minus_x = slope.mul_(grads[0]).chunk(2, dim=1)
+        return of_x - of_minus_x
+
+
 def concat_elu(x: Tensor) -> Tensor:
-    """elu of [x ; -x]: (B, C, H, W) -> (B, 2C, H, W)."""
-    return F.elu(torch.cat([x, -x], dim=1))
+    """Elu of [x ; -x]: (B, C, H, W) -> (B, 2C, H, W)."""
+    out: Tensor = _ConcatELU.apply(x)
+    return out
 
 
 def down_shift(x: Tensor) -> Tensor:
@@ -100,9 +124,7 @@ class GatedBlock(nn.Module):
     def __init__(self, channels: int, conv: ShiftedConv, *, skip_channels: int = 0, extra_channels: int = 0) -> None:
         super().__init__()
         self.conv_input = conv(2 * channels, channels)
-        self.nin_skip = (
-            NetworkInNetwork(2 * (skip_channels + extra_channels), channels) if skip_channels else None
-        )
+        self.nin_skip = NetworkInNetwork(2 * (skip_channels + extra_channels), channels) if skip_channels else None
         self.conv_out = conv(2 * channels, 2 * channels)
 
     def forward(

@@ -65,7 +65,7 @@ class Mixture:
 
 
 def log_prob(x: Tensor, params: Tensor, *, n_mix: int) -> Tensor:
-    """log p(x) per image in nats: images x (B, C, H, W) in [-1, 1] and parameters (B, P, H, W) -> (B,), in float32.
+    """Log p(x) per image in nats: images x (B, C, H, W) in [-1, 1] and parameters (B, P, H, W) -> (B,), in float32.
 
     A value's probability is the mass of its bin, sigmoid(a) - sigmoid(b) with a and b the bin's edges in units of the
     scale; the bins of 0 and 255 reach to infinity (eq. 2). The difference is taken as
@@ -86,7 +86,7 @@ def log_prob(x: Tensor, params: Tensor, *, n_mix: int) -> Tensor:
 
 
 def bin_log_mass(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """log of the mass that a logistic puts into the 8-bit bin around x, elementwise, nats."""
+    """Log of the mass that a logistic puts into the 8-bit bin around x, elementwise, nats."""
     inverse_scale = torch.exp(-log_scale)
     centered = x - mean
     upper = inverse_scale * (centered + HALF_BIN)

@@ -57,7 +57,9 @@ class EpochMetrics:
     def row(self) -> dict[str, Scalar]:
         """Flat scalars: `extra` entries under their own names, `kept_epochs` left out."""
         plain: dict[str, Scalar] = {
-            field.name: getattr(self, field.name) for field in fields(self) if field.name not in {"kept_epochs", "extra"}
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name not in {"kept_epochs", "extra"}
         }
         return plain | dict(self.extra)
 

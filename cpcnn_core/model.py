@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,9 @@ class ConditionalPixelCNN(nn.Module):
         super().__init__()
         channels, height, width = image_shape
         if height % 4 or width % 4:
-            raise ValueError(f"images of {height}x{width}: both sides must be multiples of 4, for they are halved twice")
+            raise ValueError(
+                f"images of {height}x{width}: both sides must be multiples of 4, for they are halved twice"
+            )
         self.config = config
         self.image_shape = image_shape
         self.nr_classes = nr_classes
@@ -96,14 +99,15 @@ class ConditionalPixelCNN(nn.Module):
         x = x_in(x)
         label = [] if x_in.extra is None else [x_in.extra.expand(-1, -1, *x.shape[2:])]
         x = torch.cat([x, *label, torch.ones_like(x[:, :1])], dim=1)  # the plane of ones tells padding from black
+        x = x.contiguous(memory_format=torch.channels_last)  # several times faster on a CPU, and the GPU's own order
 
         u = at("stem.u", IDENTITY)(down_shift(self.u_init(x)))
         ul = at("stem.ul", IDENTITY)(down_shift(self.ul_init[0](x)) + right_shift(self.ul_init[1](x)))
         us, uls = [u], [ul]
         for level in range(NR_LEVELS):
             for i in range(self.nr_resnet):
-                u = _block(self.up_u[level][i], f"up.{level}.u.{i}", conditioning, mask, u)
-                ul = _block(self.up_ul[level][i], f"up.{level}.ul.{i}", conditioning, mask, ul, u)
+                u = _block(self.up_u, level, i, f"up.{level}.u.{i}", conditioning, mask, u)
+                ul = _block(self.up_ul, level, i, f"up.{level}.ul.{i}", conditioning, mask, ul, u)
                 us.append(u)
                 uls.append(ul)
             if level < NR_LEVELS - 1:
@@ -117,9 +121,9 @@ class ConditionalPixelCNN(nn.Module):
         uls = [at(f"skips.{i}.ul", IDENTITY)(skip) for i, skip in enumerate(uls)]
         for stage in range(NR_LEVELS):
             for i in range(self.nr_resnet + (stage > 0)):
-                u = _block(self.down_u[stage][i], f"down.{stage}.u.{i}", conditioning, mask, u, us.pop())
+                u = _block(self.down_u, stage, i, f"down.{stage}.u.{i}", conditioning, mask, u, us.pop())
                 skip = torch.cat([u, uls.pop()], dim=1)
-                ul = _block(self.down_ul[stage][i], f"down.{stage}.ul.{i}", conditioning, mask, ul, skip)
+                ul = _block(self.down_ul, stage, i, f"down.{stage}.ul.{i}", conditioning, mask, ul, skip)
             if stage < NR_LEVELS - 1:
                 u, ul = self.upsize_u[stage](u), self.upsize_ul[stage](ul)
         out: Tensor = self.nin_out(F.elu(at("head", IDENTITY)(ul)))
@@ -145,14 +149,16 @@ class ConditionalPixelCNN(nn.Module):
 
 
 def _block(
-    block: nn.Module,
+    blocks: nn.ModuleList,
+    stage: int,
+    index: int,
     name: str,
     conditioning: Conditioning,
     mask: Iterator[Tensor] | None,
     x: Tensor,
     skip: Tensor | None = None,
 ) -> Tensor:
-    out: Tensor = block(
+    out: Tensor = cast("nn.ModuleList", blocks[stage])[index](
         x,
         skip,
         hidden=conditioning.get(f"{name}.hidden", IDENTITY),

@@ -165,9 +165,8 @@ def _ours(tensors: Mapping[str, Tensor], config: TrialConfig, rename: Mapping[st
         # The new weight norm (torch.nn.utils.parametrizations) already has our names for g and v.
         for pattern, replacement in _NAMES:
             ours = re.sub(pattern, replacement, ours)
-        if name.endswith(_LABEL_TABLE_NAME) and ours.startswith("fusion."):
-            tensor = tensor.T
-        found[ours] = tensor
+        transposed = name.endswith(_LABEL_TABLE_NAME) and ours.startswith("fusion.")
+        found[ours] = tensor.T if transposed else tensor
     return found
 
 
@@ -187,7 +186,7 @@ def _substitute(name: str, names: Mapping[str, str]) -> str:
 
 
 def _fit(tensor: Tensor, shape: torch.Size) -> Tensor | None:
-    """The tensor in the wanted shape where only a linear layer stands for a 1x1 convolution; None where it cannot be."""
+    """The tensor in the wanted shape: a linear layer may stand for a 1x1 convolution. None where it does not fit."""
     if tensor.shape == shape:
         return tensor
     if tensor.shape == shape[:2] and shape[2:].numel() == 1:

@@ -109,9 +109,7 @@ def _validate(variant: str, given: Mapping[str, Any]) -> FusionOptions:
         ) from None
 
 
-def build(
-    name: str, given: Mapping[str, Mapping[str, Any]], sites: tuple[Site, ...], label_dim: int
-) -> Composition:
+def build(name: str, given: Mapping[str, Mapping[str, Any]], sites: tuple[Site, ...], label_dim: int) -> Composition:
     """The fusion called `name` for a network with these sites and an encoding of `label_dim` numbers."""
     options = options_of(name, given)
     return Composition({part: FUSIONS[part](sites, label_dim, options[part]) for part in options})

@@ -96,6 +96,18 @@ class Fusion(nn.Module):
         return {}
 
 
+class SiteFusion(Fusion):
+    """A fusion at some of the sites, which its variants choose."""
+
+    def __init__(self, sites: tuple[Site, ...], label_dim: int, options: FusionOptions) -> None:
+        super().__init__(sites, label_dim, options)
+        self.used = self.choose(sites)
+
+    def choose(self, sites: tuple[Site, ...]) -> tuple[Site, ...]:
+        """The sites that this variant uses."""
+        raise NotImplementedError
+
+
 def select(sites: tuple[Site, ...], *kinds: SiteKind) -> Iterator[Site]:
     """The sites of the given kinds, in the order of the forward pass."""
     return (site for site in sites if site.kind in kinds)

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from cpcnn_core.fusion.base import (
     Conditioning,
-    Fusion,
     FusionOptions,
     Modulation,
     Site,
+    SiteFusion,
     per_channel,
     projection,
 )
@@ -24,7 +24,7 @@ class ConcatOptions(FusionOptions):
     dim: int = Field(32, ge=1)
 
 
-class Concat(Fusion):
+class Concat(SiteFusion):
     """[h ; e(y) broadcast] at each site of `used`, one e in R^dim for them all."""
 
     Options: ClassVar[type[FusionOptions]] = ConcatOptions
@@ -33,12 +33,7 @@ class Concat(Fusion):
         super().__init__(sites, label_dim, options)
         assert isinstance(options, ConcatOptions)
         self.dim = options.dim
-        self.used = self.choose(sites)
         self.e = projection(label_dim, self.dim)
-
-    def choose(self, sites: tuple[Site, ...]) -> tuple[Site, ...]:
-        """The sites that get the extra channels."""
-        raise NotImplementedError
 
     def extra_channels(self, site: Site) -> int:
         return self.dim if site in self.used else 0

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from cpcnn_core.fusion.base import Conditioning, Fusion, FusionOptions, Modulation, Site, key, per_channel
+from cpcnn_core.fusion.base import Conditioning, FusionOptions, Modulation, Site, SiteFusion, key, per_channel
 
 
 class FilmOptions(FusionOptions):
@@ -17,7 +17,7 @@ class FilmOptions(FusionOptions):
     hidden: int = Field(64, ge=1)
 
 
-class Film(Fusion):
+class Film(SiteFusion):
     """gamma(y) * h + beta(y) at each site of `used`; gamma starts at 1 and beta at 0, for every class.
 
     A gamma that starts near 0 suppresses the network it should modulate ("Project-455": FID grew for thirty epochs), so
@@ -29,12 +29,7 @@ class Film(Fusion):
     def __init__(self, sites: tuple[Site, ...], label_dim: int, options: FusionOptions) -> None:
         super().__init__(sites, label_dim, options)
         assert isinstance(options, FilmOptions)
-        self.used = self.choose(sites)
         self.mlp = nn.ModuleDict({key(site): _mlp(label_dim, options.hidden, site.channels) for site in self.used})
-
-    def choose(self, sites: tuple[Site, ...]) -> tuple[Site, ...]:
-        """The sites that this variant modulates."""
-        raise NotImplementedError
 
     def gamma_beta(self, label: Tensor, site: Site) -> tuple[Tensor, Tensor]:
         """Scale and shift at `site`, (B, C) each."""

@@ -4,31 +4,34 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from cpcnn_core.fusion.base import Conditioning, Fusion, FusionOptions, Modulation, Site, key, per_channel, projection
+from cpcnn_core.fusion.base import (
+    Conditioning,
+    FusionOptions,
+    Modulation,
+    Site,
+    SiteFusion,
+    key,
+    per_channel,
+    projection,
+)
 
 
-class Shift(Fusion):
+class Shift(SiteFusion):
     """h + e(y) at each site of `used`, one e in R^C per site."""
 
     def __init__(self, sites: tuple[Site, ...], label_dim: int, options: FusionOptions) -> None:
         super().__init__(sites, label_dim, options)
-        self.used = self.choose(sites)
         self.e = nn.ModuleDict({key(site): projection(label_dim, site.channels) for site in self.used})
-
-    def choose(self, sites: tuple[Site, ...]) -> tuple[Site, ...]:
-        """The sites that this variant shifts."""
-        raise NotImplementedError
 
     def forward(self, label: Tensor) -> Conditioning:
         return {site.name: Modulation(shift=per_channel(self.e[key(site)](label))) for site in self.used}
 
 
-class SharedShift(Shift):
+class SharedShift(SiteFusion):
     """h + e(y) at each site of `used`, one e in R^C for them all."""
 
     def __init__(self, sites: tuple[Site, ...], label_dim: int, options: FusionOptions) -> None:
-        Fusion.__init__(self, sites, label_dim, options)
-        self.used = self.choose(sites)
+        super().__init__(sites, label_dim, options)
         self.e = projection(label_dim, self.used[0].channels)
 
     def forward(self, label: Tensor) -> Conditioning:
@@ -36,12 +39,11 @@ class SharedShift(Shift):
         return {site.name: modulation for site in self.used}
 
 
-class ShiftMap(Shift):
+class ShiftMap(SiteFusion):
     """h + E(y) at each site of `used`, one E in R^(C x H x W) per site."""
 
     def __init__(self, sites: tuple[Site, ...], label_dim: int, options: FusionOptions) -> None:
-        Fusion.__init__(self, sites, label_dim, options)
-        self.used = self.choose(sites)
+        super().__init__(sites, label_dim, options)
         self.e = nn.ModuleDict(
             {key(site): projection(label_dim, site.channels * site.height * site.width) for site in self.used}
         )

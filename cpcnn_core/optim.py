@@ -1,0 +1,61 @@
+"""Optimizers, learning-rate schedules and the exponential moving average of the weights, as a config names them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cpcnn_core.config import TrainConfig
+
+
+def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """Adam or AdamW over all parameters; weight decay spares what is no matrix or filter (biases, weight norm's g)."""
+    betas = (config.beta1, config.beta2)
+    if config.optimizer == "adam":
+        return torch.optim.Adam(model.parameters(), lr=config.lr, betas=betas)
+    directions = [p for p in model.parameters() if _is_matrix(p)]
+    others = [p for p in model.parameters() if not _is_matrix(p)]
+    groups = [{"params": directions, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=betas)
+
+
+def _is_matrix(parameter: Tensor) -> bool:
+    return parameter.dim() >= 2 and parameter[0].numel() > 1
+
+
+def lr_factor(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
+    """What `lr` is multiplied by at a 0-based step. Defined in epochs, so that curves of equal epochs compare."""
+    warmup = config.warmup_epochs * steps_per_epoch
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if config.schedule == "constant":
+        return 1.0
+    if config.schedule == "exponential":
+        return max(config.lr_floor, math.pow(config.lr_gamma, step - warmup))
+    total = config.epochs * steps_per_epoch
+    done = min(1.0, (step - warmup) / max(1.0, total - warmup))
+    return config.lr_floor + (1 - config.lr_floor) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def build_scheduler(config: TrainConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> LambdaLR:
+    """The schedule as a scheduler that is stepped once per optimizer step."""
+    return LambdaLR(optimizer, lambda step: lr_factor(config, step, steps_per_epoch))
+
+
+def build_ema(model: nn.Module, decay: float) -> AveragedModel:
+    """An average of the weights that forgets with `decay` per step, faster at first so that early epochs count."""
+
+    def average(ema: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor | int) -> None:
+        n = int(updates)
+        rate = min(decay, (1 + n) / (10 + n))
+        torch._foreach_lerp_(list(ema), list(current), 1 - rate)
+
+    return AveragedModel(model, multi_avg_fn=average)

@@ -1,0 +1,405 @@
+"""The Accelerate training loop: `fit` yields one EpochMetrics per epoch, and resumes where it was killed."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import resource
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import release_memory
+from accelerate.utils.memory import should_reduce_batch_size
+from torch import Tensor, nn
+
+from cpcnn_core import augment, evaluate
+from cpcnn_core.checkpoint import CheckpointFolder, build_model
+from cpcnn_core.config import ConfigError, TrialConfig
+from cpcnn_core.data import Dataset, Split, to_model
+from cpcnn_core.evaluate import Evaluation
+from cpcnn_core.initialise import data_dependent_init
+from cpcnn_core.metrics import EpochMetrics
+from cpcnn_core.model import ConditionalPixelCNN
+from cpcnn_core.objective import Objective
+from cpcnn_core.optim import build_ema, build_optimizer, build_scheduler
+
+logger = logging.getLogger(__name__)
+
+INIT_IMAGES = 128
+GPU_CHECK_EVERY = 25  # steps between two looks at whether the loss is finite; each look waits for the device
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message names epoch, step and cause."""
+
+
+class Sums(NamedTuple):
+    """Sums over the images of an epoch so far, on the device."""
+
+    objective: Tensor
+    bpd: Tensor
+    grad_norm: Tensor  # the largest, not a sum
+
+    @classmethod
+    def zero(cls, device: torch.device) -> Sums:
+        return cls(*(torch.zeros((), device=device) for _ in cls._fields))
+
+
+def fit(
+    config: TrialConfig,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    accelerator: Accelerator | None = None,
+    reported: int = 0,
+    on_evaluation: Callable[[int, Evaluation], None] | None = None,
+    on_images: Callable[[int, int], None] | None = None,
+    save_every_seconds: float = 600.0,
+) -> Iterator[EpochMetrics]:
+    """Train the trial that `config` describes, with its checkpoints in `folder`; yield one EpochMetrics per epoch.
+
+    Where `folder` holds a training state, go on from it: on a CPU the result is the same, bit for bit, as without the
+    interruption. Epochs that it holds beyond the `reported` first ones are yielded again, not trained again. In each
+    epoch `on_images` hears (images done, images in all), then `on_evaluation` gets (epoch, validation likelihoods),
+    then the checkpoint is committed, then the metrics are yielded. An epoch longer than `save_every_seconds` is
+    committed on the way too.
+
+    Raise ConfigError where config and data do not fit, TrainingError where the loss is not finite.
+    """
+    check_fits(config, dataset)
+    accelerator = accelerator or Accelerator()
+    run = Run(config, dataset, folder, accelerator)
+    yield from run.checkpoints.history[reported:]
+    while run.epoch < config.train.epochs:
+        yield run.train_epoch(on_evaluation=on_evaluation, on_images=on_images, save_every_seconds=save_every_seconds)
+
+
+def check_fits(config: TrialConfig, dataset: Dataset) -> None:
+    """Raise ConfigError where the config asks for what this data set cannot give."""
+    if config.train.batch_size > len(dataset.train):
+        raise ConfigError(
+            f"train.batch_size: {config.train.batch_size} is larger than the training split of {len(dataset.train)} "
+            f"images; use at most {len(dataset.train)}, or raise data.train_fraction"
+        )
+    for name, split in (("train", dataset.train), ("validation", dataset.validation)):
+        if not split.labelled:
+            raise ConfigError(f"data: the {name} split has hidden labels; training and evaluation need all of them")
+
+
+class Batch(NamedTuple):
+    """A global batch, padded to its full size, with all the randomness of its step."""
+
+    images: Tensor  # (B, C, H, W)
+    labels: Tensor  # (B,)
+    withheld: Tensor  # (B,) bool: trained without the label
+    weights: Tensor  # (B,): 1, and 0 for padding
+    masks: list[Tensor] | None  # dropout, one (B, 2C, ...) per gated block
+
+    def part(self, start: int, stop: int) -> Batch:
+        """Images start to stop with what belongs to them."""
+        masks = None if self.masks is None else [mask[start:stop] for mask in self.masks]
+        return Batch(
+            self.images[start:stop], self.labels[start:stop], self.withheld[start:stop], self.weights[start:stop], masks
+        )
+
+
+class Run:
+    """A trial in training: everything that a checkpoint must hold."""
+
+    def __init__(self, config: TrialConfig, dataset: Dataset, folder: Path, accelerator: Accelerator) -> None:
+        self.config = config
+        self.dataset = dataset
+        self.accelerator = accelerator
+        self.device = device = accelerator.device
+        self.checkpoints = CheckpointFolder(folder, config)
+        self.log_prior = evaluate.log_prior(config.eval.prior, dataset.train.labels, dataset.nr_classes)
+        # Whole splits stay on the device: a batch is a gather, not a transfer.
+        self.images = dataset.train.images.to(device)
+        self.labels = dataset.train.labels.to(device)
+        self.train_subset = _subset(dataset.train, config.eval.train_images, config.seed)
+        self.steps_per_epoch = math.ceil(len(dataset.train) / config.train.batch_size)
+        self.world = accelerator.num_processes
+
+        self.epoch = 0  # finished ones
+        self.position = 0  # optimizer steps done of the epoch in progress
+        self.step = 0
+        self.sums = Sums.zero(device)
+        self.noise = torch.Generator(device).manual_seed(config.seed)
+        self.micro_batch = math.ceil(config.train.batch_size / self.world / config.train.accumulate)
+        self.compiled = not config.train.compile
+
+        self.model = build_model(config, dataset.image_shape, dataset.nr_classes).to(device)
+        state = self.checkpoints.load_state(device)
+        if state is None and config.train.data_dependent_init:
+            first = self._order()[:INIT_IMAGES].to(device)
+            data_dependent_init(self.model, to_model(self.images[first]), self.labels[first])
+        self.optimizer = build_optimizer(config.train, self.model)
+        self.scheduler = build_scheduler(config.train, self.optimizer, self.steps_per_epoch)
+        self.ema = build_ema(self.model, config.train.ema_decay) if config.train.ema_decay is not None else None
+        if state is not None:
+            self._load_state_dict(state)
+        objective: nn.Module = Objective(
+            self.model,
+            self.log_prior.to(device),
+            class_weight=config.train.class_loss_weight,
+            class_temperature=config.train.class_temperature,
+            bf16=config.train.precision == "bf16",
+        )
+        self.replicated: nn.Module = accelerator.prepare(objective) if self.world > 1 else objective
+        self.objective = torch.compile(self.replicated, dynamic=False) if config.train.compile else self.replicated
+
+    def train_epoch(
+        self,
+        *,
+        on_evaluation: Callable[[int, Evaluation], None] | None,
+        on_images: Callable[[int, int], None] | None,
+        save_every_seconds: float,
+    ) -> EpochMetrics:
+        """Train the rest of the epoch in progress, evaluate, commit the checkpoint."""
+        started = saved = time.perf_counter()
+        N, batch_size = len(self.labels), self.config.train.batch_size
+        order = self._order()
+        compile_seconds, images_before = 0.0, self.position * batch_size
+        unchecked: list[Tensor] = []
+        while self.position < self.steps_per_epoch:
+            step_started = time.perf_counter()
+            unchecked.append(self._optimize(order[self.position * batch_size : (self.position + 1) * batch_size]))
+            self.position += 1
+            self.step += 1
+            done = min(self.position * batch_size, N)
+            if not self.compiled:
+                self._wait()
+                compile_seconds, self.compiled = time.perf_counter() - step_started, True
+            if self.device.type == "cpu" or len(unchecked) == GPU_CHECK_EVERY or done == N:
+                self._check_finite(unchecked)
+                unchecked = []
+            if on_images is not None:
+                on_images(done, N)
+            if time.perf_counter() - saved > save_every_seconds and done < N and not unchecked:
+                saved = time.perf_counter()
+                if self.accelerator.is_main_process:
+                    self.checkpoints.save_state(self._state_dict(), epoch=self.epoch, step=self.step)
+        self._wait()
+        train_seconds = time.perf_counter() - started
+        sums = Sums(*(self.accelerator.reduce(total, "sum") for total in self.sums)) if self.world > 1 else self.sums
+
+        self.epoch += 1
+        self.position = 0
+        self.sums = Sums.zero(self.device)
+        evaluation, train_acc = self._evaluate()
+        if on_evaluation is not None and self.accelerator.is_main_process:
+            on_evaluation(self.epoch, evaluation)
+        seconds = time.perf_counter() - started
+        metrics = EpochMetrics(
+            epoch=self.epoch,
+            step=self.step,
+            lr=float(self.scheduler.get_last_lr()[0]),
+            train_loss=sums.objective.item() / N,
+            train_bpd=sums.bpd.item() / N,
+            train_acc=train_acc,
+            **evaluation.metrics(),
+            grad_norm=sums.grad_norm.item() / self.world,  # the same in every replica
+            seconds=seconds,
+            train_seconds=train_seconds,
+            compile_seconds=compile_seconds,
+            eval_seconds=seconds - train_seconds,
+            images_per_second=(N - images_before) / max(1e-9, train_seconds - compile_seconds),
+            peak_memory_bytes=_peak_memory(self.device),
+            micro_batch=self.micro_batch,
+            checkpoint=None,
+            kept_epochs=(),
+            extra=self._extra(evaluation),
+        )
+        return self._commit(metrics)
+
+    # --- one step ----------------------------------------------------------------------------------------------------
+
+    def _optimize(self, chosen: Tensor) -> Tensor:
+        """One optimizer step on the images `chosen`; return the norm of its gradient, before clipping.
+
+        Where the device's memory ends, halve the micro-batch and do the step again: same global batch, same gradient.
+        """
+        batch = self._batch(chosen)
+        while True:
+            try:
+                objective, bpd = self._accumulate(batch, len(chosen))
+                break
+            except RuntimeError as error:
+                # Replicas would have to agree on the new size; a trial of several processes fails instead.
+                if not should_reduce_batch_size(error) or self.micro_batch == 1 or self.world > 1:
+                    raise
+            self.optimizer.zero_grad(set_to_none=True)
+            release_memory()
+            self.micro_batch = math.ceil(self.micro_batch / 2)
+            logger.warning("out of memory at step %d: micro-batches of %d from now on", self.step + 1, self.micro_batch)
+        limit = self.config.train.grad_clip
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), math.inf if limit is None else limit)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scheduler.step()
+        if self.ema is not None:
+            self.ema.update_parameters(self.model)
+        self.sums = Sums(self.sums.objective + objective, self.sums.bpd + bpd, torch.maximum(self.sums.grad_norm, norm))
+        return norm
+
+    def _accumulate(self, batch: Batch, images: int) -> tuple[Tensor, Tensor]:
+        """Add up the gradient of the mean objective over the global batch, in micro-batches of this process's share."""
+        share = len(batch.labels) // self.world
+        begin, end = self.accelerator.process_index * share, (self.accelerator.process_index + 1) * share
+        objective, bpd = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        for start in range(begin, end, self.micro_batch):
+            stop = min(start + self.micro_batch, end)
+            wait = self.world > 1 and stop < end  # replicas exchange gradients once, with the last micro-batch
+            with self.accelerator.no_sync(self.replicated) if wait else contextlib.nullcontext():
+                total, objective_sum, bpd_sum = self.objective(*batch.part(start, stop))
+                self.accelerator.backward(total * (self.world / images))  # replicas are averaged: make it a sum again
+            objective += objective_sum
+            bpd += bpd_sum
+        return objective, bpd
+
+    def _batch(self, chosen: Tensor) -> Batch:
+        """Gather and augment a global batch, drawing the randomness of all of it in every process alike."""
+        train, device = self.config.train, self.device
+        B = train.batch_size
+        padding = chosen[:1].expand(B - len(chosen))
+        index = torch.cat([chosen, padding]).to(device)
+        images, labels = self.images[index], self.labels[index]
+        if train.flip:
+            images = augment.flip(images, torch.rand(B, generator=self.noise, device=device) < 0.5)
+        if train.shift:
+            limit = train.shift
+            offsets = torch.randint(-limit, limit + 1, (B, 2), generator=self.noise, device=device)
+            images = augment.shift(images, offsets)
+        withheld = torch.zeros(B, dtype=torch.bool, device=device)
+        if train.label_dropout > 0:
+            withheld = torch.rand(B, generator=self.noise, device=device) < train.label_dropout
+        weights = (torch.arange(B, device=device) < len(chosen)).float()
+        batch = Batch(images, labels, withheld, weights, self.model.dropout_masks(B, self.noise))
+        surplus = -B % self.world
+        return batch if surplus == 0 else _padded(batch, surplus)
+
+    def _order(self) -> Tensor:
+        """The order of the images in the epoch in progress; it follows from seed and epoch alone."""
+        generator = torch.Generator().manual_seed(self.config.seed + (self.epoch << 32))
+        return torch.randperm(len(self.labels), generator=generator)
+
+    def _check_finite(self, norms: list[Tensor]) -> None:
+        finite = torch.isfinite(torch.stack(norms)).tolist()
+        if not all(finite):
+            step = self.position - len(norms) + finite.index(False) + 1
+            raise TrainingError(
+                f"the loss or its gradient is not finite at epoch {self.epoch + 1}, step {step} of "
+                f"{self.steps_per_epoch}; lower train.lr, or set train.grad_clip. The checkpoint of epoch {self.epoch} "
+                "is kept"
+            )
+
+    # --- the end of an epoch -----------------------------------------------------------------------------------------
+
+    def _evaluate(self) -> tuple[Evaluation, float | None]:
+        """The validation split, and the accuracy on the fixed subset of the training images."""
+        model = self._evaluated_model()
+        batch_size = self.config.eval.batch_size
+
+        def run(split: Split) -> Evaluation:
+            return evaluate.evaluate(model, split, self.log_prior, batch_size=batch_size, accelerator=self.accelerator)
+
+        evaluation = run(self.dataset.validation)
+        if not math.isfinite(evaluation.bpd):
+            raise TrainingError(f"val_bpd is {evaluation.bpd} after epoch {self.epoch}; lower train.lr")
+        return evaluation, run(self.train_subset).accuracy if len(self.train_subset) else None
+
+    def _evaluated_model(self) -> ConditionalPixelCNN:
+        if self.ema is None:
+            return self.model
+        model = self.ema.module
+        assert isinstance(model, ConditionalPixelCNN)
+        return model
+
+    def _extra(self, evaluation: Evaluation) -> dict[str, float]:
+        model = self._evaluated_model()
+        per_class = zip(self.dataset.class_names, evaluation.per_class_accuracy, strict=True)
+        accuracies = {f"val_acc.{name}": value for name, value in per_class if value is not None}
+        with torch.no_grad():
+            return accuracies | model.fusion.diagnostics(model.label.table())
+
+    def _commit(self, metrics: EpochMetrics) -> EpochMetrics:
+        if self.accelerator.is_main_process:
+            metrics = self.checkpoints.save_epoch(
+                self._state_dict(),
+                self._evaluated_model().state_dict(),
+                metrics,
+                image_shape=self.dataset.image_shape,
+                nr_classes=self.dataset.nr_classes,
+            )
+        if self.world > 1:
+            self.accelerator.wait_for_everyone()
+        return metrics
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    # --- resuming ----------------------------------------------------------------------------------------------------
+
+    def _state_dict(self) -> dict[str, Any]:
+        scaler = self.accelerator.scaler
+        return {
+            "model": self.model.state_dict(),
+            "ema": None if self.ema is None else self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": {"last_epoch": self.scheduler.last_epoch},
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "noise": self.noise.get_state(),
+            "epoch": self.epoch,
+            "position": self.position,
+            "step": self.step,
+            "sums": self.sums._asdict(),
+            "micro_batch": self.micro_batch,
+        }
+
+    def _load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.last_epoch = state["scheduler"]["last_epoch"]
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.noise.set_state(state["noise"].cpu())
+        self.epoch, self.position, self.step = state["epoch"], state["position"], state["step"]
+        self.sums = Sums(**state["sums"])
+        self.micro_batch = state["micro_batch"]
+
+
+def _padded(batch: Batch, surplus: int) -> Batch:
+    """Repeat the first image `surplus` times with weight 0, so that the replicas' shares are equal."""
+
+    def extend(tensor: Tensor) -> Tensor:
+        return torch.cat([tensor, tensor[:1].expand(surplus, *tensor.shape[1:])])
+
+    masks = None if batch.masks is None else [extend(mask) for mask in batch.masks]
+    return Batch(
+        extend(batch.images),
+        extend(batch.labels),
+        extend(batch.withheld),
+        torch.cat([batch.weights, batch.weights.new_zeros(surplus)]),
+        masks,
+    )
+
+
+def _subset(split: Split, count: int, seed: int) -> Split:
+    """A fixed random choice of `count` images, or all where there are fewer."""
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
+    return split.take(sorted(order[:count].tolist()))
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Peak memory in bytes: the device's since it was last reset, or on a CPU the process's since it started."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
