@@ -6,8 +6,8 @@ A trial's folder holds
     weights-0003.safetensors   the weights that epoch 3 was evaluated with, its config and metrics in the header
     state-00000390.pt          all that training needs to go on after optimizer step 390
 
-Every file is written under a temporary name, synced and renamed, the index last. A file that does not match its checksum
-is named in the log and passed over in favour of the one before.
+Every file is written under a temporary name, synced and renamed, the index last. A file that does not match its
+checksum is named in the log and passed over in favour of the one before.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class CheckpointError(ValueError):
 
 
 def build_model(config: TrialConfig, image_shape: tuple[int, int, int], nr_classes: int) -> ConditionalPixelCNN:
-    """A network initialised from the config's seed, whatever the process drew before; global generators are left alone."""
+    """A network initialised from the config's seed alone; the global generators stay as they are."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return ConditionalPixelCNN(config.model, image_shape, nr_classes)
 
 
-# --- weights -----------------------------------------------------------------------------------------------------------
+# --- weights ---
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def load_weights(path: Path) -> Weights:
     return Weights(model.eval(), config, header["epoch"], header["metrics"], header["notes"])
 
 
-# --- training state ----------------------------------------------------------------------------------------------------
+# --- training state ---
 
 
 class CheckpointFolder:
@@ -232,7 +232,7 @@ def weights_name(epoch: int) -> str:
 
 
 def kept_epochs(history: list[EpochMetrics]) -> tuple[int, ...]:
-    """The epochs whose weights stay on disk: the best by each of `KEPT_BEST_BY` (the earliest of equals), and the last."""
+    """The epochs whose weights stay: the best by each of `KEPT_BEST_BY` (the earliest of equals), and the last."""
     keep = {history[-1].epoch}
     for metric, direction in KEPT_BEST_BY.items():
         values = [(float(value), epoch.epoch) for epoch in history if (value := epoch.row().get(metric)) is not None]

@@ -32,7 +32,8 @@ class _ConcatELU(torch.autograd.Function):
         (out,) = ctx.saved_tensors
         slope = out.clamp(max=0).add_(1)  # elu'(z) = 1 where z > 0, else elu(z) + 1
         of_x, of_minus_x = slope.mul_(grads[0]).chunk(2, dim=1)
-        return of_x - of_minus_x
+        grad: Tensor = of_x - of_minus_x
+        return grad
 
 
 def concat_elu(x: Tensor) -> Tensor:
@@ -153,4 +154,4 @@ class GatedBlock(nn.Module):
         if mask is not None:
             h = h * mask
         value, gating = gate(self.conv_out(h)).chunk(2, dim=1)
-        return output(x + value * torch.sigmoid(gating))  # gate: van den Oord et al. 2016, eq. 2
+        return output(x + value * torch.sigmoid(gating))  # van den Oord et al. 2016, eq. 2

@@ -1,4 +1,4 @@
-"""The discretized mixture of logistics: log-likelihood per image, and sampling (Salimans et al. 2017, section 2.1-2.2)."""
+"""The discretized mixture of logistics: log-likelihood per image, and sampling (Salimans et al. 2017, section 2)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HALF_BIN = 1.0 / 255.0
 
 
 def nr_params(channels: int, n_mix: int) -> int:
-    """Numbers per pixel that the network puts out: per component a logit and, per channel, mean, log-scale, coefficient.
+    """Numbers per pixel of network output: per component a logit and, per channel, mean, log-scale and coefficient.
 
     One channel has no other to be coupled with, hence no coefficient.
     """

@@ -33,7 +33,7 @@ Masks = Sequence[Tensor]
 
 
 class ConditionalPixelCNN(nn.Module):
-    """log p(x | y) as the parameters of a mixture per pixel (Salimans et al. 2017, figure 2, as the starter code has it).
+    """log p(x | y) as the parameters of a mixture per pixel (Salimans et al. 2017, figure 2).
 
     The u stream sees the rows above a pixel, the ul stream also the pixels to its left in its own row. The up pass
     halves the resolution twice, the down pass doubles it again and takes the up pass's activations back by skips.

@@ -76,7 +76,7 @@ def import_starter(
     `rename` maps the file's names to ours, applied to whole names or dotted prefixes. Raise CheckpointError where the
     file cannot be read, or where keys are unused, missing or of another shape, listing each by name.
     """
-    found = {name: tensor for name, tensor in _ours(read_state_dict(path), config, rename or {}).items()}
+    found = _ours(read_state_dict(path), config, rename or {})
     config = config.with_settings(_sizes(path, found, config, image_shape))
     model = build_model(config, image_shape, nr_classes)
     wanted = model.state_dict()

@@ -217,7 +217,7 @@ class Run:
         )
         return self._commit(metrics)
 
-    # --- one step ----------------------------------------------------------------------------------------------------
+    # --- one step ---
 
     def _optimize(self, chosen: Tensor) -> Tensor:
         """One optimizer step on the images `chosen`; return the norm of its gradient, before clipping.
@@ -298,7 +298,7 @@ class Run:
                 "is kept"
             )
 
-    # --- the end of an epoch -----------------------------------------------------------------------------------------
+    # --- the end of an epoch ---
 
     def _evaluate(self) -> tuple[Evaluation, float | None]:
         """The validation split, and the accuracy on the fixed subset of the training images."""
@@ -344,7 +344,7 @@ class Run:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    # --- resuming ----------------------------------------------------------------------------------------------------
+    # --- resuming ---
 
     def _state_dict(self) -> dict[str, Any]:
         scaler = self.accelerator.scaler

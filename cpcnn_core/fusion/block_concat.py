@@ -7,7 +7,7 @@ from cpcnn_core.fusion.concat import Concat
 
 
 class BlockConcat(Concat):
-    """The skip path of a block sees [a ; e(y)]; blocks without one (the u stream of the up pass) do not see the label."""
+    """The skip path of a block sees [a ; e(y)]; the u stream of the up pass has none, so its blocks see no label."""
 
     def choose(self, sites: tuple[Site, ...]) -> tuple[Site, ...]:
         return tuple(select(sites, "block_skip"))
