@@ -135,7 +135,8 @@ def _inception_extractor(name: str, dims: int, weights: Path, device: torch.devi
     fetch = inception.load_state_dict_from_url
     inception.load_state_dict_from_url = lambda *_, **__: state
     try:
-        network = inception.InceptionV3([inception.InceptionV3.BLOCK_INDEX_BY_DIM[dims]])
+        with torch.random.fork_rng(devices=[]):  # the initial weights that are thrown away leave no trace
+            network = inception.InceptionV3([inception.InceptionV3.BLOCK_INDEX_BY_DIM[dims]])
     except (RuntimeError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0]
         raise FidError(f"{weights} holds other weights than Inception's ({reason}); expected {WEIGHTS_FILE}") from None
@@ -180,8 +181,9 @@ def _classifier_extractor(train: Split, device: torch.device) -> Extractor:
     images, labels = to_uint8(train.images), train.labels
     key = cache.digest([str(_RECIPE), images, labels])
     state = cache.tensors("classifier", key, lambda: _train_classifier(images, labels))
-    network = _Classifier(images.shape[1], int(labels.max()) + 1)
-    network.load_state_dict(state)
+    with torch.device("meta"):  # without drawing initial weights from the global generator
+        network = _Classifier(images.shape[1], int(labels.max()) + 1)
+    network.load_state_dict(state, assign=True)
     network = network.to(device).eval()
     weights = cache.digest(part for item in sorted(state.items()) for part in item)
     return Extractor(f"classifier-{weights[:8]}", network.dims, device, network.features)
