@@ -141,8 +141,8 @@ class GatedBlock(nn.Module):
     ) -> Tensor:
         """Map (B, C, H, W) to the same shape.
 
-        `skip` (B, skip_channels, H, W), with `extra` (B, E, 1, 1) beside it, joins after conv_input. `mask` multiplies the 2C
-        channels before conv_out: a dropout mask, scaled by 1 / keep probability. The modulations are the fusion's.
+        `skip` (B, skip_channels, H, W), with `extra` (B, E, 1, 1) beside it, joins after conv_input. `mask`, a dropout
+        mask scaled by 1 / keep probability, multiplies the 2C channels before conv_out. Modulations are the fusion's.
         """
         h = self.conv_input(concat_elu(x))
         if self.nin_skip is not None:
