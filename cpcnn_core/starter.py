@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import pickle
 import re
+import struct
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,19 @@ from cpcnn_core.files import write_atomically
 from cpcnn_core.fusion import parse_name
 from cpcnn_core.model import ConditionalPixelCNN
 
+# Whatever torch's restricted unpickler meets in a file that is none of its own.
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 _WRAPPERS = ("model_state_dict", "state_dict", "model")
 
 # (pattern of the starter code's name, ours), tried in order; \1... are levels and block numbers.
@@ -103,10 +118,12 @@ def import_starter(
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint, unwrapped, without `module.` prefixes. Never executes code from the file."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of foreign pickles; what matters is whether it reads them
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+    except _UNREADABLE as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
             f"{path}: not a checkpoint that can be read without executing code from it ({reason}); "

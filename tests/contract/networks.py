@@ -21,9 +21,14 @@ NR_CLASSES = 3
 
 
 def network(
-    fusion: str, image_shape: tuple[int, int, int] = (3, 8, 8), *, seed: int = 0, settled: bool = True, **settings: object
+    fusion: str,
+    image_shape: tuple[int, int, int] = (3, 8, 8),
+    *,
+    seed: int = 0,
+    settled: bool = True,
+    **settings: object,
 ) -> ConditionalPixelCNN:
-    """A network of 4 filters; `settled` moves every parameter away from its initial value, which may be the identity."""
+    """A network of 4 filters; `settled` moves every parameter from its initial value, which may be the identity."""
     config = TrialConfig.from_flat(
         {"model.fusion": fusion, "model.nr_filters": 4, "model.nr_logistic_mix": 2, "model.dropout": 0.0}
         | {f"model.{name}": value for name, value in settings.items()}

@@ -1,0 +1,105 @@
+"""Metrics follow from the log-likelihoods, over every image."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import confusion_matrix, f1_score
+from torch import Tensor
+from torch.testing import assert_close
+
+from cpcnn_core.classify import class_log_likelihoods, log_posterior, predict
+from cpcnn_core.data import Split
+from cpcnn_core.evaluate import Evaluation, evaluate, log_prior
+from cpcnn_core.likelihood import log_prob
+from tests.contract.networks import NR_CLASSES, images, network
+
+
+def evaluation(table: Tensor, labels: Tensor, prior: Tensor | None = None) -> Evaluation:
+    N, Y = table.shape
+    uniform = torch.full((Y,), -math.log(Y), dtype=torch.float64)
+    names = tuple(str(i) for i in range(N))
+    return Evaluation(names, labels, table.double(), uniform if prior is None else prior, (1, 4, 4))
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> Evaluation:
+    seed, n, spread = draw(st.integers(0, 10_000)), draw(st.integers(5, 60)), draw(st.floats(0.1, 50))
+    generator = torch.Generator().manual_seed(seed)
+    table = spread * torch.randn(n, NR_CLASSES, generator=generator) - 500
+    return evaluation(table, torch.randint(0, NR_CLASSES, (n,), generator=generator))
+
+
+@given(tables())
+@settings(max_examples=30, deadline=None)
+def test_metrics_are_sklearns(found: Evaluation) -> None:
+    labels, predicted = found.labels.numpy(), found.predictions.numpy()
+    classes = list(range(NR_CLASSES))
+    assert found.confusion.tolist() == confusion_matrix(labels, predicted, labels=classes).tolist()
+    expected = f1_score(labels, predicted, labels=classes, average="macro", zero_division=0)
+    assert found.macro_f1 == pytest.approx(expected)
+    assert found.accuracy == pytest.approx((labels == predicted).mean())
+    assert 0 <= found.ece() <= 1
+
+
+@given(tables())
+@settings(max_examples=20, deadline=None)
+def test_the_temperature_minimises_the_class_nll_and_changes_no_prediction(found: Evaluation) -> None:
+    best = found.class_nll(found.temperature)
+    for factor in (0.8, 1.25):
+        assert best <= found.class_nll(min(1e4, max(1e-2, found.temperature * factor))) + 1e-6
+    assert torch.equal(found.posterior(found.temperature).argmax(1), found.predictions)
+
+
+def test_calibration_error_of_known_posteriors() -> None:
+    # Ten images said to be class 0 with probability 0.9, of which six are.
+    table = torch.tensor([0.9, 0.1]).log().expand(10, -1)
+    found = evaluation(table, torch.tensor([0] * 6 + [1] * 4))
+    assert found.ece() == pytest.approx(0.3)
+
+
+def test_the_prior_is_part_of_bayes_rule() -> None:
+    table = torch.tensor([[-10.0, -10.5]])
+    prior = torch.tensor([0.1, 0.9]).log()
+    assert predict(table, torch.zeros(2)).item() == 0
+    assert predict(table, prior).item() == 1
+    expected = math.exp(-10.5) * 0.9 / (math.exp(-10) * 0.1 + math.exp(-10.5) * 0.9)
+    assert log_posterior(table, prior)[0, 1].exp().item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_posteriors_of_very_unlikely_images_are_still_distributions() -> None:
+    posterior = log_posterior(torch.tensor([[-1e5, -1.001e5]], dtype=torch.float64), torch.zeros(2)).exp()
+    assert posterior[0].tolist() == pytest.approx([1.0, 0.0])
+
+
+def test_priors() -> None:
+    labels = torch.tensor([0, 0, 0, 1])
+    assert_close(log_prior("uniform", labels, 3).exp(), torch.full((3,), 1 / 3, dtype=torch.float64))
+    assert_close(log_prior("empirical", labels, 3).exp(), torch.tensor([4, 2, 1], dtype=torch.float64) / 7)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 7, 100])
+def test_every_image_counts_once_whatever_the_batch_size(batch_size: int) -> None:
+    model = network("block_film")
+    x = images(5)
+    pixels = ((x + 1) * 127.5).round().to(torch.uint8)
+    labels = torch.tensor([0, 1, 2, 0, 1])
+    split = Split(pixels, labels, tuple("abcde"))
+    found = evaluate(model, split, log_prior("uniform", labels, NR_CLASSES), batch_size=batch_size)
+    for y in range(NR_CLASSES):
+        expected = log_prob(x, model(x, torch.full((5,), y)), n_mix=2).double()
+        assert_close(found.log_likelihood[:, y], expected, atol=1e-3, rtol=1e-6)
+    true = found.log_likelihood.gather(1, labels[:, None])
+    assert found.bpd == pytest.approx(-true.mean().item() / (3 * 64 * math.log(2)))
+    assert found.names == tuple("abcde")
+
+
+def test_evaluation_leaves_the_mode_of_the_network_as_it_was() -> None:
+    model = network("none")
+    for mode in (True, False):
+        class_log_likelihoods(model.train(mode), images(1), batch_size=1)
+        assert model.training == mode

@@ -1,0 +1,201 @@
+"""The training objective, augmentation, schedules, averages and initialisation."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from cpcnn_core import augment
+from cpcnn_core.config import TrainConfig
+from cpcnn_core.initialise import data_dependent_init
+from cpcnn_core.labels import ENCODINGS, NULL_LABEL
+from cpcnn_core.layers import concat_elu
+from cpcnn_core.likelihood import bits_per_dim, log_prob
+from cpcnn_core.objective import Objective
+from cpcnn_core.optim import build_ema, build_optimizer, lr_factor
+from tests.contract.networks import NR_CLASSES, images, network
+
+UNIFORM = torch.full((NR_CLASSES,), -math.log(NR_CLASSES))
+
+
+def batch(size: int = 4) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    pixels = ((images(size) + 1) * 127.5).round().to(torch.uint8)
+    return pixels, torch.arange(size) % NR_CLASSES, torch.zeros(size, dtype=torch.bool), torch.ones(size)
+
+
+def test_without_a_class_weight_it_is_the_sum_of_bits_per_dim() -> None:
+    model = network("block_mild")
+    pixels, labels, withheld, weights = batch()
+    total, objective, bpd = Objective(model, UNIFORM)(pixels, labels, withheld, weights, None)
+    expected = bits_per_dim(log_prob(images(4), model(images(4), labels), n_mix=2), (3, 8, 8)).sum()
+    assert_close(total, expected)
+    assert objective == bpd == total.detach()
+
+
+def test_the_class_loss_is_the_cross_entropy_of_the_bayes_posterior_at_its_temperature() -> None:
+    model = network("block_mild")
+    pixels, labels, withheld, weights = batch()
+    objective = Objective(model, UNIFORM, class_weight=0.5, class_temperature=7.0)
+    total, _, bpd = objective(pixels, labels, withheld, weights, None)
+    table = torch.stack(
+        [log_prob(images(4), model(images(4), torch.full((4,), y)), n_mix=2) for y in range(NR_CLASSES)], dim=1
+    )
+    true = table.gather(1, labels[:, None])[:, 0]
+    expected = bits_per_dim(true, (3, 8, 8)).sum() + 0.5 * F.cross_entropy(table / 7.0, labels, reduction="sum")
+    assert_close(total, expected, atol=1e-3, rtol=1e-4)
+    assert_close(bpd, bits_per_dim(true, (3, 8, 8)).sum())
+
+
+@pytest.mark.parametrize("class_weight", [0.0, 1.0])
+def test_a_withheld_label_neither_conditions_nor_classifies(class_weight: float) -> None:
+    model = network("block_mild")
+    pixels, labels, _, weights = batch()
+    withheld = torch.ones(4, dtype=torch.bool)
+    total, _, _ = Objective(model, UNIFORM, class_weight=class_weight)(pixels, labels, withheld, weights, None)
+    nats = log_prob(images(4), model(images(4), torch.full((4,), NULL_LABEL)), n_mix=2)
+    assert_close(total, bits_per_dim(nats, (3, 8, 8)).sum())
+
+
+def test_padding_weighs_nothing() -> None:
+    model = network("block_mild")
+    objective = Objective(model, UNIFORM)
+    pixels, labels, withheld, _ = batch()
+    padded = objective(pixels, labels, withheld, torch.tensor([1.0, 1, 1, 0]), None)[0]
+    assert_close(padded, objective(pixels[:3], labels[:3], withheld[:3], torch.ones(3), None)[0])
+
+
+def test_bf16_computes_the_likelihood_in_float32_and_stays_close() -> None:
+    model = network("block_mild", settled=False)
+    exact = Objective(model, UNIFORM)(*batch(), None)[0]
+    coarse = Objective(model, UNIFORM, bf16=True)(*batch(), None)[0]
+    assert coarse.dtype == torch.float32
+    assert_close(coarse, exact, rtol=0.02, atol=0)
+    assert coarse != exact
+
+
+@pytest.mark.parametrize("kind", ["channel", "element"])
+def test_dropout_masks_have_the_rate_and_keep_the_mean(kind: str) -> None:
+    model = network("none", dropout=0.25, dropout_kind=kind)
+    masks = model.dropout_masks(200, torch.Generator().manual_seed(0))
+    assert masks is not None
+    assert len(masks) == sum(site.kind == "gate" for site in model.sites) == 16
+    for mask in masks:
+        assert mask.shape[:2] == (200, 8)
+        assert (mask.shape[2] == 1) == (kind == "channel")
+        assert_close(mask.unique(), torch.tensor([0.0, 1 / 0.75]))
+    kept = torch.cat([mask.flatten() for mask in masks]).gt(0).double().mean()
+    assert kept.item() == pytest.approx(0.75, abs=0.02)
+    assert network("none", dropout=0.0).dropout_masks(2, torch.Generator()) is None
+
+
+def test_each_mask_is_used_in_its_own_block() -> None:
+    model = network("none", dropout=0.5)
+    x, y = images(2), torch.tensor([0, 1])
+    masks = model.dropout_masks(2, torch.Generator().manual_seed(3))
+    assert masks is not None
+    plain = model(x, y, masks)
+    for index in range(len(masks)):
+        changed = [mask.clone() for mask in masks]
+        changed[index] = 2 - changed[index]
+        assert not torch.equal(model(x, y, changed), plain), f"mask {index} does nothing"
+
+
+def test_concat_elu_and_its_gradient_are_torchs() -> None:
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    assert_close(concat_elu(x), F.elu(torch.cat([x, -x], dim=1)))
+    assert torch.autograd.gradcheck(concat_elu, (x,))
+
+
+def test_flip_mirrors_the_chosen() -> None:
+    x = torch.arange(2 * 1 * 2 * 3).view(2, 1, 2, 3)
+    flipped = augment.flip(x, torch.tensor([True, False]))
+    assert flipped[0, 0].tolist() == [[2, 1, 0], [5, 4, 3]]
+    assert torch.equal(flipped[1], x[1])
+
+
+def test_shift_moves_by_whole_pixels_and_repeats_the_border() -> None:
+    x = torch.arange(9).view(1, 1, 3, 3).expand(2, 1, 3, 3)
+    moved = augment.shift(x, torch.tensor([[0, 0], [1, -1]]))
+    assert torch.equal(moved[0], x[0])
+    assert moved[1, 0].tolist() == [[1, 2, 2], [1, 2, 2], [4, 5, 5]]
+
+
+def test_schedules() -> None:
+    constant = TrainConfig(epochs=10)
+    assert [lr_factor(constant, step, 5) for step in (0, 49)] == [1.0, 1.0]
+    exponential = TrainConfig(epochs=10, schedule="exponential", lr_gamma=0.9)
+    assert lr_factor(exponential, 3, 5) == pytest.approx(0.9**3)
+    cosine = TrainConfig(epochs=10, schedule="cosine", warmup_epochs=1, lr_floor=0.1)
+    factors = [lr_factor(cosine, step, 5) for step in range(51)]
+    assert factors[:5] == sorted(factors[:5])
+    assert 0 < factors[0] < 0.5
+    assert factors[5] == pytest.approx(1.0)
+    assert factors[5:] == sorted(factors[5:], reverse=True)
+    assert factors[50] == pytest.approx(0.1)
+    assert lr_factor(cosine, 5 + 45 // 2, 5) == pytest.approx(0.55, abs=0.03)
+
+
+def test_weight_decay_spares_biases_and_gains() -> None:
+    model = network("block_mild")
+    optimizer = build_optimizer(TrainConfig(optimizer="adamw", weight_decay=0.1), model)
+    decayed, spared = optimizer.param_groups
+    assert decayed["weight_decay"] == 0.1
+    assert spared["weight_decay"] == 0.0
+    spared_ids = {id(p) for p in spared["params"]}
+    for name, parameter in model.named_parameters():
+        assert (id(parameter) in spared_ids) == (name.endswith(("bias", "original0"))), name
+
+
+def test_ema_follows_slowly_and_faster_at_first() -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        model.weight.zero_()
+        ema = build_ema(model, 0.99)
+        ema.update_parameters(model)  # the first update copies
+        model.weight.fill_(1.0)
+        ema.update_parameters(model)
+        after_one = ema.module.weight.item()
+        for _ in range(2000):
+            ema.update_parameters(model)
+    assert after_one == pytest.approx(1 - 2 / 11)
+    assert ema.module.weight.item() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_data_dependent_init_normalises_every_convolution() -> None:
+    model = network("block_mild", settled=False)
+    x, y = images(32), torch.arange(32) % NR_CLASSES
+    data_dependent_init(model, x, y)
+    seen: list[tuple[torch.Tensor, bool]] = []
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
+            transposed = isinstance(module, torch.nn.ConvTranspose2d)
+            module.register_forward_hook(lambda _, __, out, t=transposed: seen.append((out.detach(), t)))
+    model(x, y)
+    for out, transposed in seen:
+        assert_close(out.mean(dim=(0, 2, 3)), torch.zeros(out.shape[1]), atol=1e-3, rtol=0)
+        deviation = out.std(dim=(0, 2, 3), correction=0)
+        if transposed:
+            assert 0.3 < deviation.mean() < 3
+        else:
+            assert_close(deviation, torch.ones(out.shape[1]), atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize("name", sorted(ENCODINGS))
+def test_encodings_tell_classes_apart_and_withhold(name: str) -> None:
+    encoding = ENCODINGS[name](5, None if name == "one_hot" else 6)
+    codes = encoding(torch.tensor([0, 1, 2, 3, 4, NULL_LABEL]))
+    assert codes.shape == (6, encoding.dim)
+    assert encoding.dim == (5 if name == "one_hot" else 6)
+    assert codes[5].eq(0).all()
+    distances = torch.cdist(codes[:5], codes[:5]) + torch.eye(5)
+    assert distances.min() > 0.1
+
+
+def test_sinusoidal_is_the_transformers_encoding() -> None:
+    table = ENCODINGS["sinusoidal"](3, 4).table()
+    expected = [math.sin(2), math.cos(2), math.sin(2 / 100), math.cos(2 / 100)]
+    assert_close(table[2], torch.tensor(expected))

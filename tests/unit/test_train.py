@@ -1,0 +1,224 @@
+"""Training yields what it measured, resumes what was cut off, and stops with a reason."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from cpcnn_core import train as training
+from cpcnn_core.checkpoint import load_weights
+from cpcnn_core.config import ConfigError, TrialConfig
+from cpcnn_core.data import Dataset, Split
+from cpcnn_core.evaluate import Evaluation, evaluate, log_prior
+from cpcnn_core.metrics import EpochMetrics
+from cpcnn_core.objective import Objective
+from cpcnn_core.train import TrainingError, fit
+from tests.training import SETTINGS, TIMES, comparable, tiny_dataset
+
+
+def config(**settings: object) -> TrialConfig:
+    return TrialConfig.from_flat(SETTINGS | {name.replace("__", "."): value for name, value in settings.items()})
+
+
+def losses(dataset: Dataset, folder: Path, **settings: object) -> list[float]:
+    return [epoch.train_loss for epoch in fit(config(**settings), dataset, folder)]
+
+
+def test_every_epoch_is_measured_over_every_image(tmp_path: Path) -> None:
+    seen: list[tuple[int, Evaluation]] = []
+    progress: list[tuple[int, int]] = []
+    dataset = tiny_dataset()
+    epochs = list(
+        fit(
+            config(),
+            dataset,
+            tmp_path,
+            on_evaluation=lambda epoch, result: seen.append((epoch, result)),
+            on_images=lambda done, total: progress.append((done, total)),
+        )
+    )
+    assert [epoch.epoch for epoch in epochs] == [1, 2, 3]
+    assert [epoch.step for epoch in epochs] == [4, 8, 12]  # 50 images in batches of 16: the last one counts
+    assert progress[:4] == [(16, 50), (32, 50), (48, 50), (50, 50)]
+    assert epochs[-1].train_bpd < epochs[0].train_bpd
+    for epoch, (number, result) in zip(epochs, seen, strict=True):
+        assert number == epoch.epoch
+        assert len(result.names) == len(dataset.validation)
+        assert epoch.val_bpd == result.bpd
+        assert epoch.seconds >= epoch.train_seconds > 0
+        assert epoch.extra["val_acc.b"] == result.per_class_accuracy[1]
+    assert epochs[-1].peak_memory_bytes > 10**7
+
+
+def test_the_kept_weights_give_the_recorded_metrics(tmp_path: Path) -> None:
+    dataset = tiny_dataset()
+    *_, last = fit(config(train__ema_decay=0.9), dataset, tmp_path)
+    assert last.checkpoint is not None
+    loaded = load_weights(tmp_path / last.checkpoint)
+    result = evaluate(loaded.model, dataset.validation, log_prior("uniform", dataset.train.labels, 3), batch_size=7)
+    assert result.bpd == pytest.approx(last.val_bpd, abs=1e-6)
+    assert loaded.metrics["val_bpd"] == last.val_bpd
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"train__ema_decay": 0.9, "train__schedule": "cosine", "train__warmup_epochs": 0.5},
+        {"train__flip": True, "train__shift": 1, "train__label_dropout": 0.3, "train__optimizer": "adamw"},
+        {"train__class_loss_weight": 0.5, "train__accumulate": 2, "model__dropout_kind": "element"},
+        {"train__data_dependent_init": True, "train__schedule": "exponential", "train__lr_gamma": 0.99},
+    ],
+    ids=lambda settings: "+".join(settings) or "plain",
+)
+def test_resuming_equals_not_having_stopped_bit_for_bit(tmp_path: Path, settings: dict[str, Any]) -> None:
+    dataset, wanted = tiny_dataset(), config(**settings)
+    whole = list(fit(wanted, dataset, tmp_path / "whole"))
+    broken = fit(wanted, dataset, tmp_path / "broken")
+    first = next(broken)
+    broken.close()
+    torch.rand(3)  # what the process draws in between must not matter
+    rest = list(fit(wanted, dataset, tmp_path / "broken", reported=1))
+    assert [comparable(epoch) for epoch in [first, *rest]] == [comparable(epoch) for epoch in whole]
+    assert _weights(tmp_path / "whole") == _weights(tmp_path / "broken")
+
+
+def test_resuming_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
+    dataset = tiny_dataset()
+    whole = list(fit(config(), dataset, tmp_path / "whole"))
+    calls = 0
+
+    def stop_in_the_second_epoch(done: int, total: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(fit(config(), dataset, tmp_path / "cut", on_images=stop_in_the_second_epoch, save_every_seconds=0))
+    steps: list[int] = []
+    rest = list(fit(config(), dataset, tmp_path / "cut", reported=1, on_images=lambda done, _: steps.append(done)))
+    assert steps[:2] == [48, 50], "six of eight steps were done, the last saved is the sixth"
+    assert [comparable(epoch) for epoch in rest] == [comparable(epoch) for epoch in whole[1:]]
+
+
+def test_epochs_that_were_not_reported_are_yielded_again_and_not_trained_again(tmp_path: Path) -> None:
+    dataset = tiny_dataset()
+    done = list(fit(config(), dataset, tmp_path))
+    again = list(fit(config(), dataset, tmp_path, reported=1, on_images=lambda *_: pytest.fail("trains again")))
+    assert again == done[1:]
+    assert list(fit(config(), dataset, tmp_path, reported=3)) == []
+
+
+def test_accumulation_changes_nothing_but_rounding(tmp_path: Path) -> None:
+    dataset = tiny_dataset()
+    whole = losses(dataset, tmp_path / "1", model__dropout=0.5)
+    for accumulate in (2, 8):
+        parts = losses(dataset, tmp_path / str(accumulate), model__dropout=0.5, train__accumulate=accumulate)
+        assert parts == pytest.approx(whole, abs=1e-4)
+
+
+def test_out_of_memory_halves_the_micro_batch_and_keeps_the_curve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = tiny_dataset()
+    expected = losses(dataset, tmp_path / "roomy")
+    forward = Objective.forward
+
+    def small_memory(self: Objective, images: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+        if len(images) > 4:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return forward(self, images, *rest)
+
+    monkeypatch.setattr(Objective, "forward", small_memory)
+    epochs = list(fit(config(), dataset, tmp_path / "tight"))
+    assert [epoch.micro_batch for epoch in epochs] == [4, 4, 4]
+    assert [epoch.train_loss for epoch in epochs] == pytest.approx(expected, abs=1e-4)
+    assert "micro-batches of 4" in caplog.text
+
+
+def test_memory_that_ends_at_one_image_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*_: Any) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(Objective, "forward", no_memory)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        list(fit(config(), tiny_dataset(), tmp_path))
+
+
+def test_a_loss_that_is_not_finite_stops_at_once_and_keeps_the_last_good_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, calls = Objective.forward, 0
+
+    def poisoned(self: Objective, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+        nonlocal calls
+        calls += 1
+        total, objective, bpd = forward(self, *args)
+        return (total * math.nan if calls == 6 else total), objective, bpd
+
+    monkeypatch.setattr(Objective, "forward", poisoned)
+    epochs: list[EpochMetrics] = []
+    with pytest.raises(TrainingError, match="epoch 2, step 2 of 4"):
+        epochs.extend(fit(config(), tiny_dataset(), tmp_path))
+    assert calls == 6, "it went on after the loss was lost"
+    assert load_weights(tmp_path / "weights-0001.safetensors").epoch == 1
+
+
+def test_a_learning_rate_that_explodes_is_a_failure_with_its_place(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"epoch \d"):
+        list(fit(config(train__lr=1e30, train__grad_clip=None), tiny_dataset(), tmp_path))
+
+
+def test_a_batch_larger_than_the_split_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"train\.batch_size: 64 .* 50 images"):
+        next(fit(config(train__batch_size=64), tiny_dataset(), tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_hidden_labels_cannot_be_trained_on(tmp_path: Path) -> None:
+    dataset = tiny_dataset()
+    hidden = Split(dataset.train.images, torch.full_like(dataset.train.labels, -1), dataset.train.names)
+    with pytest.raises(ConfigError, match="train split has hidden labels"):
+        next(fit(config(), Dataset("tiny", hidden, dataset.validation, dataset.test, ("a", "b", "c")), tmp_path))
+
+
+def test_the_global_generator_neither_matters_nor_moves(tmp_path: Path) -> None:
+    dataset = tiny_dataset()
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    first = losses(dataset, tmp_path / "a")
+    assert torch.equal(before, torch.random.get_rng_state())
+    torch.manual_seed(2)
+    assert losses(dataset, tmp_path / "b") == first
+    assert losses(dataset, tmp_path / "c", seed=1) != first
+
+
+def test_film_statistics_are_logged_each_epoch(tmp_path: Path) -> None:
+    epochs = list(fit(config(model__fusion="block_film", train__lr=1e-3), tiny_dataset(), tmp_path))
+    assert epochs[0].row()["fusion.block_film.gamma_mean"] == pytest.approx(1.0, abs=0.05)
+    deviations = [epoch.extra["fusion.block_film.gamma_std"] for epoch in epochs]
+    assert 0 < deviations[0] < deviations[2]
+
+
+@pytest.mark.parametrize("settings", [{"train__precision": "bf16"}, {"train__grad_clip": None}])
+def test_other_ways_to_train_learn_too(tmp_path: Path, settings: dict[str, Any]) -> None:
+    found = losses(tiny_dataset(), tmp_path, **settings)
+    assert found[-1] < found[0]
+
+
+def test_the_times_are_the_only_thing_that_differs_between_two_runs(tmp_path: Path) -> None:
+    one, two = (list(fit(config(), tiny_dataset(), tmp_path / name)) for name in "ab")
+    assert [comparable(epoch) for epoch in one] == [comparable(epoch) for epoch in two]
+    assert set(TIMES) < set(one[0].record())
+    assert training.GPU_CHECK_EVERY > 1
+
+
+def _weights(folder: Path) -> list[bytes]:
+    newest = max(folder.glob("weights-*.safetensors"))
+    return [bytes(t.detach().numpy().tobytes()) for t in load_weights(newest).model.state_dict().values()]
