@@ -190,20 +190,25 @@ def _classifier_extractor(train: Split, device: torch.device) -> Extractor:
 
 
 def _train_classifier(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """On the CPU, whatever the rest runs on, so that a GPU machine's ruler is as near a laptop's as can be."""
+    """On one thread of the CPU, whatever the rest runs on: the same weights for any number of cores and GPUs."""
     _log.info("training the classifier between whose features FID is measured; this happens once for these images")
     steps, size = int(_RECIPE["steps"]), min(int(_RECIPE["batch"]), len(images))
     generator = torch.Generator().manual_seed(int(_RECIPE["seed"]))
-    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(_RECIPE["seed"]))  # the layers' initialisation has no generator argument
-        network = _Classifier(images.shape[1], int(labels.max()) + 1)
-        optimizer = torch.optim.Adam(network.parameters(), lr=_RECIPE["lr"])
-        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, total_iters=steps)
-        for _ in range(steps):
-            batch = torch.randint(len(images), (size,), generator=generator)
-            loss = F.cross_entropy(network(images[batch]), labels[batch])
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            optimizer.step()
-            schedule.step()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(_RECIPE["seed"]))  # the layers' initialisation has no generator argument
+            network = _Classifier(images.shape[1], int(labels.max()) + 1)
+            optimizer = torch.optim.Adam(network.parameters(), lr=_RECIPE["lr"])
+            schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, total_iters=steps)
+            for _ in range(steps):
+                batch = torch.randint(len(images), (size,), generator=generator)
+                loss = F.cross_entropy(network(images[batch]), labels[batch])
+                optimizer.zero_grad()
+                torch.autograd.backward(loss)
+                optimizer.step()
+                schedule.step()
+    finally:
+        torch.set_num_threads(threads)
     return {name: value.detach() for name, value in network.state_dict().items()}

@@ -512,14 +512,19 @@ def test_the_classifier_is_trained_once_and_measures(
     assert all(digit.per_class[label] < random.per_class[label] for label in range(10))
 
 
-def test_the_seed_decides_the_classifier(digits: data.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_classifier_depends_on_neither_the_generators_state_nor_the_threads(
+    digits: data.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(features._RECIPE, "steps", 3)
     images, labels = digits.train.images, digits.train.labels
     first = features._train_classifier(images, labels)
     torch.manual_seed(123)
+    torch.set_num_threads(2)
     second = features._train_classifier(images, labels)
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
     for name, value in first.items():
-        assert_close(second[name], value, rtol=1e-4, atol=1e-5)
+        assert torch.equal(second[name], value)
 
 
 def test_a_classifier_cannot_learn_from_hidden_labels() -> None:
