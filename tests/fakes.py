@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+from cpcnn_core.config import TrialConfig
+from cpcnn_core.files import write_atomically
 from cpcnn_core.metrics import EpochMetrics
+from orchestrator.store import Store
+from orchestrator.training import OnImages
 
 
 def metrics(epoch: int, **changes: object) -> EpochMetrics:
@@ -34,3 +45,50 @@ def metrics(epoch: int, **changes: object) -> EpochMetrics:
         extra={},
     )
     return made.replaced(**changes)
+
+
+SECONDS = "CPCNN_FAKE_SECONDS"  # environment: how long an epoch takes
+RAISES, DIES, DIES_ONCE = 13, 14, 15  # values of model.nr_filters under which a trial's second epoch goes wrong
+
+
+def train(
+    config: TrialConfig, store: Store, *, reported: int, on_images: OnImages | None = None
+) -> Iterator[EpochMetrics]:
+    """A Trainer that sleeps, and keeps what a real one would: a history to resume from, predictions, weights' files.
+
+    Every epoch that it goes through is a line of `trained.txt`, so that a test can tell which ones were trained twice.
+    """
+    folder = store.checkpoint_folder(config.trial_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = folder / "history.json"
+    history = json.loads(state.read_text()) if state.exists() else []
+    for epoch in history[reported:]:
+        yield _measured(config, epoch)
+    for epoch in range(len(history) + 1, config.train.epochs + 1):
+        time.sleep(float(os.environ.get(SECONDS, "0")))
+        if epoch == 2 and config.model.nr_filters == RAISES:
+            raise ValueError("a bad\nconfiguration")
+        first = not (folder / "died").exists()
+        if epoch == 2 and (config.model.nr_filters == DIES or (config.model.nr_filters == DIES_ONCE and first)):
+            (folder / "died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        with (store.folder / "trained.txt").open("a") as log:
+            log.write(f"{config.trial_id} {epoch} {os.getpid()} {torch_threads()}\n")
+        print(f"training epoch {epoch}")  # noqa: T201 - it belongs into the log
+        store.write_predictions(config.trial_id, epoch, images=["a"], labels=[0], log_likelihood=[[-1.0, -2.0]])
+        history = [*history, epoch]
+        write_atomically(state, lambda stream, held=history: stream.write(json.dumps(held).encode()))  # type: ignore[misc]
+        yield _measured(config, epoch)
+
+
+def _measured(config: TrialConfig, epoch: int) -> EpochMetrics:
+    # The best learning rate is 1e-3, and more filters are better.
+    value = 1 / (1 + abs(math.log10(config.train.lr) + 3)) * (1 - 1 / config.model.nr_filters) * (1 - 0.5 / epoch)
+    return metrics(epoch, val_acc=value, kept_epochs=tuple(range(1, epoch + 1)))
+
+
+def torch_threads() -> int:
+    """How many threads torch would use here."""
+    import torch
+
+    return torch.get_num_threads()

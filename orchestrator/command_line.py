@@ -1,0 +1,72 @@
+"""What all commands share: errors as one message and an exit code, and how to spell the next command."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from cpcnn_core.checkpoint import CheckpointError
+from cpcnn_core.config import ConfigError
+from cpcnn_core.data import DataError
+from orchestrator.space import SpaceError
+from orchestrator.store import StoreError
+
+BAD_INPUT = 2
+FAILED = 1
+STOPPED = 130  # as a shell reports a program that Ctrl-C ended
+
+SpaceFile = Annotated[Path, typer.Argument(metavar="SPACE", help="A space file, as search_spaces/digits.py.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Fix a configuration field. May be repeated.")
+]
+Results = Annotated[Path, typer.Option(help="The folder that holds one folder per sweep.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seeds the search, and each trial unless the space says otherwise.")]
+
+
+def console() -> Console:
+    """Stdout; where it is no terminal, wide enough that no table loses columns."""
+    here = Console()
+    return here if here.is_terminal else Console(width=160)
+
+
+def command() -> typer.Typer:
+    """An application without shell completion, whose errors are messages and not tracebacks."""
+    return typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@contextmanager
+def plain_errors(*more: type[Exception]) -> Generator[None]:
+    """Turn what a user can mend into one message on stderr and exit code 2."""
+    kinds: tuple[type[Exception], ...] = (SpaceError, StoreError, ConfigError, DataError, CheckpointError, *more)
+    try:
+        yield
+    except kinds as error:
+        fail(str(error), BAD_INPUT)
+
+
+def fail(message: str, code: int) -> None:
+    """Print the message on stderr and exit."""
+    Console(stderr=True).print(Text(f"error: {message}", style="red"), soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def again(*arguments: str) -> str:
+    """How to call one of our modules from where the user is: `uv run python -m orchestrator.best ...`."""
+    python = ["python"] if Path(sys.executable).name.startswith("python") else [sys.executable]
+    prefix = ["uv", "run", "python"] if "UV_RUN_RECURSION_DEPTH" in os.environ else python
+    return shlex.join([*prefix, "-m", *arguments])
+
+
+def same() -> str:
+    """How to type the running command once more."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return again(spec.name if spec is not None else "orchestrator", *sys.argv[1:])

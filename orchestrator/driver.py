@@ -1,0 +1,238 @@
+"""The driver of a sweep: one process that holds the folder, asks for trials, has Ray run them and writes the tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import signal
+import tempfile
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from orchestrator import provenance, training
+from orchestrator.ledger import Ledger, View
+from orchestrator.space import SearchSpace
+from orchestrator.store import Store
+from orchestrator.study import Study
+
+MAX_FAILURES = 2  # how often a trial whose process died is started again
+
+
+class SweepError(Exception):
+    """A sweep that cannot start or go on."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one trial gets. `gpus` may be a fraction; None is one GPU where there is any."""
+
+    cpus: int = 1
+    gpus: float | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run, and where its results go."""
+
+    name: str
+    space: SearchSpace
+    results: Path
+    trials: int
+    seed: int = 0
+    resources: Resources = field(default_factory=Resources)
+    trainer: str = training.TRAINER  # another one simulates trials
+
+    @property
+    def store(self) -> Store:
+        return Store((self.results / self.name).absolute())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run of the driver ended."""
+
+    finished: int  # trials of the sweep that have ended, those of earlier runs included
+    ran: bool  # whether there was anything to do
+    interrupted: bool  # whether it was stopped before the end
+
+
+def run(plan: Plan, view: View) -> Outcome:
+    """Run the sweep until its trials have ended, or until SIGINT or SIGTERM. A sweep that was begun is resumed.
+
+    Raise SweepError, StoreError or StudyError.
+    """
+    store = plan.store
+    store.create()
+    with holding(store):
+        store.remove_leftovers()
+        _agree(plan, store)
+        study = Study(plan.space, store, seed=plan.seed, trials=plan.trials)
+        try:
+            if study.is_over:
+                return Outcome(study.finished, ran=False, interrupted=False)
+            _check_data(plan)
+            ledger = Ledger(study, store, plan.space.objective, view)
+            with _stopping() as stop:
+                _tune(plan, store, ledger, stop)
+            if ledger.fatal is not None:
+                raise ledger.fatal
+            return Outcome(study.finished, ran=True, interrupted=stop.requested and not study.is_over)
+        finally:
+            study.close()
+
+
+@contextmanager
+def holding(store: Store) -> Generator[None]:
+    """Be the sweep's only driver. Raise SweepError, naming the other one, where there is one."""
+    holder = store.folder / "driver.json"
+    lock = FileLock(store.folder / "driver.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise SweepError(
+            f"{store.folder}: another driver runs this sweep: {_who(holder)}. Wait for it, stop it with Ctrl-C, "
+            "or give this sweep another --name"
+        ) from None
+    try:
+        me = {"pid": os.getpid(), "host": platform.node(), "since": provenance.now()}
+        holder.write_text(json.dumps(me) + "\n")
+        yield
+    finally:
+        # The lock file stays: deleting it would let a third driver lock a new file beside a second one's.
+        lock.release()
+
+
+def _who(holder: Path) -> str:
+    try:
+        content = json.loads(holder.read_text())
+        return f"pid {content['pid']} on {content['host']}, since {content['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{holder.name} does not say which"
+
+
+def _agree(plan: Plan, store: Store) -> None:
+    """Write sweep.json, or see that it asks the same question. Raise SweepError where it does not."""
+    asked = {**plan.space.describe(), "seed": plan.seed}
+    held = store.read_sweep() or {
+        "name": plan.name,
+        "question": plan.space.question,
+        "source": plan.space.source,
+        "asked": asked,
+        "created": provenance.now(),
+        "runs": [],
+    }
+    held.setdefault("asked", asked)  # a folder into which trials were run by hand has not asked anything yet
+    if held["asked"] != asked:
+        changes = "\n".join(_changes("", held["asked"], asked))
+        raise SweepError(
+            f"{store.folder}: holds a sweep that asked something else; give this one another --name, or delete the "
+            f"folder. What differs:\n{changes}"
+        )
+    held["trials"] = plan.trials
+    held["runs"] = [
+        *held.get("runs", []),
+        {
+            "started": provenance.now(),
+            "git_commit": provenance.git_commit(),
+            "versions": provenance.versions(),
+            "hardware": provenance.hardware(),
+            "data_root": plan.space.settings.get("data.root"),
+        },
+    ]
+    store.write_sweep(held)
+
+
+def _changes(prefix: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Generator[str]:
+    for key in dict.fromkeys([*before, *after]):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from _changes(f"{prefix}{key} ", old, new)
+        elif old != new:
+            was = json.dumps(old) if key in before else "absent"
+            now = json.dumps(new) if key in after else "absent"
+            yield f"  {prefix}{key}: was {was}, is {now}"
+
+
+def _check_data(plan: Plan) -> None:
+    """Find out here, not in each trial, that the data is missing or broken; and decode it once for all of them."""
+    if plan.trainer == training.TRAINER and not os.environ.get("RAY_ADDRESS"):
+        training.dataset(plan.space.default().data)
+
+
+class _Stop:
+    """Whether the user, or the machine's owner, wants the sweep to stop."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def __call__(self, _number: int, _frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+
+@contextmanager
+def _stopping() -> Generator[_Stop]:
+    stop = _Stop()
+    earlier = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+def _tune(plan: Plan, store: Store, ledger: Ledger, stop: _Stop) -> None:
+    from orchestrator import local_ray
+
+    with local_ray.started() as available, tempfile.TemporaryDirectory(prefix="cpcnn-sweep-") as throwaway:
+        from ray import tune
+
+        from orchestrator.search import Halt, LedgerCallback, StudySearcher
+        from orchestrator.trainable import CPUS, FOLDER, GPUS, NUMBER, SETTINGS, TRAINER, TrialProcess
+
+        resources = plan.resources
+        gpus = resources.gpus if resources.gpus is not None else float(available.get("GPU", 0) > 0)
+        places = [available["CPU"] // resources.cpus] + ([available["GPU"] // gpus] if gpus else [])
+        concurrent = int(min(places))
+        if concurrent < 1:
+            raise SweepError(
+                f"a trial asks for {resources.cpus} cores and {gpus:g} GPUs; there are {available['CPU']:g} and "
+                f"{available.get('GPU', 0):g}"
+            )
+        searcher = StudySearcher(
+            ledger,
+            lambda suggestion: {
+                NUMBER: suggestion.number,
+                SETTINGS: suggestion.config.flat(),
+                FOLDER: str(store.folder),
+                TRAINER: plan.trainer,
+                CPUS: resources.cpus,
+                GPUS: gpus,
+            },
+        )
+        try:
+            tune.run(
+                TrialProcess,
+                name=plan.name,
+                num_samples=-1,
+                search_alg=searcher,
+                max_concurrent_trials=concurrent,
+                callbacks=[LedgerCallback(ledger, lambda: stop.requested)],
+                reuse_actors=True,
+                max_failures=MAX_FAILURES,
+                raise_on_failed_trial=False,
+                storage_path=throwaway,
+                verbose=0,
+            )
+        except Halt:
+            pass
+        except KeyboardInterrupt:
+            stop.requested = True

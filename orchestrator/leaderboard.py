@@ -1,0 +1,106 @@
+"""Trials in order of a metric: what `sweep` prints at its end and `best` chooses from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from cpcnn_core.config import field_names
+from orchestrator.objective import Objective
+from orchestrator.progress import plain
+from orchestrator.store import OPTION_PREFIX, Store
+
+_NOT_SHOWN = {"data.root"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A trial with its epochs."""
+
+    store: Store
+    trial: dict[str, Any]  # its last attempt's row
+    epochs: tuple[dict[str, Any], ...]
+
+    @property
+    def trial_id(self) -> str:
+        return str(self.trial["trial_id"])
+
+    def best(self, objective: Objective, *, kept: bool = False) -> dict[str, Any] | None:
+        """Its best epoch, or its best epoch whose weights are on disk; None where no epoch has the metric."""
+        rows = [row for row in self.epochs if row["checkpoint"] is not None] if kept else self.epochs
+        return dict(best) if (best := objective.best(rows)) is not None else None
+
+    def settings(self) -> dict[str, Any]:
+        """Its configuration, flat."""
+        names = set(field_names())
+        return {
+            key: value
+            for key, value in self.trial.items()
+            if key in names or (key.startswith(OPTION_PREFIX) and value is not None)
+        }
+
+
+def read(stores: Iterable[Store]) -> tuple[list[Entry], list[str]]:
+    """All trials of the given sweeps, and a line for each file that could not be read."""
+    entries, problems = [], []
+    for store in stores:
+        trials, epochs = store.latest_attempts(), store.epochs()
+        problems += [*trials.problems, *epochs.problems]
+        of_trial: dict[str, list[dict[str, Any]]] = {}
+        for row in epochs.rows():
+            of_trial.setdefault(row["trial_id"], []).append(row)
+        entries += [Entry(store, row, tuple(of_trial.get(row["trial_id"], ()))) for row in trials.rows()]
+    return entries, problems
+
+
+def ranked(entries: Iterable[Entry], objective: Objective, *, kept: bool = False) -> list[Entry]:
+    """Best first; the trial that began earlier before its equal; those without the metric last."""
+
+    def order(entry: Entry) -> tuple[float, str]:
+        best = entry.best(objective, kept=kept)
+        value = None if best is None else objective.value(best)
+        if value is None:
+            return float("inf"), entry.trial["started"]
+        return -value if objective.direction == "max" else value, entry.trial["started"]
+
+    return sorted(entries, key=order)
+
+
+def table(entries: Sequence[Entry], objective: Objective, *, top: int = 10) -> Table:
+    """The first `top` entries, with the settings in which they differ."""
+    shown = entries[:top]
+    made = Table(title=f"the best {len(shown)} of {len(entries)} trials, by {objective.metric}", box=SIMPLE_HEAD)
+    several = len({entry.store.folder for entry in shown}) > 1
+    differing = _differing(shown)
+    names = {field: field.rpartition(".")[2] for field in differing}
+    extra = [name for name in ("val_acc", "val_bpd") if name != objective.metric]
+    numbers = (objective.metric, *extra, "epoch")
+    for column in ("", *(["sweep"] if several else []), "trial", *numbers, *names.values(), "state"):
+        made.add_column(column, justify="right" if column in numbers else "left", no_wrap=True)
+    for rank, entry in enumerate(shown, start=1):
+        best = entry.best(objective) or {}
+        settings = entry.settings()
+        made.add_row(
+            str(rank),
+            *([entry.store.folder.name] if several else []),
+            entry.trial_id,
+            *(_number(best.get(name)) for name in (objective.metric, *extra)),
+            f"{best['epoch']}/{settings['train.epochs']}" if best else "-",
+            *(plain(settings[field]) if field in settings else "" for field in differing),
+            str(entry.trial["state"]),
+        )
+    return made
+
+
+def _differing(entries: Sequence[Entry]) -> list[str]:
+    settings = [entry.settings() for entry in entries]
+    fields = dict.fromkeys(field for held in settings for field in held if field not in _NOT_SHOWN)
+    return [field for field in fields if len({repr(held.get(field)) for held in settings}) > 1]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

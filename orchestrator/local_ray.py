@@ -1,0 +1,63 @@
+"""A Ray of our own on this machine, quiet and closed to strangers, or the cluster that RAY_ADDRESS names."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+_QUIET = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a trial's paths are relative to where the command was typed
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # workers would be started by `uv run`, each with an environment of its own
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our tables are the record, not Tune's csv and json files
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the driver has one
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # nor is Tune's own experiment state
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # they are in the table and in the trial's log
+}
+
+_OBJECT_STORE_BYTES = 128 * 2**20  # results are small; Ray would take 30% of the memory
+
+
+@contextmanager
+def started() -> Generator[dict[str, float]]:
+    """Start or join Ray, and yield the resources it has. Stop what was started."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        _ensure_token(Path.home() / ".ray" / "auth_token")
+    import ray  # it reads the environment when it is imported
+
+    for name in ("ray", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    if address:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    else:
+        ray.init(
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=_OBJECT_STORE_BYTES,
+        )
+    try:
+        yield ray.cluster_resources()
+    finally:
+        ray.shutdown()
+
+
+def _ensure_token(path: Path) -> None:
+    """Make the token that everyone who talks to our Ray must know, readable for its owner alone; Ray would use 0644."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as stream:
+            stream.write(secrets.token_hex(32))
+    if path.stat().st_mode & 0o077:
+        path.chmod(0o600)

@@ -1,0 +1,134 @@
+"""What a running sweep shows: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from cpcnn_core.config import TrialConfig
+from cpcnn_core.metrics import EpochMetrics
+from orchestrator.objective import Objective
+from orchestrator.store import State
+
+
+class Progress(AbstractContextManager["Progress"]):
+    """A View of a sweep of `total` trials, `finished` of which had ended before."""
+
+    def __init__(
+        self, console: Console, objective: Objective, searched: tuple[str, ...], *, total: int, finished: int = 0
+    ) -> None:
+        self._console = console
+        self._objective = objective
+        self._searched = searched
+        self._total = total
+        self._earlier = finished
+        self._begun = time.monotonic()
+        self._states: Counter[State] = Counter()
+        self._running: dict[int, tuple[TrialConfig, EpochMetrics | None]] = {}
+        self._best: tuple[float, TrialConfig, int] | None = None
+        self._live = (
+            Live(console=console, get_renderable=self._render, refresh_per_second=2, transient=True)
+            if console.is_terminal
+            else None
+        )
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def started(self, number: int, config: TrialConfig) -> None:
+        """A trial runs."""
+        self._running[number] = (config, None)
+        if self._live is None:
+            self._say(f"trial {config.trial_id} runs: {settings(config, self._searched)}")
+
+    def epoch(self, number: int, config: TrialConfig, metrics: EpochMetrics, value: float | None) -> None:
+        """A trial finished an epoch."""
+        self._running[number] = (config, metrics)
+        if value is not None and (self._best is None or self._objective.better(value, self._best[0])):
+            self._best = (value, config, metrics.epoch)
+        if self._live is None:
+            measured = f"{self._objective.metric} {_number(value)}, val_bpd {_number(metrics.val_bpd)}"
+            at = f"trial {config.trial_id} epoch {metrics.epoch}/{config.train.epochs}"
+            self._say(f"{at}: {measured}, {metrics.seconds:.1f} s")
+
+    def ended(self, number: int, config: TrialConfig, state: State, value: float | None, error: str | None) -> None:
+        """A trial ended."""
+        self._running.pop(number, None)
+        self._states[state] += 1
+        if error:
+            self._console.print(Text(f"trial {config.trial_id} FAILED: {error}", style="red"), soft_wrap=True)
+        elif self._live is None:
+            self._say(f"trial {config.trial_id} {state}: best {self._objective.metric} {_number(value)}")
+
+    def _say(self, text: str) -> None:
+        done = self._earlier + self._states.total()
+        self._console.print(f"[{done}/{self._total}] {text}", markup=False, highlight=False, soft_wrap=True)
+
+    def _render(self) -> Group:
+        done = self._states.total()
+        elapsed = time.monotonic() - self._begun
+        counts = ", ".join(f"{count} {state}" for state, count in sorted(self._states.items()))
+        head = f"{self._earlier + done} of {self._total} trials" + (f" ({counts} in this run)" if counts else "")
+        if done:
+            left = (self._total - self._earlier - done) * elapsed / done
+            head += f", {60 * done / elapsed:.1f} a minute, about {_duration(left)} left"
+        lines = [Text(head)]
+        if self._best is not None:
+            value, config, epoch = self._best
+            lines.append(
+                Text(
+                    f"best so far: {self._objective.metric} {_number(value)} in epoch {epoch} of {config.trial_id}: "
+                    f"{settings(config, self._searched)}"
+                )
+            )
+        table = Table(box=None, pad_edge=False)
+        for column in ("running", "epoch", self._objective.metric, "val_bpd", "s/epoch", "settings"):
+            table.add_column(column)
+        for config, metrics in self._running.values():
+            shown = metrics.row() if metrics is not None else {}
+            table.add_row(
+                config.trial_id,
+                f"{shown.get('epoch', 0)}/{config.train.epochs}",
+                _number(self._objective.value(shown)),
+                _number(metrics.val_bpd if metrics is not None else None),
+                f"{metrics.seconds:.1f}" if metrics is not None else "",
+                settings(config, self._searched),
+            )
+        return Group(*lines, table)
+
+
+def settings(config: TrialConfig, fields: tuple[str, ...]) -> str:
+    """The given fields of a configuration, by their short names."""
+    flat = config.flat()
+    return ", ".join(f"{field.rpartition('.')[2]} {plain(flat[field])}" for field in fields if field in flat)
+
+
+def plain(value: object) -> str:
+    """A value, floats with four significant digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

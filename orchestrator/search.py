@@ -1,0 +1,91 @@
+"""Ray Tune's side of the search: a Searcher that hands out suggestions, a Callback that passes on what became of them.
+
+Tune keeps no state of its own that matters. Its trial ids, its result files and its checkpoints are thrown away; the
+ledger's rows and the study are the sweep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+from ray.tune.search import Searcher
+
+from orchestrator.ledger import Ledger
+from orchestrator.study import Suggestion
+from orchestrator.trainable import FAILURE, METRICS, NUMBER, PLACE
+
+
+class Halt(BaseException):
+    """Leaves Tune's loop at once. No Exception, since Tune would stop each trial politely first, an epoch at a time."""
+
+
+class StudySearcher(Searcher):  # type: ignore[misc]
+    """Hands out what the ledger suggests, as the trainable's config."""
+
+    def __init__(self, ledger: Ledger, to_config: Callable[[Suggestion], dict[str, Any]]) -> None:
+        super().__init__()
+        self._ledger = ledger
+        self._to_config = to_config
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        """The next trial's config, or that there is none."""
+        suggestion = self._ledger.suggest()
+        return str(Searcher.FINISHED) if suggestion is None else self._to_config(suggestion)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing: the callback below hears of it in the same breath, and with the reason."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study is on disk already."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: see `save`."""
+
+
+class LedgerCallback(Callback):  # type: ignore[misc]
+    """Passes Tune's events to the ledger, and leaves the loop when the ledger or the user wants to stop."""
+
+    def __init__(self, ledger: Ledger, is_stopping: Callable[[], bool]) -> None:
+        self._ledger = ledger
+        self._is_stopping = is_stopping
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A process runs the trial."""
+        self._ledger.started(trial.config[NUMBER])
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """An epoch is finished."""
+        if METRICS in result:
+            self._ledger.epoch(trial.config[NUMBER], result[METRICS], result[PLACE])
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """The trial's process died, and Tune will start another."""
+        self._ledger.interrupted(trial.config[NUMBER], f"{_cause(trial)} (the trial was started again)")
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """The trial's last epoch is finished, or the scheduler stopped it, or it failed in a process that lives on."""
+        self._ledger.ended(trial.config[NUMBER], (trial.last_result or {}).get(FAILURE))
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """The trial's process died once too often."""
+        self._ledger.ended(trial.config[NUMBER], _cause(trial))
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Where Tune can be left without anything half done."""
+        if self._ledger.fatal is not None or self._is_stopping():
+            raise Halt
+
+
+def _cause(trial: Trial) -> str:
+    """The last lines of the error that Tune filed, which name the cause."""
+    if trial.error_file is None or not Path(trial.error_file).exists():
+        return "the trial's process died"
+    text = Path(trial.error_file).read_text().rpartition("Failure #")[2]
+    lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
+    return "the trial's process died: " + " ".join(lines[-3:]) if lines else "the trial's process died"

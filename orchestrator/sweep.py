@@ -1,0 +1,60 @@
+"""`python -m orchestrator.sweep SPACE`: run a sweep, or resume it; then say which trial was best."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from orchestrator import command_line as cli
+from orchestrator import driver, leaderboard, space
+from orchestrator.progress import Progress
+from orchestrator.study import StudyError
+
+app = cli.command()
+
+
+@app.command()
+def main(
+    space_file: cli.SpaceFile,
+    trials: Annotated[int | None, typer.Option(min=1, help="How many configurations; the space's `trials`.")] = None,
+    given: cli.Settings = None,
+    results: cli.Results = Path("results"),
+    name: Annotated[str | None, typer.Option(help="The sweep's name; the space file's.")] = None,
+    seed: cli.Seed = 0,
+) -> None:
+    """Search SPACE. The same command again resumes the sweep where it was stopped or killed."""
+    console = cli.console()
+    with cli.plain_errors(driver.SweepError, StudyError):
+        asked = space.read(space_file, given or (), seed=seed)
+        plan = driver.Plan(
+            name=name or space_file.stem, space=asked, results=results, trials=trials or asked.trials, seed=seed
+        )
+        with Progress(console, asked.objective, asked.searched, total=plan.trials) as view:
+            outcome = driver.run(plan, view)
+    if outcome.interrupted:
+        console.print(f"Stopped after {outcome.finished} of {plan.trials} trials. To go on where they stand:")
+        console.print(f"  {cli.same()}", soft_wrap=True, highlight=False)
+        raise typer.Exit(cli.STOPPED)
+    show(console, plan)
+
+
+def show(console: Console, plan: driver.Plan) -> None:
+    """Print the leaderboard and the next command to type."""
+    entries, problems = leaderboard.read([plan.store])
+    for problem in problems:
+        console.print(f"warning: {problem}", style="yellow", soft_wrap=True)
+    objective = plan.space.objective
+    ranked = leaderboard.ranked(entries, objective)
+    console.print(leaderboard.table(ranked, objective))
+    if ranked and ranked[0].best(objective, kept=True) is not None:
+        where = [] if plan.results == Path("results") else ["--results", str(plan.results)]
+        following = cli.again("orchestrator.best", "--metric", objective.metric, "--sweep", plan.name, *where)
+        console.print("Next, check and export the winner:")
+        console.print(f"  {following}", soft_wrap=True, highlight=False)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,78 @@
+"""The trial as Ray runs it: one step is one epoch. The process is used again for the next trial."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+from ray.tune import PlacementGroupFactory, Trainable
+
+from cpcnn_core.config import TrialConfig
+from cpcnn_core.metrics import EpochMetrics
+from orchestrator import training
+from orchestrator.recording import Place
+from orchestrator.store import Store
+
+# Keys of the config that Tune hands over, and of the results that it passes back.
+NUMBER, SETTINGS, FOLDER, TRAINER, CPUS, GPUS = "number", "settings", "folder", "trainer", "cpus", "gpus"
+METRICS, PLACE, FAILURE = "epoch_metrics", "place", "failure"
+
+logger = logging.getLogger(__name__)
+
+
+class TrialProcess(Trainable):  # type: ignore[misc]
+    """Runs trials, one after another. An exception ends the trial and not the process: a fresh one takes seconds."""
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory:
+        """A trial's share of the machine."""
+        return PlacementGroupFactory([{"CPU": config[CPUS], "GPU": config[GPUS]}])
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Prepare the first trial of this process."""
+        self._epochs: Generator[EpochMetrics] | None = None
+        self._place: Place | None = None
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Prepare another trial in the same process."""
+        self.cleanup()
+        self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Train one epoch."""
+        assert self._epochs is not None
+        with training.log_to(self._log):
+            try:
+                metrics = next(self._epochs, None)
+                if self._place is None:
+                    self._place = training.place()
+            except Exception as error:
+                if _is_device_lost(error):
+                    raise  # nothing more can run in this process; Tune starts another
+                logger.exception("the trial failed")
+                return {FAILURE: training.describe(error), "done": True}
+            if metrics is None:
+                return {"done": True}
+        done = metrics.epoch >= self._config.train.epochs
+        return {**metrics.row(), METRICS: metrics, PLACE: self._place, "done": done}
+
+    def cleanup(self) -> None:
+        """Let go of a trial that was stopped between two epochs."""
+        if self._epochs is not None:
+            self._epochs.close()
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        store = Store(Path(config[FOLDER]))
+        self._config = TrialConfig.from_flat(config[SETTINGS])
+        self._log = store.log_file(self._config.trial_id)
+        self._epochs = training.run(self._config, store, training.named(config[TRAINER]))
+        training.set_threads(config[CPUS])
+
+
+def _is_device_lost(error: Exception) -> bool:
+    # A CUDA error leaves the process's context unusable; running out of memory does not.
+    return type(error).__name__ == "AcceleratorError"

@@ -1,0 +1,158 @@
+"""One trial in this process: the core's training loop, tied to the results store. Free of Ray."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import platform
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from filelock import FileLock, Timeout
+
+from cpcnn_core.config import DataConfig, TrialConfig
+from cpcnn_core.metrics import EpochMetrics
+from orchestrator.recording import Place
+from orchestrator.store import Store
+
+if TYPE_CHECKING:
+    from cpcnn_core.data import Dataset
+
+logger = logging.getLogger(__name__)
+
+OnImages = Callable[[int, int], None]
+
+TRAINER = "orchestrator.training:train"
+
+_ORPHAN_SECONDS = 120  # a process whose driver was killed dies within an epoch at most, usually within a second
+
+
+class TrialBusyError(Exception):
+    """Another process is training this very trial."""
+
+
+class Trainer(Protocol):
+    """Trains one trial; `train` below, or a simulation of it."""
+
+    def __call__(
+        self, config: TrialConfig, store: Store, *, reported: int, on_images: OnImages | None
+    ) -> Iterator[EpochMetrics]:
+        """Yield the metrics of each epoch after the first `reported` ones, checkpoint and predictions on disk."""
+
+
+def train(
+    config: TrialConfig, store: Store, *, reported: int, on_images: OnImages | None = None
+) -> Iterator[EpochMetrics]:
+    """The Trainer that trains: `cpcnn_core.train.fit`, its checkpoints and predictions in the store."""
+    # Imported here: readers of results and simulated trials do without torch, which takes seconds to import.
+    import torch
+    from accelerate.state import AcceleratorState
+
+    from cpcnn_core.evaluate import Evaluation
+    from cpcnn_core.train import fit
+
+    def keep(epoch: int, evaluation: Evaluation) -> None:
+        store.write_predictions(
+            config.trial_id,
+            epoch,
+            images=evaluation.names,
+            labels=evaluation.labels.tolist(),
+            log_likelihood=evaluation.log_likelihood.tolist(),
+        )
+
+    # A process that is used again keeps what the trial before set.
+    AcceleratorState._reset_state(True)
+    torch.set_default_dtype(torch.float32)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    folder = store.checkpoint_folder(config.trial_id)
+    yield from fit(config, dataset(config.data), folder, reported=reported, on_evaluation=keep, on_images=on_images)
+
+
+def named(name: str) -> Trainer:
+    """The Trainer called `module:function`, so that its name can travel to another process."""
+    module, _, function = name.partition(":")
+    trainer: Trainer = getattr(importlib.import_module(module), function)
+    return trainer
+
+
+def run(
+    config: TrialConfig, store: Store, trainer: Trainer, *, on_images: OnImages | None = None
+) -> Generator[EpochMetrics]:
+    """Train a trial from wherever it stands, the only one in its checkpoint folder. Raise TrialBusyError."""
+    with _alone(store, config.trial_id):
+        reported = store.reported_epochs(config.trial_id)
+        logger.info("trial %s, after %d reported epochs: %s", config.trial_id, reported, config.flat())
+        for metrics in trainer(config, store, reported=reported, on_images=on_images):
+            logger.info("epoch %d: %s", metrics.epoch, metrics.row())
+            yield metrics
+
+
+@lru_cache(maxsize=2)
+def dataset(config: DataConfig) -> Dataset:
+    """The data set, loaded once per process."""
+    from cpcnn_core.data import load
+
+    return load(config)
+
+
+def place() -> Place:
+    """Where this process trains."""
+    import torch
+
+    device = f"cuda: {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "cpu"
+    return Place(host=platform.node(), device=device, pid=os.getpid())
+
+
+def set_threads(count: int) -> None:
+    """Let torch use `count` threads, the trial's share of the cores."""
+    import torch
+
+    torch.set_num_threads(max(1, count))
+
+
+@contextmanager
+def log_to(path: Path, *, redirect: bool = True) -> Generator[None]:
+    """Append what is logged to the file at `path`, and with `redirect` also what is printed and warned of."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        stream = stack.enter_context(path.open("a", buffering=1))
+        if redirect:
+            stack.enter_context(redirect_stdout(stream))
+            stack.enter_context(redirect_stderr(stream))
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        root = logging.getLogger()
+        stack.callback(root.setLevel, root.level)
+        root.setLevel(logging.INFO)
+        root.addHandler(handler)
+        stack.callback(root.removeHandler, handler)
+        yield
+
+
+def describe(error: BaseException) -> str:
+    """One line for the table: what kind of error, and what it says."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+@contextmanager
+def _alone(store: Store, trial_id: str) -> Iterator[None]:
+    # The lock goes with the process, however it ends, so it never has to be broken.
+    lock = FileLock(store.checkpoints_folder / f"{trial_id}.lock", timeout=_ORPHAN_SECONDS)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise TrialBusyError(
+            f"{lock.lock_file} is held: another process has been training trial {trial_id} for {_ORPHAN_SECONDS} s; "
+            "end it, or wait for it"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()

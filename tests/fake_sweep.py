@@ -1,0 +1,29 @@
+"""`python -m tests.fake_sweep SPACE RESULTS TRIALS`: the driver as `orchestrator.sweep` runs it, with fake training."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestrator.driver import Plan, SweepError, run
+from orchestrator.progress import Progress
+from orchestrator.space import read
+
+
+def main(space_file: str, results: str, trials: str) -> int:
+    space = read(Path(space_file))
+    plan = Plan("fake", space, Path(results), int(trials), trainer="tests.fakes:train")
+    with Progress(Console(), space.objective, space.searched, total=plan.trials) as view:
+        try:
+            outcome = run(plan, view)
+        except SweepError as error:
+            print(f"error: {error}", file=sys.stderr)  # noqa: T201
+            return 2
+    print(outcome)  # noqa: T201
+    return 130 if outcome.interrupted else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,138 @@
+"""The driver's own steps, killed before and after each thing that it writes, without the cost of Ray."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+import orchestrator.store
+from cpcnn_core.config import TrialConfig
+from cpcnn_core.metrics import EpochMetrics
+from orchestrator import training
+from orchestrator.ledger import Ledger
+from orchestrator.objective import Objective
+from orchestrator.recording import Place
+from orchestrator.space import SearchSpace
+from orchestrator.store import State, Store
+from orchestrator.study import Study
+from search_spaces import choice, ints
+from tests import fakes
+
+TRIALS, EPOCHS, CONCURRENT = 4, 2, 2
+FIELDS = {"model.fusion": choice("none", "stem_add", "input_map"), "model.nr_filters": ints(8, 12)}
+SPACE = SearchSpace("a test", "", FIELDS, {"train.epochs": EPOCHS, "seed": 0}, TRIALS, Objective("val_acc", "max"))
+
+
+class Killed(BaseException):
+    """What SIGKILL would be, if it could be raised."""
+
+
+class NoView:
+    def started(self, number: int, config: TrialConfig) -> None: ...
+    def epoch(self, number: int, config: TrialConfig, metrics: EpochMetrics, value: float | None) -> None: ...
+    def ended(self, number: int, config: TrialConfig, state: State, value: float | None, error: str | None) -> None: ...
+
+
+def drive(store: Store) -> int:
+    """One run of a driver, two trials at a time; return how many trials it started."""
+    study = Study(SPACE, store, seed=0, trials=TRIALS)
+    try:
+        ledger = Ledger(study, store, SPACE.objective, NoView())
+        running: list[tuple[int, Iterator[EpochMetrics]]] = []
+        started = 0
+        while True:
+            while len(running) < CONCURRENT and (suggestion := ledger.suggest()) is not None:
+                started += 1
+                running.append((suggestion.number, training.run(suggestion.config, store, fakes.train)))
+                ledger.started(suggestion.number)
+            if not running:
+                return started
+            number, epochs = running.pop(0)
+            metrics = next(epochs, None)
+            if metrics is not None:
+                ledger.epoch(number, metrics, Place("here", "cpu", 1))
+            if metrics is None or metrics.epoch == EPOCHS:
+                epochs.close()  # type: ignore[attr-defined]
+                ledger.ended(number, None)
+            else:
+                running.append((number, epochs))
+    finally:
+        study.close()
+
+
+@contextmanager
+def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
+    """Count everything that is written; raise Killed before the write number `step` // 2, or after it if odd."""
+    writes: Counter[str] = Counter()
+
+    def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            writes[name] += 1
+            if (writes.total(), step % 2) == (step // 2, 0):
+                raise Killed
+            result = function(*arguments, **options)
+            if (writes.total(), step % 2) == (step // 2, 1):
+                raise Killed
+            return result
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(orchestrator.store, "write_atomically", counted("file", orchestrator.store.write_atomically))
+        patch.setattr(fakes, "write_atomically", counted("checkpoint", fakes.write_atomically))
+        patch.setattr(optuna.Study, "ask", counted("ask", optuna.Study.ask))
+        patch.setattr(optuna.Study, "tell", counted("tell", optuna.Study.tell))
+        patch.setattr(optuna.Trial, "report", counted("report", optuna.Trial.report))
+        patch.setattr(optuna.Trial, "set_user_attr", counted("attribute", optuna.Trial.set_user_attr))
+        yield writes
+
+
+def new_store(folder: Path) -> Store:
+    store = Store(folder)
+    store.create()
+    return store
+
+
+def check_whole(store: Store) -> None:
+    latest = store.latest_attempts().rows()
+    assert [row["state"] for row in latest] == ["COMPLETE"] * TRIALS
+    epochs = Counter((row["trial_id"], row["epoch"]) for row in store.epochs().rows())
+    assert epochs == {(row["trial_id"], epoch): 1 for row in latest for epoch in range(1, EPOCHS + 1)}
+    lines = (store.folder / "trained.txt").read_text().splitlines()
+    trained = Counter((line.split()[0], line.split()[1]) for line in lines)
+    assert len(trained) == TRIALS * EPOCHS
+    assert trained.total() <= TRIALS * EPOCHS + CONCURRENT  # only an epoch in progress is lost
+    assert "RUNNING" not in {row["state"] for row in store.trials().rows()}
+
+
+def test_a_driver_killed_at_any_write_loses_nothing_and_repeats_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with killed_at(-1, monkeypatch) as writes:
+        assert drive(new_store(tmp_path / "whole")) == TRIALS
+    check_whole(Store(tmp_path / "whole"))
+    assert set(writes) >= {"file", "checkpoint", "ask", "tell", "report", "attribute"}
+    # All steps would take minutes, most of them to open the study; this stride meets every kind of write.
+    for step in range(2, 2 * writes.total() + 2, 11):
+        store = new_store(tmp_path / str(step))
+        with killed_at(step, monkeypatch), pytest.raises(Killed):
+            drive(store)
+        drive(store)
+        check_whole(store)
+        assert drive(store) == 0
+
+
+def test_a_sweep_killed_again_and_again_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = new_store(tmp_path / "one")
+    for step in range(21, 100, 14):
+        with killed_at(step, monkeypatch), contextlib.suppress(Killed):
+            drive(store)
+    drive(store)
+    check_whole(store)

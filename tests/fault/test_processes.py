@@ -1,0 +1,144 @@
+"""A sweep of real processes that are stopped, killed and refused. Training is simulated, Ray is not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from orchestrator.store import Store
+from tests import fakes
+
+TRIALS, EPOCHS = 6, 4
+SPACE = f"""
+from search_spaces import choice, floats, ints
+space = {{"model.nr_filters": ints(16, 40), "train.lr": floats(1e-4, 1e-2, log=True)}}
+settings = {{"train.epochs": {EPOCHS}}}
+"""
+WRONG = f"""
+from search_spaces import choice
+space = {{"model.nr_filters": choice({fakes.RAISES}, {fakes.DIES}, {fakes.DIES_ONCE}, 16)}}
+settings = {{"train.epochs": 2}}
+"""
+
+
+class Sweep:
+    """A sweep that is run in processes of its own."""
+
+    def __init__(self, folder: Path, space: str, trials: int) -> None:
+        self.store = Store(folder / "fake")
+        self._space = folder / "space.py"
+        self._space.write_text(space)
+        self._command = [sys.executable, "-m", "tests.fake_sweep", str(self._space), str(folder), str(trials)]
+
+    @contextmanager
+    def running(self, seconds: float) -> Iterator[subprocess.Popen[str]]:
+        """Start the driver, an epoch taking `seconds`."""
+        environment = os.environ | {fakes.SECONDS: str(seconds), "OMP_NUM_THREADS": "1"}
+        driver = subprocess.Popen(
+            self._command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        )
+        with driver:
+            try:
+                yield driver
+            finally:
+                driver.kill()
+
+    def run(self, seconds: float = 0) -> tuple[int, str]:
+        """Run the driver to its end."""
+        with self.running(seconds) as driver:
+            output, _ = driver.communicate(timeout=120)
+        return driver.returncode, output
+
+    def trained(self) -> list[list[str]]:
+        """Trial, epoch, process and threads of every epoch that was gone through."""
+        file = self.store.folder / "trained.txt"
+        return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        """Wait until something has happened."""
+        deadline = time.monotonic() + 90
+        while not condition():
+            assert time.monotonic() < deadline, "it did not happen"
+            time.sleep(0.02)
+
+    def wait_for_epochs(self, count: int) -> None:
+        """Wait until so many epochs have their row."""
+        self.wait(lambda: len(self.store.epochs().rows()) >= count)
+
+
+def test_a_sweep_stopped_killed_and_robbed_of_workers_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, SPACE, TRIALS)
+
+    with sweep.running(0.3) as driver:
+        sweep.wait_for_epochs(3)
+        # a second driver is refused with the first one's pid, and does no harm
+        code, output = sweep.run()
+        assert code == 2
+        assert f"pid {driver.pid} on" in output
+        # Ctrl-C
+        asked = time.monotonic()
+        driver.send_signal(signal.SIGINT)
+        output, _ = driver.communicate(timeout=60)
+        assert driver.returncode == 130, output
+        assert "interrupted=True" in output
+        assert "Traceback" not in output
+        assert time.monotonic() - asked < 20  # a second or two on an idle machine
+
+    before = len(sweep.store.epochs().rows())
+    with sweep.running(0.3) as driver:
+        sweep.wait_for_epochs(before + 2)
+        driver.kill()  # SIGKILL: nobody tells Ray, whose processes have to notice
+        driver.communicate(timeout=60)
+
+    before = len(sweep.store.epochs().rows())
+    with sweep.running(0.3) as driver:
+        sweep.wait_for_epochs(before + 2)
+        worker = int(sweep.trained()[-1][2])
+        os.kill(worker, signal.SIGKILL)
+        output, _ = driver.communicate(timeout=120)
+        assert driver.returncode == 0, output
+
+    latest = sweep.store.latest_attempts().rows()
+    assert [row["state"] for row in latest] == ["COMPLETE"] * TRIALS
+    epochs = Counter((row["trial_id"], row["epoch"]) for row in sweep.store.epochs().rows())
+    assert epochs == {(row["trial_id"], epoch): 1 for row in latest for epoch in range(1, EPOCHS + 1)}
+    trained = Counter((trial, epoch) for trial, epoch, *_ in sweep.trained())
+    assert len(trained) == len(epochs)
+    assert max(trained.values()) == 1  # no epoch was trained twice: each went on from its checkpoint
+    # Orphans are gone: the checkpoints of a trial had one writer at a time, and each trial its share of the cores.
+    assert {threads for *_, threads in sweep.trained()} == {"1"}
+
+    code, output = sweep.run()
+    assert code == 0
+    assert "ran=False" in output
+
+
+def test_a_trial_that_goes_wrong_is_failed_with_its_reason_and_the_sweep_goes_on(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, WRONG, trials=4)
+    code, output = sweep.run()
+    assert code == 0, output
+    rows = {row["model.nr_filters"]: row for row in sweep.store.latest_attempts().rows()}
+    states = {filters: (row["state"], row["attempt"]) for filters, row in rows.items()}
+    assert states == {
+        fakes.RAISES: ("FAILED", 1),
+        fakes.DIES: ("FAILED", 3),
+        fakes.DIES_ONCE: ("COMPLETE", 2),
+        16: ("COMPLETE", 1),
+    }
+    assert rows[fakes.RAISES]["error"] == "ValueError: a bad configuration"
+    assert "died" in rows[fakes.DIES]["error"]
+    log = sweep.store.log_file(rows[fakes.RAISES]["trial_id"]).read_text()
+    assert "training epoch 1" in log
+    assert "Traceback" in log
+    # an exception ends the trial, not the process
+    workers = {trial: {pid for at, _, pid, _ in sweep.trained() if at == trial} for trial, *_ in sweep.trained()}
+    assert len(workers[rows[fakes.RAISES]["trial_id"]]) == 1
+    code, output = sweep.run()
+    assert "ran=False" in output  # failed trials are not run again
