@@ -155,14 +155,18 @@ class CheckpointFolder:
 
     def save_epoch(
         self,
-        state: dict[str, Any],
+        state: dict[str, Any] | None,
         weights: dict[str, Tensor],
         metrics: EpochMetrics,
         *,
         image_shape: tuple[int, int, int],
         nr_classes: int,
+        notes: dict[str, Any] | None = None,
     ) -> EpochMetrics:
-        """Commit a finished epoch; return its metrics with the fields that say what is on disk filled in."""
+        """Commit a finished epoch; return its metrics with the fields that say what is on disk filled in.
+
+        Imported weights have no `state` to resume from. `notes` go into the header of the weights file.
+        """
         history = [*self.history, metrics]
         keep = kept_epochs(history)
         name = weights_name(metrics.epoch)
@@ -174,13 +178,15 @@ class CheckpointFolder:
             nr_classes=nr_classes,
             epoch=metrics.epoch,
             metrics=metrics.row(),
+            notes=notes,
         )
         metrics = metrics.replaced(checkpoint=name, kept_epochs=keep)
         self._index["history"].append(metrics.record())
         self._index["weights"] = {
             weights_name(epoch): self._index["weights"].get(weights_name(epoch)) for epoch in keep
         } | {name: sha256(self.folder / name)}
-        self._add_state(state, metrics.epoch, metrics.step)
+        if state is not None:
+            self._add_state(state, metrics.epoch, metrics.step)
         self._commit()
         return metrics
 

@@ -134,13 +134,17 @@ class EvalConfig(_Section):
 
 
 class TrialConfig(_Section):
-    """One trial: data, model, training, evaluation and the seed that all its generators start from."""
+    """One trial: data, model, training, evaluation and the seed that all its generators start from.
+
+    `source` is the SHA-256 of the checkpoint file that an imported trial's weights came from; a trained trial has none.
+    """
 
     data: DataConfig = Field(default_factory=DataConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
     eval: EvalConfig = Field(default_factory=EvalConfig)
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    source: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 
     @classmethod
     def from_flat(cls, settings: Mapping[str, Any]) -> TrialConfig:

@@ -58,6 +58,11 @@ class Evaluation:
         hits, counts = self.confusion.diagonal().tolist(), self.confusion.sum(dim=1).tolist()
         return tuple(hit / count if count else None for hit, count in zip(hits, counts, strict=True))
 
+    def class_accuracies(self, class_names: tuple[str, ...]) -> dict[str, float]:
+        """`per_class_accuracy` as metrics `val_acc.NAME`, of the classes that have images."""
+        pairs = zip(class_names, self.per_class_accuracy, strict=True)
+        return {f"val_acc.{name}": value for name, value in pairs if value is not None}
+
     @cached_property
     def macro_f1(self) -> float:
         """Mean over classes of 2 TP / (2 TP + FP + FN); a class neither present nor predicted counts 0."""
@@ -109,6 +114,12 @@ def log_prior(prior: Literal["uniform", "empirical"], train_labels: Tensor, nr_c
         return torch.full((nr_classes,), -math.log(nr_classes), dtype=torch.float64)
     counts = torch.bincount(train_labels, minlength=nr_classes).double() + 1
     return (counts / counts.sum()).log()
+
+
+def fixed_subset(split: Split, count: int, seed: int) -> Split:
+    """A random choice of `count` images that depends on the seed alone, or all where there are fewer."""
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
+    return split.take(sorted(order[:count].tolist()))
 
 
 def evaluate(

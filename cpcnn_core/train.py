@@ -81,6 +81,8 @@ def fit(
 
 def check_fits(config: TrialConfig, dataset: Dataset) -> None:
     """Raise ConfigError where the config asks for what this data set cannot give."""
+    if config.source is not None:
+        raise ConfigError(f"source: {config.source} is an imported checkpoint, which is evaluated and not trained")
     if config.train.batch_size > len(dataset.train):
         raise ConfigError(
             f"train.batch_size: {config.train.batch_size} is larger than the training split of {len(dataset.train)} "
@@ -121,7 +123,7 @@ class Run:
         # Whole splits stay on the device: a batch is a gather, not a transfer.
         self.images = dataset.train.images.to(device)
         self.labels = dataset.train.labels.to(device)
-        self.train_subset = _subset(dataset.train, config.eval.train_images, config.seed)
+        self.train_subset = evaluate.fixed_subset(dataset.train, config.eval.train_images, config.seed)
         self.steps_per_epoch = math.ceil(len(dataset.train) / config.train.batch_size)
         self.world = accelerator.num_processes
 
@@ -168,7 +170,7 @@ class Run:
         unchecked: list[Tensor] = []
         while self.position < self.steps_per_epoch:
             step_started = time.perf_counter()
-            unchecked.append(self._optimize(order[self.position * batch_size : (self.position + 1) * batch_size]))
+            unchecked.append(self.optimize(order[self.position * batch_size : (self.position + 1) * batch_size]))
             self.position += 1
             self.step += 1
             done = min(self.position * batch_size, N)
@@ -209,7 +211,7 @@ class Run:
             compile_seconds=compile_seconds,
             eval_seconds=seconds - train_seconds,
             images_per_second=(N - images_before) / max(1e-9, train_seconds - compile_seconds),
-            peak_memory_bytes=_peak_memory(self.device),
+            peak_memory_bytes=peak_memory(self.device),
             micro_batch=self.micro_batch,
             checkpoint=None,
             kept_epochs=(),
@@ -219,7 +221,7 @@ class Run:
 
     # --- one step ---
 
-    def _optimize(self, chosen: Tensor) -> Tensor:
+    def optimize(self, chosen: Tensor) -> Tensor:
         """One optimizer step on the images `chosen`; return the norm of its gradient, before clipping.
 
         Where the device's memory ends, halve the micro-batch and do the step again: same global batch, same gradient.
@@ -322,10 +324,9 @@ class Run:
 
     def _extra(self, evaluation: Evaluation) -> dict[str, float]:
         model = self._evaluated_model()
-        per_class = zip(self.dataset.class_names, evaluation.per_class_accuracy, strict=True)
-        accuracies = {f"val_acc.{name}": value for name, value in per_class if value is not None}
         with torch.no_grad():
-            return accuracies | model.fusion.diagnostics(model.label.table())
+            fusion = model.fusion.diagnostics(model.label.table())
+        return evaluation.class_accuracies(self.dataset.class_names) | fusion
 
     def _commit(self, metrics: EpochMetrics) -> EpochMetrics:
         if self.accelerator.is_main_process:
@@ -392,13 +393,7 @@ def _padded(batch: Batch, surplus: int) -> Batch:
     )
 
 
-def _subset(split: Split, count: int, seed: int) -> Split:
-    """A fixed random choice of `count` images, or all where there are fewer."""
-    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
-    return split.take(sorted(order[:count].tolist()))
-
-
-def _peak_memory(device: torch.device) -> int:
+def peak_memory(device: torch.device) -> int:
     """Peak memory in bytes: the device's since it was last reset, or on a CPU the process's since it started."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

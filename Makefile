@@ -1,0 +1,21 @@
+# The same targets that .ci/run calls.
+.PHONY: check lint format types imports test
+
+check: lint types imports test
+
+lint:
+	uv run ruff format --check .
+	uv run ruff check .
+
+format:
+	uv run ruff format .
+	uv run ruff check --fix .
+
+types:
+	uv run mypy
+
+imports:
+	uv run lint-imports
+
+test:
+	pip install uv && uv run pytest

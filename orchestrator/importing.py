@@ -1,0 +1,97 @@
+"""A checkpoint of the course's starter code as a trial of its own: evaluated and recorded like every other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cpcnn_core import evaluate
+from cpcnn_core.checkpoint import CheckpointFolder
+from cpcnn_core.config import ConfigError, TrialConfig
+from cpcnn_core.files import sha256
+from cpcnn_core.metrics import EpochMetrics
+from cpcnn_core.starter import import_starter
+from cpcnn_core.train import peak_memory
+from orchestrator import training
+from orchestrator.recording import Recording
+from orchestrator.store import Store
+
+EPOCH = 1  # a checkpoint does not say how long it was trained; it is the one epoch of its trial
+
+
+def parse_renames(given: Sequence[str]) -> dict[str, str]:
+    """`OLD=NEW` arguments as a mapping. Raise ConfigError for what is none."""
+    renames = {}
+    for item in given:
+        old, equals, new = item.partition("=")
+        if not (old and equals and new):
+            raise ConfigError(f"--rename {item}: expected OLD=NEW, the file's name of a parameter and ours")
+        renames[old] = new
+    return renames
+
+
+def import_trial(
+    file: Path, config: TrialConfig, store: Store, *, rename: Mapping[str, str]
+) -> tuple[TrialConfig, EpochMetrics]:
+    """Read `file`, evaluate it on the validation split, and record it. Raise CheckpointError, DataError, ConfigError.
+
+    The trial's identity holds the file's SHA-256, so that importing it twice gives one trial. What the file cannot tell
+    (how it was trained) keeps the configuration's defaults in the table; `source` marks the row as imported.
+    """
+    started = time.perf_counter()
+    dataset = training.dataset(config.data)
+    imported = import_starter(
+        file, config, image_shape=dataset.image_shape, nr_classes=dataset.nr_classes, rename=rename
+    )
+    config = imported.config.with_settings({"source": sha256(file), "train.epochs": EPOCH})
+    model = imported.model
+    prior = evaluate.log_prior(config.eval.prior, dataset.train.labels, dataset.nr_classes)
+    subset = evaluate.fixed_subset(dataset.train, config.eval.train_images, config.seed)
+    result = evaluate.evaluate(model, dataset.validation, prior, batch_size=config.eval.batch_size)
+    on_train = evaluate.evaluate(model, subset, prior, batch_size=config.eval.batch_size) if len(subset) else None
+    seconds = time.perf_counter() - started
+    metrics = EpochMetrics(
+        epoch=EPOCH,
+        step=0,
+        lr=None,
+        train_loss=None,
+        train_bpd=None,
+        train_acc=None if on_train is None else on_train.accuracy,
+        **result.metrics(),
+        grad_norm=None,
+        seconds=seconds,
+        train_seconds=0.0,
+        compile_seconds=0.0,
+        eval_seconds=seconds,
+        images_per_second=0.0,
+        peak_memory_bytes=peak_memory(next(model.parameters()).device),
+        micro_batch=0,
+        checkpoint=None,
+        kept_epochs=(),
+        extra=result.class_accuracies(dataset.class_names) | model.fusion.diagnostics(model.label.table()),
+    )
+    store.create()
+    recording = Recording(store, config, number=None)
+    store.write_predictions(
+        config.trial_id,
+        EPOCH,
+        images=result.names,
+        labels=result.labels.tolist(),
+        log_likelihood=result.log_likelihood.tolist(),
+    )
+    folder = CheckpointFolder(store.checkpoint_folder(config.trial_id), config)
+    if not folder.history:
+        metrics = folder.save_epoch(
+            None,
+            model.state_dict(),
+            metrics,
+            image_shape=dataset.image_shape,
+            nr_classes=dataset.nr_classes,
+            notes={"imported": file.name, "rename": imported.renamed},
+        )
+    else:
+        (metrics,) = folder.history
+    recording.add(metrics, training.place())
+    recording.finish("COMPLETE")
+    return config, metrics

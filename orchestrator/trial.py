@@ -1,0 +1,177 @@
+"""`python -m orchestrator.trial SPACE`: one trial in this process, without Ray, into the same tables; or an import."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typer.core import TyperGroup
+
+from cpcnn_core.config import TrialConfig
+from orchestrator import command_line as cli
+from orchestrator import importing, provenance, space, training
+from orchestrator.progress import plain
+from orchestrator.recording import Recording
+from orchestrator.space import SearchSpace
+from orchestrator.store import Store
+
+logger = logging.getLogger(__name__)
+
+_COLUMNS = ("train_bpd", "val_bpd", "val_acc", "seconds")
+
+
+class _DefaultRun(TyperGroup):
+    """`trial SPACE ...` means `trial run SPACE ...`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in {*self.commands, "--help"}:
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(cls=_DefaultRun, add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+
+
+@app.callback()
+def main() -> None:
+    """Train one trial in this process. `python -m orchestrator.trial SPACE [OPTIONS]` is short for `run`."""
+
+
+@app.command()
+def run(
+    space_file: cli.SpaceFile,
+    given: cli.Settings = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Short for --set train.epochs=N.")] = None,
+    results: cli.Results = Path("results"),
+    name: Annotated[str | None, typer.Option(help="The folder in RESULTS; the space file's name and -trials.")] = None,
+    seed: cli.Seed = 0,
+) -> None:
+    """Train the trial of SPACE that --set describes.
+
+    A searched field that is not set takes the configuration's default where the space allows it, else the first option
+    or the low bound. The same command again resumes an interrupted trial.
+    """
+    console = cli.console()
+    settings = [*(given or ()), *([f"train.epochs={epochs}"] if epochs is not None else [])]
+    with cli.plain_errors(training.TrialBusyError):
+        asked = space.read(space_file, settings, seed=seed)
+        config = asked.default()
+        store = Store((results / (name or f"{space_file.stem}-trials")).absolute())
+        store.create()
+        _introduce(store, asked)
+        training.dataset(config.data)
+        _print_settings(console, config)
+        error = train(console, config, store)
+    if error is not None:
+        cli.fail(f"trial {config.trial_id}: {error}", cli.FAILED)
+    console.print(f"Trial {config.trial_id} is in {store.folder}", soft_wrap=True, highlight=False)
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint of the starter code, .pth.")],
+    fusion: Annotated[str, typer.Option(help="The fusion that the file's network has.")],
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OLD=NEW", help="The file's name (or dotted prefix) of a parameter, and ours."),
+    ] = None,
+    given: cli.Settings = None,
+    results: cli.Results = Path("results"),
+    name: Annotated[str, typer.Option(help="The folder in RESULTS.")] = "imported",
+) -> None:
+    """Bring a starter-code checkpoint into the results as a trial of its own, evaluated like every other.
+
+    Sizes are read off the file's shapes. Without --set data.name the data set is cpen455, at --set data.root=PATH.
+    """
+    console = cli.console()
+    with cli.plain_errors():
+        settings = {"data.name": "cpen455", **space.parse_settings(given or ()), "model.fusion": fusion}
+        config = TrialConfig.from_flat(settings)
+        store = Store((results / name).absolute())
+        config, metrics = importing.import_trial(file, config, store, rename=importing.parse_renames(rename or ()))
+        if store.read_sweep() is None:
+            store.write_sweep(
+                {"name": name, "question": "Imported checkpoints.", "created": provenance.now(), "runs": []}
+            )
+    _print_settings(console, config)
+    console.print(
+        f"val_acc {metrics.val_acc:.5f}, val_bpd {metrics.val_bpd:.5f}; trial {config.trial_id} is in {store.folder}",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def train(console: Console, config: TrialConfig, store: Store) -> str | None:
+    """Train, showing and recording each epoch. Return what went wrong, if anything did."""
+    console.print("epoch  " + "  ".join(f"{name:>9}" for name in _COLUMNS))
+    earlier = store.epochs_of(config.trial_id)
+    for row in earlier:
+        _print_epoch(console, row)
+    if store.reported_epochs(config.trial_id) >= config.train.epochs:
+        console.print("All epochs were there already; another --seed or --set makes another trial.")
+        return None
+    recording = Recording(store, config, number=None)
+    with (
+        Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        ) as bar,
+        training.log_to(store.log_file(config.trial_id), redirect=False),
+    ):
+        task = bar.add_task("images", total=None)
+
+        def on_images(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        try:
+            for metrics in training.run(config, store, training.train, on_images=on_images):
+                recording.add(metrics, training.place())
+                _print_epoch(console, metrics.row())
+        except KeyboardInterrupt:
+            console.print(f"Stopped. To go on where it stands:\n  {cli.same()}", soft_wrap=True, highlight=False)
+            raise typer.Exit(cli.STOPPED) from None
+        except training.TrialBusyError:
+            raise
+        except Exception as error:
+            logger.exception("the trial failed")
+            recording.finish("FAILED", training.describe(error))
+            return training.describe(error)
+    recording.finish("COMPLETE")
+    return None
+
+
+def _introduce(store: Store, asked: SearchSpace) -> None:
+    """Say in sweep.json what this folder is, unless a sweep has said so."""
+    if store.read_sweep() is None:
+        store.write_sweep(
+            {
+                "name": store.folder.name,
+                "question": asked.question,
+                "source": asked.source,
+                "created": provenance.now(),
+                "runs": [],
+            }
+        )
+
+
+def _print_settings(console: Console, config: TrialConfig) -> None:
+    defaults = TrialConfig().flat()
+    shown = [f"{key}={plain(value)}" for key, value in config.flat().items() if defaults.get(key) != value]
+    console.print(f"Trial {config.trial_id}, {', '.join(shown) or 'all defaults'}", soft_wrap=True, highlight=False)
+
+
+def _print_epoch(console: Console, row: dict[str, Any]) -> None:
+    values = "  ".join(f"{row[name]:9.4f}" if row[name] is not None else f"{'-':>9}" for name in _COLUMNS)
+    console.print(f"{row['epoch']:5d}  {values}", highlight=False)
+
+
+if __name__ == "__main__":
+    app()
