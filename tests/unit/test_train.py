@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,19 @@ def test_the_global_generator_neither_matters_nor_moves(tmp_path: Path) -> None:
     torch.manual_seed(2)
     assert losses(dataset, tmp_path / "b") == first
     assert losses(dataset, tmp_path / "c", seed=1) != first
+
+
+def test_compiled_training_is_the_same_and_its_warm_up_is_reported_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The graph is captured and differentiated as for any backend; generating C++ for it would take a minute.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    dataset = tiny_dataset()
+    plain = losses(dataset, tmp_path / "plain", train__epochs=2)
+    epochs = list(fit(config(train__compile=True, train__epochs=2), dataset, tmp_path / "compiled"))
+    assert [epoch.train_loss for epoch in epochs] == pytest.approx(plain, abs=1e-4)
+    assert epochs[0].compile_seconds > epochs[1].compile_seconds == 0.0
+    assert epochs[0].train_seconds > epochs[0].compile_seconds
 
 
 def test_film_statistics_are_logged_each_epoch(tmp_path: Path) -> None:

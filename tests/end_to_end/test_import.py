@@ -1,0 +1,75 @@
+"""A starter-code checkpoint, through the command line, becomes a trial that `best` can choose."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from cpcnn_core import data
+from cpcnn_core.config import DataConfig, TrialConfig
+from cpcnn_core.model import ConditionalPixelCNN
+from cpcnn_core.starter import export_starter, read_state_dict
+from orchestrator import best, trial
+from orchestrator.store import Store
+
+SIZES = {"model.fusion": "block_mild", "model.nr_filters": 4, "model.nr_logistic_mix": 2, "model.nr_resnet": 1}
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A submission's file: its own name for the label's parameters, sizes that nobody states."""
+    torch.manual_seed(0)
+    model = ConditionalPixelCNN(TrialConfig.from_flat(SIZES).model, data.load(DataConfig()).image_shape, 10)
+    export_starter(tmp_path / "plain.pth", model)
+    tensors = {k.replace("fusion.block_mild.e", "bias"): v for k, v in read_state_dict(tmp_path / "plain.pth").items()}
+    torch.save({"model_state_dict": {f"module.{name}": tensor for name, tensor in tensors.items()}}, tmp_path / "s.pth")
+    return tmp_path / "s.pth"
+
+
+def test_imported_evaluated_recorded_and_exported(tmp_path: Path, checkpoint: Path) -> None:
+    results = tmp_path / "results"
+    arguments = [
+        *["import", str(checkpoint), "--fusion", "block_mild", "--rename", "bias=fusion.block_mild.e"],
+        *["--set", "data.name=digits", "--set", "eval.train_images=20", "--results", str(results)],
+    ]
+    for _ in range(2):  # importing twice is one trial
+        done = CliRunner().invoke(trial.app, arguments)
+        assert done.exit_code == 0, done.output
+        assert "val_acc" in done.output
+    store = Store(results / "imported")
+    (latest,) = store.latest_attempts().rows()
+    assert latest["state"] == "COMPLETE"
+    assert {name: latest[name] for name in SIZES} == SIZES
+    assert len(latest["source"]) == 64
+    (epoch,) = store.epochs().rows()
+    assert epoch["train_bpd"] is None
+    assert len(store.predictions_of(latest["trial_id"], 1)) == 300
+
+    out = tmp_path / "winner"
+    chosen = CliRunner().invoke(best.app, ["--metric", "val_acc", "--results", str(results), "--out", str(out)])
+    assert chosen.exit_code == 0, chosen.output
+    assert json.loads((out / "config.json").read_text())["source"] == latest["source"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (["--fusion", "block_mld"], "did you mean block_mild?"),
+        (["--fusion", "stem_add"], "unused: bias."),
+        (["--fusion", "block_mild", "--rename", "bias"], "--rename bias: expected OLD=NEW"),
+        (["--fusion", "block_mild", "--rename", "bas=x"], "the file has no 'bas'"),
+    ],
+)
+def test_what_does_not_fit_is_said_and_nothing_is_recorded(
+    tmp_path: Path, checkpoint: Path, changed: list[str], message: str
+) -> None:
+    results = tmp_path / "results"
+    arguments = ["import", str(checkpoint), "--set", "data.name=digits", "--results", str(results), *changed]
+    done = CliRunner().invoke(trial.app, arguments)
+    assert done.exit_code == 2
+    assert message in done.output
+    assert not list(results.rglob("*.parquet"))
