@@ -119,8 +119,6 @@ def sample_reference(
     x = like.new_zeros(len(labels), channels, height, width)
     if given is not None:
         x[:, :, :from_row] = to_model(given[:, :, :from_row])
-    was_training = model.training
-    model.eval()
     for row in range(from_row, height):
         for column in range(width):
             params = model(x, labels)[:, :, row, column]
@@ -133,7 +131,6 @@ def sample_reference(
             )
         if on_row is not None:
             on_row((row + 1) * len(labels), height * len(labels))
-    model.train(was_training)
     return to_uint8(x)
 
 
@@ -161,7 +158,7 @@ def sample_cached(
     if given is not None:
         image[:from_row] = given[:, :, :from_row].permute(2, 3, 1, 0)
     threads = torch.get_num_threads()
-    parts = max(1, min(threads, batch // SMALLEST_PART)) if device.type == "cpu" else 1
+    parts = _parts(batch, threads) if device.type == "cpu" else 1
     bounds = [batch * i // parts for i in range(parts + 1)]
     rows = from_row * batch
 
@@ -212,6 +209,10 @@ def sample_cached(
     for future in futures:
         future.result()
     return image.permute(3, 2, 0, 1).contiguous()
+
+
+def _parts(batch: int, threads: int) -> int:
+    return max(1, min(threads, batch // SMALLEST_PART))
 
 
 def _draw(network: CachedNetwork, noise: Tensor, temperature: float, from_row: int, image: Tensor) -> Iterator[int]:
