@@ -31,10 +31,11 @@ from cpcnn_core.train import fit
 SETTINGS = {
     "data.name": "digits",
     "model.nr_resnet": 1,
-    "model.nr_filters": 16,
+    "model.nr_filters": 12,
     "model.nr_logistic_mix": 3,
     "model.dropout": 0.1,
-    "train.lr": 5e-3,
+    "train.batch_size": 64,
+    "train.lr": 8e-3,
     "train.schedule": "cosine",
     "train.ema_decay": 0.98,
     "train.data_dependent_init": True,

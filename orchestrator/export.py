@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from cpcnn_core import checkpoint, evaluate
+from cpcnn_core import checkpoint, evaluate, starter
 from cpcnn_core.config import Scalar
 from orchestrator import provenance, training
 from orchestrator.leaderboard import Entry
@@ -21,6 +21,7 @@ from orchestrator.leaderboard import Entry
 TOLERANCE = 1e-4
 
 WEIGHTS, CONFIG, METRICS = "weights.safetensors", "config.json", "metrics.json"
+STARTER_WEIGHTS = "conditional_pixelcnn.pth"  # the same tensors as the course's starter code stores them
 
 
 class ExportError(Exception):
@@ -58,9 +59,11 @@ def export(
             shutil.copyfile(source, weights)
         except FileNotFoundError:
             raise ExportError(f"{source}: the table names this checkpoint, but it is gone") from None
-        checked = _check(weights, epoch, metric, data_root, str(entry.trial["device"]))
-        config = checkpoint.load_weights(weights).config
-        _write_json(temporary / CONFIG, config.model_dump(mode="json"))
+        loaded = checkpoint.load_weights(weights)
+        again = _evaluate(loaded, data_root)
+        checked = _check(again, epoch, metric, str(entry.trial["device"]))
+        starter.export_starter(temporary / STARTER_WEIGHTS, loaded.model.cpu(), rename=loaded.notes.get("rename"))
+        _write_json(temporary / CONFIG, loaded.config.model_dump(mode="json"))
         _write_json(
             temporary / METRICS,
             {
@@ -68,7 +71,8 @@ def export(
                 "trial_id": entry.trial_id,
                 "chosen_by": metric,
                 "recorded": dict(epoch),
-                "measured_again": {name: again for name, (_, again) in checked.items()},
+                "measured_again": {name: measured for name, (_, measured) in checked.items()},
+                "confusion": again.confusion.tolist(),  # rows: true classes, columns: predicted ones
                 "trained": {key: entry.trial[key] for key in ("git_commit", "host", "device", "started", "ended")},
                 "exported": {"at": provenance.now(), "git_commit": provenance.git_commit()},
                 "versions": provenance.versions(),
@@ -82,27 +86,34 @@ def export(
     return Exported(out, checked)
 
 
-def _check(
-    weights: Path, epoch: Mapping[str, Any], metric: str, data_root: Scalar, device: str
-) -> dict[str, tuple[float, float]]:
-    """Load the weights afresh and measure the validation split again. Raise MismatchError."""
-    loaded = checkpoint.load_weights(weights)
+def _evaluate(loaded: checkpoint.Weights, data_root: Scalar) -> evaluate.Evaluation:
+    """Measure the validation split again."""
     config = loaded.config if data_root is None else loaded.config.with_settings({"data.root": data_root})
     data = training.dataset(config.data)
-    here = "cuda" if torch.cuda.is_available() else "cpu"
-    again = evaluate.evaluate(
-        loaded.model.to(here),
+    return evaluate.evaluate(
+        loaded.model.to(_device()),
         data.validation,
         evaluate.log_prior(config.eval.prior, data.train.labels, data.nr_classes),
         batch_size=config.eval.batch_size,
-    ).metrics()
+    )
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _check(
+    evaluation: evaluate.Evaluation, epoch: Mapping[str, Any], metric: str, device: str
+) -> dict[str, tuple[float, float]]:
+    """Recorded and measured, by metric. Raise MismatchError."""
+    again = evaluation.metrics()
     checked = {name: (float(epoch[name]), value) for name, value in again.items() if epoch.get(name) is not None}
     for name in [metric] if metric in checked else checked:
         recorded, measured = checked[name]
         if not abs(recorded - measured) <= TOLERANCE:
             raise MismatchError(
                 f"{epoch['checkpoint']}: {name} was recorded as {recorded:.6f} on {device}, the exported weights give "
-                f"{measured:.6f} on {here}; nothing was exported. The data, the code or the weights are not the same"
+                f"{measured:.6f} on {_device()}; nothing was exported. Data, code or weights are not the same"
             )
     return checked
 

@@ -17,7 +17,7 @@ from orchestrator import training
 from orchestrator.recording import Recording
 from orchestrator.store import Store
 
-EPOCH = 1  # a checkpoint does not say how long it was trained; it is the one epoch of its trial
+EPOCH = 1  # a checkpoint does not say how long it was trained; its state counts as the one epoch of its trial
 
 
 def parse_renames(given: Sequence[str]) -> dict[str, str]:

@@ -53,6 +53,11 @@ def test_imported_evaluated_recorded_and_exported(tmp_path: Path, checkpoint: Pa
     chosen = CliRunner().invoke(best.app, ["--metric", "val_acc", "--results", str(results), "--out", str(out)])
     assert chosen.exit_code == 0, chosen.output
     assert json.loads((out / "config.json").read_text())["source"] == latest["source"]
+    confusion = json.loads((out / "metrics.json").read_text())["confusion"]
+    assert sum(map(sum, confusion)) == 300
+    submitted, exported = read_state_dict(checkpoint), read_state_dict(out / "conditional_pixelcnn.pth")
+    assert set(submitted) == set(exported)
+    assert all(torch.equal(tensor, exported[name]) for name, tensor in submitted.items())
 
 
 @pytest.mark.parametrize(
