@@ -405,6 +405,7 @@ class _Memory:
         C = model.config.nr_filters
         self.minus = self.zeros(width, C, self.batch)
         self.minus_abs = self.zeros(width, C, self.batch)
+        self.one: Tensor = self.like.new_ones(())  # a Python number would be made a tensor in every call
 
     def zeros(self, *size: int) -> Tensor:
         made: Tensor = self.like.new_zeros(size)
@@ -456,7 +457,7 @@ class _Memory:
             partial(torch.neg, x, out=minus),
             partial(torch.minimum, x, minus, out=minus_abs),
             minus_abs.exp_,
-            partial(minus_abs.sub_, 1),
+            partial(minus_abs.sub_, self.one),
             partial(torch.maximum, x, minus_abs, out=positive),
             partial(torch.maximum, minus, minus_abs, out=negative),
         ]
@@ -645,7 +646,7 @@ class _Head:
     def __init__(self, net: _Memory, ul: Tensor) -> None:
         conv = net.model.nin_out
         self.ul = ul
-        self.affine = net.affine("head", 0)
+        self.affine, self.one = net.affine("head", 0), net.one
         self.weight, self.bias = folded(conv)[:, :, 0, 0].contiguous(), net.constant(_bias(conv))[0]
         self.params = net.zeros(len(self.weight), net.batch)
         self.act = net.zeros(*ul.shape[1:])
@@ -656,7 +657,7 @@ class _Head:
         ops += [
             partial(torch.clamp, x, max=0, out=self.act),
             self.act.exp_,
-            partial(self.act.sub_, 1),
+            partial(self.act.sub_, self.one),
             partial(torch.maximum, x, self.act, out=self.act),
         ]
         _set_product(ops, self.params, self.bias, self.weight, self.act)
@@ -680,6 +681,7 @@ class _Draw:
         self.component = torch.zeros(1, B, dtype=torch.int64, device=params.device)
         self.chosen = self.params.new_zeros(channels, numbers, 1, B)
         self.centred = self.params.new_zeros(channels, B)
+        self.one, self.mid_grey, self.step = (self.params.new_tensor(value) for value in (1, MID_GREY, 1 / MID_GREY))
 
     def record(self, ops: Ops, column: int) -> None:
         if self.params is not self.source:
@@ -694,9 +696,9 @@ class _Draw:
             partial(scale.clamp_, min=MIN_LOG_SCALE),
             scale.exp_,
             partial(scale.mul_, self.logistic[column]),
-            partial(mean.add_, 1),
+            partial(mean.add_, self.one),
             partial(torch.add, mean, scale, out=levels),
-            partial(levels.mul_, MID_GREY),
+            partial(levels.mul_, self.mid_grey),
         ]
         if coefficients:
             (c,) = coefficients
@@ -710,10 +712,10 @@ class _Draw:
             ops += [
                 value.round_,
                 partial(value.clamp_, 0, 255),
-                partial(torch.sub, value, MID_GREY, out=x[channel]),
+                partial(torch.sub, value, self.mid_grey, out=x[channel]),
             ]
         place, scale_in = self.stem.place(column), _pick(self.stem.input, column)
-        ops.append(partial(torch.mul, x, 1 / MID_GREY, out=place))
+        ops.append(partial(torch.mul, x, self.step, out=place))
         if scale_in is not None:
             ops.append(partial(place.mul_, scale_in))
 

@@ -1,0 +1,183 @@
+"""How fast images are drawn, against a full forward pass per pixel.
+
+    python -m benchmarks.sampling [--full]
+
+Two baselines make one forward pass per pixel: `plain` is the plain eager network of benchmarks/plain.py, `reference`
+is `cpcnn_core.sampling.sample_reference`, whose network is already in the CPU's favourite layout. Their time is that of
+a pass over the whole batch times the number of pixels. Samplers and passes take turns, and of each the fastest
+turn counts, since what else the machine does only ever adds time.
+
+Agreement, on the images drawn: `redrawn` is the share of sub-pixels that come out the same when they are drawn
+again, with the same noise, from the plain network's outputs; `outputs` is the largest difference, relative to
+1 + |output|, between the plain network's outputs and the cached ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from benchmarks import plain
+from cpcnn_core import likelihood
+from cpcnn_core.cached import CachedNetwork
+from cpcnn_core.config import ModelConfig
+from cpcnn_core.data import to_model
+from cpcnn_core.model import ConditionalPixelCNN
+from cpcnn_core.sampling import draw_noise, sample_cached
+
+SHAPE, NR_CLASSES = (3, 32, 32), 4
+FUSION = "input_concat+block_film+skip_add+head_add"
+CHECKED = 4  # images whose cached outputs are compared
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Of one turn: by the clock, and of CPU (all threads; those that wait for one another may count too)."""
+
+    wall: float
+    cpu: float
+
+    def times(self, factor: int) -> Seconds:
+        return Seconds(self.wall * factor, self.cpu * factor)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One configuration."""
+
+    config: str
+    fusion: str
+    batch: int
+    threads: int
+    turns: int
+    ours: Seconds
+    plain: Seconds
+    reference: Seconds
+    redrawn: float
+    outputs: float
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        return {
+            "plain_wall": self.plain.wall / self.ours.wall,
+            "plain_cpu": self.plain.cpu / self.ours.cpu,
+            "reference_wall": self.reference.wall / self.ours.wall,
+            "reference_cpu": self.reference.cpu / self.ours.cpu,
+        }
+
+
+def timed(call: Callable[..., Tensor], *args: object) -> tuple[Seconds, Tensor]:
+    """Time one call."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = call(*args)
+    return Seconds(time.perf_counter() - wall, time.process_time() - cpu), result
+
+
+def fastest(turns: list[Seconds]) -> Seconds:
+    """The least of each."""
+    return Seconds(min(turn.wall for turn in turns), min(turn.cpu for turn in turns))
+
+
+def measure(config: ModelConfig, batch: int, turns: int) -> Result:
+    """Sampler and baselines in turns."""
+    torch.manual_seed(0)
+    model = ConditionalPixelCNN(config, SHAPE, NR_CLASSES).eval()
+    labels = torch.arange(batch) % NR_CLASSES
+    noise = draw_noise(model, batch, torch.Generator().manual_seed(0))
+    pixels = SHAPE[1] * SHAPE[2]
+    ours, plains, references = [], [], []
+    with torch.inference_mode():
+        for _ in range(turns):
+            took, images = timed(sample_cached, model, labels, noise)
+            ours.append(took)
+            x = to_model(images)
+            took, params = timed(plain.forward, model, x, labels)
+            plains.append(took.times(pixels))
+            took, _ = timed(model, x, labels)
+            references.append(took.times(pixels))
+        again = likelihood.sample(
+            params.permute(2, 3, 0, 1), noise, channels=SHAPE[0], n_mix=config.nr_logistic_mix
+        ).permute(2, 3, 0, 1)
+        few = slice(0, CHECKED)
+        cached = CachedNetwork(model, labels[few]).replay(x[few])
+        difference = (cached - params[few]).abs() / (1 + params[few].abs())
+    return Result(
+        config=f"{config.nr_resnet}/{config.nr_filters}/{config.nr_logistic_mix}",
+        fusion=config.fusion,
+        batch=batch,
+        threads=torch.get_num_threads(),
+        turns=turns,
+        ours=fastest(ours),
+        plain=fastest(plains),
+        reference=fastest(references),
+        redrawn=((again - x).abs() * 127.5 < 0.5).float().mean().item(),
+        outputs=difference.max().item(),
+    )
+
+
+def show(results: list[Result]) -> Table:
+    """One row per configuration and baseline."""
+    table = Table(
+        "config", "batch", "ours", "baseline", "extrapolated", "ratio, wall", "ratio, CPU", "redrawn", "outputs",
+        title=f"Drawing {SHAPE[1]}x{SHAPE[2]}x{SHAPE[0]} images, {FUSION}, {torch.get_num_threads()} threads",
+    )  # fmt: skip
+    for result in results:
+        for name, baseline in (("plain", result.plain), ("reference", result.reference)):
+            table.add_row(
+                result.config,
+                str(result.batch),
+                f"{result.ours.wall:.2f} s",
+                name,
+                f"{baseline.wall:.0f} s",
+                f"{result.ratios[f'{name}_wall']:.0f}x",
+                f"{result.ratios[f'{name}_cpu']:.0f}x",
+                f"{result.redrawn:.4%}",
+                f"{result.outputs:.1e}",
+            )
+    return table
+
+
+@app.command()
+def main(
+    full: Annotated[bool, typer.Option("--full", help="5/120/10 too: some 10 minutes on two cores.")] = False,
+    batch: Annotated[int, typer.Option(help="Images at a time.")] = 100,
+    turns: Annotated[int, typer.Option(help="Turns of sampler and baselines at 1/40/5.")] = 4,
+    threads: Annotated[int | None, typer.Option(help="Threads of torch; default: its own choice.")] = None,
+    out: Annotated[Path, typer.Option(help="The JSON file.")] = Path("results/benchmarks/sampling.json"),
+) -> None:
+    """Measure, print one table, write it as JSON."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    configs = [(ModelConfig(fusion=FUSION, nr_resnet=1, nr_filters=40, nr_logistic_mix=5), turns)]
+    if full:
+        configs.append((ModelConfig(fusion=FUSION, nr_resnet=5, nr_filters=120, nr_logistic_mix=10), 1))
+    load = os.getloadavg()[0]
+    results = [measure(config, batch, count) for config, count in configs]
+    Console(width=None if os.isatty(1) else 160).print(show(results))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    machine = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "load_before": load,
+    }
+    rows = [asdict(result) | {"ratios": result.ratios} for result in results]
+    out.write_text(json.dumps({"machine": machine, "results": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    app()
