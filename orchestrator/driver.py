@@ -78,6 +78,7 @@ def run(plan: Plan, view: View) -> Outcome:
             if study.is_over:
                 return Outcome(study.finished, ran=False, interrupted=False)
             _check_data(plan)
+            _record_run(plan, store)
             ledger = Ledger(study, store, plan.space.objective, view)
             with _stopping() as stop:
                 _tune(plan, store, ledger, stop)
@@ -135,18 +136,21 @@ def _agree(plan: Plan, store: Store) -> None:
             f"{store.folder}: holds a sweep that asked something else; give this one another --name, or delete the "
             f"folder. What differs:\n{changes}"
         )
-    held["trials"] = plan.trials
-    held["runs"] = [
-        *held.get("runs", []),
-        {
-            "started": provenance.now(),
-            "git_commit": provenance.git_commit(),
-            "versions": provenance.versions(),
-            "hardware": provenance.hardware(),
-            "data_root": plan.space.settings.get("data.root"),
-        },
-    ]
     store.write_sweep(held)
+
+
+def _record_run(plan: Plan, store: Store) -> None:
+    """Add to sweep.json by which code, and on which machine, the trials from here on are run."""
+    held = store.read_sweep() or {}
+    run = {
+        "started": provenance.now(),
+        "trials": plan.trials,
+        "git_commit": provenance.git_commit(),
+        "versions": provenance.versions(),
+        "hardware": provenance.hardware(),
+        "data_root": plan.space.settings.get("data.root"),
+    }
+    store.write_sweep({**held, "runs": [*held.get("runs", []), run]})
 
 
 def _changes(prefix: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Generator[str]:

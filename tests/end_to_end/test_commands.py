@@ -1,0 +1,134 @@
+"""The commands as a newcomer types them, on real images, as small as they go."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from cpcnn_core.checkpoint import load_weights
+from orchestrator import sweep, trial
+from orchestrator.store import Store
+
+SPACE = '''"""Does the whole of it work? Cost: seconds."""
+from search_spaces import choice, floats
+space = {"model.fusion": choice("none", "stem_add"), "train.lr": floats(1e-3, 1e-2, log=True)}
+settings = {
+    "data.train_fraction": 0.05, "model.nr_filters": 4, "model.nr_logistic_mix": 1, "train.epochs": 2,
+    "eval.train_images": 0, "eval.batch_size": 1000,
+}
+trials = 3
+'''
+
+pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("ray")]
+
+
+def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=os.environ.copy())
+
+
+def call_here(app: typer.Typer, *arguments: str | Path) -> tuple[int, str]:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert isinstance(result.exception, SystemExit | None), result.exception
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Path:
+    file = tmp_path / "tiny.py"
+    file.write_text(SPACE)
+    return file
+
+
+def test_a_sweep_from_start_to_export(tmp_path: Path, space: Path) -> None:
+    results = tmp_path / "results"
+    done = call("orchestrator.sweep", space, "--results", results, "--seed", "3")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "the best 3 of 3 trials, by val_acc" in done.stdout
+
+    store = Store(results / "tiny")
+    trials = {row["trial_id"]: row for row in store.latest_attempts().rows()}
+    assert [(row["state"], row["seed"], row["epochs"]) for row in trials.values()] == [("COMPLETE", 3, 2)] * 3
+    assert {row["device"] for row in trials.values()} <= {"cpu", *(r["device"] for r in trials.values() if r["device"])}
+    for row in store.epochs().rows():
+        assert 0 <= row["val_acc"] <= 1
+        predicted = store.predictions_of(row["trial_id"], row["epoch"])
+        classes = predicted[[f"log_p_{label}" for label in range(10)]].to_numpy()
+        assert (classes.argmax(axis=1) == predicted["label"]).mean() == pytest.approx(row["val_acc"])
+        assert row["checkpoint"] is None or (store.folder / row["checkpoint"]).exists()
+    asked = json.loads(store.sweep_file.read_text())
+    assert asked["question"].startswith("Does the whole of it work?")
+    assert asked["asked"]["seed"] == 3
+
+    # the same command again has nothing to do, and does not start Ray to find out
+    again = call("orchestrator.sweep", space, "--results", results, "--seed", "3")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout[again.stdout.index("the best") :] == done.stdout[done.stdout.index("the best") :]
+    assert len(json.loads(store.sweep_file.read_text())["runs"]) == 1
+
+    # another question under the same name is refused, naming what differs
+    code, said = call_here(sweep.app, space, "--results", results, "--seed", "3", "--set", "train.epochs=1")
+    assert code == 2
+    assert "train.epochs: was 2, is 1" in said
+
+    # the command that it printed works as printed
+    following = shlex.split(done.stdout.strip().splitlines()[-1])
+    best = call(*following[following.index("-m") + 1 :], "--out", tmp_path / "winner")
+    assert best.returncode == 0, best.stderr
+    held = json.loads((tmp_path / "winner" / "metrics.json").read_text())
+    assert held["trial_id"] in trials
+    assert load_weights(tmp_path / "winner" / "weights.safetensors").config.trial_id == held["trial_id"]
+
+
+def test_a_trial_by_itself_writes_what_a_sweep_writes_without_ray(tmp_path: Path, space: Path) -> None:
+    results = tmp_path / "results"
+    arguments = (space, "--set", "model.fusion=stem_add", "--epochs", "1", "--results", results)
+    code = (
+        "import runpy, sys; sys.argv[0] = 'trial'\n"
+        "try: runpy.run_module('orchestrator.trial', run_name='__main__', alter_sys=True)\n"
+        "finally: assert not {'ray', 'optuna'} & set(sys.modules)"
+    )
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "epoch  train_bpd    val_bpd    val_acc    seconds" in done.stdout
+    store = Store(results / "tiny-trials")
+    [row] = store.latest_attempts().rows()
+    assert (row["state"], row["attempt"], row["model.fusion"]) == ("COMPLETE", 1, "stem_add")
+    [epoch] = store.epochs().rows()
+    assert f"{epoch['val_bpd']:.4f}" in done.stdout
+    assert len(store.predictions_of(row["trial_id"], 1)) == 300
+    assert "epoch 1" in store.log_file(row["trial_id"]).read_text()
+
+    again = call("orchestrator.trial", *arguments)
+    assert again.returncode == 0, again.stderr
+    assert "All epochs were there already" in again.stdout
+    assert len(store.trials().rows()) == 1
+
+
+@pytest.mark.parametrize(
+    ("app", "arguments", "says"),
+    [
+        (sweep.app, ("search_spaces/digit.py",), "did you mean search_spaces/digits.py?"),
+        (sweep.app, ("search_spaces/digits.py", "--set", "train.epoch=1"), "did you mean train.epochs?"),
+        (trial.app, ("search_spaces/digits.py", "--set", "train.lr=-1"), "train.lr: -1 is not allowed"),
+        (trial.app, ("search_spaces/cpen455.py",), "--set data.root=PATH"),
+        (sweep.app, ("search_spaces/cpen455.py", "--set", "data.root=nowhere"), "nowhere"),
+    ],
+)
+def test_a_mistake_costs_one_message_and_nothing_starts(
+    tmp_path: Path, app: typer.Typer, arguments: tuple[str, ...], says: str
+) -> None:
+    code, said = call_here(app, *arguments, "--results", tmp_path)
+    assert code == 2
+    assert says in said
+    assert not list(tmp_path.rglob("*.parquet"))
