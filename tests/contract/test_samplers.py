@@ -13,7 +13,6 @@ from torch import Tensor
 from cpcnn_core import likelihood, sampling
 from cpcnn_core.cached import CachedNetwork, Ops, run
 from cpcnn_core.data import to_model
-from cpcnn_core.fusion import FUSIONS
 from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.sampling import draw_noise, sample, sample_cached, sample_reference
 from tests.contract.networks import COMPOSITIONS, NAMES, NR_CLASSES, images, network
@@ -111,7 +110,7 @@ class SamplerContract:
         assert not changed[1, :position].any()
         assert not changed[[0, 2, 3]].any()
 
-    @pytest.mark.parametrize("from_row", [1, 2, 4, 8])
+    @pytest.mark.parametrize("from_row", [1, 6, 8])
     def test_completion_keeps_the_given_rows_and_looks_at_no_others(self, from_row: int) -> None:
         given = ((images(len(LABELS), (3, HEIGHT, WIDTH)) + 1) * 127.5).round().to(torch.uint8)
         drawn = self.draw(model_of(), LABELS, noise_of(), given=given, from_row=from_row)
@@ -119,7 +118,7 @@ class SamplerContract:
         given[:, :, from_row:] = 0
         assert torch.equal(drawn, self.draw(model_of(), LABELS, noise_of(), given=given, from_row=from_row))
 
-    @pytest.mark.parametrize("from_row", [3, 6])
+    @pytest.mark.parametrize("from_row", [3])
     def test_an_image_completed_with_its_own_noise_is_the_image(self, from_row: int) -> None:
         drawn = self.draw(model_of(), LABELS, noise_of(), given=reference(), from_row=from_row)
         assert_same_images(drawn, reference())
@@ -230,7 +229,7 @@ def test_outputs_are_the_full_forwards(fusion: str, shape: tuple[int, int, int])
 
 
 @pytest.mark.parametrize("fusion", COMPOSITIONS)
-@pytest.mark.parametrize("shape", [(3, 16, 16), (1, 28, 28), (3, 32, 32), (3, 4, 12)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 16, 16), (1, 28, 28), (3, 32, 32)], ids=str)
 def test_outputs_of_compositions_at_other_sizes(fusion: str, shape: tuple[int, int, int]) -> None:
     assert_outputs_equal(network(fusion, shape, nr_resnet=1 + (shape[1] < 28)))
 
@@ -240,11 +239,11 @@ def test_outputs_with_every_label_encoding(encoding: str) -> None:
     assert_outputs_equal(network(COMPOSITIONS[0], label_encoding=encoding))
 
 
-def test_outputs_with_a_deeper_network() -> None:
-    assert_outputs_equal(network(FUSION, nr_resnet=3))
+def test_outputs_with_a_deeper_network_and_images_that_are_not_square() -> None:
+    assert_outputs_equal(network(FUSION, (3, 4, 12), nr_resnet=3))
 
 
-@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("fusion", ["none", *COMPOSITIONS])
 def test_drawn_pixels_are_drawn_from_the_outputs(fusion: str) -> None:
     """One forward pass over a finished image gives every pixel's mixture; drawing from it again gives the image."""
     model = network(fusion)
