@@ -3,6 +3,7 @@
 A trial's folder holds
 
     index.json                 the commit point: which files count, their SHA-256, the metrics of every finished epoch
+    index.before.json          the one before it
     weights-0003.safetensors   the weights that epoch 3 was evaluated with, its config and metrics in the header
     state-00000390.pt          all that training needs to go on after optimizer step 390
 
@@ -36,6 +37,7 @@ KEPT_BEST_BY = {"val_acc": "max", "val_bpd": "min", "score": "max", "fid": "min"
 
 KEPT_STATES = 2  # the last, and the one before in case the last is damaged
 _FORMAT = 1
+_INDEX, _INDEX_BEFORE = "index.json", "index.before.json"
 
 
 class CheckpointError(ValueError):
@@ -200,8 +202,11 @@ class CheckpointFolder:
 
     def _commit(self) -> None:
         content = json.dumps(self._index, indent=1).encode()
-        write_atomically(self.folder / "index.json", lambda stream: stream.write(content))
-        known = {"index.json", *self._index["states"], *self._index["weights"]}
+        if (self.folder / _INDEX).exists():
+            before = (self.folder / _INDEX).read_bytes()
+            write_atomically(self.folder / _INDEX_BEFORE, lambda stream: stream.write(before))
+        write_atomically(self.folder / _INDEX, lambda stream: stream.write(content))
+        known = {*self._index["states"], *self._index["weights"]}
         for pattern in ("weights-*.safetensors", "state-*.pt", ".*.tmp"):
             for file in self.folder.glob(pattern):
                 if file.name not in known:
@@ -214,22 +219,21 @@ class CheckpointFolder:
         return None if sha256(path) == checksum else "damaged (its SHA-256 is not the recorded one)"
 
     def _read_index(self) -> dict[str, Any]:
-        path = self.folder / "index.json"
-        fresh: dict[str, Any] = {
-            "format": _FORMAT,
-            "trial_id": self.config.trial_id,
-            "history": [],
-            "weights": {},
-            "states": {},
-        }
-        try:
-            index = json.loads(path.read_text())
-        except FileNotFoundError:
-            return fresh
-        except ValueError as error:
-            logger.warning("checkpoint index %s: damaged (%s); starting afresh", path, error)
-            return fresh
-        return index if isinstance(index, dict) and index.get("format") == _FORMAT else fresh
+        """The index, the one before where it is damaged, or a fresh one."""
+        for name in (_INDEX, _INDEX_BEFORE):
+            path = self.folder / name
+            try:
+                index = json.loads(path.read_text())
+                known = index["format"] == _FORMAT
+            except FileNotFoundError:
+                continue
+            except (ValueError, TypeError, KeyError) as error:
+                logger.warning("checkpoint index %s: damaged (%r); going back to the one before", path, error)
+                continue
+            if not known:
+                raise CheckpointError(f"{path}: written in format {index['format']}, this version reads {_FORMAT}")
+            return dict(index)
+        return {"format": _FORMAT, "trial_id": self.config.trial_id, "history": [], "weights": {}, "states": {}}
 
 
 def weights_name(epoch: int) -> str:

@@ -25,7 +25,7 @@ def class_log_likelihoods(model: ConditionalPixelCNN, images: Tensor, *, batch_s
         x = to_model(chunk.to(device)).repeat_interleave(Y, dim=0)
         labels = torch.arange(Y, device=device).repeat(len(chunk))
         params = model(x, labels)
-        rows.append(log_prob(x, params, n_mix=model.config.nr_logistic_mix).view(-1, Y).double().cpu())
+        rows.append(log_prob(x, params, n_mix=model.config.nr_logistic_mix).view(-1, Y).cpu().double())
     model.train(was_training)
     return torch.cat(rows)
 

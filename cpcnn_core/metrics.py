@@ -52,7 +52,7 @@ class EpochMetrics:
     micro_batch: int  # images per forward pass and process; smaller than asked after out-of-memory
     checkpoint: str | None  # file name in the trial's checkpoint folder, None where this epoch's was not kept
     kept_epochs: tuple[int, ...]  # every epoch whose weights are on disk now
-    extra: dict[str, float]  # what a fusion logs of itself, per-class accuracies, the confusion matrix's cells
+    extra: dict[str, float]  # per-class accuracies, and what a fusion logs of itself
 
     def row(self) -> dict[str, Scalar]:
         """Flat scalars: `extra` entries under their own names, `kept_epochs` left out."""
@@ -69,8 +69,9 @@ class EpochMetrics:
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> EpochMetrics:
-        """The inverse of `record`."""
-        return cls(**(record | {"kept_epochs": tuple(record["kept_epochs"])}))
+        """The inverse of `record`; fields that a later version added are None."""
+        known = {field.name: record.get(field.name) for field in fields(cls)}
+        return cls(**(known | {"kept_epochs": tuple(record["kept_epochs"])}))
 
     def replaced(self, **changes: Any) -> EpochMetrics:
         """A copy with some fields changed."""

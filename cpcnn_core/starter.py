@@ -12,7 +12,7 @@ import re
 import struct
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,26 @@ class Imported:
 
     model: ConditionalPixelCNN
     config: TrialConfig
-    renamed: dict[str, str]  # the submission's name -> ours, for the parameters that `rename` named
+    layout: Layout
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a submission stores its label's parameters, as far as it differs from the starter code's own way."""
+
+    rename: Mapping[str, str] = field(default_factory=dict)  # the file's name, or dotted prefix, -> ours
+    transposed: tuple[
+        str, ...
+    ] = ()  # our names of the tables that the file holds as nn.Embedding does, a row per class
+
+    def as_notes(self) -> dict[str, Any]:
+        """A JSON-ready form that `of_notes` reads back."""
+        return {"rename": dict(self.rename), "transposed": list(self.transposed)}
+
+    @classmethod
+    def of_notes(cls, notes: Mapping[str, Any]) -> Layout | None:
+        """The layout that a weights file's notes hold; None where the weights were not imported."""
+        return cls(notes["rename"], tuple(notes["transposed"])) if "rename" in notes else None
 
 
 def import_starter(
@@ -91,11 +110,20 @@ def import_starter(
     `rename` maps the file's names to ours, applied to whole names or dotted prefixes. Raise CheckpointError where the
     file cannot be read, or where keys are unused, missing or of another shape, listing each by name.
     """
-    found = _ours(read_state_dict(path), config, rename or {})
+    tensors = read_state_dict(path)
+    origin = _origins(tensors, config, rename or {})
+    found = {ours: tensors[theirs] for ours, theirs in origin.items()}
     config = config.with_settings(_sizes(path, found, config, image_shape))
     model = build_model(config, image_shape, nr_classes)
     wanted = model.state_dict()
-    fitted = {name: _fit(tensor, wanted[name].shape) for name, tensor in found.items() if name in wanted}
+    transposed = tuple(
+        name for name in found if name in wanted and _is_embedding(name, origin[name], found[name], wanted[name].shape)
+    )
+    fitted = {
+        name: _fit(tensor.T if name in transposed else tensor, wanted[name].shape)
+        for name, tensor in found.items()
+        if name in wanted
+    }
     problems = [
         *(f"missing: {name} {tuple(tensor.shape)}" for name, tensor in wanted.items() if name not in found),
         *(f"unused: {name} {tuple(tensor.shape)}" for name, tensor in found.items() if name not in wanted),
@@ -112,7 +140,7 @@ def import_starter(
             "Name another --fusion, or map the file's names with --rename OLD=NEW"
         )
     model.load_state_dict({name: tensor for name, tensor in fitted.items() if tensor is not None})
-    return Imported(model.eval(), config, dict(rename or {}))
+    return Imported(model.eval(), config, Layout(dict(rename or {}), transposed))
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -142,17 +170,20 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def export_starter(path: Path, model: ConditionalPixelCNN, *, rename: Mapping[str, str] | None = None) -> None:
-    """Write the network as the starter code's plain state_dict. `rename` is what the import was given."""
-    buffer: dict[str, Tensor] = starter_state_dict(model, rename=rename)
-    write_atomically(path, lambda stream: torch.save(buffer, stream))
+def export_starter(path: Path, model: ConditionalPixelCNN, layout: Layout | None = None) -> None:
+    """Write the network as the starter code's plain state_dict. `layout` is what an import found."""
+    tensors = starter_state_dict(model, layout)
+    write_atomically(path, lambda stream: torch.save(tensors, stream))
 
 
-def starter_state_dict(model: ConditionalPixelCNN, *, rename: Mapping[str, str] | None = None) -> dict[str, Tensor]:
+def starter_state_dict(model: ConditionalPixelCNN, layout: Layout | None = None) -> dict[str, Tensor]:
     """The network's tensors under the starter code's names and in its shapes."""
-    back = {new: old for old, new in (rename or {}).items()}
-    if (table := _label_table(model.config.fusion, model.config.label_encoding)) and table not in back:
-        back[table] = _LABEL_TABLE_NAME
+    table = _label_table(model.config.fusion, model.config.label_encoding)
+    if layout is None:
+        layout = Layout(transposed=(table,) if table is not None and table.startswith("fusion.") else ())
+    back = {new: old for old, new in layout.rename.items()}
+    if table is not None:
+        back.setdefault(table, _LABEL_TABLE_NAME)
     tensors = {}
     for name, tensor in model.state_dict().items():
         value = tensor.detach().cpu()
@@ -162,29 +193,37 @@ def starter_state_dict(model: ConditionalPixelCNN, *, rename: Mapping[str, str] 
                 old = re.sub(pattern, replacement, old)
         if "lin_a.weight" in old:
             value = value.flatten(1)  # a 1x1 convolution is the starter code's linear layer
-        if old.endswith(_LABEL_TABLE_NAME):
-            value = value.T  # nn.Embedding holds a row per class
-        tensors[old] = value.contiguous()
+        tensors[old] = (value.T if name in layout.transposed else value).contiguous()
     return tensors
 
 
-def _ours(tensors: Mapping[str, Tensor], config: TrialConfig, rename: Mapping[str, str]) -> dict[str, Tensor]:
-    """Our names and layouts for the file's tensors."""
+def _origins(tensors: Mapping[str, Tensor], config: TrialConfig, rename: Mapping[str, str]) -> dict[str, str]:
+    """Which name in the file each of our names comes from."""
     known = dict(rename)
-    if (table := _label_table(config.model.fusion, config.model.label_encoding)) and table not in known.values():
+    table = _label_table(config.model.fusion, config.model.label_encoding)
+    if table is not None and table not in known.values():
         known.setdefault(_LABEL_TABLE_NAME, table)
     for old in rename:
         if not any(name == old or name.startswith(f"{old}.") for name in tensors):
             raise CheckpointError(f"--rename {old}={rename[old]}: the file has no {old!r}; it has {', '.join(tensors)}")
-    found = {}
-    for name, tensor in tensors.items():
+    origin = {}
+    for name in tensors:
         ours = _substitute(name, known)
         # The new weight norm (torch.nn.utils.parametrizations) already has our names for g and v.
         for pattern, replacement in _NAMES:
             ours = re.sub(pattern, replacement, ours)
-        transposed = name.endswith(_LABEL_TABLE_NAME) and ours.startswith("fusion.")
-        found[ours] = tensor.T if transposed else tensor
-    return found
+        origin[ours] = name
+    return origin
+
+
+def _is_embedding(name: str, origin: str, tensor: Tensor, shape: torch.Size) -> bool:
+    """Whether the file holds this table of ours, a linear layer on the one-hot label, as an nn.Embedding.
+
+    The shape tells, but for a square table; there a name like `embedding.weight` or `label_emb.weight` does.
+    """
+    if not name.startswith("fusion.") or tensor.dim() != 2 or tensor.T.shape != shape:
+        return False
+    return tensor.shape != shape or "emb" in origin.lower()
 
 
 def _label_table(fusion: str, encoding: str) -> str | None:
@@ -222,10 +261,14 @@ def _sizes(
             f"{path}: no u_init and nin_out weights in it, so not a network of the starter code; it has "
             f"{', '.join(list(found)[:8])}, ..."
         )
+    blocks = [int(match[1]) for name in found if (match := re.match(r"up_u\.0\.(\d+)\.", name))]
+    skip = found.get(f"up_ul.0.0.nin_skip.conv.{weight}")
+    if not blocks or skip is None:
+        raise CheckpointError(f"{path}: no gated blocks in it (up_layers.0.u_stream.0, ...), so not a whole network")
     channels = image_shape[0]
     sizes: dict[str, Any] = {
         "model.nr_filters": first.shape[0],
-        "model.nr_resnet": 1 + max(int(m[1]) for name in found if (m := re.match(r"up_u\.0\.(\d+)\.", name))),
+        "model.nr_resnet": max(blocks) + 1,
         "model.nr_logistic_mix": last.shape[0] // (3 if channels == 1 else 10),
     }
     extra = first.shape[1] - channels - 1
@@ -233,7 +276,6 @@ def _sizes(
     if "input_concat" in parts and extra > 0:
         sizes["model.fusion_options.input_concat.dim"] = extra
     if "block_concat" in parts:
-        skip = found[f"up_ul.0.0.nin_skip.conv.{weight}"]
         sizes["model.fusion_options.block_concat.dim"] = skip.shape[1] // 2 - first.shape[0]
     for part in ("block_film", "bottleneck_film"):
         layers = [tensor for name, tensor in found.items() if re.match(rf"fusion\.{part}\.mlp\..*\.0\.weight$", name)]

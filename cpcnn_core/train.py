@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import resource
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -67,7 +68,7 @@ def fit(
     interruption. Epochs that it holds beyond the `reported` first ones are yielded again, not trained again. In each
     epoch `on_images` hears (images done, images in all), then `on_evaluation` gets (epoch, validation likelihoods),
     then the checkpoint is committed, then the metrics are yielded. An epoch longer than `save_every_seconds` is
-    committed on the way too.
+    committed on the way too, where one process trains.
 
     Raise ConfigError where config and data do not fit, TrainingError where the loss is not finite.
     """
@@ -147,7 +148,7 @@ class Run:
             self._load_state_dict(state)
         objective: nn.Module = Objective(
             self.model,
-            self.log_prior.to(device),
+            self.log_prior.float().to(device),  # not every device has float64
             class_weight=config.train.class_loss_weight,
             class_temperature=config.train.class_temperature,
             bf16=config.train.precision == "bf16",
@@ -182,10 +183,11 @@ class Run:
                 unchecked = []
             if on_images is not None:
                 on_images(done, N)
-            if time.perf_counter() - saved > save_every_seconds and done < N and not unchecked:
+            # Replicas hold partial sums and would have to agree on when; they are committed between epochs only.
+            due = self.world == 1 and time.perf_counter() - saved > save_every_seconds
+            if due and done < N and not unchecked:
                 saved = time.perf_counter()
-                if self.accelerator.is_main_process:
-                    self.checkpoints.save_state(self._state_dict(), epoch=self.epoch, step=self.step)
+                self.checkpoints.save_state(self._state_dict(), epoch=self.epoch, step=self.step)
         self._wait()
         train_seconds = time.perf_counter() - started
         sums = Sums(*(self.accelerator.reduce(total, "sum") for total in self.sums)) if self.world > 1 else self.sums
@@ -397,4 +399,5 @@ def peak_memory(device: torch.device) -> int:
     """Peak memory in bytes: the device's since it was last reset, or on a CPU the process's since it started."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -62,7 +62,7 @@ def export(
         loaded = checkpoint.load_weights(weights)
         again = _evaluate(loaded, data_root)
         checked = _check(again, epoch, metric, str(entry.trial["device"]))
-        starter.export_starter(temporary / STARTER_WEIGHTS, loaded.model.cpu(), rename=loaded.notes.get("rename"))
+        starter.export_starter(temporary / STARTER_WEIGHTS, loaded.model.cpu(), starter.Layout.of_notes(loaded.notes))
         _write_json(temporary / CONFIG, loaded.config.model_dump(mode="json"))
         _write_json(
             temporary / METRICS,

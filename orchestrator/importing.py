@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,8 +37,9 @@ def import_trial(
 ) -> tuple[TrialConfig, EpochMetrics]:
     """Read `file`, evaluate it on the validation split, and record it. Raise CheckpointError, DataError, ConfigError.
 
-    The trial's identity holds the file's SHA-256, so that importing it twice gives one trial. What the file cannot tell
-    (how it was trained) keeps the configuration's defaults in the table; `source` marks the row as imported.
+    The trial's identity holds the file's SHA-256, so that importing it again replaces what the first import recorded.
+    What the file cannot tell (how it was trained) keeps the configuration's defaults in the table; `source` marks the
+    row as imported.
     """
     started = time.perf_counter()
     dataset = training.dataset(config.data)
@@ -80,18 +82,16 @@ def import_trial(
         labels=result.labels.tolist(),
         log_likelihood=result.log_likelihood.tolist(),
     )
-    folder = CheckpointFolder(store.checkpoint_folder(config.trial_id), config)
-    if not folder.history:
-        metrics = folder.save_epoch(
-            None,
-            model.state_dict(),
-            metrics,
-            image_shape=dataset.image_shape,
-            nr_classes=dataset.nr_classes,
-            notes={"imported": file.name, "rename": imported.renamed},
-        )
-    else:
-        (metrics,) = folder.history
+    checkpoints = store.checkpoint_folder(config.trial_id)
+    shutil.rmtree(checkpoints, ignore_errors=True)  # of an earlier import, perhaps with another --rename
+    metrics = CheckpointFolder(checkpoints, config).save_epoch(
+        None,
+        model.state_dict(),
+        metrics,
+        image_shape=dataset.image_shape,
+        nr_classes=dataset.nr_classes,
+        notes=imported.layout.as_notes(),
+    )
     recording.add(metrics, training.place())
     recording.finish("COMPLETE")
     return config, metrics

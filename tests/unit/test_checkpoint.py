@@ -129,12 +129,36 @@ def test_with_every_state_damaged_training_starts_afresh(tmp_path: Path) -> None
     assert again.history == []
 
 
-def test_a_damaged_index_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    save(CheckpointFolder(tmp_path, CONFIG), 1)
-    (tmp_path / "index.json").write_text('{"format": 1, "tri')
+@pytest.mark.parametrize("content", ['{"format": 1, "tri', "[]", "null", ""])
+def test_a_damaged_index_is_named_and_the_one_before_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str
+) -> None:
+    folder = CheckpointFolder(tmp_path, CONFIG)
+    for epoch in (1, 2):
+        save(folder, epoch)
+    (tmp_path / "index.json").write_text(content)
     with caplog.at_level(logging.WARNING):
-        assert CheckpointFolder(tmp_path, CONFIG).load_state(CPU) is None
+        again = CheckpointFolder(tmp_path, CONFIG)
+        state = again.load_state(CPU)
+    assert state is not None
+    assert state["epoch"] == 1
     assert "index.json" in caplog.text
+
+
+def test_an_index_of_another_format_is_refused_and_nothing_deleted(tmp_path: Path) -> None:
+    save(CheckpointFolder(tmp_path, CONFIG), 1)
+    index = tmp_path / "index.json"
+    index.write_text(index.read_text().replace('"format": 1', '"format": 99'))
+    before = sorted(p.name for p in tmp_path.iterdir())
+    with pytest.raises(CheckpointError, match=r"index\.json: written in format 99"):
+        CheckpointFolder(tmp_path, CONFIG)
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_an_epoch_that_an_earlier_version_recorded_is_read(tmp_path: Path) -> None:
+    record = metrics(1).record()
+    del record["val_ece"]
+    assert EpochMetrics.from_record(record).row()["val_ece"] is None
 
 
 def test_a_folder_of_another_trial_is_refused(tmp_path: Path) -> None:

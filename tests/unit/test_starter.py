@@ -13,7 +13,7 @@ from cpcnn_core import data
 from cpcnn_core.checkpoint import CheckpointError
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.evaluate import evaluate, log_prior
-from cpcnn_core.starter import export_starter, import_starter, read_state_dict, starter_state_dict
+from cpcnn_core.starter import Layout, export_starter, import_starter, read_state_dict, starter_state_dict
 from tests.contract.networks import NAMES, images, network
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -110,7 +110,44 @@ def test_renamed_parameters_come_back_under_the_files_names(tmp_path: Path) -> N
     found = import_starter(
         tmp_path / "own.pth", config_of("block_mild"), image_shape=(3, 8, 8), nr_classes=3, rename=rename
     )
-    _assert_equal(own, starter_state_dict(found.model, rename=found.renamed))
+    _assert_equal(own, starter_state_dict(found.model, found.layout))
+
+
+@pytest.mark.parametrize("name", ["label_emb.weight", "embedding.weight", "class_table"])
+@pytest.mark.parametrize("encoding", ["one_hot", "embedding"])
+def test_label_tables_round_trip_as_the_file_holds_them(tmp_path: Path, name: str, encoding: str) -> None:
+    settings = {} if encoding == "one_hot" else {"label_encoding": "embedding", "label_dim": 3}
+    model = network("stem_add", **settings)
+    ours = "fusion.stem_add.e.weight" if encoding == "one_hot" else "label.weight"
+    own = starter_state_dict(model)
+    own[name] = own.pop("embedding.weight")  # a row per class either way
+    assert own[name].shape[0] == 3
+    torch.save(own, tmp_path / "own.pth")
+    found = import_starter(
+        tmp_path / "own.pth",
+        config_of("stem_add").with_settings({f"model.{key}": value for key, value in settings.items()}),
+        image_shape=(3, 8, 8),
+        nr_classes=3,
+        rename={name: ours},
+    )
+    _assert_equal(model.state_dict(), found.model.state_dict())
+    again = Layout.of_notes(found.layout.as_notes())
+    _assert_equal(own, starter_state_dict(found.model, again))
+
+
+def test_a_square_label_table_is_an_embedding_where_its_name_says_so(tmp_path: Path) -> None:
+    model = network("stem_add", nr_filters=3)  # e maps 3 classes to 3 channels
+    export_starter(tmp_path / "square.pth", model)
+    config = config_of("stem_add")
+    found = import_starter(tmp_path / "square.pth", config, image_shape=(3, 8, 8), nr_classes=3)
+    _assert_equal(model.state_dict(), found.model.state_dict())
+
+
+def test_a_file_without_blocks_is_no_network(tmp_path: Path) -> None:
+    tensors = {k: v for k, v in starter_state_dict(network("none")).items() if "layers" not in k}
+    torch.save(tensors, tmp_path / "stump.pth")
+    with pytest.raises(CheckpointError, match="no gated blocks"):
+        import_starter(tmp_path / "stump.pth", config_of("none"), image_shape=(3, 8, 8), nr_classes=3)
 
 
 def test_unused_missing_and_misshapen_keys_are_listed_by_name(tmp_path: Path) -> None:
