@@ -16,10 +16,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from orchestrator import provenance, training
-from orchestrator.ledger import Ledger, View
+from orchestrator import leaderboard, provenance, training
+from orchestrator.ledger import Best, Ledger, View
 from orchestrator.space import SearchSpace
-from orchestrator.store import Store
+from orchestrator.store import Store, config_of
 from orchestrator.study import Study
 
 MAX_FAILURES = 2  # how often a trial whose process died is started again
@@ -79,6 +79,8 @@ def run(plan: Plan, view: View) -> Outcome:
                 return Outcome(study.finished, ran=False, interrupted=False)
             _check_data(plan)
             _record_run(plan, store)
+            if study.finished or study.left_behind:
+                view.resumed(study.finished, _best_so_far(plan, store))
             ledger = Ledger(study, store, plan.space.objective, view)
             with _stopping() as stop:
                 _tune(plan, store, ledger, stop)
@@ -168,6 +170,17 @@ def _check_data(plan: Plan) -> None:
     """Find out here, not in each trial, that the data is missing or broken; and decode it once for all of them."""
     if plan.trainer == training.TRAINER and not os.environ.get("RAY_ADDRESS"):
         training.dataset(plan.space.default().data)
+
+
+def _best_so_far(plan: Plan, store: Store) -> Best | None:
+    entries, _ = leaderboard.read([store])
+    objective = plan.space.objective
+    for entry in leaderboard.ranked(entries, objective)[:1]:
+        epoch = entry.best(objective)
+        value = None if epoch is None else objective.value(epoch)
+        if epoch is not None and value is not None:
+            return value, config_of(entry.trial), epoch["epoch"]
+    return None
 
 
 class _Stop:

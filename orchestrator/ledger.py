@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
@@ -19,10 +19,14 @@ from orchestrator.study import Study, StudyError, Suggestion
 
 T = TypeVar("T")
 
+Best: TypeAlias = tuple[float, TrialConfig, int]
+"""The best value so far, the trial that reached it, and in which epoch."""
+
 
 class View(Protocol):
     """Whoever watches the sweep."""
 
+    def resumed(self, finished: int, best: Best | None) -> None: ...
     def started(self, number: int, config: TrialConfig) -> None: ...
     def epoch(self, number: int, config: TrialConfig, metrics: EpochMetrics, value: float | None) -> None: ...
     def ended(self, number: int, config: TrialConfig, state: State, value: float | None, error: str | None) -> None: ...

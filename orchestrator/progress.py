@@ -15,25 +15,24 @@ from rich.text import Text
 
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
+from orchestrator.ledger import Best
 from orchestrator.objective import Objective
 from orchestrator.store import State
 
 
 class Progress(AbstractContextManager["Progress"]):
-    """A View of a sweep of `total` trials, `finished` of which had ended before."""
+    """A View of a sweep of `total` trials."""
 
-    def __init__(
-        self, console: Console, objective: Objective, searched: tuple[str, ...], *, total: int, finished: int = 0
-    ) -> None:
+    def __init__(self, console: Console, objective: Objective, searched: tuple[str, ...], *, total: int) -> None:
         self._console = console
         self._objective = objective
         self._searched = searched
         self._total = total
-        self._earlier = finished
+        self._earlier = 0  # trials that had ended before this run
         self._begun = time.monotonic()
         self._states: Counter[State] = Counter()
         self._running: dict[int, tuple[TrialConfig, EpochMetrics | None]] = {}
-        self._best: tuple[float, TrialConfig, int] | None = None
+        self._best: Best | None = None
         self._live = (
             Live(console=console, get_renderable=self._render, refresh_per_second=2, transient=True)
             if console.is_terminal
@@ -50,6 +49,12 @@ class Progress(AbstractContextManager["Progress"]):
     ) -> None:
         if self._live is not None:
             self._live.stop()
+
+    def resumed(self, finished: int, best: Best | None) -> None:
+        """The sweep goes on where an earlier run stopped."""
+        self._earlier, self._best = finished, best
+        if self._live is None:
+            self._say(f"resumed after {finished} finished trials")
 
     def started(self, number: int, config: TrialConfig) -> None:
         """A trial runs."""

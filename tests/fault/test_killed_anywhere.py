@@ -16,7 +16,7 @@ import orchestrator.store
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator import training
-from orchestrator.ledger import Ledger
+from orchestrator.ledger import Best, Ledger
 from orchestrator.objective import Objective
 from orchestrator.recording import Place
 from orchestrator.space import SearchSpace
@@ -35,6 +35,7 @@ class Killed(BaseException):
 
 
 class NoView:
+    def resumed(self, finished: int, best: Best | None) -> None: ...
     def started(self, number: int, config: TrialConfig) -> None: ...
     def epoch(self, number: int, config: TrialConfig, metrics: EpochMetrics, value: float | None) -> None: ...
     def ended(self, number: int, config: TrialConfig, state: State, value: float | None, error: str | None) -> None: ...
