@@ -15,6 +15,7 @@ from orchestrator import leaderboard
 from orchestrator.export import METRICS, ExportError, MismatchError, export
 from orchestrator.leaderboard import Entry
 from orchestrator.objective import Objective
+from orchestrator.progress import plain
 from orchestrator.space import parse_settings
 from orchestrator.store import Store, sweeps
 
@@ -110,16 +111,23 @@ def objective_of(metric: str, mode: Literal["max", "min"] | None, entries: Seque
     return Objective(metric, mode or ("max" if DIRECTIONS[metric] == "max" else "min"))
 
 
+_DATA = ("data.name", "data.image_size", "data.channels", "data.quantize")
+
+
 def comparable(entries: Sequence[Entry]) -> None:
     """Raise ChoiceError where the trials were measured on different data."""
     kinds: dict[tuple[object, ...], set[str]] = {}
     for entry in entries:
-        data = tuple(entry.trial[f"data.{key}"] for key in ("name", "image_size", "channels", "quantize"))
-        kinds.setdefault(data, set()).add(entry.store.folder.name)
+        kinds.setdefault(tuple(entry.trial[key] for key in _DATA), set()).add(entry.store.folder.name)
     if len(kinds) > 1:
-        listed = "; ".join(f"{data[0]}: {', '.join(sorted(names))}" for data, names in kinds.items())
+        listed = "; ".join(
+            f"{', '.join(sorted(names))}: "
+            + ", ".join(f"{key}={plain(value)}" for key, value in zip(_DATA, data, strict=True))
+            for data, names in kinds.items()
+        )
         raise ChoiceError(
-            f"these trials saw different data, which no metric compares ({listed}); choose one with --sweep"
+            f"these trials saw different data, which no metric compares ({listed}); choose a sweep with --sweep, and "
+            "give trials of other data a folder of their own with --name"
         )
 
 

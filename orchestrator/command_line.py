@@ -43,6 +43,13 @@ def command() -> typer.Typer:
     return typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
+def folder_name(name: str) -> str:
+    """A sweep's name as it was given. Raise StoreError where it is no plain name of one folder."""
+    if name in {"", ".", ".."} or Path(name).name != name:
+        raise StoreError(f"--name {name}: must be the plain name of a folder, without a path; --results says where")
+    return name
+
+
 @contextmanager
 def plain_errors(*more: type[Exception]) -> Generator[None]:
     """Turn what a user can mend into one message on stderr and exit code 2."""

@@ -31,9 +31,12 @@ class SweepError(Exception):
 
 @dataclass(frozen=True)
 class Resources:
-    """What one trial gets. `gpus` may be a fraction; None is one GPU where there is any."""
+    """What one trial gets. `gpus` may be a fraction; None is one GPU where there is any.
 
-    cpus: int = 1
+    Without a number of `cpus`, each trial gets one core, or an equal share of them all where fewer trials run at once.
+    """
+
+    cpus: int | None = None
     gpus: float | None = None
 
 
@@ -72,6 +75,8 @@ def run(plan: Plan, view: View) -> Outcome:
     store.create()
     with holding(store):
         store.remove_leftovers()
+        if store.read_sweep() is None:
+            _check_data(plan)  # before the folder is bound to this question
         _agree(plan, store)
         study = Study(plan.space, store, seed=plan.seed, trials=plan.trials)
         try:
@@ -86,7 +91,8 @@ def run(plan: Plan, view: View) -> Outcome:
                 _tune(plan, store, ledger, stop)
             if ledger.fatal is not None:
                 raise ledger.fatal
-            return Outcome(study.finished, ran=True, interrupted=stop.requested and not study.is_over)
+            unfinished = study.running > 0 or not study.is_over
+            return Outcome(study.finished, ran=True, interrupted=stop.requested and unfinished)
         finally:
             study.close()
 
@@ -169,7 +175,7 @@ def _changes(prefix: str, before: Mapping[str, Any], after: Mapping[str, Any]) -
 def _check_data(plan: Plan) -> None:
     """Find out here, not in each trial, that the data is missing or broken; and decode it once for all of them."""
     if plan.trainer == training.TRAINER and not os.environ.get("RAY_ADDRESS"):
-        training.dataset(plan.space.default().data)
+        training.check(plan.space.default())
 
 
 def _best_so_far(plan: Plan, store: Store) -> Best | None:
@@ -217,13 +223,16 @@ def _tune(plan: Plan, store: Store, ledger: Ledger, stop: _Stop) -> None:
 
         resources = plan.resources
         gpus = resources.gpus if resources.gpus is not None else float(available.get("GPU", 0) > 0)
-        places = [available["CPU"] // resources.cpus] + ([available["GPU"] // gpus] if gpus else [])
+        cores = available["CPU"]
+        places = [cores // (resources.cpus or 1)] + ([available["GPU"] // gpus] if gpus else [])
         concurrent = int(min(places))
         if concurrent < 1:
             raise SweepError(
-                f"a trial asks for {resources.cpus} cores and {gpus:g} GPUs; there are {available['CPU']:g} and "
+                f"a trial asks for {resources.cpus or 1} cores and {gpus:g} GPUs; there are {cores:g} and "
                 f"{available.get('GPU', 0):g}"
             )
+        concurrent = min(concurrent, plan.trials)
+        cpus = resources.cpus or int(cores // concurrent)
         searcher = StudySearcher(
             ledger,
             lambda suggestion: {
@@ -231,7 +240,7 @@ def _tune(plan: Plan, store: Store, ledger: Ledger, stop: _Stop) -> None:
                 SETTINGS: suggestion.config.flat(),
                 FOLDER: str(store.folder),
                 TRAINER: plan.trainer,
-                CPUS: resources.cpus,
+                CPUS: cpus,
                 GPUS: gpus,
             },
         )

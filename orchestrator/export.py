@@ -50,6 +50,8 @@ def export(
     """
     if out.exists() and not force:
         raise ExportError(f"{out}: exists; --force replaces it, --out DIR puts the export elsewhere")
+    if out.exists() and any(out.iterdir()) and not all((out / name).is_file() for name in (WEIGHTS, METRICS)):
+        raise ExportError(f"{out}: holds something that is no export of ours; --force replaces only those")
     source = entry.store.folder / str(epoch["checkpoint"])
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp"))

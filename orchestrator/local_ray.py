@@ -41,6 +41,7 @@ def started() -> Generator[dict[str, float]]:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     else:
         ray.init(
+            address="local",  # one that happens to run on this machine is somebody else's
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,

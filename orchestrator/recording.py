@@ -32,7 +32,7 @@ class Recording:
         earlier = store.attempts_of(config.trial_id)
         for row in earlier:
             if row["state"] == "RUNNING":
-                held = Attempt(**{name: row[name] for name in Attempt.__dataclass_fields__})
+                held = Attempt(**{name: row[name] for name in Attempt.__dataclass_fields__ if name in row})
                 store.write_attempt(replace(held, state="FAILED", error=INTERRUPTED), config)
         self._attempt = Attempt(
             trial_id=config.trial_id,

@@ -282,7 +282,7 @@ def at_random(rng: random.Random) -> Picker:
 def _by_default(defaults: Mapping[str, Scalar]) -> Picker:
     def pick(name: str, distribution: Distribution) -> Scalar:
         default = defaults.get(_field_of(name))
-        return default if _allows(distribution, default) else next(_extremes(distribution))
+        return _held(distribution, default) if _allows(distribution, default) else next(_extremes(distribution))
 
     return pick
 
@@ -292,8 +292,9 @@ def _as_recorded(flat: Mapping[str, Scalar], params: dict[str, tuple[Scalar, Dis
         field = _field_of(name)
         if field not in flat or not _allows(distribution, flat[field]):
             raise _NotAdmittedError
-        params[name] = flat[field], distribution
-        return flat[field]
+        value = _held(distribution, flat[field])
+        params[name] = value, distribution
+        return value
 
     return pick
 
@@ -321,14 +322,29 @@ def _as_distribution(value: Distribution | Scalar) -> Distribution:
 
 def _allows(distribution: Distribution, value: Scalar) -> bool:
     if isinstance(distribution, Choice):
-        return any(value == option and type(value) is type(option) for option in distribution.options)
+        return any(_same(value, option) for option in distribution.options)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     if not distribution.low <= value <= distribution.high:
         return False
     if isinstance(distribution, Floats):
         return True
-    return isinstance(value, int) and (value - distribution.low) % distribution.step == 0
+    return value == int(value) and (int(value) - distribution.low) % distribution.step == 0
+
+
+def _held(distribution: Distribution, value: Scalar) -> Scalar:
+    """An allowed value as the distribution itself holds it: a configuration turns the 0 of a `choice(0, 1)` to 0.0."""
+    match distribution:
+        case Choice(options=options):
+            return next(option for option in options if _same(value, option))
+        case Ints():
+            return int(value or 0)
+        case Floats():
+            return float(value or 0)
+
+
+def _same(value: Scalar, option: Scalar) -> bool:
+    return value == option and isinstance(value, bool) == isinstance(option, bool)
 
 
 def _extremes(distribution: Distribution) -> Iterator[Scalar]:

@@ -63,7 +63,7 @@ class Study:
         self._space = space
         self._objective = space.objective
         self._seed = seed
-        self._trials = trials
+        self._trials = min(trials, space.size)  # a small space may not have as many configurations
         self._storage, self._study = _open(store.study_file, space.objective)
         self._running: dict[int, _Running] = {}
         self._adopted: list[Suggestion] = []
@@ -81,6 +81,11 @@ class Study:
     def finished(self) -> int:
         """How many different configurations have ended, in whatever way."""
         return len(self._ends)
+
+    @property
+    def running(self) -> int:
+        """How many trials have been handed out and have not ended."""
+        return len(self._running)
 
     @property
     def left_behind(self) -> int:

@@ -30,7 +30,11 @@ def main(
     with cli.plain_errors(driver.SweepError, StudyError):
         asked = space.read(space_file, given or (), seed=seed)
         plan = driver.Plan(
-            name=name or space_file.stem, space=asked, results=results, trials=trials or asked.trials, seed=seed
+            name=cli.folder_name(name or space_file.stem),
+            space=asked,
+            results=results,
+            trials=trials or asked.trials,
+            seed=seed,
         )
         with Progress(console, asked.objective, asked.searched, total=plan.trials) as view:
             outcome = driver.run(plan, view)

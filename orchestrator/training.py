@@ -82,10 +82,20 @@ def named(name: str) -> Trainer:
 
 
 def run(
-    config: TrialConfig, store: Store, trainer: Trainer, *, on_images: OnImages | None = None
+    config: TrialConfig,
+    store: Store,
+    trainer: Trainer,
+    *,
+    on_begin: Callable[[], None] | None = None,
+    on_images: OnImages | None = None,
 ) -> Generator[EpochMetrics]:
-    """Train a trial from wherever it stands, the only one in its checkpoint folder. Raise TrialBusyError."""
+    """Train a trial from wherever it stands, the only one in its checkpoint folder. Raise TrialBusyError.
+
+    `on_begin` is called once nobody else can be training the trial any more.
+    """
     with _alone(store, config.trial_id):
+        if on_begin is not None:
+            on_begin()
         reported = store.reported_epochs(config.trial_id)
         logger.info("trial %s, after %d reported epochs: %s", config.trial_id, reported, config.flat())
         for metrics in trainer(config, store, reported=reported, on_images=on_images):
@@ -101,11 +111,19 @@ def dataset(config: DataConfig) -> Dataset:
     return load(config)
 
 
+def check(config: TrialConfig) -> None:
+    """Load the data and see that the trial fits it. Raise DataError or ConfigError."""
+    from cpcnn_core.train import check_fits
+
+    check_fits(config, dataset(config.data))
+
+
 def place() -> Place:
     """Where this process trains."""
     import torch
 
-    device = f"cuda: {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "cpu"
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    device = f"cuda: {torch.cuda.get_device_name()}" if torch.cuda.is_available() else str(accelerator or "cpu")
     return Place(host=platform.node(), device=device, pid=os.getpid())
 
 

@@ -60,10 +60,10 @@ def run(
     with cli.plain_errors(training.TrialBusyError):
         asked = space.read(space_file, settings, seed=seed)
         config = asked.default()
-        store = Store((results / (name or f"{space_file.stem}-trials")).absolute())
+        store = Store((results / cli.folder_name(name or f"{space_file.stem}-trials")).absolute())
         store.create()
         _introduce(store, asked)
-        training.dataset(config.data)
+        training.check(config)
         _print_settings(console, config)
         error = train(console, config, store)
     if error is not None:
@@ -91,7 +91,7 @@ def import_(
     with cli.plain_errors():
         settings = {"data.name": "cpen455", **space.parse_settings(given or ()), "model.fusion": fusion}
         config = TrialConfig.from_flat(settings)
-        store = Store((results / name).absolute())
+        store = Store((results / cli.folder_name(name)).absolute())
         config, metrics = importing.import_trial(file, config, store, rename=importing.parse_renames(rename or ()))
         if store.read_sweep() is None:
             store.write_sweep(
@@ -112,9 +112,11 @@ def train(console: Console, config: TrialConfig, store: Store) -> str | None:
     for row in earlier:
         _print_epoch(console, row)
     if store.reported_epochs(config.trial_id) >= config.train.epochs:
+        if store.attempts_of(config.trial_id)[-1]["state"] == "RUNNING":  # killed after its last epoch
+            Recording(store, config, number=None).finish("COMPLETE")
         console.print("All epochs were there already; another --seed or --set makes another trial.")
         return None
-    recording = Recording(store, config, number=None)
+    begun: list[Recording] = []  # one, once this process alone trains the trial
     with (
         Progress(
             TextColumn("{task.description}"),
@@ -132,8 +134,15 @@ def train(console: Console, config: TrialConfig, store: Store) -> str | None:
             bar.update(task, completed=done, total=total)
 
         try:
-            for metrics in training.run(config, store, training.train, on_images=on_images):
-                recording.add(metrics, training.place())
+            epochs = training.run(
+                config,
+                store,
+                training.train,
+                on_begin=lambda: begun.append(Recording(store, config, number=None)),
+                on_images=on_images,
+            )
+            for metrics in epochs:
+                begun[0].add(metrics, training.place())
                 _print_epoch(console, metrics.row())
         except KeyboardInterrupt:
             console.print(f"Stopped. To go on where it stands:\n  {cli.same()}", soft_wrap=True, highlight=False)
@@ -142,9 +151,9 @@ def train(console: Console, config: TrialConfig, store: Store) -> str | None:
             raise
         except Exception as error:
             logger.exception("the trial failed")
-            recording.finish("FAILED", training.describe(error))
+            begun[0].finish("FAILED", training.describe(error))
             return training.describe(error)
-    recording.finish("COMPLETE")
+    begun[0].finish("COMPLETE")
     return None
 
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cpcnn_core.config import TrialConfig
+from orchestrator.objective import Objective
 from orchestrator.space import SearchSpace, SpaceError, at_random, parse_settings, read
 from search_spaces import Choice, choice, floats, ints
 
@@ -206,3 +207,15 @@ def test_every_space_that_ships_is_sound_and_says_what_it_asks(path: Path) -> No
 def test_the_vocabulary_refuses_what_means_nothing(call: object) -> None:
     with pytest.raises((ValueError, TypeError), match=r"choice\(|ints\(|floats\("):
         call()  # type: ignore[operator]
+
+
+def test_whole_numbers_for_a_field_of_floats_are_recognised_again() -> None:
+    fields = {"train.warmup_epochs": choice(0, 1), "model.dropout": choice(0, 0.1), "train.epochs": ints(2, 3)}
+    asked = SearchSpace("a test", "", fields, {}, 4, Objective("val_acc", "max"))
+    for config in asked.all():
+        params = asked.params_of(config)
+        assert params is not None
+        picked = {name: value for name, (value, _) in params.items()}
+        assert picked == {name: config.flat()[name] for name in fields}
+        assert [type(picked["train.epochs"]), type(picked["train.warmup_epochs"])] == [int, int]
+    assert asked.default().flat()["train.warmup_epochs"] == 0
