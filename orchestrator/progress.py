@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -15,9 +15,11 @@ from rich.text import Text
 
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
-from orchestrator.ledger import Best
 from orchestrator.objective import Objective
 from orchestrator.store import State
+
+if TYPE_CHECKING:
+    from orchestrator.ledger import Best  # which imports Optuna; readers of results do without
 
 
 class Progress(AbstractContextManager["Progress"]):
