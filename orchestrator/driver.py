@@ -22,8 +22,6 @@ from orchestrator.space import SearchSpace
 from orchestrator.store import Store, config_of
 from orchestrator.study import Study
 
-MAX_FAILURES = 2  # how often a trial whose process died is started again
-
 
 class SweepError(Exception):
     """A sweep that cannot start or go on."""
@@ -253,7 +251,6 @@ def _tune(plan: Plan, store: Store, ledger: Ledger, stop: _Stop) -> None:
                 max_concurrent_trials=concurrent,
                 callbacks=[LedgerCallback(ledger, lambda: stop.requested)],
                 reuse_actors=True,
-                max_failures=MAX_FAILURES,
                 raise_on_failed_trial=False,
                 storage_path=throwaway,
                 verbose=0,

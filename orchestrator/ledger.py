@@ -6,6 +6,7 @@ same ones. After a write that failed nothing more is written: the first error st
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, TypeVar
@@ -16,6 +17,8 @@ from orchestrator.objective import Objective
 from orchestrator.recording import Place, Recording
 from orchestrator.store import State, Store, StoreError
 from orchestrator.study import Study, StudyError, Suggestion
+
+MAX_RESTARTS = 2  # how often a trial whose process died is started again; the next time it is failed
 
 T = TypeVar("T")
 
@@ -49,6 +52,12 @@ class Ledger:
         self._objective = objective
         self._view = view
         self._trials: dict[int, _Trial] = {}
+        self._deaths: Counter[int] = Counter()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a trial is running, which may end so that it has to be suggested again."""
+        return bool(self._trials)
 
     def suggest(self) -> Suggestion | None:
         """The next trial to run; None when there is none, or nothing can be written any more."""
@@ -67,9 +76,9 @@ class Ledger:
         """The trial has finished an epoch, its checkpoint and predictions being on disk."""
         self._guarded(lambda: self._epoch(number, metrics, place))
 
-    def interrupted(self, number: int, error: str) -> None:
-        """The trial's process is gone; the trial will start again elsewhere."""
-        self._guarded(lambda: self._recording(number).finish("FAILED", error))
+    def died(self, number: int, error: str) -> None:
+        """The trial's process is gone. The trial comes up again as a suggestion, unless that happened too often."""
+        self._guarded(lambda: self._died(number, error))
 
     def ended(self, number: int, error: str | None) -> None:
         """The trial will not run any further: failed where there is an error, pruned where epochs are missing."""
@@ -90,6 +99,14 @@ class Ledger:
         trial.rows[metrics.epoch] = row
         self._study.report(number, row)
         self._view.epoch(number, trial.config, metrics, self._objective.value(row))
+
+    def _died(self, number: int, error: str) -> None:
+        self._deaths[number] += 1
+        if self._deaths[number] > MAX_RESTARTS:
+            self._ended(number, error)
+            return
+        self._recording(number).finish("FAILED", f"{error} (the trial was started again)")
+        self._study.put_back(Suggestion(number, self._trials.pop(number).config))
 
     def _ended(self, number: int, error: str | None) -> None:
         trial = self._trials[number]

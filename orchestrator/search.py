@@ -1,11 +1,13 @@
 """Ray Tune's side of the search: a Searcher that hands out suggestions, a Callback that passes on what became of them.
 
 Tune keeps no state of its own that matters. Its trial ids, its result files and its checkpoints are thrown away; the
-ledger's rows and the study are the sweep.
+ledger's rows and the study are the sweep. Nor does Tune start a trial again whose process died, since it gives up on one
+that dies while it is taking over from the trial before: the ledger suggests such a trial once more.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,10 +33,12 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         self._ledger = ledger
         self._to_config = to_config
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        """The next trial's config, or that there is none."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial's config; None while there is none but a running trial may yet have to be run again."""
         suggestion = self._ledger.suggest()
-        return str(Searcher.FINISHED) if suggestion is None else self._to_config(suggestion)
+        if suggestion is not None:
+            return self._to_config(suggestion)
+        return None if self._ledger.is_busy else str(Searcher.FINISHED)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing: the callback below hears of it in the same breath, and with the reason."""
@@ -64,17 +68,13 @@ class LedgerCallback(Callback):  # type: ignore[misc]
         if METRICS in result:
             self._ledger.epoch(trial.config[NUMBER], result[METRICS], result[PLACE])
 
-    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """The trial's process died, and Tune will start another."""
-        self._ledger.interrupted(trial.config[NUMBER], f"{_cause(trial)} (the trial was started again)")
-
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """The trial's last epoch is finished, or the scheduler stopped it, or it failed in a process that lives on."""
         self._ledger.ended(trial.config[NUMBER], (trial.last_result or {}).get(FAILURE))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """The trial's process died once too often."""
-        self._ledger.ended(trial.config[NUMBER], _cause(trial))
+        """The trial's process died, or could not be used again."""
+        self._ledger.died(trial.config[NUMBER], _cause(trial))
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Where Tune can be left without anything half done."""
@@ -83,9 +83,10 @@ class LedgerCallback(Callback):  # type: ignore[misc]
 
 
 def _cause(trial: Trial) -> str:
-    """The last lines of the error that Tune filed, which name the cause."""
+    """The part of the error that Tune filed which names the cause."""
     if trial.error_file is None or not Path(trial.error_file).exists():
         return "the trial's process died"
-    text = Path(trial.error_file).read_text().rpartition("Failure #")[2]
-    lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
-    return "the trial's process died: " + " ".join(lines[-3:]) if lines else "the trial's process died"
+    text = " ".join(Path(trial.error_file).read_text().rpartition("Failure #")[2].splitlines()[1:])
+    said = re.search(r"Worker exit detail: (.*?)(?= Some common causes|$)", text)
+    detail = said[1] if said else text[-500:]
+    return f"the trial's process died: {' '.join(detail.split())}"

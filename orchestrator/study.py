@@ -107,6 +107,10 @@ class Study:
         self._exhausted = suggestion is None
         return suggestion
 
+    def put_back(self, suggestion: Suggestion) -> None:
+        """Let a running trial be the next to run, since its process died."""
+        self._adopted.append(suggestion)
+
     def report(self, number: int, metrics: Mapping[str, Any]) -> None:
         """Tell what an epoch of a running trial is worth; a value that is missing is not told."""
         value = self._objective.value(metrics)

@@ -11,7 +11,7 @@ from rich.console import Console
 from cpcnn_core.config import TrialConfig
 from orchestrator import command_line, driver, local_ray
 from orchestrator.driver import Plan, SweepError, holding
-from orchestrator.ledger import Ledger
+from orchestrator.ledger import MAX_RESTARTS, Ledger
 from orchestrator.objective import Objective
 from orchestrator.progress import Progress
 from orchestrator.recording import INTERRUPTED, Place, Recording
@@ -67,17 +67,31 @@ def test_a_trial_ends_complete_pruned_or_failed(
     assert ledger.fatal is None
 
 
-def test_a_trial_whose_process_died_has_a_row_for_each_attempt(ledger: Ledger, store: Store) -> None:
-    number, _ = begin(ledger)
+def test_a_trial_whose_process_died_is_suggested_again_and_has_a_row_for_each_attempt(
+    ledger: Ledger, store: Store
+) -> None:
+    number, config = begin(ledger)
     ledger.epoch(number, metrics(1), HERE)
-    ledger.interrupted(number, "the process died")
-    ledger.started(number)
+    ledger.died(number, "the process died")
+    assert not ledger.is_busy
+    assert begin(ledger) == (number, config)
+    assert ledger.is_busy
     for epoch in (1, 2, 3):
         ledger.epoch(number, metrics(epoch), HERE)
     ledger.ended(number, None)
     rows = [(row["attempt"], row["state"], row["error"]) for row in store.trials().rows()]
-    assert rows == [(1, "FAILED", "the process died"), (2, "COMPLETE", None)]
+    assert rows == [(1, "FAILED", "the process died (the trial was started again)"), (2, "COMPLETE", None)]
     assert [(row["epoch"], row["attempt"]) for row in store.epochs().rows()] == [(1, 2), (2, 2), (3, 2)]
+
+
+def test_a_trial_whose_process_keeps_dying_is_failed_and_the_next_one_comes(ledger: Ledger, store: Store) -> None:
+    first, config = begin(ledger)
+    for _ in range(MAX_RESTARTS):
+        ledger.died(first, "it died")
+        assert begin(ledger)[0] == first
+    ledger.died(first, "it died")
+    assert begin(ledger)[0] != first
+    assert [row["state"] for row in store.attempts_of(config.trial_id)] == ["FAILED"] * (MAX_RESTARTS + 1)
 
 
 def test_an_attempt_that_nobody_ended_is_called_interrupted_by_the_next(store: Store) -> None:
