@@ -1,8 +1,8 @@
 """Ray Tune's side of the search: a Searcher that hands out suggestions, a Callback that passes on what became of them.
 
 Tune keeps no state of its own that matters. Its trial ids, its result files and its checkpoints are thrown away; the
-ledger's rows and the study are the sweep. Nor does Tune start a trial again whose process died, since it gives up on one
-that dies while it is taking over from the trial before: the ledger suggests such a trial once more.
+ledger's rows and the study are the sweep. Nor does Tune start a trial again whose process died, since it does not where
+the process dies while it changes from one trial to the next: the ledger suggests such a trial once more.
 """
 
 from __future__ import annotations

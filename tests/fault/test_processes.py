@@ -107,8 +107,9 @@ def test_a_sweep_stopped_killed_and_robbed_of_workers_ends_as_if_nothing_had_hap
     before = len(sweep.store.epochs().rows())
     with sweep.running(0.3) as driver:
         sweep.wait_for_epochs(before + 2)
-        worker = int(sweep.trained()[-1][2])
-        os.kill(worker, signal.SIGKILL)
+        # the worst moment: the process is between two trials
+        sweep.wait(lambda: sweep.trained()[-1][1] == str(EPOCHS))
+        os.kill(int(sweep.trained()[-1][2]), signal.SIGKILL)
         output, _ = driver.communicate(timeout=PATIENCE)
         assert driver.returncode == 0, output
 
