@@ -13,7 +13,7 @@ PAGE = (ROOT / "docs" / "add-a-fusion.md").read_text()
 
 
 def test_the_walk_through_works_as_written(tmp_path: Path) -> None:
-    for package in ("cpcnn_core", "tests"):
+    for package in ("cpcnn_core", "tests", "docs"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     fusion = tmp_path / "cpcnn_core" / "fusion"
@@ -31,7 +31,7 @@ def test_the_walk_through_works_as_written(tmp_path: Path) -> None:
 
     (command,) = re.findall(r"^uv run (pytest .*)$", PAGE, re.MULTILINE)
     run = subprocess.run(
-        [sys.executable, "-m", *command.split(), "-p", "no:cacheprovider"],
+        [sys.executable, "-m", *command.split(), "-p", "no:cacheprovider", "-n0"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
