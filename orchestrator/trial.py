@@ -150,6 +150,8 @@ def train(console: Console, config: TrialConfig, store: Store) -> str | None:
         except training.TrialBusyError:
             raise
         except Exception as error:
+            if not begun:
+                raise
             logger.exception("the trial failed")
             begun[0].finish("FAILED", training.describe(error))
             return training.describe(error)
