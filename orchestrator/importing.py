@@ -75,13 +75,7 @@ def import_trial(
     )
     store.create()
     recording = Recording(store, config, number=None)
-    store.write_predictions(
-        config.trial_id,
-        EPOCH,
-        images=result.names,
-        labels=result.labels.tolist(),
-        log_likelihood=result.log_likelihood.tolist(),
-    )
+    training.keep_predictions(store, config.trial_id, EPOCH, result)
     checkpoints = store.checkpoint_folder(config.trial_id)
     shutil.rmtree(checkpoints, ignore_errors=True)  # of an earlier import, perhaps with another --rename
     metrics = CheckpointFolder(checkpoints, config).save_epoch(

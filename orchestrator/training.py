@@ -21,6 +21,7 @@ from orchestrator.store import Store
 
 if TYPE_CHECKING:
     from cpcnn_core.data import Dataset
+    from cpcnn_core.evaluate import Evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -52,17 +53,10 @@ def train(
     import torch
     from accelerate.state import AcceleratorState
 
-    from cpcnn_core.evaluate import Evaluation
     from cpcnn_core.train import fit
 
     def keep(epoch: int, evaluation: Evaluation) -> None:
-        store.write_predictions(
-            config.trial_id,
-            epoch,
-            images=evaluation.names,
-            labels=evaluation.labels.tolist(),
-            log_likelihood=evaluation.log_likelihood.tolist(),
-        )
+        keep_predictions(store, config.trial_id, epoch, evaluation)
 
     # A process that is used again keeps what the trial before set.
     AcceleratorState._reset_state(True)
@@ -72,6 +66,17 @@ def train(
         torch.cuda.reset_peak_memory_stats()
     folder = store.checkpoint_folder(config.trial_id)
     yield from fit(config, dataset(config.data), folder, reported=reported, on_evaluation=keep, on_images=on_images)
+
+
+def keep_predictions(store: Store, trial_id: str, epoch: int, evaluation: Evaluation) -> None:
+    """Write what the evaluation says of every image."""
+    store.write_predictions(
+        trial_id,
+        epoch,
+        images=evaluation.names,
+        labels=evaluation.labels.tolist(),
+        log_likelihood=evaluation.log_likelihood.tolist(),
+    )
 
 
 def named(name: str) -> Trainer:
