@@ -37,6 +37,28 @@ class Resources:
     cpus: int | None = None
     gpus: float | None = None
 
+    def share(self, available: Mapping[str, float], trials: int) -> Share:
+        """Divide what Ray has `available` among at most `trials` at once. Raise SweepError where not one fits."""
+        gpus = self.gpus if self.gpus is not None else float(available.get("GPU", 0) > 0)
+        cores = available["CPU"]
+        places = [cores // (self.cpus or 1)] + ([available["GPU"] // gpus] if gpus else [])
+        concurrent = min(int(min(places)), trials)
+        if concurrent < 1:
+            raise SweepError(
+                f"a trial asks for {self.cpus or 1} cores and {gpus:g} GPUs; there are {cores:g} and "
+                f"{available.get('GPU', 0):g}"
+            )
+        return Share(cpus=self.cpus or int(cores // concurrent), gpus=gpus, concurrent=concurrent)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What each of `concurrent` trials gets that run at once."""
+
+    cpus: int
+    gpus: float
+    concurrent: int
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -219,18 +241,7 @@ def _tune(plan: Plan, store: Store, ledger: Ledger, stop: _Stop) -> None:
         from orchestrator.search import Halt, LedgerCallback, StudySearcher
         from orchestrator.trainable import CPUS, FOLDER, GPUS, NUMBER, SETTINGS, TRAINER, TrialProcess
 
-        resources = plan.resources
-        gpus = resources.gpus if resources.gpus is not None else float(available.get("GPU", 0) > 0)
-        cores = available["CPU"]
-        places = [cores // (resources.cpus or 1)] + ([available["GPU"] // gpus] if gpus else [])
-        concurrent = int(min(places))
-        if concurrent < 1:
-            raise SweepError(
-                f"a trial asks for {resources.cpus or 1} cores and {gpus:g} GPUs; there are {cores:g} and "
-                f"{available.get('GPU', 0):g}"
-            )
-        concurrent = min(concurrent, plan.trials)
-        cpus = resources.cpus or int(cores // concurrent)
+        share = plan.resources.share(available, plan.trials)
         searcher = StudySearcher(
             ledger,
             lambda suggestion: {
@@ -238,8 +249,8 @@ def _tune(plan: Plan, store: Store, ledger: Ledger, stop: _Stop) -> None:
                 SETTINGS: suggestion.config.flat(),
                 FOLDER: str(store.folder),
                 TRAINER: plan.trainer,
-                CPUS: cpus,
-                GPUS: gpus,
+                CPUS: share.cpus,
+                GPUS: share.gpus,
             },
         )
         try:
@@ -248,7 +259,7 @@ def _tune(plan: Plan, store: Store, ledger: Ledger, stop: _Stop) -> None:
                 name=plan.name,
                 num_samples=-1,
                 search_alg=searcher,
-                max_concurrent_trials=concurrent,
+                max_concurrent_trials=share.concurrent,
                 callbacks=[LedgerCallback(ledger, lambda: stop.requested)],
                 reuse_actors=True,
                 raise_on_failed_trial=False,

@@ -14,7 +14,8 @@ import typer
 from typer.testing import CliRunner
 
 from cpcnn_core.checkpoint import load_weights
-from orchestrator import sweep, trial
+from orchestrator import sweep, training, trial
+from orchestrator.space import read
 from orchestrator.store import Store
 
 SPACE = '''"""Does the whole of it work? Cost: seconds."""
@@ -123,6 +124,8 @@ def test_a_trial_by_itself_writes_what_a_sweep_writes_without_ray(tmp_path: Path
         (trial.app, ("search_spaces/digits.py", "--set", "train.lr=-1"), "train.lr: -1 is not allowed"),
         (trial.app, ("search_spaces/cpen455.py",), "--set data.root=PATH"),
         (sweep.app, ("search_spaces/cpen455.py", "--set", "data.root=nowhere"), "nowhere"),
+        (sweep.app, ("search_spaces/digits.py", "--name", "../elsewhere"), "must be the plain name of a folder"),
+        (trial.app, ("search_spaces/digits.py", "--name", "a/b"), "must be the plain name of a folder"),
     ],
 )
 def test_a_mistake_costs_one_message_and_nothing_starts(
@@ -132,3 +135,17 @@ def test_a_mistake_costs_one_message_and_nothing_starts(
     assert code == 2
     assert says in said
     assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_a_trial_in_two_terminals_is_trained_in_one(
+    tmp_path: Path, space: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "_ORPHAN_SECONDS", 0)
+    store = Store(tmp_path / "results" / "tiny-trials")
+    store.create()
+    config = read(space).default().with_settings({"train.epochs": 1})
+    with training._alone(store, config.trial_id):  # the first terminal
+        code, said = call_here(trial.app, space, "--epochs", "1", "--results", tmp_path / "results")
+    assert code == 2
+    assert "another process has been training trial" in said
+    assert store.trials().rows() == []

@@ -105,11 +105,16 @@ def test_a_sweep_stopped_killed_and_robbed_of_workers_ends_as_if_nothing_had_hap
         driver.communicate(timeout=PATIENCE)
 
     before = len(sweep.store.epochs().rows())
+    earlier = {process for _, _, process, _ in sweep.trained()}
     with sweep.running(0.3) as driver:
         sweep.wait_for_epochs(before + 2)
+
+        def at_work() -> list[str]:
+            return [process for _, epoch, process, _ in sweep.trained()[-1:] if epoch == str(EPOCHS)]
+
         # the worst moment: the process is between two trials
-        sweep.wait(lambda: sweep.trained()[-1][1] == str(EPOCHS))
-        os.kill(int(sweep.trained()[-1][2]), signal.SIGKILL)
+        sweep.wait(lambda: bool(set(at_work()) - earlier))
+        os.kill(int(at_work()[0]), signal.SIGKILL)
         output, _ = driver.communicate(timeout=PATIENCE)
         assert driver.returncode == 0, output
 

@@ -111,6 +111,19 @@ def test_the_winner_is_exported_with_weights_configuration_and_metrics(results: 
     assert (out / "metrics.json").stat().st_mtime_ns > before
 
 
+def test_force_replaces_exports_and_nothing_else(results: Path, measured: Measured) -> None:
+    add_real(results, measured)
+    thesis = results.parent / "thesis"
+    thesis.mkdir()
+    (thesis / "metrics.json").write_text("years of work")
+    code, output = call("--metric", "val_acc", "--results", results, "--out", thesis, "--force")
+    assert code == 2
+    assert "holds something that is no export of ours" in output
+    assert [path.read_text() for path in thesis.iterdir()] == ["years of work"]
+    (thesis / "metrics.json").unlink()
+    assert call("--metric", "val_acc", "--results", results, "--out", thesis, "--force")[0] == 0
+
+
 @pytest.mark.parametrize("metric", ["val_acc", "val_bpd"])
 def test_weights_that_do_not_give_the_recorded_metric_are_not_exported(
     results: Path, measured: Measured, metric: str

@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 
 from cpcnn_core.config import TrialConfig
+from cpcnn_core.data import DataError
 from orchestrator import command_line, driver, local_ray
-from orchestrator.driver import Plan, SweepError, holding
+from orchestrator.driver import Outcome, Plan, Resources, Share, SweepError, holding
 from orchestrator.ledger import MAX_RESTARTS, Ledger
 from orchestrator.objective import Objective
 from orchestrator.progress import Progress
@@ -139,6 +140,64 @@ def test_an_old_sweep_of_other_settings_is_refused_with_the_difference(tmp_path:
     assert "settings train.lr: was absent, is 0.1" in str(raised.value)
     assert "seed: was 0, is 1" in str(raised.value)
     assert "data.root" not in str(raised.value)
+
+
+def test_stopping_while_the_last_trials_run_is_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Plan("one", SPACE, tmp_path, trials=1, trainer="tests.fakes:train")
+
+    def run(stopped: bool, ended: bool) -> Outcome:
+        def tune(_plan: Plan, _store: Store, ledger: Ledger, stop: driver._Stop) -> None:
+            number, _ = begin(ledger)
+            if ended:
+                ledger.epoch(number, metrics(1), HERE)
+                ledger.ended(number, None)
+            stop.requested = stopped
+
+        monkeypatch.setattr(driver, "_tune", tune)
+        with Progress(Console(quiet=True), SPACE.objective, SPACE.searched, total=1) as view:
+            return driver.run(plan, view)
+
+    assert run(stopped=True, ended=False) == Outcome(0, ran=True, interrupted=True)
+    assert run(stopped=True, ended=True) == Outcome(1, ran=True, interrupted=False)  # nothing was cut short
+    assert run(stopped=False, ended=False) == Outcome(1, ran=False, interrupted=False)
+
+
+def test_a_sweep_whose_data_is_missing_leaves_its_name_free(tmp_path: Path) -> None:
+    wrong = SPACE.with_settings({"data.name": "cpen455", "data.root": str(tmp_path / "nowhere")})
+    plan = Plan("one", wrong, tmp_path, trials=1)
+    with (
+        Progress(Console(quiet=True), SPACE.objective, SPACE.searched, total=1) as view,
+        pytest.raises(DataError, match="nowhere"),
+    ):
+        driver.run(plan, view)
+    assert plan.store.read_sweep() is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "available", "trials", "share"),
+    [
+        (Resources(), {"CPU": 2.0}, 10, Share(1, 0, 2)),
+        (Resources(), {"CPU": 8.0}, 3, Share(2, 0, 3)),  # cores that no other trial wants
+        (Resources(), {"CPU": 8.0}, 1, Share(8, 0, 1)),
+        (Resources(cpus=3), {"CPU": 8.0}, 10, Share(3, 0, 2)),
+        (Resources(), {"CPU": 16.0, "GPU": 4.0}, 10, Share(4, 1, 4)),
+        (Resources(gpus=0.25), {"CPU": 16.0, "GPU": 1.0}, 10, Share(4, 0.25, 4)),
+        (Resources(gpus=0), {"CPU": 4.0, "GPU": 1.0}, 10, Share(1, 0, 4)),
+    ],
+)
+def test_each_trial_gets_its_share_of_the_machine(
+    asked: Resources, available: dict[str, float], trials: int, share: Share
+) -> None:
+    assert asked.share(available, trials) == share
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [(Resources(cpus=4), "asks for 4 cores and 0 GPUs; there are 2 and 0"), (Resources(gpus=1), "1 GPUs")],
+)
+def test_a_trial_larger_than_the_machine_is_refused(asked: Resources, says: str) -> None:
+    with pytest.raises(SweepError, match=says):
+        asked.share({"CPU": 2.0, "GPU": 0.0}, 10)
 
 
 @pytest.mark.parametrize("there", [True, False])

@@ -135,6 +135,8 @@ def test_small_spaces_are_exhausted_without_running_anything_twice(store: Store)
         assert len({s.config.trial_id for s in done}) == len(done) == 6
         assert study.is_over
     with studying(store, SMALL, trials=99) as study:
+        assert study.is_over  # without asking, so that a driver has no reason to start Ray
+    with studying(store, SMALL, trials=99) as study:
         assert study.next() is None
 
 
