@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 from cpcnn_core.data import to_model
 from cpcnn_core.likelihood import log_prob
@@ -11,21 +12,26 @@ from cpcnn_core.model import ConditionalPixelCNN
 
 
 @torch.inference_mode()
-def class_log_likelihoods(model: ConditionalPixelCNN, images: Tensor, *, batch_size: int) -> Tensor:
+def class_log_likelihoods(model: ConditionalPixelCNN, images: Tensor, *, batch_size: int, bf16: bool = False) -> Tensor:
     """Log p(x | y) in nats for every image and class: images (N, C, H, W) -> (N, Y) float64 on the CPU.
 
-    `batch_size` counts images per forward pass, each under all classes at once.
+    `batch_size` counts images times classes per forward pass. What does not depend on the class, with late fusions
+    the larger part of the network, is computed once per image. With `bf16` the network runs under autocast, the
+    likelihood in float32 all the same.
     """
     device = next(model.parameters()).device
     Y = model.nr_classes
     was_training = model.training
     model.eval()
     rows = []
-    for chunk in images.split(max(1, batch_size // Y)):
-        x = to_model(chunk.to(device)).repeat_interleave(Y, dim=0)
-        labels = torch.arange(Y, device=device).repeat(len(chunk))
-        params = model(x, labels)
-        rows.append(log_prob(x, params, n_mix=model.config.nr_logistic_mix).view(-1, Y).cpu().double())
+    with parametrize.cached():  # weight norm once, not once per batch
+        for chunk in images.split(max(1, batch_size // Y)):
+            x = to_model(chunk.to(device))
+            labels = torch.arange(Y, device=device).repeat(len(chunk))
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                params = model(x, labels)
+            log_p = log_prob(x.repeat_interleave(Y, dim=0), params.float(), n_mix=model.config.nr_logistic_mix)
+            rows.append(log_p.view(-1, Y).cpu().double())
     model.train(was_training)
     return torch.cat(rows)
 

@@ -16,7 +16,7 @@ Scalar = str | int | float | bool | None
 FusionOptions = dict[str, dict[str, int | float | str | bool]]
 
 # Where the files lie says nothing about what was trained, so it is no part of a trial's identity.
-_NOT_IDENTITY = frozenset({"data.root"})
+LOCATIONS = frozenset({"data.root", "eval.fid_weights"})
 
 
 class ConfigError(ValueError):
@@ -126,11 +126,30 @@ class TrainConfig(_Section):
 
 
 class EvalConfig(_Section):
-    """What is measured after each epoch."""
+    """What is measured after each epoch, and by FID and KID after every `fid_every`-th and the last; 0 is never.
+
+    `fid_weights` is a file of Inception's weights, for a machine that cannot download them.
+    """
 
     batch_size: Positive = 128
     train_images: Annotated[int, Field(ge=0)] = 512
     prior: Literal["uniform", "empirical"] = "uniform"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    fid_every: Annotated[int, Field(ge=0)] = 0
+    fid_images_per_class: Annotated[int, Field(ge=2)] = 25
+    fid_extractor: Literal["auto", "inception-192", "inception-2048", "classifier"] = "auto"
+    fid_weights: str | None = None
+    fid_reference: Literal["train", "validation", "test", "test_files"] = "validation"
+    fid_extrapolate: bool = False
+
+    @model_validator(mode="after")
+    def _measurable(self) -> Self:
+        if self.fid_reference == "test_files" and self.fid_extractor == "classifier":
+            raise ValueError(
+                "eval.fid_reference: test_files are compared at their own size, which eval.fid_extractor=classifier "
+                "does not know; choose test, or an Inception"
+            )
+        return self
 
 
 class TrialConfig(_Section):
@@ -174,7 +193,7 @@ class TrialConfig(_Section):
     @property
     def trial_id(self) -> str:
         """12 hex digits: SHA-256 of the canonical JSON of every setting but the data's location."""
-        canonical = {key: value for key, value in self.flat().items() if key not in _NOT_IDENTITY}
+        canonical = {key: value for key, value in self.flat().items() if key not in LOCATIONS}
         return hashlib.sha256(json.dumps(canonical, sort_keys=True).encode()).hexdigest()[:12]
 
     def with_settings(self, settings: Mapping[str, Any]) -> TrialConfig:

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from cpcnn_core.fusion.base import Modulation
+from cpcnn_core.fusion.base import Modulation, per_label
 
 IDENTITY = Modulation()
 
 
 class _ConcatELU(torch.autograd.Function):
-    """elu as exp(min(z, 0)) - 1 + max(z, 0), and no intermediate kept but the output, which the next convolution keeps.
+    """elu as max(z, exp(min(z, 0)) - 1), and no intermediate kept but the output, which the next convolution keeps.
 
     On a CPU torch's own elu (and its `where`) is not vectorised and takes a quarter of the whole forward pass.
     """
@@ -23,7 +23,8 @@ class _ConcatELU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         z = torch.cat([x, -x], dim=1)
-        out: Tensor = z.clamp(max=0).exp_().sub_(1).add_(z.clamp_(min=0))
+        out: Tensor = z.clamp(max=0).exp_().sub_(1)
+        torch.maximum(out, z, out=out)  # exp(z) - 1 is at least z, and 0 where z was cut
         ctx.save_for_backward(out)
         return out
 
@@ -40,6 +41,18 @@ def concat_elu(x: Tensor) -> Tensor:
     """Elu of [x ; -x]: (B, C, H, W) -> (B, 2C, H, W)."""
     out: Tensor = _ConcatELU.apply(x)
     return out
+
+
+def add(a: Tensor, b: Tensor) -> Tensor:
+    """The sum of a and b, where either may have one entry per image and the other one per label."""
+    count = max(len(a), len(b))
+    return per_label(a, count) + per_label(b, count)
+
+
+def beside(a: Tensor, b: Tensor) -> Tensor:
+    """The channels of a and b, where either may have one entry per image and the other one per label."""
+    count = max(len(a), len(b))
+    return torch.cat([per_label(a, count), per_label(b, count)], dim=1)
 
 
 def down_shift(x: Tensor) -> Tensor:
@@ -141,6 +154,7 @@ class GatedBlock(nn.Module):
     ) -> Tensor:
         """Map (B, C, H, W) to the same shape.
 
+        Each argument may have one entry per image or one per label; the result has one per label where any has.
         `skip` (B, skip_channels, H, W), with `extra` (B, E, 1, 1) beside it, joins after conv_input. `mask`, a dropout
         mask scaled by 1 / keep probability, multiplies the 2C channels before conv_out. Modulations are the fusion's.
         """
@@ -148,10 +162,10 @@ class GatedBlock(nn.Module):
         if self.nin_skip is not None:
             assert skip is not None
             if extra is not None:
-                skip = torch.cat([skip, extra.expand(-1, -1, *x.shape[2:])], dim=1)
-            h = h + self.nin_skip(concat_elu(skip))
+                skip = beside(skip, extra.expand(-1, -1, *x.shape[2:]))
+            h = add(h, self.nin_skip(concat_elu(skip)))
         h = concat_elu(hidden(h))
         if mask is not None:
-            h = h * mask
+            h = h * per_label(mask, len(h))
         value, gating = gate(self.conv_out(h)).chunk(2, dim=1)
-        return output(x + value * torch.sigmoid(gating))  # van den Oord et al. 2016, eq. 2
+        return output(add(x, value * torch.sigmoid(gating)))  # van den Oord et al. 2016, eq. 2

@@ -18,6 +18,10 @@ DIRECTIONS: dict[str, str] = {
     "val_ece": "min",
     "val_ece_calibrated": "min",
     "val_class_nll": "min",
+    "fid": "min",
+    "fid_infinity": "min",
+    "kid": "min",
+    "score": "max",
 }
 
 
@@ -42,17 +46,32 @@ class EpochMetrics:
     val_ece: float  # expected calibration error, 15 equal-width bins
     val_temperature: float  # divides the log-likelihoods; minimises val_class_nll
     val_ece_calibrated: float  # val_ece at that temperature
+    fid: float | None = None  # of images drawn after this epoch; comparable where the next three fields are the same
+    fid_extractor: str | None = None  # whose features, exactly
+    fid_images: int | None = None  # how many were drawn
+    fid_reference: str | None = None  # the real images: data set, split and a hash of them
+    fid_standard_error: float | None = None  # over other sets of as many images of the same model
+    fid_error: str | None = None  # why fid is None although it was due
+    fid_infinity: float | None = None  # extrapolated to infinitely many images
+    fid_infinity_error: str | None = None
+    fid_class_error: str | None = None  # why `fid.CLASS` is missing in `extra` although it was due; the first reason
+    kid: float | None = None
+    kid_standard_error: float | None = None
+    kid_error: str | None = None
+    score: float | None = None  # what the sweep's objective makes of this epoch, where it combines metrics
+    score_error: str | None = None
     grad_norm: float | None  # largest of the epoch, before clipping
     seconds: float  # the whole epoch: training, evaluation and checkpoint
     train_seconds: float
     compile_seconds: float  # spent in torch.compile, part of train_seconds
-    eval_seconds: float
+    eval_seconds: float  # all that is not training; sample_seconds is part of it
+    sample_seconds: float | None = None  # drawing images and measuring FID and KID
     images_per_second: float  # training throughput, compilation apart
     peak_memory_bytes: int  # of the device; of the process on a CPU
     micro_batch: int  # images per forward pass and process; smaller than asked after out-of-memory
     checkpoint: str | None  # file name in the trial's checkpoint folder, None where this epoch's was not kept
     kept_epochs: tuple[int, ...]  # every epoch whose weights are on disk now
-    extra: dict[str, float]  # per-class accuracies, and what a fusion logs of itself
+    extra: dict[str, float]  # per-class accuracies and FIDs, and what a fusion logs of itself
 
     def row(self) -> dict[str, Scalar]:
         """Flat scalars: `extra` entries under their own names, `kept_epochs` left out."""

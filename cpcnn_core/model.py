@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from cpcnn_core import fusion as fusions
 from cpcnn_core.config import ModelConfig
 from cpcnn_core.fusion import Conditioning, Site
+from cpcnn_core.fusion.base import per_label
 from cpcnn_core.labels import ENCODINGS
 from cpcnn_core.layers import (
     IDENTITY,
@@ -21,6 +22,7 @@ from cpcnn_core.layers import (
     DownShiftedDeconv2d,
     GatedBlock,
     NetworkInNetwork,
+    beside,
     down_shift,
     right_shift,
 )
@@ -89,16 +91,21 @@ class ConditionalPixelCNN(nn.Module):
     def forward(self, x: Tensor, labels: Tensor, masks: Masks | None = None) -> Tensor:
         """Mixture parameters (B, P, H, W) for images x (B, C, H, W) in [-1, 1] and labels (B,) int64.
 
+        With n labels per image, (B * n,), those of an image side by side, the parameters are (B * n, P, H, W), and what
+        does not depend on the label is computed once per image.
         `masks` are dropout masks from `dropout_masks`; without them there is no dropout.
         """
+        if len(labels) % max(1, len(x)):
+            raise ValueError(f"{len(labels)} labels for {len(x)} images; expected the same number for each image")
         conditioning = self.condition(labels)
         mask = iter(masks) if masks is not None else None
 
         at = conditioning.get
         x_in = at("input", IDENTITY)
         x = x_in(x)
-        label = [] if x_in.extra is None else [x_in.extra.expand(-1, -1, *x.shape[2:])]
-        x = torch.cat([x, *label, torch.ones_like(x[:, :1])], dim=1)  # the plane of ones tells padding from black
+        if x_in.extra is not None:
+            x = beside(x, x_in.extra.expand(-1, -1, *x.shape[2:]))
+        x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)  # the plane of ones tells padding from black
         x = x.contiguous(memory_format=torch.channels_last)  # several times faster on a CPU, and the GPU's own order
 
         u = at("stem.u", IDENTITY)(down_shift(self.u_init(x)))
@@ -122,12 +129,11 @@ class ConditionalPixelCNN(nn.Module):
         for stage in range(NR_LEVELS):
             for i in range(self.nr_resnet + (stage > 0)):
                 u = _block(self.down_u, stage, i, f"down.{stage}.u.{i}", conditioning, mask, u, us.pop())
-                skip = torch.cat([u, uls.pop()], dim=1)
+                skip = beside(u, uls.pop())
                 ul = _block(self.down_ul, stage, i, f"down.{stage}.ul.{i}", conditioning, mask, ul, skip)
             if stage < NR_LEVELS - 1:
                 u, ul = self.upsize_u[stage](u), self.upsize_ul[stage](ul)
-        out: Tensor = self.nin_out(F.elu(at("head", IDENTITY)(ul)))
-        return out
+        return per_label(self.nin_out(F.elu(at("head", IDENTITY)(ul))), len(labels))
 
     def dropout_masks(self, batch: int, generator: torch.Generator) -> list[Tensor] | None:
         """One mask per gated block for `batch` images, scaled by 1 / keep probability; None where the rate is 0.

@@ -49,8 +49,7 @@ class Objective(nn.Module):
         else:
             Y, B = self.model.nr_classes, len(x)
             classes = torch.arange(Y, device=x.device).expand(B, Y).where(~withheld[:, None], NULL_LABEL)
-            repeated = None if masks is None else [mask.repeat_interleave(Y, dim=0) for mask in masks]
-            table = self._bpd(x.repeat_interleave(Y, dim=0), classes.flatten(), repeated).view(B, Y)
+            table = self._bpd(x, classes.flatten(), masks).view(B, Y)
             bpd = table.gather(1, labels[:, None])[:, 0]
             joint = -self._nats(table) / self.class_temperature + self.log_prior
             posterior_loss = F.cross_entropy(joint, labels, reduction="none")
@@ -61,6 +60,7 @@ class Objective(nn.Module):
     def _bpd(self, x: Tensor, labels: Tensor, masks: Masks | None) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
             params = self.model(x, labels, masks)
+        x = x.repeat_interleave(len(labels) // len(x), dim=0)
         nats = log_prob(x, params.float(), n_mix=self.model.config.nr_logistic_mix)  # the likelihood is always float32
         return bits_per_dim(nats, self.model.image_shape)
 

@@ -9,12 +9,10 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from cpcnn_core.config import field_names
+from cpcnn_core.config import LOCATIONS, field_names
 from orchestrator.objective import Objective
 from orchestrator.progress import plain
 from orchestrator.store import OPTION_PREFIX, Store
-
-_NOT_SHOWN = {"data.root"}
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ def table(entries: Sequence[Entry], objective: Objective, *, top: int = 10) -> T
 
 def _differing(entries: Sequence[Entry]) -> list[str]:
     settings = [entry.settings() for entry in entries]
-    fields = dict.fromkeys(field for held in settings for field in held if field not in _NOT_SHOWN)
+    fields = dict.fromkeys(field for held in settings for field in held if field not in LOCATIONS)
     return [field for field in fields if len({repr(held.get(field)) for held in settings}) > 1]
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from cpcnn_core.config import ConfigError, TrialConfig, check_field
+from cpcnn_core.config import LOCATIONS, ConfigError, TrialConfig, check_field
 from orchestrator.objective import Objective, ObjectiveError
 from search_spaces import Choice, Distribution, Floats, Ints, Scalar, Space
 
@@ -96,7 +96,7 @@ class SearchSpace:
 
     def describe(self) -> dict[str, Any]:
         """What identifies the space, as JSON: two files with the same description ask the same question."""
-        where = {key: value for key, value in self.settings.items() if key != "data.root"}
+        where = {key: value for key, value in self.settings.items() if key not in LOCATIONS}
         return {
             "space": {field: str(distribution) for field, distribution in self.fields.items()},
             "settings": where,
@@ -112,7 +112,7 @@ class SearchSpace:
                 check_field(key)
             except ConfigError as error:
                 raise SpaceError(f"--set {error}") from None
-            held = _absolute(value) if key == "data.root" else value
+            held = _absolute(value) if key in LOCATIONS else value
             fixed = _fix(fields, key, held)
             if fixed is None:
                 settings[key] = held
@@ -211,7 +211,7 @@ def load(path: Path) -> SearchSpace:
         objective = Objective.of(module.get("objective", "val_acc"))
     except ObjectiveError as error:
         raise SpaceError(f"{path}: {error}") from None
-    located = {key: _absolute(value) if key == "data.root" else value for key, value in settings.items()}
+    located = {key: _absolute(value) if key in LOCATIONS else value for key, value in settings.items()}
     question = (module.get("__doc__") or "").strip()
     return SearchSpace(str(path), question, dict(module["space"]), located, trials, objective)
 

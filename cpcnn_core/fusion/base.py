@@ -44,6 +44,9 @@ class Modulation:
 
     def __call__(self, h: Tensor) -> Tensor:
         """The modulated activation, without the extra channels, which the network places itself."""
+        changed = self.scale if self.scale is not None else self.shift
+        if changed is not None:
+            h = per_label(h, len(changed))
         if self.scale is not None:
             return h * self.scale if self.shift is None else torch.addcmul(self.shift, h, self.scale)
         return h if self.shift is None else h + self.shift
@@ -66,6 +69,18 @@ class Modulation:
 
 Conditioning = Mapping[str, Modulation]
 """Modulations by site name; a site that is not named is left alone."""
+
+
+def per_label(h: Tensor, count: int) -> Tensor:
+    """One activation for each of `count` labels: (B, C, H, W) -> (count, C, H, W), each image's copies side by side.
+
+    A network that is given several labels per image computes what lies before the first site that it uses once for all
+    of them; this is where one activation becomes several.
+    """
+    if len(h) == count:
+        return h
+    # By way of (B, H, W, C), the layout that convolutions like: the copy keeps it.
+    return h.movedim(1, -1).repeat_interleave(count // len(h), dim=0).movedim(-1, 1)
 
 
 class FusionOptions(BaseModel):

@@ -53,6 +53,15 @@ class FusionContract:
         differences = (out[1:] - out[:1]).abs().amax(dim=(1, 2, 3))
         assert (differences > 1e-4).all() if self.fusion != "none" else (differences == 0).all()
 
+    def test_several_labels_per_image_are_as_many_images(self) -> None:
+        model = network(self.fusion, dropout=0.5)
+        x, labels = images(2), torch.tensor([0, 1, 2, 2, -1, 0])
+        masks = model.dropout_masks(2, torch.Generator().manual_seed(0))
+        assert masks is not None
+        together = model(x, labels, masks)
+        apart = model(x.repeat_interleave(3, dim=0), labels, [mask.repeat_interleave(3, dim=0) for mask in masks])
+        assert_close(together, apart)
+
     def test_a_label_reaches_only_its_own_image(self) -> None:
         model = network(self.fusion)
         x = images(2)
@@ -116,6 +125,37 @@ class FusionContract:
 for _name in NAMES:
     _class = "Test" + "".join(part.title().replace("_", "") for part in _name.split("+"))
     globals()[_class] = type(_class, (FusionContract,), {"fusion": _name, "__module__": __name__})
+
+
+@pytest.mark.parametrize(
+    ("fusion", "shared"),
+    [
+        ("none", {"up_u", "up_ul", "down_u", "down_ul"}),
+        ("head_add", {"up_u", "up_ul", "down_u", "down_ul"}),
+        ("skip_add", {"up_u", "up_ul"}),
+        ("bottleneck_film+skip_add+head_add", {"up_u", "up_ul"}),
+        ("block_mild", set()),
+    ],
+)
+def test_what_comes_before_the_label_is_computed_once_for_all_classes(fusion: str, shared: set[str]) -> None:
+    model = network(fusion)
+    batches: dict[str, set[int]] = {}
+    for name, module in model.named_modules():
+        if name.endswith("conv_out"):
+            stage = name.partition(".")[0]
+
+            def see(_: object, inputs: tuple[Tensor, ...], stage: str = stage) -> None:
+                batches.setdefault(stage, set()).add(len(inputs[0]))
+
+            module.register_forward_pre_hook(see)
+    model(images(2), torch.arange(3).repeat(2))
+    assert {stage for stage, sizes in batches.items() if sizes == {2}} == shared
+    assert {stage for stage, sizes in batches.items() if max(sizes) == 6} == set(batches) - shared
+
+
+def test_labels_that_do_not_fit_the_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 labels for 2 images"):
+        network("none")(images(2), torch.arange(3))
 
 
 def test_every_registered_variant_and_five_compositions_are_covered() -> None:
