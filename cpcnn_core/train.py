@@ -198,6 +198,7 @@ class Run:
         evaluation, train_acc = self._evaluate()
         if on_evaluation is not None and self.accelerator.is_main_process:
             on_evaluation(self.epoch, evaluation)
+        measured: dict[str, Any] = dict(evaluation.metrics())
         seconds = time.perf_counter() - started
         metrics = EpochMetrics(
             epoch=self.epoch,
@@ -206,7 +207,7 @@ class Run:
             train_loss=sums.objective.item() / N,
             train_bpd=sums.bpd.item() / N,
             train_acc=train_acc,
-            **evaluation.metrics(),
+            **measured,
             grad_norm=sums.grad_norm.item() / self.world,  # the same in every replica
             seconds=seconds,
             train_seconds=train_seconds,

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from cpcnn_core import evaluate
 from cpcnn_core.checkpoint import CheckpointFolder
@@ -53,6 +54,7 @@ def import_trial(
     result = evaluate.evaluate(model, dataset.validation, prior, batch_size=config.eval.batch_size)
     on_train = evaluate.evaluate(model, subset, prior, batch_size=config.eval.batch_size) if len(subset) else None
     seconds = time.perf_counter() - started
+    measured: dict[str, Any] = dict(result.metrics())
     metrics = EpochMetrics(
         epoch=EPOCH,
         step=0,
@@ -60,7 +62,7 @@ def import_trial(
         train_loss=None,
         train_bpd=None,
         train_acc=None if on_train is None else on_train.accuracy,
-        **result.metrics(),
+        **measured,
         grad_norm=None,
         seconds=seconds,
         train_seconds=0.0,
