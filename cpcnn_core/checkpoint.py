@@ -244,9 +244,20 @@ def weights_name(epoch: int) -> str:
 def kept_epochs(history: list[EpochMetrics]) -> tuple[int, ...]:
     """The epochs whose weights stay: the best by each of `KEPT_BEST_BY` (the earliest of equals), and the last."""
     keep = {history[-1].epoch}
+    # Resumed on another machine, a trial may go on with other features; its earlier FIDs do not compare with those.
+    ruler = next((_ruler(epoch) for epoch in reversed(history) if epoch.fid is not None), None)
     for metric, direction in KEPT_BEST_BY.items():
-        values = [(float(value), epoch.epoch) for epoch in history if (value := epoch.row().get(metric)) is not None]
+        values = [
+            (float(value), epoch.epoch)
+            for epoch in history
+            if (value := epoch.row().get(metric)) is not None and (metric != "fid" or _ruler(epoch) == ruler)
+        ]
         if values:
             sign = 1 if direction == "min" else -1
             keep.add(min(values, key=lambda pair: (sign * pair[0], pair[1]))[1])
     return tuple(sorted(keep))
+
+
+def _ruler(epoch: EpochMetrics) -> tuple[str | None, int | None, str | None]:
+    """What two FIDs must share to be compared."""
+    return epoch.fid_extractor, epoch.fid_images, epoch.fid_reference

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.utils import parametrize
@@ -12,18 +14,26 @@ from cpcnn_core.model import ConditionalPixelCNN
 
 
 @torch.inference_mode()
-def class_log_likelihoods(model: ConditionalPixelCNN, images: Tensor, *, batch_size: int, bf16: bool = False) -> Tensor:
+def class_log_likelihoods(
+    model: ConditionalPixelCNN,
+    images: Tensor,
+    *,
+    batch_size: int,
+    bf16: bool = False,
+    on_images: Callable[[int, int], None] | None = None,
+) -> Tensor:
     """Log p(x | y) in nats for every image and class: images (N, C, H, W) -> (N, Y) float64 on the CPU.
 
     `batch_size` counts images times classes per forward pass. What does not depend on the class, with late fusions
     the larger part of the network, is computed once per image. With `bf16` the network runs under autocast, the
-    likelihood in float32 all the same.
+    likelihood in float32 all the same. `on_images` hears (images done, images in all).
     """
     device = next(model.parameters()).device
     Y = model.nr_classes
     was_training = model.training
     model.eval()
-    rows = []
+    rows: list[Tensor] = []
+    done = 0
     with parametrize.cached():  # weight norm once, not once per batch
         for chunk in images.split(max(1, batch_size // Y)):
             x = to_model(chunk.to(device))
@@ -32,6 +42,9 @@ def class_log_likelihoods(model: ConditionalPixelCNN, images: Tensor, *, batch_s
                 params = model(x, labels)
             log_p = log_prob(x.repeat_interleave(Y, dim=0), params.float(), n_mix=model.config.nr_logistic_mix)
             rows.append(log_p.view(-1, Y).cpu().double())
+            done += len(chunk)
+            if on_images is not None:
+                on_images(done, len(images))
     model.train(was_training)
     return torch.cat(rows)
 

@@ -176,6 +176,13 @@ def _cpen455(config: DataConfig) -> Dataset:
     return Dataset("cpen455", **splits, class_names=tuple(str(label) for label in range(_CPEN455_CLASSES)))
 
 
+def files(config: DataConfig, split: Split) -> list[Path]:
+    """The image files of a split, at their own size. Raise DataError for a data set that has none."""
+    if config.name != "cpen455" or config.root is None:
+        raise DataError(f"data.name={config.name}: has no image files; choose eval.fid_reference=test")
+    return [Path(config.root).expanduser() / name for name in split.names]
+
+
 _LOADERS: dict[str, Callable[[DataConfig], Dataset]] = {"digits": _digits, "cpen455": _cpen455}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -128,17 +129,24 @@ def evaluate(
     log_prior: Tensor,
     *,
     batch_size: int,
+    bf16: bool = False,
     accelerator: Accelerator | None = None,
+    on_images: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Evaluate every image of a labelled split; with several processes each takes its share and all get the whole."""
+    """Evaluate every image of a labelled split; with several processes each takes its share and all get the whole.
+
+    `on_images` hears (images done, images in all) of this process's share.
+    """
     images = split.images
     if accelerator is not None and accelerator.num_processes > 1:
         world, rank = accelerator.num_processes, accelerator.process_index
         share = math.ceil(len(images) / world)
         # Each process needs the same number of rows to gather; the surplus ones are cut off again.
         mine = torch.arange(rank * share, (rank + 1) * share).clamp(max=len(images) - 1)
-        local = class_log_likelihoods(model, images[mine.to(images.device)], batch_size=batch_size)
+        local = class_log_likelihoods(
+            model, images[mine.to(images.device)], batch_size=batch_size, bf16=bf16, on_images=on_images
+        )
         table = accelerator.gather(local.to(accelerator.device))[: len(images)].cpu()
     else:
-        table = class_log_likelihoods(model, images, batch_size=batch_size)
+        table = class_log_likelihoods(model, images, batch_size=batch_size, bf16=bf16, on_images=on_images)
     return Evaluation(split.names, split.labels.cpu(), table, log_prior, model.image_shape)

@@ -24,7 +24,6 @@ from torch import Tensor
 from cpcnn_core import cache
 from cpcnn_core.data import HIDDEN, Split, to_uint8
 from cpcnn_core.features import EXTRACTORS, Extractor, FidError, extractor
-from cpcnn_core.metrics import Scalar
 
 __all__ = [
     "EXTRACTORS",
@@ -343,23 +342,6 @@ class Scores:
     kid: Distance
     per_class: dict[int, Distance]
     extrapolated: Distance | None  # fid_infinity, where asked for
-
-    def row(self) -> dict[str, Scalar]:
-        """Flat scalars for a table: each value with its reason where it is None, and once what all have in common."""
-        row: dict[str, Scalar] = {
-            "fid": self.fid.value,
-            "fid_standard_error": self.fid.standard_error,
-            "fid_error": self.fid.reason,
-            "kid": self.kid.value,
-            "kid_standard_error": self.kid.standard_error,
-            "kid_error": self.kid.reason,
-            "fid_extractor": self.fid.extractor,
-            "fid_images": self.fid.images,
-            "fid_reference": self.fid.reference,
-        }
-        if self.extrapolated is not None:
-            row |= {"fid_infinity": self.extrapolated.value, "fid_infinity_error": self.extrapolated.reason}
-        return row | {f"fid_class_{label}": distance.value for label, distance in self.per_class.items()}
 
 
 def score(

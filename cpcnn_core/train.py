@@ -9,6 +9,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from accelerate.utils import release_memory
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 
-from cpcnn_core import augment, evaluate
+from cpcnn_core import augment, evaluate, quality
 from cpcnn_core.checkpoint import CheckpointFolder, build_model
 from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.data import Dataset, Split, to_model
@@ -28,11 +29,15 @@ from cpcnn_core.metrics import EpochMetrics
 from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.objective import Objective
 from cpcnn_core.optim import build_ema, build_optimizer, build_scheduler
+from cpcnn_core.quality import Drawn
 
 logger = logging.getLogger(__name__)
 
 INIT_IMAGES = 128
 GPU_CHECK_EVERY = 25  # steps between two looks at whether the loss is finite; each look waits for the device
+
+
+OnProgress = Callable[[str, int, int], None]
 
 
 class TrainingError(RuntimeError):
@@ -59,16 +64,18 @@ def fit(
     accelerator: Accelerator | None = None,
     reported: int = 0,
     on_evaluation: Callable[[int, Evaluation], None] | None = None,
-    on_images: Callable[[int, int], None] | None = None,
+    on_drawn: Callable[[int, Drawn], None] | None = None,
+    on_progress: OnProgress | None = None,
     save_every_seconds: float = 600.0,
 ) -> Iterator[EpochMetrics]:
     """Train the trial that `config` describes, with its checkpoints in `folder`; yield one EpochMetrics per epoch.
 
     Where `folder` holds a training state, go on from it: on a CPU the result is the same, bit for bit, as without the
     interruption. Epochs that it holds beyond the `reported` first ones are yielded again, not trained again. In each
-    epoch `on_images` hears (images done, images in all), then `on_evaluation` gets (epoch, validation likelihoods),
-    then the checkpoint is committed, then the metrics are yielded. An epoch longer than `save_every_seconds` is
-    committed on the way too, where one process trains.
+    epoch `on_evaluation` gets (epoch, validation likelihoods), where FID is due `on_drawn` gets (epoch, images), then
+    the checkpoint is committed, then the metrics are yielded; all along `on_progress` hears (what is done to images,
+    how many are done, how many there are). An epoch longer than `save_every_seconds` is committed on the way too,
+    where one process trains.
 
     Raise ConfigError where config and data do not fit, TrainingError where the loss is not finite.
     """
@@ -77,7 +84,16 @@ def fit(
     run = Run(config, dataset, folder, accelerator)
     yield from run.checkpoints.history[reported:]
     while run.epoch < config.train.epochs:
-        yield run.train_epoch(on_evaluation=on_evaluation, on_images=on_images, save_every_seconds=save_every_seconds)
+        yield run.train_epoch(
+            on_evaluation=on_evaluation,
+            on_drawn=on_drawn,
+            on_progress=on_progress or _no_progress,
+            save_every_seconds=save_every_seconds,
+        )
+
+
+def _no_progress(_stage: str, _done: int, _total: int) -> None:
+    pass
 
 
 def check_fits(config: TrialConfig, dataset: Dataset) -> None:
@@ -128,6 +144,9 @@ class Run:
         self.steps_per_epoch = math.ceil(len(dataset.train) / config.train.batch_size)
         self.world = accelerator.num_processes
 
+        measures = config.eval.fid_every > 0 and accelerator.is_main_process
+        self.yardstick = quality.yardstick(config, dataset, device) if measures else None
+
         self.epoch = 0  # finished ones
         self.position = 0  # optimizer steps done of the epoch in progress
         self.step = 0
@@ -160,7 +179,8 @@ class Run:
         self,
         *,
         on_evaluation: Callable[[int, Evaluation], None] | None,
-        on_images: Callable[[int, int], None] | None,
+        on_drawn: Callable[[int, Drawn], None] | None,
+        on_progress: OnProgress,
         save_every_seconds: float,
     ) -> EpochMetrics:
         """Train the rest of the epoch in progress, evaluate, commit the checkpoint."""
@@ -181,8 +201,7 @@ class Run:
             if self.device.type == "cpu" or len(unchecked) == GPU_CHECK_EVERY or done == N:
                 self._check_finite(unchecked)
                 unchecked = []
-            if on_images is not None:
-                on_images(done, N)
+            on_progress("trained", done, N)
             # Replicas hold partial sums and would have to agree on when; they are committed between epochs only.
             due = self.world == 1 and time.perf_counter() - saved > save_every_seconds
             if due and done < N and not unchecked:
@@ -195,10 +214,15 @@ class Run:
         self.epoch += 1
         self.position = 0
         self.sums = Sums.zero(self.device)
-        evaluation, train_acc = self._evaluate()
+        evaluation, train_acc = self._evaluate(on_progress)
         if on_evaluation is not None and self.accelerator.is_main_process:
             on_evaluation(self.epoch, evaluation)
         measured: dict[str, Any] = dict(evaluation.metrics())
+        extra = self._extra(evaluation)
+        if self._fid_is_due():
+            of_images, of_classes = self._measure_images(on_drawn, on_progress)
+            measured |= of_images
+            extra |= of_classes
         seconds = time.perf_counter() - started
         metrics = EpochMetrics(
             epoch=self.epoch,
@@ -218,7 +242,7 @@ class Run:
             micro_batch=self.micro_batch,
             checkpoint=None,
             kept_epochs=(),
-            extra=self._extra(evaluation),
+            extra=extra,
         )
         return self._commit(metrics)
 
@@ -305,18 +329,50 @@ class Run:
 
     # --- the end of an epoch ---
 
-    def _evaluate(self) -> tuple[Evaluation, float | None]:
+    def _evaluate(self, on_progress: OnProgress) -> tuple[Evaluation, float | None]:
         """The validation split, and the accuracy on the fixed subset of the training images."""
-        model = self._evaluated_model()
-        batch_size = self.config.eval.batch_size
 
         def run(split: Split) -> Evaluation:
-            return evaluate.evaluate(model, split, self.log_prior, batch_size=batch_size, accelerator=self.accelerator)
+            return evaluate.evaluate(
+                self._evaluated_model(),
+                split,
+                self.log_prior,
+                batch_size=self.config.eval.batch_size,
+                bf16=self.config.eval.precision == "bf16",
+                accelerator=self.accelerator,
+                on_images=partial(on_progress, "evaluated"),
+            )
 
         evaluation = run(self.dataset.validation)
         if not math.isfinite(evaluation.bpd):
             raise TrainingError(f"val_bpd is {evaluation.bpd} after epoch {self.epoch}; lower train.lr")
         return evaluation, run(self.train_subset).accuracy if len(self.train_subset) else None
+
+    def _fid_is_due(self) -> bool:
+        every = self.config.eval.fid_every
+        return every > 0 and (self.epoch % every == 0 or self.epoch == self.config.train.epochs)
+
+    def _measure_images(
+        self, on_drawn: Callable[[int, Drawn], None] | None, on_progress: OnProgress
+    ) -> tuple[dict[str, Any], dict[str, float]]:
+        """Draw images of each class and compare them with real ones: fields of EpochMetrics, and of its `extra`."""
+        started = time.perf_counter()
+        seed = self.config.seed  # the same noise in every epoch
+        drawn = quality.draw(
+            self._evaluated_model(),
+            self.config.eval.fid_images_per_class,
+            seed=seed,
+            accelerator=self.accelerator,
+            on_row=partial(on_progress, "drawn"),
+        )
+        fields: dict[str, Any] = {}
+        of_classes: dict[str, float] = {}
+        if self.yardstick is not None:
+            scores = self.yardstick.measure(drawn, seed=seed)
+            fields, of_classes = quality.metrics(scores, self.dataset.class_names)
+            if on_drawn is not None:
+                on_drawn(self.epoch, drawn)
+        return fields | {"sample_seconds": time.perf_counter() - started}, of_classes
 
     def _evaluated_model(self) -> ConditionalPixelCNN:
         if self.ema is None:

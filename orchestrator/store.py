@@ -5,6 +5,7 @@
     epochs/<trial_id>.parquet      one row per epoch
     predictions/<trial_id>-0003.parquet   log p(image | class) for each validation image, of one epoch
     checkpoints/<trial_id>/        weights and training state, the core's business
+    samples/<trial_id>-0003.png    images drawn after an epoch, one row per class
     logs/<trial_id>.log            what the trial's process said
 
 `trials` and `epochs` have one writer, the driver; a trial's process writes its predictions, log and checkpoints. Every
@@ -94,6 +95,7 @@ class Store:
         self.epochs_folder = folder / "epochs"
         self.predictions_folder = folder / "predictions"
         self.checkpoints_folder = folder / "checkpoints"
+        self.samples_folder = folder / "samples"
         self.logs_folder = folder / "logs"
         self.study_file = folder / "study.db"
         self.sweep_file = folder / "sweep.json"
@@ -106,6 +108,7 @@ class Store:
                 self.epochs_folder,
                 self.predictions_folder,
                 self.checkpoints_folder,
+                self.samples_folder,
                 self.logs_folder,
             ):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -117,6 +120,10 @@ class Store:
     def checkpoint_folder(self, trial_id: str) -> Path:
         """The folder that the trial's weights and training state lie in."""
         return self.checkpoints_folder / trial_id
+
+    def samples_file(self, trial_id: str, epoch: int) -> Path:
+        """The picture of the images that were drawn after an epoch."""
+        return self.samples_folder / f"{trial_id}-{epoch:04d}.png"
 
     def log_file(self, trial_id: str) -> Path:
         """The file that the trial's process writes its log to."""

@@ -22,10 +22,11 @@ from orchestrator.store import Store
 if TYPE_CHECKING:
     from cpcnn_core.data import Dataset
     from cpcnn_core.evaluate import Evaluation
+    from cpcnn_core.quality import Drawn
 
 logger = logging.getLogger(__name__)
 
-OnImages = Callable[[int, int], None]
+OnProgress = Callable[[str, int, int], None]
 
 TRAINER = "orchestrator.training:train"
 
@@ -40,13 +41,13 @@ class Trainer(Protocol):
     """Trains one trial; `train` below, or a simulation of it."""
 
     def __call__(
-        self, config: TrialConfig, store: Store, *, reported: int, on_images: OnImages | None
+        self, config: TrialConfig, store: Store, *, reported: int, on_progress: OnProgress | None
     ) -> Iterator[EpochMetrics]:
         """Yield the metrics of each epoch after the first `reported` ones, checkpoint and predictions on disk."""
 
 
 def train(
-    config: TrialConfig, store: Store, *, reported: int, on_images: OnImages | None = None
+    config: TrialConfig, store: Store, *, reported: int, on_progress: OnProgress | None = None
 ) -> Iterator[EpochMetrics]:
     """The Trainer that trains: `cpcnn_core.train.fit`, its checkpoints and predictions in the store."""
     # Imported here: readers of results and simulated trials do without torch, which takes seconds to import.
@@ -58,6 +59,9 @@ def train(
     def keep(epoch: int, evaluation: Evaluation) -> None:
         keep_predictions(store, config.trial_id, epoch, evaluation)
 
+    def keep_drawn(epoch: int, drawn: Drawn) -> None:
+        drawn.write_grid(store.samples_file(config.trial_id, epoch))
+
     # A process that is used again keeps what the trial before set.
     AcceleratorState._reset_state(True)
     torch.set_default_dtype(torch.float32)
@@ -65,7 +69,15 @@ def train(
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     folder = store.checkpoint_folder(config.trial_id)
-    yield from fit(config, dataset(config.data), folder, reported=reported, on_evaluation=keep, on_images=on_images)
+    yield from fit(
+        config,
+        dataset(config.data),
+        folder,
+        reported=reported,
+        on_evaluation=keep,
+        on_drawn=keep_drawn,
+        on_progress=on_progress,
+    )
 
 
 def keep_predictions(store: Store, trial_id: str, epoch: int, evaluation: Evaluation) -> None:
@@ -92,7 +104,7 @@ def run(
     trainer: Trainer,
     *,
     on_begin: Callable[[], None] | None = None,
-    on_images: OnImages | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Generator[EpochMetrics]:
     """Train a trial from wherever it stands, the only one in its checkpoint folder. Raise TrialBusyError.
 
@@ -103,7 +115,7 @@ def run(
             on_begin()
         reported = store.reported_epochs(config.trial_id)
         logger.info("trial %s, after %d reported epochs: %s", config.trial_id, reported, config.flat())
-        for metrics in trainer(config, store, reported=reported, on_images=on_images):
+        for metrics in trainer(config, store, reported=reported, on_progress=on_progress):
             logger.info("epoch %d: %s", metrics.epoch, metrics.row())
             yield metrics
 
@@ -117,10 +129,16 @@ def dataset(config: DataConfig) -> Dataset:
 
 
 def check(config: TrialConfig) -> None:
-    """Load the data and see that the trial fits it. Raise DataError or ConfigError."""
+    """Load the data and see that the trial fits it; make what its FID is measured with, once for all trials.
+
+    Raise DataError or ConfigError.
+    """
+    from cpcnn_core.quality import yardstick
     from cpcnn_core.train import check_fits
 
     check_fits(config, dataset(config.data))
+    if config.eval.fid_every:
+        yardstick(config, dataset(config.data))
 
 
 def place() -> Place:

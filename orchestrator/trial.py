@@ -128,10 +128,10 @@ def train(console: Console, config: TrialConfig, store: Store) -> str | None:
         ) as bar,
         training.log_to(store.log_file(config.trial_id), redirect=False),
     ):
-        task = bar.add_task("images", total=None)
+        task = bar.add_task("trained", total=None)
 
-        def on_images(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
+        def on_progress(stage: str, done: int, total: int) -> None:
+            bar.update(task, description=stage, completed=done, total=total)
 
         try:
             epochs = training.run(
@@ -139,7 +139,7 @@ def train(console: Console, config: TrialConfig, store: Store) -> str | None:
                 store,
                 training.train,
                 on_begin=lambda: begun.append(Recording(store, config, number=None)),
-                on_images=on_images,
+                on_progress=on_progress,
             )
             for metrics in epochs:
                 begun[0].add(metrics, training.place())

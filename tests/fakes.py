@@ -13,7 +13,7 @@ from cpcnn_core.config import TrialConfig
 from cpcnn_core.files import write_atomically
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator.store import Store
-from orchestrator.training import OnImages
+from orchestrator.training import OnProgress
 
 
 def metrics(epoch: int, **changes: object) -> EpochMetrics:
@@ -52,7 +52,7 @@ RAISES, DIES, DIES_ONCE = 13, 14, 15  # values of model.nr_filters under which a
 
 
 def train(
-    config: TrialConfig, store: Store, *, reported: int, on_images: OnImages | None = None
+    config: TrialConfig, store: Store, *, reported: int, on_progress: OnProgress | None = None
 ) -> Iterator[EpochMetrics]:
     """A Trainer that sleeps, and keeps what a real one would: a history to resume from, predictions, weights' files.
 

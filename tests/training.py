@@ -26,6 +26,7 @@ TIMES = (
     "train_seconds",
     "compile_seconds",
     "eval_seconds",
+    "sample_seconds",
     "images_per_second",
     "peak_memory_bytes",
 )

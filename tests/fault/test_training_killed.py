@@ -33,7 +33,10 @@ from tests.training import tiny_dataset
 torch.set_num_threads(1)
 folder, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
 for epoch in fit(
-    TrialConfig.from_flat(settings), tiny_dataset(), folder, on_images=lambda done, _: print("images", done, flush=True)
+    TrialConfig.from_flat(settings),
+    tiny_dataset(),
+    folder,
+    on_progress=lambda stage, done, _: print(stage, done, flush=True),
 ):
     print("epoch", epoch.epoch, flush=True)
 """
@@ -46,7 +49,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, An
     return _history(folder)
 
 
-@pytest.mark.parametrize("last_line", ["epoch 2", "images 32"], ids=["between epochs", "within an epoch"])
+@pytest.mark.parametrize("last_line", ["epoch 2", "trained 32"], ids=["between epochs", "within an epoch"])
 def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(
     tmp_path: Path, uninterrupted: list[dict[str, Any]], last_line: str
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import sys
@@ -21,10 +22,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.testing import assert_close
 
-from cpcnn_core import data, features, fid
+from cpcnn_core import data, features, fid, quality
 from cpcnn_core.config import DataConfig
 from cpcnn_core.fid import Distance, Extractor, FidError, Gaussian, Reference, frechet_distance
 from cpcnn_core.files import sha256
+from cpcnn_core.metrics import EpochMetrics
 
 variances = st.lists(st.floats(0, 1e6).map(lambda value: value if value > 1e-30 else 0.0), min_size=1, max_size=6)
 
@@ -439,12 +441,15 @@ def test_scores_are_the_metrics_of_the_images_features() -> None:
         assert scores.per_class[label].value == pytest.approx(expected)
         assert scores.per_class[label].images == 20
         assert scores.per_class[label].reference == f"{real.name}[{label}]"
-    row = scores.row()
-    assert row["fid"] == scores.fid.value
-    assert row["fid_class_1"] == scores.per_class[1].value
-    assert (row["fid_extractor"], row["fid_images"], row["fid_reference"]) == ("stub", 40, real.name)
-    assert row["fid_infinity"] is not None
-    assert "fid_infinity" not in fid.score(images, labels, extract, real).row()
+    assert scores.extrapolated is not None
+    assert scores.extrapolated.value is not None
+    assert fid.score(images, labels, extract, real).extrapolated is None
+    fields, of_classes = quality.metrics(scores, ("a", "b"))
+    assert (fields["fid"], fields["kid"]) == (scores.fid.value, scores.kid.value)
+    assert (fields["fid_extractor"], fields["fid_images"], fields["fid_reference"]) == ("stub", 40, real.name)
+    assert fields["fid_infinity"] == scores.extrapolated.value
+    assert of_classes == {"fid.a": scores.per_class[0].value, "fid.b": scores.per_class[1].value}
+    assert set(fields) <= {field.name for field in dataclasses.fields(EpochMetrics)}
 
 
 def test_a_reference_with_hidden_labels_has_no_classes() -> None:

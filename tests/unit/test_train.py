@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from cpcnn_core import fid, quality
 from cpcnn_core import train as training
-from cpcnn_core.checkpoint import load_weights
+from cpcnn_core.checkpoint import kept_epochs, load_weights
 from cpcnn_core.config import ConfigError, TrialConfig
-from cpcnn_core.data import Dataset, Split
+from cpcnn_core.data import HIDDEN, Dataset, Split
 from cpcnn_core.evaluate import Evaluation, evaluate, log_prior
 from cpcnn_core.metrics import EpochMetrics
 from cpcnn_core.objective import Objective
+from cpcnn_core.quality import Drawn
 from cpcnn_core.train import TrainingError, fit
+from tests.fakes import metrics
 from tests.training import SETTINGS, TIMES, comparable, tiny_dataset
 
 
@@ -32,7 +36,7 @@ def losses(dataset: Dataset, folder: Path, **settings: object) -> list[float]:
 
 def test_every_epoch_is_measured_over_every_image(tmp_path: Path) -> None:
     seen: list[tuple[int, Evaluation]] = []
-    progress: list[tuple[int, int]] = []
+    progress: list[tuple[str, int, int]] = []
     dataset = tiny_dataset()
     epochs = list(
         fit(
@@ -40,12 +44,13 @@ def test_every_epoch_is_measured_over_every_image(tmp_path: Path) -> None:
             dataset,
             tmp_path,
             on_evaluation=lambda epoch, result: seen.append((epoch, result)),
-            on_images=lambda done, total: progress.append((done, total)),
+            on_progress=lambda *heard: progress.append(heard),
         )
     )
     assert [epoch.epoch for epoch in epochs] == [1, 2, 3]
     assert [epoch.step for epoch in epochs] == [4, 8, 12]  # 50 images in batches of 16: the last one counts
-    assert progress[:4] == [(16, 50), (32, 50), (48, 50), (50, 50)]
+    assert progress[:4] == [("trained", done, 50) for done in (16, 32, 48, 50)]
+    assert progress[4:6] == [("evaluated", 9, 9), ("evaluated", 10, 10)]
     assert epochs[-1].train_bpd < epochs[0].train_bpd
     for epoch, (number, result) in zip(epochs, seen, strict=True):
         assert number == epoch.epoch
@@ -94,26 +99,87 @@ def test_resuming_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
     whole = list(fit(config(), dataset, tmp_path / "whole"))
     calls = 0
 
-    def stop_in_the_second_epoch(done: int, total: int) -> None:
+    def stop_in_the_second_epoch(stage: str, done: int, total: int) -> None:
         nonlocal calls
-        calls += 1
+        calls += stage == "trained"
         if calls == 7:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(fit(config(), dataset, tmp_path / "cut", on_images=stop_in_the_second_epoch, save_every_seconds=0))
-    steps: list[int] = []
-    rest = list(fit(config(), dataset, tmp_path / "cut", reported=1, on_images=lambda done, _: steps.append(done)))
-    assert steps[:2] == [48, 50], "six of eight steps were done, the last saved is the sixth"
+        list(fit(config(), dataset, tmp_path / "cut", on_progress=stop_in_the_second_epoch, save_every_seconds=0))
+    heard: list[tuple[str, int]] = []
+    rest = list(fit(config(), dataset, tmp_path / "cut", reported=1, on_progress=lambda *at: heard.append(at[:2])))
+    assert heard[:2] == [("trained", 48), ("trained", 50)], "six of eight steps were done, the last saved is the sixth"
     assert [comparable(epoch) for epoch in rest] == [comparable(epoch) for epoch in whole[1:]]
 
 
 def test_epochs_that_were_not_reported_are_yielded_again_and_not_trained_again(tmp_path: Path) -> None:
     dataset = tiny_dataset()
     done = list(fit(config(), dataset, tmp_path))
-    again = list(fit(config(), dataset, tmp_path, reported=1, on_images=lambda *_: pytest.fail("trains again")))
+    again = list(fit(config(), dataset, tmp_path, reported=1, on_progress=lambda *_: pytest.fail("trains again")))
     assert again == done[1:]
     assert list(fit(config(), dataset, tmp_path, reported=3)) == []
+
+
+FID = {"eval__fid_every": 2, "eval__fid_images_per_class": 5, "eval__fid_extractor": "classifier"}
+
+
+def test_every_so_many_epochs_and_after_the_last_images_are_drawn_and_measured(tmp_path: Path) -> None:
+    dataset = tiny_dataset()
+    drawn: list[tuple[int, Drawn]] = []
+    stages: list[str] = []
+    epochs = list(
+        fit(
+            config(**FID),
+            dataset,
+            tmp_path / "measured",
+            on_drawn=lambda *made: drawn.append(made),
+            on_progress=lambda stage, *_: stages.append(stage),
+        )
+    )
+    assert [epoch.fid is not None for epoch in epochs] == [False, True, True]
+    assert [epoch for epoch, _ in drawn] == [2, 3]
+    assert "drawn" in stages
+    for epoch, (_, made) in zip(epochs[1:], drawn, strict=True):
+        assert made.images.shape == (15, *dataset.image_shape)
+        assert made.labels.tolist() == [0] * 5 + [1] * 5 + [2] * 5
+        yard = quality.yardstick(config(**FID), dataset)
+        assert epoch.fid == pytest.approx(fid.score(made.images, made.labels, yard.extract, yard.reference).fid.value)
+        assert (epoch.fid_images, epoch.fid_error, epoch.kid_error) == (15, None, None)
+        assert (epoch.fid_extractor, epoch.fid_reference) == (yard.extract.name, yard.reference.name)
+        assert {"fid.a", "fid.b", "fid.c"} <= set(epoch.extra)
+        assert epoch.sample_seconds is not None
+        assert 0 < epoch.sample_seconds <= epoch.eval_seconds
+    best = min(epochs[1:], key=lambda epoch: epoch.fid or 0)
+    assert best.epoch in epochs[-1].kept_epochs
+
+    # looking does not change what is trained, and a resumed trial draws the same images
+    assert losses(dataset, tmp_path / "unmeasured") == [epoch.train_loss for epoch in epochs]
+    next(fit(config(**FID), dataset, tmp_path / "cut"))
+    rest = list(fit(config(**FID), dataset, tmp_path / "cut", reported=1))
+    assert [comparable(epoch) for epoch in rest] == [comparable(epoch) for epoch in epochs[1:]]
+
+
+def test_a_distance_that_cannot_be_measured_is_null_with_its_reason(tmp_path: Path) -> None:
+    dataset = tiny_dataset()
+    hidden = replace(dataset, test=replace(dataset.test, labels=torch.full((3,), HIDDEN)))
+    settings = FID | {"eval__fid_reference": "test", "train__epochs": 1, "eval__fid_extrapolate": True}
+    [epoch] = fit(config(**settings), hidden, tmp_path)
+    assert epoch.fid is not None
+    assert "labels of tiny/test" in str(epoch.fid_class_error)
+    assert not [name for name in epoch.extra if name.startswith("fid.")]
+    assert epoch.fid_infinity is None
+    assert "too few to extrapolate" in str(epoch.fid_infinity_error)
+
+
+def test_fids_by_different_rulers_are_not_compared_when_weights_are_kept() -> None:
+    def measured(epoch: int, value: float, extractor: str) -> EpochMetrics:
+        return metrics(epoch, val_acc=0.5, val_bpd=3.0, fid=value, fid_extractor=extractor, fid_images=100)
+
+    history = [measured(1, 1.0, "a"), measured(2, 30.0, "b"), measured(3, 20.0, "b"), measured(4, 25.0, "b")]
+    assert kept_epochs(history) == (1, 3, 4)  # the first as the earliest best val_acc, not for its FID
+    history[0] = history[0].replaced(val_acc=0.4, val_bpd=4.0)
+    assert kept_epochs(history) == (2, 3, 4)
 
 
 def test_accumulation_changes_nothing_but_rounding(tmp_path: Path) -> None:

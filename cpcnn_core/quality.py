@@ -1,0 +1,144 @@
+"""How good the images are that a model draws: some of each class, their distances from real ones, and a picture."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from torch import Tensor
+
+from cpcnn_core import data, fid
+from cpcnn_core.config import ConfigError, TrialConfig
+from cpcnn_core.data import Dataset
+from cpcnn_core.features import Extractor, FidError, extractor
+from cpcnn_core.fid import Distance, Reference, Scores
+from cpcnn_core.files import write_atomically
+from cpcnn_core.model import ConditionalPixelCNN
+from cpcnn_core.sampling import draw_noise, sample
+
+_SHOWN_SIDE = 64  # pixels; smaller images are enlarged by a whole factor, so that one sees their pixels
+_GAP = 2  # pixels between two images of a grid
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """Images that a model drew, class by class."""
+
+    images: Tensor  # (N, C, H, W) uint8, on the CPU
+    labels: Tensor  # (N,) int64
+
+    def write_grid(self, path: Path) -> None:
+        """A PNG with one row per class."""
+        classes = self.labels.unique().tolist()
+        columns = max(int((self.labels == label).sum()) for label in classes)
+        channels, height, width = self.images.shape[1:]
+        factor = max(1, _SHOWN_SIDE // max(height, width))
+        height, width = factor * height + _GAP, factor * width + _GAP
+        grid = torch.full((channels, len(classes) * height - _GAP, columns * width - _GAP), 255, dtype=torch.uint8)
+        for row, label in enumerate(classes):
+            for column, image in enumerate(self.images[self.labels == label]):
+                enlarged = image.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
+                top, left = row * height, column * width
+                grid[:, top : top + enlarged.shape[1], left : left + enlarged.shape[2]] = enlarged
+        pixels = grid.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, format="PNG")
+        write_atomically(path, lambda stream: stream.write(buffer.getvalue()))
+
+
+def draw(
+    model: ConditionalPixelCNN,
+    per_class: int,
+    *,
+    seed: int,
+    accelerator: Accelerator | None = None,
+    on_row: Callable[[int, int], None] | None = None,
+) -> Drawn:
+    """Draw `per_class` images of each class. With several processes each draws its share and all get the whole.
+
+    The noise follows from `seed` alone, so that the same seed shows two epochs on the same noise: what differs between
+    their images, and much of what differs between their FIDs, is then the model.
+    """
+    labels = torch.arange(model.nr_classes).repeat_interleave(per_class)
+    device = model.nin_out.conv.bias.device
+    generator = torch.Generator().manual_seed(seed)  # the CPU's, whatever draws: the same noise everywhere
+    if accelerator is None or accelerator.num_processes == 1:
+        images = sample(model, labels.to(device), generator=generator, on_row=on_row)
+        return Drawn(images.cpu(), labels)
+    share = math.ceil(len(labels) / accelerator.num_processes)
+    start = accelerator.process_index * share
+    # Each process needs the same number of images to gather; the surplus ones are cut off again.
+    mine = torch.arange(start, start + share).clamp(max=len(labels) - 1)
+    draw_noise(model, min(start, len(labels)), generator)  # that of the processes before this one
+    images = sample(model, labels[mine].to(device), generator=generator, on_row=on_row)
+    gathered = accelerator.gather(images.to(accelerator.device))
+    return Drawn(gathered[: len(labels)].cpu(), labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Yardstick:
+    """What drawn images are measured against, and by whose features."""
+
+    extract: Extractor
+    reference: Reference
+    extrapolate: bool
+
+    def measure(self, drawn: Drawn, *, seed: int) -> Scores:
+        """FID, per-class FID and KID; what cannot be measured is a Distance with a reason."""
+        generator = torch.Generator().manual_seed(seed) if self.extrapolate else None
+        return fid.score(drawn.images, drawn.labels, self.extract, self.reference, extrapolate_with=generator)
+
+
+def yardstick(config: TrialConfig, dataset: Dataset, device: torch.device | str = "cpu") -> Yardstick:
+    """The yardstick that `config.eval` asks for.
+
+    Raise ConfigError where Inception's weights cannot be had, or the data set has no such reference.
+    """
+    asked = config.eval
+    # The classifier learns from every training image, whatever fraction of them the model sees: one ruler for all.
+    whole = dataset
+    if config.data.train_fraction < 1:
+        whole = data.load(config.data.model_copy(update={"train_fraction": 1.0}))
+    weights = None if asked.fid_weights is None else Path(asked.fid_weights)
+    try:
+        extract = extractor(asked.fid_extractor, whole.train, weights=weights, device=device)
+        if asked.fid_reference == "test_files":
+            files = data.files(config.data, whole.test)
+            return Yardstick(
+                extract,
+                fid.reference_of_files(extract, files, f"{dataset.name}/test_files", whole.test.labels),
+                asked.fid_extrapolate,
+            )
+        split = {"train": whole.train, "validation": whole.validation, "test": whole.test}[asked.fid_reference]
+        reference = fid.reference(extract, split, f"{dataset.name}/{asked.fid_reference}")
+    except FidError as error:
+        raise ConfigError(f"eval.fid_extractor={asked.fid_extractor}: {error}") from None
+    return Yardstick(extract, reference, asked.fid_extrapolate)
+
+
+def metrics(scores: Scores, class_names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, float]]:
+    """The fields of an EpochMetrics that hold `scores`, and the values `fid.CLASS` for its `extra`."""
+    per_class = {class_names[label]: distance for label, distance in scores.per_class.items()}
+    failed: list[Distance] = [distance for distance in per_class.values() if distance.value is None]
+    fields = {
+        "fid": scores.fid.value,
+        "fid_extractor": scores.fid.extractor,
+        "fid_images": scores.fid.images,
+        "fid_reference": scores.fid.reference,
+        "fid_standard_error": scores.fid.standard_error,
+        "fid_error": scores.fid.reason,
+        "fid_class_error": failed[0].reason if failed else None,
+        "kid": scores.kid.value,
+        "kid_standard_error": scores.kid.standard_error,
+        "kid_error": scores.kid.reason,
+    }
+    if scores.extrapolated is not None:
+        fields |= {"fid_infinity": scores.extrapolated.value, "fid_infinity_error": scores.extrapolated.reason}
+    return fields, {f"fid.{name}": found.value for name, found in per_class.items() if found.value is not None}

@@ -1,0 +1,85 @@
+"""Drawing images for a look and for FID, and what they are measured with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from torch import Tensor
+
+from cpcnn_core import data, quality
+from cpcnn_core.config import ConfigError, TrialConfig
+from cpcnn_core.quality import Drawn
+from tests.contract.networks import network
+
+
+def config(**settings: object) -> TrialConfig:
+    return TrialConfig.from_flat({f"eval.{name}": value for name, value in settings.items()})
+
+
+def test_processes_draw_together_what_one_draws() -> None:
+    model = network("stem_add", (1, 8, 8))
+    whole = quality.draw(model, 3, seed=5)
+    assert whole.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert not torch.equal(whole.images, quality.draw(model, 3, seed=6).images)
+    for world in (2, 4):  # nine images: shares that do not divide them
+        parts: list[Tensor] = []
+
+        def gather(images: Tensor, parts: list[Tensor] = parts) -> Tensor:
+            parts.append(images)
+            return torch.cat([*parts, *[images] * 4])
+
+        for rank in range(world):
+            process = SimpleNamespace(
+                num_processes=world, process_index=rank, gather=gather, device=torch.device("cpu")
+            )
+            together = quality.draw(model, 3, seed=5, accelerator=cast(Accelerator, process))
+        assert torch.equal(together.images, whole.images)
+
+
+@pytest.mark.parametrize(("side", "factor"), [(8, 8), (32, 2), (128, 1)])
+def test_the_grid_has_one_row_per_class(tmp_path: Path, side: int, factor: int) -> None:
+    images = torch.arange(5, dtype=torch.uint8)[:, None, None, None].expand(5, 1, side, side) * 40
+    Drawn(images, torch.tensor([0, 0, 0, 2, 2])).write_grid(tmp_path / "grid.png")
+    with Image.open(tmp_path / "grid.png") as grid:
+        step = factor * side + 2
+        assert grid.size == (3 * step - 2, 2 * step - 2)
+        shades = [
+            cast("tuple[int, ...]", grid.getpixel((x * step + 1, y * step + 1)))[0] for y in (0, 1) for x in range(3)
+        ]
+    assert shades == [0, 40, 80, 120, 160, 255]
+
+
+def test_a_part_of_the_training_images_is_measured_with_the_same_ruler() -> None:
+    asked = config(fid_extractor="classifier", fid_every=1)
+    part = asked.with_settings({"data.train_fraction": 0.1})
+    rulers = [quality.yardstick(each, data.load(each.data)) for each in (asked, part)]
+    assert rulers[0].extract.name == rulers[1].extract.name
+    assert rulers[0].reference.name == rulers[1].reference.name
+    assert rulers[0].reference.name.startswith("digits/validation-")
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"fid_extractor": "inception-192", "fid_weights": "/nowhere.pth"}, "eval.fid_extractor=inception-192: "),
+        ({"fid_extractor": "inception-192", "fid_weights": "/nowhere.pth"}, "not at /nowhere.pth"),
+    ],
+)
+def test_what_cannot_be_measured_with_is_said_before_training(settings: dict[str, Any], says: str) -> None:
+    asked = config(fid_every=1, **settings)
+    with pytest.raises(ConfigError, match=says):
+        quality.yardstick(asked, data.load(asked.data))
+
+
+def test_a_data_set_without_files_has_no_reference_of_files() -> None:
+    asked = config(fid_every=1, fid_reference="test_files", fid_extractor="inception-192")
+    with pytest.raises(data.DataError, match=r"data\.name=digits: has no image files"):
+        data.files(asked.data, data.load(asked.data).test)
+    with pytest.raises(ConfigError, match="choose test, or an Inception"):
+        config(fid_reference="test_files", fid_extractor="classifier")
