@@ -9,7 +9,7 @@ import signal
 import tempfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -95,6 +95,7 @@ def run(plan: Plan, view: View) -> Outcome:
     store.create()
     with holding(store):
         store.remove_leftovers()
+        plan = _with_one_extractor(plan, store)
         if store.read_sweep() is None:
             _check_data(plan)  # before the folder is bound to this question
         _agree(plan, store)
@@ -144,6 +145,19 @@ def _who(holder: Path) -> str:
         return f"pid {content['pid']} on {content['host']}, since {content['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         return f"{holder.name} does not say which"
+
+
+def _with_one_extractor(plan: Plan, store: Store) -> Plan:
+    """Decide once what `eval.fid_extractor=auto` is, for all trials and machines, and for whoever resumes the sweep."""
+    name, asked = "eval.fid_extractor", plan.space.default().eval
+    if not asked.fid_every or asked.fid_extractor != "auto":
+        return plan
+    decided = (store.read_sweep() or {}).get("asked", {}).get("settings", {}).get(name)
+    if decided is None:
+        from cpcnn_core.features import resolve
+
+        decided = resolve("auto", None if asked.fid_weights is None else Path(asked.fid_weights))
+    return replace(plan, space=plan.space.with_settings({name: decided}))
 
 
 def _agree(plan: Plan, store: Store) -> None:

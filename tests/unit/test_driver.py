@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from cpcnn_core import features
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.data import DataError
 from orchestrator import command_line, driver, local_ray
@@ -140,6 +141,18 @@ def test_an_old_sweep_of_other_settings_is_refused_with_the_difference(tmp_path:
     assert "settings train.lr: was absent, is 0.1" in str(raised.value)
     assert "seed: was 0, is 1" in str(raised.value)
     assert "data.root" not in str(raised.value)
+
+
+def test_what_fid_is_measured_with_is_decided_once_for_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter(["classifier", "inception-2048"])  # the network came back
+    monkeypatch.setattr(features, "resolve", lambda *_: next(answers))
+    plan = Plan("one", SPACE.with_settings({"eval.fid_every": 1}), tmp_path, trials=2)
+    plan.store.create()
+    for _ in range(2):
+        settled = driver._with_one_extractor(plan, plan.store)
+        assert settled.space.default().eval.fid_extractor == "classifier"
+        driver._agree(settled, plan.store)
+    assert driver._with_one_extractor(Plan("two", SPACE, tmp_path, trials=2), plan.store).space == SPACE
 
 
 def test_stopping_while_the_last_trials_run_is_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
