@@ -14,12 +14,9 @@ again, with the same noise, from the plain network's outputs; `outputs` is the l
 
 from __future__ import annotations
 
-import json
 import os
-import platform
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -27,9 +24,9 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from benchmarks import plain
+from benchmarks.timing import Seconds, fastest, timed, write
 from cpcnn_core import likelihood
 from cpcnn_core.cached import CachedNetwork
 from cpcnn_core.config import ModelConfig
@@ -41,17 +38,6 @@ SHAPE, NR_CLASSES = (3, 32, 32), 4
 FUSION = "input_concat+block_film+skip_add+head_add"
 CHECKED = 4  # images whose cached outputs are compared
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-@dataclass(frozen=True)
-class Seconds:
-    """Of one turn: by the clock, and of CPU (all threads; those that wait for one another may count too)."""
-
-    wall: float
-    cpu: float
-
-    def times(self, factor: int) -> Seconds:
-        return Seconds(self.wall * factor, self.cpu * factor)
 
 
 @dataclass(frozen=True)
@@ -79,18 +65,6 @@ class Result:
         }
 
 
-def timed(call: Callable[..., Tensor], *args: object) -> tuple[Seconds, Tensor]:
-    """Time one call."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    result = call(*args)
-    return Seconds(time.perf_counter() - wall, time.process_time() - cpu), result
-
-
-def fastest(turns: list[Seconds]) -> Seconds:
-    """The least of each."""
-    return Seconds(min(turn.wall for turn in turns), min(turn.cpu for turn in turns))
-
-
 def measure(config: ModelConfig, batch: int, turns: int) -> Result:
     """Sampler and baselines in turns."""
     torch.manual_seed(0)
@@ -101,12 +75,12 @@ def measure(config: ModelConfig, batch: int, turns: int) -> Result:
     ours, plains, references = [], [], []
     with torch.inference_mode():
         for _ in range(turns):
-            took, images = timed(sample_cached, model, labels, noise)
+            took, images = timed(lambda: sample_cached(model, labels, noise))
             ours.append(took)
             x = to_model(images)
-            took, params = timed(plain.forward, model, x, labels)
+            took, params = timed(partial(plain.forward, model, x, labels))
             plains.append(took.times(pixels))
-            took, _ = timed(model, x, labels)
+            took, _ = timed(partial(model, x, labels))
             references.append(took.times(pixels))
         again = likelihood.sample(
             params.permute(2, 3, 0, 1), noise, channels=SHAPE[0], n_mix=config.nr_logistic_mix
@@ -167,16 +141,7 @@ def main(
     load = os.getloadavg()[0]
     results = [measure(config, batch, count) for config, count in configs]
     Console(width=None if os.isatty(1) else 160).print(show(results))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    machine = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "cores": os.cpu_count(),
-        "load_before": load,
-    }
-    rows = [asdict(result) | {"ratios": result.ratios} for result in results]
-    out.write_text(json.dumps({"machine": machine, "results": rows}, indent=1))
+    write(out, [asdict(result) | {"ratios": result.ratios} for result in results], load)
 
 
 if __name__ == "__main__":

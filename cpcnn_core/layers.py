@@ -15,16 +15,17 @@ IDENTITY = Modulation()
 
 
 class _ConcatELU(torch.autograd.Function):
-    """elu as max(z, exp(min(z, 0)) - 1), and no intermediate kept but the output, which the next convolution keeps.
+    """One exponential for both halves, elu(+-x) = max(+-x, exp(-|x|) - 1), and nothing kept but the output.
 
-    On a CPU torch's own elu (and its `where`) is not vectorised and takes a quarter of the whole forward pass.
+    The next convolution keeps the output anyway. On a CPU torch's own elu (and its `where`) is not vectorised and takes
+    a quarter of the whole forward pass.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        z = torch.cat([x, -x], dim=1)
-        out: Tensor = z.clamp(max=0).exp_().sub_(1)
-        torch.maximum(out, z, out=out)  # exp(z) - 1 is at least z, and 0 where z was cut
+        minus_x = -x
+        below = torch.minimum(x, minus_x).exp_().sub_(1)
+        out = torch.cat([torch.maximum(x, below), torch.maximum(minus_x, below, out=minus_x)], dim=1)
         ctx.save_for_backward(out)
         return out
 

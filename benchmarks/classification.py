@@ -1,0 +1,136 @@
+"""How fast log p(x | y) of all classes is computed, against the plain eager network.
+
+    python -m benchmarks.classification [--full]
+
+The baseline runs every image once under every class, in fp32, through the plain network of benchmarks/plain.py and the
+likelihood as published. Ours computes once what does not depend on the class, so that the ratio depends on where the
+fusion lets the label in. Both take turns on the same batch, and of each the fastest turn counts. `shared` is the share
+of the baseline's multiplications that ours saves; the ratio's other part is their speed.
+
+Agreement: the largest difference of a log-likelihood, in nats per image, and of how many images the likeliest class is
+the same.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import plain
+from benchmarks.timing import Seconds, fastest, matrix_peak, timed, write
+from cpcnn_core.classify import class_log_likelihoods
+from cpcnn_core.config import ModelConfig
+from cpcnn_core.data import to_model
+from cpcnn_core.model import ConditionalPixelCNN
+
+SHAPE, NR_CLASSES = (3, 32, 32), 4
+FUSIONS = ("input_map", "block_mild", "skip_add", "bottleneck_add", "skip_add+bottleneck_add+head_add", "head_add")
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One network."""
+
+    config: str
+    fusion: str
+    images: int
+    ours: Seconds
+    plain: Seconds
+    ours_gflop: float
+    plain_gflop: float
+    largest_difference: float  # nats
+    same_predictions: int
+
+    @property
+    def ratio(self) -> float:
+        return self.plain.cpu / self.ours.cpu
+
+
+def measure(config: ModelConfig, images: int, turns: int) -> Result:
+    """Ours and the baseline in turns, on random images that differ in brightness."""
+    torch.manual_seed(0)
+    model = ConditionalPixelCNN(config, SHAPE, NR_CLASSES).eval()
+    with torch.no_grad():
+        for parameter in model.fusion.parameters():  # a label that matters
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    pixels = torch.randint(0, 256, (images, *SHAPE), dtype=torch.uint8)
+    x = to_model(pixels)
+    ours, plains = [], []
+    for _ in range(turns):
+        took, mine = timed(lambda: class_log_likelihoods(model, pixels, batch_size=images * NR_CLASSES))
+        ours.append(took)
+        took, theirs = timed(lambda: plain.class_log_likelihoods(model, x))
+        plains.append(took)
+    labels = torch.arange(NR_CLASSES)
+    with torch.no_grad(), FlopCounterMode(display=False) as mine_counted:
+        model(x[:1], labels)
+    with torch.no_grad(), FlopCounterMode(display=False) as plain_counted:
+        plain.forward(model, x[:1].expand(NR_CLASSES, -1, -1, -1), labels)
+    return Result(
+        config=f"{config.nr_resnet}/{config.nr_filters}/{config.nr_logistic_mix}",
+        fusion=config.fusion,
+        images=images,
+        ours=fastest(ours),
+        plain=fastest(plains),
+        ours_gflop=mine_counted.get_total_flops() * images / 1e9,
+        plain_gflop=plain_counted.get_total_flops() * images / 1e9,
+        largest_difference=(mine - theirs).abs().max().item(),
+        same_predictions=int((mine.argmax(dim=1) == theirs.argmax(dim=1)).sum()),
+    )
+
+
+@app.command()
+def main(
+    full: Annotated[bool, typer.Option("--full", help="5/120/10 too: some minutes more.")] = False,
+    images: Annotated[int, typer.Option(help="Images at a time.")] = 16,
+    turns: Annotated[int, typer.Option(help="Turns of ours and the baseline at 1/40/5.")] = 3,
+    threads: Annotated[int | None, typer.Option(help="Threads of torch; default: its own choice.")] = None,
+    out: Annotated[Path, typer.Option(help="The JSON file.")] = Path("results/benchmarks/classification.json"),
+) -> None:
+    """Measure, print one table, write it as JSON."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    load, peak = os.getloadavg()[0], matrix_peak()
+    asked = [(ModelConfig(fusion=name, nr_resnet=1, nr_filters=40, nr_logistic_mix=5), turns) for name in FUSIONS]
+    if full:
+        asked += [
+            (ModelConfig(fusion=name, nr_resnet=5, nr_filters=120, nr_logistic_mix=10), 1) for name in FUSIONS[1:3]
+        ]
+    title = f"log p(x | y) of {NR_CLASSES} classes, {images} images of 32x32x3, {torch.get_num_threads()} threads"
+    table = Table(
+        "config", "fusion", "ours", "plain", "ratio, CPU", "ratio, wall", "shared", "GFLOP/s", "of peak", "nats",
+        "same",
+        title=title,
+    )  # fmt: skip
+    results = [measure(config, images, count) for config, count in track(asked, description="measuring")]
+    for result in results:
+        speed = result.ours_gflop * 1e9 / result.ours.cpu
+        table.add_row(
+            result.config,
+            result.fusion,
+            f"{result.ours.wall:.2f} s",
+            f"{result.plain.wall:.2f} s",
+            f"{result.ratio:.2f}x",
+            f"{result.plain.wall / result.ours.wall:.2f}x",
+            f"{1 - result.ours_gflop / result.plain_gflop:.0%}",
+            f"{speed / 1e9:.1f}",
+            f"{speed / peak:.0%}",
+            f"{result.largest_difference:.1e}",
+            f"{result.same_predictions}/{result.images}",
+        )
+    Console(width=None if os.isatty(1) else 160).print(table)
+    write(out, [asdict(result) | {"ratio": result.ratio, "peak_flops": peak} for result in results], load)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,61 @@
+"""Timing things in turns, and the machine that it was done on."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Of one turn: by the clock, and of CPU (all threads; those that wait for one another may count too)."""
+
+    wall: float
+    cpu: float
+
+    def times(self, factor: float) -> Seconds:
+        return Seconds(self.wall * factor, self.cpu * factor)
+
+
+def timed(call: Callable[[], T]) -> tuple[Seconds, T]:
+    """Time one call."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = call()
+    return Seconds(time.perf_counter() - wall, time.process_time() - cpu), result
+
+
+def fastest(turns: list[Seconds]) -> Seconds:
+    """The least of each: what else the machine does only ever adds time."""
+    return Seconds(min(turn.wall for turn in turns), min(turn.cpu for turn in turns))
+
+
+def matrix_peak() -> float:
+    """FLOP/s per thread that a product of two 1024 x 1024 matrices reaches here: what the hardware gives at best."""
+    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    with torch.inference_mode():
+        took = fastest([timed(lambda: torch.mm(a, b))[0] for _ in range(8)])
+    return 2 * 1024**3 / took.cpu
+
+
+def write(out: Path, results: list[dict[str, Any]], load_before: float) -> None:
+    """The results as JSON, with the machine beside them."""
+    machine = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load_before": load_before,
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")

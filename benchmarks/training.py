@@ -1,0 +1,181 @@
+"""How fast a training step is, against the plain eager network, loss and optimizer.
+
+    python -m benchmarks.training [--full]
+
+The baseline is one optimizer step in fp32 as one would write it down: the network of benchmarks/plain.py, the
+likelihood as published, backward, gradient clipping, Adam. Ours is `cpcnn_core.train.Run.optimize`. Both start from the
+same weights and see the same images with the same dropout masks, in turns; of each the fastest step counts. The first
+step, in which memory is allocated (and, compiled, the network is compiled), is reported apart.
+
+Agreement: the largest difference between the two loss curves, in bits per dimension, over all steps taken.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from accelerate import Accelerator
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import plain
+from benchmarks.timing import Seconds, fastest, matrix_peak, timed, write
+from cpcnn_core.config import TrialConfig
+from cpcnn_core.data import Dataset, Split, to_model
+from cpcnn_core.likelihood import bits_per_dim
+from cpcnn_core.train import Run
+
+SHAPE, NR_CLASSES = (3, 32, 32), 4
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One configuration."""
+
+    config: str
+    batch: int
+    compiled: bool
+    first: Seconds  # the first step, compilation included
+    ours: Seconds
+    plain: Seconds
+    gflop: float  # multiplications and additions of one step, forward and backward
+    largest_difference: float  # bpd
+
+    @property
+    def ratio(self) -> float:
+        return self.plain.cpu / self.ours.cpu
+
+
+class PlainStep:
+    """The baseline, from the same weights as `run`."""
+
+    def __init__(self, run: Run) -> None:
+        self.model = deepcopy(run.model)
+        self.noise = torch.Generator().manual_seed(run.config.seed)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=run.config.train.lr)
+
+    def __call__(self, images: Tensor, labels: Tensor) -> float:
+        masks = self.model.dropout_masks(len(labels), self.noise)
+        x = to_model(images)
+        params = plain.forward(self.model, x, labels, masks)
+        nats = plain.log_prob(x, params, n_mix=self.model.config.nr_logistic_mix)
+        loss = bits_per_dim(nats, SHAPE).mean()
+        self.optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        return loss.item()
+
+
+def dataset(images: int) -> Dataset:
+    """Random images of 32x32 in four classes that differ in brightness; what they show does not matter for speed."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(images) % NR_CLASSES
+    coarse = torch.randint(0, 100, (images, 3, 8, 8), generator=generator) + 40 * labels[:, None, None, None]
+    pixels = coarse.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3).to(torch.uint8)
+    split = Split(pixels, labels, tuple(map(str, range(images))))
+    return Dataset("random", split, split, split, tuple("abcd"))
+
+
+def measure(sizes: tuple[int, int, int], batch: int, steps: int, *, compiled: bool) -> Result:
+    """Ours and the baseline in turns."""
+    config = TrialConfig.from_flat(
+        {
+            "model.fusion": "block_mild",
+            "model.nr_resnet": sizes[0],
+            "model.nr_filters": sizes[1],
+            "model.nr_logistic_mix": sizes[2],
+            "train.batch_size": batch,
+            "train.compile": compiled,
+        }
+    )
+    data = dataset(batch)
+    chosen = torch.arange(batch)
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(config, data, Path(folder), Accelerator())
+        baseline = PlainStep(run)
+
+        def ours() -> float:
+            before = run.sums.bpd.item()
+            run.optimize(chosen)
+            return (run.sums.bpd.item() - before) / batch
+
+        def theirs() -> float:
+            return baseline(data.train.images, data.train.labels)
+
+        first, loss = timed(ours)
+        differences = [abs(loss - theirs())]
+        mine, plains = [], []
+        for _ in range(steps):
+            took, loss = timed(ours)
+            mine.append(took)
+            took, plain_loss = timed(theirs)
+            plains.append(took)
+            differences.append(abs(loss - plain_loss))
+        with FlopCounterMode(display=False) as counted:
+            theirs()
+    return Result(
+        config="/".join(map(str, sizes)),
+        batch=batch,
+        compiled=compiled,
+        first=first,
+        ours=fastest(mine),
+        plain=fastest(plains),
+        gflop=counted.get_total_flops() / 1e9,
+        largest_difference=max(differences),
+    )
+
+
+@app.command()
+def main(
+    full: Annotated[bool, typer.Option("--full", help="5/120/10, and 1/40/5 compiled, too: ten minutes more.")] = False,
+    batch: Annotated[int, typer.Option(help="Images per step at 1/40/5.")] = 16,
+    steps: Annotated[int, typer.Option(help="Steps of ours and the baseline at 1/40/5, after the first.")] = 5,
+    threads: Annotated[int | None, typer.Option(help="Threads of torch; default: its own choice.")] = None,
+    out: Annotated[Path, typer.Option(help="The JSON file.")] = Path("results/benchmarks/training.json"),
+) -> None:
+    """Measure, print one table, write it as JSON."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    load, peak = os.getloadavg()[0], matrix_peak()
+    results = [measure((1, 40, 5), batch, steps, compiled=False)]
+    if full:
+        results.append(measure((1, 40, 5), batch, steps, compiled=True))
+        results.append(measure((5, 120, 10), 4, 1, compiled=False))
+    table = Table(
+        "config", "batch", "compiled", "first step", "ours", "plain", "ratio, CPU", "ratio, wall", "GFLOP", "GFLOP/s",
+        "of peak", "bpd apart",
+        title=f"One training step, block_mild, 32x32x3, {torch.get_num_threads()} threads",
+    )  # fmt: skip
+    for result in results:
+        speed = result.gflop * 1e9 / result.ours.cpu
+        table.add_row(
+            result.config,
+            str(result.batch),
+            "yes" if result.compiled else "no",
+            f"{result.first.wall:.1f} s",
+            f"{result.ours.wall:.2f} s",
+            f"{result.plain.wall:.2f} s",
+            f"{result.ratio:.2f}x",
+            f"{result.plain.wall / result.ours.wall:.2f}x",
+            f"{result.gflop:.1f}",
+            f"{speed / 1e9:.1f}",
+            f"{speed / peak:.0%}",
+            f"{result.largest_difference:.1e}",
+        )
+    Console(width=None if os.isatty(1) else 160).print(table)
+    write(out, [asdict(result) | {"ratio": result.ratio, "peak_flops": peak} for result in results], load)
+
+
+if __name__ == "__main__":
+    app()
