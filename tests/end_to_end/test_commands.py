@@ -92,7 +92,8 @@ def test_a_sweep_from_start_to_export(tmp_path: Path, space: Path) -> None:
 
 def test_a_trial_by_itself_writes_what_a_sweep_writes_without_ray(tmp_path: Path, space: Path) -> None:
     results = tmp_path / "results"
-    arguments = (space, "--set", "model.fusion=stem_add", "--epochs", "1", "--results", results)
+    measured = ("--set", "eval.fid_every=1", "--set", "eval.fid_extractor=classifier")
+    arguments = (space, "--set", "model.fusion=stem_add", *measured, "--epochs", "1", "--results", results)
     code = (
         "import runpy, sys; sys.argv[0] = 'trial'\n"
         "try: runpy.run_module('orchestrator.trial', run_name='__main__', alter_sys=True)\n"
@@ -108,6 +109,11 @@ def test_a_trial_by_itself_writes_what_a_sweep_writes_without_ray(tmp_path: Path
     [epoch] = store.epochs().rows()
     assert f"{epoch['val_bpd']:.4f}" in done.stdout
     assert len(store.predictions_of(row["trial_id"], 1)) == 300
+    assert epoch["fid"] > 0
+    assert epoch["fid_extractor"].startswith("classifier-")
+    assert epoch["fid_images"] == 250
+    assert epoch["fid.7"] > 0
+    assert store.samples_file(row["trial_id"], 1).read_bytes().startswith(b"\x89PNG")
     assert "epoch 1" in store.log_file(row["trial_id"]).read_text()
 
     again = call("orchestrator.trial", *arguments)

@@ -98,6 +98,15 @@ def test_every_image_counts_once_whatever_the_batch_size(batch_size: int) -> Non
     assert found.names == tuple("abcde")
 
 
+def test_bf16_rounds_the_network_and_not_the_likelihood() -> None:
+    model = network("block_film")
+    pixels = torch.randint(0, 256, (6, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    exact = class_log_likelihoods(model, pixels, batch_size=9)
+    rounded = class_log_likelihoods(model, pixels, batch_size=9, bf16=True)
+    assert not torch.equal(rounded, exact)
+    assert_close(rounded, exact, rtol=0.02, atol=0)  # 8 bits of mantissa are 0.4 %
+
+
 def test_evaluation_leaves_the_mode_of_the_network_as_it_was() -> None:
     model = network("none")
     for mode in (True, False):

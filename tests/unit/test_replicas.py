@@ -41,6 +41,9 @@ torch.distributed.destroy_process_group()
             "model.dropout": 0.5,
             "train.flip": True,
             "train.ema_decay": 0.9,
+            "eval.fid_every": 3,
+            "eval.fid_extractor": "classifier",
+            "eval.fid_images_per_class": 5,
         },
     ],
     ids=["plain", "odd batch, accumulated, dropout"],
@@ -56,6 +59,8 @@ def test_two_processes_give_the_loss_curve_of_one(tmp_path: Path, settings: dict
         assert replicated.val_bpd == pytest.approx(alone.val_bpd, abs=1e-3)
         assert replicated.grad_norm == pytest.approx(alone.grad_norm, rel=1e-2)
         assert replicated.micro_batch <= alone.micro_batch
+        assert (replicated.fid is None) == (alone.fid is None)
+        assert (replicated.fid_images, replicated.fid_extractor) == (alone.fid_images, alone.fid_extractor)
 
 
 def _launch(folder: Path, trial: dict[str, Any], world: int = 2) -> None:
