@@ -253,7 +253,7 @@ def _tune(plan: Plan, store: Store, ledger: Ledger, stop: _Stop) -> None:
         from ray import tune
 
         from orchestrator.search import Halt, LedgerCallback, StudySearcher
-        from orchestrator.trainable import CPUS, FOLDER, GPUS, NUMBER, SETTINGS, TRAINER, TrialProcess
+        from orchestrator.trainable import CPUS, FOLDER, GPUS, NUMBER, OBJECTIVE, SETTINGS, TRAINER, TrialProcess
 
         share = plan.resources.share(available, plan.trials)
         searcher = StudySearcher(
@@ -263,6 +263,7 @@ def _tune(plan: Plan, store: Store, ledger: Ledger, stop: _Stop) -> None:
                 SETTINGS: suggestion.config.flat(),
                 FOLDER: str(store.folder),
                 TRAINER: plan.trainer,
+                OBJECTIVE: plan.space.objective.describe(),
                 CPUS: share.cpus,
                 GPUS: share.gpus,
             },

@@ -115,7 +115,7 @@ class Ledger:
         best = self._objective.best(trial.rows.values())
         value = None if best is None else self._objective.value(best)
         self._recording(number).finish(state, error)
-        self._study.end(number, state, value)
+        self._study.end(number, state, best)
         del self._trials[number]
         self._view.ended(number, trial.config, state, value, error)
 
