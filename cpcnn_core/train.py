@@ -74,9 +74,9 @@ def fit(
     Where `folder` holds a training state, go on from it: on a CPU the result is the same, bit for bit, as without the
     interruption. Epochs that it holds beyond the `reported` first ones are yielded again, not trained again. In each
     epoch `on_evaluation` gets (epoch, validation likelihoods), where FID is due `on_drawn` gets (epoch, images), then
-    `score` says what the epoch is worth (and why, where that is null), then the checkpoint is committed, then the metrics are yielded; all along `on_progress` hears (what is done to images,
-    how many are done, how many there are). An epoch longer than `save_every_seconds` is committed on the way too,
-    where one process trains.
+    `score` says what the epoch is worth (and why, where that is null), then the checkpoint is committed, then the
+    metrics are yielded; all along `on_progress` hears (what is done to images, how many are done, how many there are).
+    An epoch longer than `save_every_seconds` is committed on the way too, where one process trains.
 
     Raise ConfigError where config and data do not fit, TrainingError where the loss is not finite.
     """

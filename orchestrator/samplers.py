@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cpcnn_core.suggest import nearest
 
@@ -44,6 +44,15 @@ def make(name: str, seed: int, number: int) -> BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         return SAMPLERS[name](random.Random(f"{seed}/{number}").getrandbits(32))
+
+
+def attributes_of_told(name: str) -> dict[str, Any]:
+    """What a trial that this sampler did not suggest needs, for the sampler to learn from it."""
+    if name != "nsga2":
+        return {}
+    from optuna.samplers import NSGAIISampler
+
+    return {NSGAIISampler._get_generation_key(): 0}  # NSGA-II breeds from trials of a generation only
 
 
 def _tpe(seed: int) -> BaseSampler:

@@ -246,7 +246,7 @@ def load(path: Path) -> SearchSpace:
         raise SpaceError(f"{path}: {error}") from None
     located = {key: _absolute(value) if key in LOCATIONS else value for key, value in settings.items()}
     question = (module.get("__doc__") or "").strip()
-    return SearchSpace(str(path), question, dict(module["space"]), located, trials, objective, sampler)
+    return SearchSpace(str(path), question, dict(module["space"]), located, trials, objective, sampler=sampler)
 
 
 def read(path: Path, given: Iterable[str] = (), *, seed: int = 0, sampler: str | None = None) -> SearchSpace:

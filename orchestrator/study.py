@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any, Literal
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import event
@@ -368,6 +369,7 @@ class Study:
                 intermediate_values=dict(row.values) if len(self._objective.directions) == 1 else {},
                 constraints=None if row.worth is None else dict(row.worth.violations),
                 user_attrs=dict(attributes),
+                system_attrs=samplers.attributes_of_told(self._space.sampler),
             )
         )
 
@@ -421,7 +423,9 @@ def _open(path: Path, objective: Objective) -> tuple[RDBStorage, optuna.Study]:
             "Move it away and run the command again: the study is rebuilt from the tables"
         ) from None
     if len(objective.directions) > 1:
-        study.set_metric_names(list(objective.reads))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            study.set_metric_names(list(objective.reads))  # for Optuna's dashboard
     return storage, study
 
 

@@ -152,6 +152,17 @@ def check(config: TrialConfig) -> None:
         yardstick(config, dataset(config.data))
 
 
+def ruler(config: TrialConfig) -> tuple[str, int, str] | None:
+    """What the trial's FID will be measured with: features, number of images, real ones; None where it will not be."""
+    from cpcnn_core.quality import yardstick
+
+    if not config.eval.fid_every:
+        return None
+    data = dataset(config.data)
+    found = yardstick(config, data)
+    return found.reference.extractor, config.eval.fid_images_per_class * data.nr_classes, found.reference.name
+
+
 def place() -> Place:
     """Where this process trains."""
     import torch
