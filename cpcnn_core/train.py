@@ -66,6 +66,7 @@ def fit(
     on_evaluation: Callable[[int, Evaluation], None] | None = None,
     on_drawn: Callable[[int, Drawn], None] | None = None,
     on_progress: OnProgress | None = None,
+    score: Callable[[EpochMetrics], tuple[float | None, str | None]] | None = None,
     save_every_seconds: float = 600.0,
 ) -> Iterator[EpochMetrics]:
     """Train the trial that `config` describes, with its checkpoints in `folder`; yield one EpochMetrics per epoch.
@@ -73,15 +74,15 @@ def fit(
     Where `folder` holds a training state, go on from it: on a CPU the result is the same, bit for bit, as without the
     interruption. Epochs that it holds beyond the `reported` first ones are yielded again, not trained again. In each
     epoch `on_evaluation` gets (epoch, validation likelihoods), where FID is due `on_drawn` gets (epoch, images), then
-    the checkpoint is committed, then the metrics are yielded; all along `on_progress` hears (what is done to images,
-    how many are done, how many there are). An epoch longer than `save_every_seconds` is committed on the way too,
-    where one process trains.
+    `score` says what the epoch is worth (and why, where that is null), then the checkpoint is committed, then the
+    metrics are yielded; all along `on_progress` hears (what is done to images, how many are done, how many there are).
+    An epoch longer than `save_every_seconds` is committed on the way too, where one process trains.
 
     Raise ConfigError where config and data do not fit, TrainingError where the loss is not finite.
     """
     check_fits(config, dataset)
     accelerator = accelerator or Accelerator()
-    run = Run(config, dataset, folder, accelerator)
+    run = Run(config, dataset, folder, accelerator, score)
     yield from run.checkpoints.history[reported:]
     while run.epoch < config.train.epochs:
         yield run.train_epoch(
@@ -130,8 +131,16 @@ class Batch(NamedTuple):
 class Run:
     """A trial in training: everything that a checkpoint must hold."""
 
-    def __init__(self, config: TrialConfig, dataset: Dataset, folder: Path, accelerator: Accelerator) -> None:
+    def __init__(
+        self,
+        config: TrialConfig,
+        dataset: Dataset,
+        folder: Path,
+        accelerator: Accelerator,
+        score: Callable[[EpochMetrics], tuple[float | None, str | None]] | None = None,
+    ) -> None:
         self.config = config
+        self.score = score
         self.dataset = dataset
         self.accelerator = accelerator
         self.device = device = accelerator.device
@@ -388,6 +397,9 @@ class Run:
         return evaluation.class_accuracies(self.dataset.class_names) | fusion
 
     def _commit(self, metrics: EpochMetrics) -> EpochMetrics:
+        if self.score is not None:
+            score, error = self.score(metrics)
+            metrics = metrics.replaced(score=score, score_error=error)
         if self.accelerator.is_main_process:
             metrics = self.checkpoints.save_epoch(
                 self._state_dict(),

@@ -16,10 +16,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from orchestrator import leaderboard, provenance, training
+from cpcnn_core.suggest import nearest
+from orchestrator import leaderboard, provenance, training, warm_start
 from orchestrator.ledger import Best, Ledger, View
 from orchestrator.space import SearchSpace
-from orchestrator.store import Store, config_of
+from orchestrator.store import Store, config_of, sweeps
 from orchestrator.study import Study
 
 
@@ -71,6 +72,7 @@ class Plan:
     seed: int = 0
     resources: Resources = field(default_factory=Resources)
     trainer: str = training.TRAINER  # another one simulates trials
+    warm_start: tuple[str, ...] = ()  # names of earlier sweeps in the same folder of results
 
     @property
     def store(self) -> Store:
@@ -105,6 +107,8 @@ def run(plan: Plan, view: View) -> Outcome:
                 return Outcome(study.finished, ran=False, interrupted=False)
             _check_data(plan)
             _record_run(plan, store)
+            for line in _warm_start(plan, study):
+                view.note(line)
             if study.finished or study.left_behind:
                 view.resumed(study.finished, _best_so_far(plan, store))
             ledger = Ledger(study, store, plan.space.objective, view)
@@ -208,8 +212,29 @@ def _changes(prefix: str, before: Mapping[str, Any], after: Mapping[str, Any]) -
 
 def _check_data(plan: Plan) -> None:
     """Find out here, not in each trial, that the data is missing or broken; and decode it once for all of them."""
-    if plan.trainer == training.TRAINER and not os.environ.get("RAY_ADDRESS"):
+    if _trains_here(plan):
         training.check(plan.space.default())
+
+
+def _trains_here(plan: Plan) -> bool:
+    """Whether this machine has the data, since its own cores or GPUs train the trials."""
+    return plan.trainer == training.TRAINER and not os.environ.get("RAY_ADDRESS")
+
+
+def _warm_start(plan: Plan, study: Study) -> Generator[str]:
+    """Let the study learn from earlier sweeps; a line on each. Raise SweepError where there is no such sweep."""
+    found = {store.folder.name: store for store in sweeps(plan.results) if store.folder.name != plan.name}
+    for name in plan.warm_start:
+        if name not in found:
+            raise SweepError(
+                f"--warm-start {name}: no other sweep of that name in {plan.results}{nearest(name, found)}"
+            )
+    own = (warm_start.ruler_of(row) for row in plan.store.epochs().rows() if row["fid"] is not None)
+    ruler = next(own, None)
+    if ruler is None and plan.warm_start and _trains_here(plan):
+        ruler = training.ruler(plan.space.default())
+    for harvest in warm_start.gather(plan.space, [found[name] for name in plan.warm_start], ruler):
+        yield harvest.summary(study.learn(harvest.used))
 
 
 def _best_so_far(plan: Plan, store: Store) -> Best | None:
@@ -253,7 +278,7 @@ def _tune(plan: Plan, store: Store, ledger: Ledger, stop: _Stop) -> None:
         from ray import tune
 
         from orchestrator.search import Halt, LedgerCallback, StudySearcher
-        from orchestrator.trainable import CPUS, FOLDER, GPUS, NUMBER, SETTINGS, TRAINER, TrialProcess
+        from orchestrator.trainable import CPUS, FOLDER, GPUS, NUMBER, OBJECTIVE, SETTINGS, TRAINER, TrialProcess
 
         share = plan.resources.share(available, plan.trials)
         searcher = StudySearcher(
@@ -263,6 +288,7 @@ def _tune(plan: Plan, store: Store, ledger: Ledger, stop: _Stop) -> None:
                 SETTINGS: suggestion.config.flat(),
                 FOLDER: str(store.folder),
                 TRAINER: plan.trainer,
+                OBJECTIVE: plan.space.objective.describe(),
                 CPUS: share.cpus,
                 GPUS: share.gpus,
             },

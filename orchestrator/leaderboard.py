@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from cpcnn_core.config import LOCATIONS, field_names
-from orchestrator.objective import Objective
+from orchestrator.objective import Objective, ParetoObjective, pareto_front
 from orchestrator.progress import plain
 from orchestrator.store import OPTION_PREFIX, Store
 
@@ -58,36 +58,65 @@ def read(stores: Iterable[Store]) -> tuple[list[Entry], list[str]]:
 def ranked(entries: Iterable[Entry], objective: Objective, *, kept: bool = False) -> list[Entry]:
     """Best first; the trial that began earlier before its equal; those without the metric last."""
 
-    def order(entry: Entry) -> tuple[float, str]:
+    def order(entry: Entry) -> tuple[bool, tuple[float, ...], str]:
         best = entry.best(objective, kept=kept)
-        value = None if best is None else objective.value(best)
-        if value is None:
-            return float("inf"), entry.trial["started"]
-        return -value if objective.direction == "max" else value, entry.trial["started"]
+        key = None if best is None else objective.order(best)
+        return key is None, key or (), entry.trial["started"]
 
     return sorted(entries, key=order)
 
 
+def front(entries: Iterable[Entry], objective: ParetoObjective) -> list[tuple[Entry, dict[str, Any]]]:
+    """The Pareto front over all epochs of all trials, the best by the first metric first."""
+
+    def point(held: tuple[Entry, dict[str, Any]]) -> tuple[float, ...]:
+        values = objective.values(held[1])
+        assert values is not None
+        return values
+
+    points: list[tuple[Entry, dict[str, Any]]] = []
+    for entry in entries:
+        measured = [(entry, row) for row in entry.epochs if objective.values(row) is not None]
+        points += pareto_front(measured, point, objective.directions)  # what a trial beats itself cannot be on it
+    return pareto_front(points, point, objective.directions)
+
+
 def table(entries: Sequence[Entry], objective: Objective, *, top: int = 10) -> Table:
     """The first `top` entries, with the settings in which they differ."""
-    shown = entries[:top]
-    made = Table(title=f"the best {len(shown)} of {len(entries)} trials, by {objective.metric}", box=SIMPLE_HEAD)
-    several = len({entry.store.folder for entry in shown}) > 1
-    differing = _differing(shown)
+    shown = [(entry, entry.best(objective) or {}) for entry in entries[:top]]
+    return _table(f"the best {len(shown)} of {len(entries)} trials, by {objective.metric}", shown, objective)
+
+
+def front_table(points: Sequence[tuple[Entry, dict[str, Any]]], objective: ParetoObjective, *, top: int = 20) -> Table:
+    """The first `top` points of a Pareto front, with the settings in which their trials differ."""
+    several = len({(entry.store.folder, entry.trial_id) for entry, _ in points})
+    title = f"the Pareto front of {' and '.join(objective.metrics)}: {len(points)} epochs of {several} trials"
+    return _table(title, points[:top], objective)
+
+
+def _table(title: str, shown: Sequence[tuple[Entry, dict[str, Any]]], objective: Objective) -> Table:
+    made = Table(title=title, box=SIMPLE_HEAD)
+    several = len({entry.store.folder for entry, _ in shown}) > 1
+    differing = _differing([entry for entry, _ in shown])
     names = {field: field.rpartition(".")[2] for field in differing}
-    extra = [name for name in ("val_acc", "val_bpd") if name != objective.metric]
-    numbers = (objective.metric, *extra, "epoch")
-    for column in ("", *(["sweep"] if several else []), "trial", *numbers, *names.values(), "state"):
+    # The score from the metrics, since the column of that name may be what another objective made of them.
+    own = dict.fromkeys((objective.metric, *objective.reads))
+    extra = [name for name in ("val_acc", "val_bpd") if name not in own]
+    numbers = (*own, *extra, "epoch")
+    limits = ["limits"] if any(objective.violations(row) for _, row in shown) else []
+    for column in ("", *(["sweep"] if several else []), "trial", *numbers, *limits, *names.values(), "state"):
         made.add_column(column, justify="right" if column in numbers else "left", no_wrap=True)
-    for rank, entry in enumerate(shown, start=1):
-        best = entry.best(objective) or {}
+    for rank, (entry, row) in enumerate(shown, start=1):
         settings = entry.settings()
+        values = row if objective.metric in objective.reads else {**row, objective.metric: objective.value(row)}
+        broken = any(violation > 0 for violation in objective.violations(row).values())
         made.add_row(
             str(rank),
             *([entry.store.folder.name] if several else []),
             entry.trial_id,
-            *(_number(best.get(name)) for name in (objective.metric, *extra)),
-            f"{best['epoch']}/{settings['train.epochs']}" if best else "-",
+            *(_number(values.get(name)) for name in (*own, *extra)),
+            f"{row['epoch']}/{settings['train.epochs']}" if row else "-",
+            *(["-" if not row else "broken" if broken else "kept"] if limits else []),
             *(plain(settings[field]) if field in settings else "" for field in differing),
             str(entry.trial["state"]),
         )

@@ -29,6 +29,7 @@ Best: TypeAlias = tuple[float, TrialConfig, int]
 class View(Protocol):
     """Whoever watches the sweep."""
 
+    def note(self, text: str) -> None: ...
     def resumed(self, finished: int, best: Best | None) -> None: ...
     def started(self, number: int, config: TrialConfig) -> None: ...
     def epoch(self, number: int, config: TrialConfig, metrics: EpochMetrics, value: float | None) -> None: ...
@@ -115,7 +116,7 @@ class Ledger:
         best = self._objective.best(trial.rows.values())
         value = None if best is None else self._objective.value(best)
         self._recording(number).finish(state, error)
-        self._study.end(number, state, value)
+        self._study.end(number, state, best)
         del self._trials[number]
         self._view.ended(number, trial.config, state, value, error)
 

@@ -52,6 +52,10 @@ class Progress(AbstractContextManager["Progress"]):
         if self._live is not None:
             self._live.stop()
 
+    def note(self, text: str) -> None:
+        """Something to know before the first trial runs."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     def resumed(self, finished: int, best: Best | None) -> None:
         """The sweep goes on where an earlier run stopped."""
         self._earlier, self._best = finished, best

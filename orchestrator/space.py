@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from cpcnn_core.config import LOCATIONS, ConfigError, TrialConfig, check_field
+from orchestrator import samplers
 from orchestrator.objective import Objective, ObjectiveError
 from search_spaces import Choice, Distribution, Floats, Ints, Scalar, Space
 
-_NAMES = ("space", "settings", "trials", "objective")
+_NAMES = ("space", "settings", "trials", "sampler", "objective")
 _ALL_CORNERS = 4096  # beyond this many combinations of extremes, a random part of them is checked
 _SOME_CORNERS = 512
 _WHERE = " where "
@@ -37,7 +38,7 @@ class Suggester(Protocol):
 
     def suggest_categorical(self, name: str, choices: tuple[Scalar, ...]) -> Scalar: ...
     def suggest_int(self, name: str, low: int, high: int, *, step: int, log: bool) -> int: ...
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool) -> float: ...
+    def suggest_float(self, name: str, low: float, high: float, *, step: float | None, log: bool) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class SearchSpace:
     settings: Mapping[str, Scalar]
     trials: int
     objective: Objective
+    sampler: str = samplers.DEFAULT
 
     def configure(self, pick: Picker) -> TrialConfig:
         """The trial that `pick` gives. Raise ConfigError where the combination is not allowed."""
@@ -67,12 +69,24 @@ class SearchSpace:
 
     def params_of(self, config: TrialConfig) -> dict[str, tuple[Scalar, Distribution]] | None:
         """The searched parameters that give `config`, by name; None where this space cannot give it."""
+        params, refused = self.admit(config)
+        return params if refused is None else None
+
+    def admit(self, config: TrialConfig) -> tuple[dict[str, tuple[Scalar, Distribution]], str | None]:
+        """The searched parameters that give `config`, and None; or, where none do, the field that is in the way."""
         params: dict[str, tuple[Scalar, Distribution]] = {}
+        flat = config.flat()
         try:
-            same = self.configure(_as_recorded(config.flat(), params))
-        except (_NotAdmittedError, ConfigError):
-            return None
-        return params if same.trial_id == config.trial_id else None
+            same = self.configure(_as_recorded(flat, params)).flat()
+        except _NotAdmittedError as refused:
+            field = str(refused)
+            return {}, f"{field} is {_shown(flat.get(field))}, which the space does not have"
+        except ConfigError as error:
+            return {}, str(error)
+        for field in dict.fromkeys((*same, *flat)):
+            if field not in LOCATIONS and (field not in same or field not in flat or same[field] != flat[field]):
+                return {}, f"{field} is {_shown(flat.get(field))}, not {_shown(same.get(field))}"
+        return params, None
 
     @property
     def size(self) -> float:
@@ -100,7 +114,8 @@ class SearchSpace:
         return {
             "space": {field: str(distribution) for field, distribution in self.fields.items()},
             "settings": where,
-            "objective": {"metric": self.objective.metric, "direction": self.objective.direction},
+            "sampler": self.sampler,
+            "objective": self.objective.describe(),
         }
 
     def with_settings(self, given: Mapping[str, Scalar]) -> SearchSpace:
@@ -141,6 +156,8 @@ class SearchSpace:
                 check_field(field)
             except ConfigError as error:
                 raise SpaceError(f"{where}settings: {error}") from None
+        if self.sampler == samplers.GRID:
+            self._check_finite(where)
         self._try(where, {})
         for _, name, distribution, pins in _probes(self, self.fields, "", {}):
             for value in _extremes(distribution):
@@ -148,9 +165,24 @@ class SearchSpace:
         for pins in _corners(self):
             self._try(where, pins)
 
+    def _check_finite(self, where: str) -> None:
+        for field, value in _every(self.fields):
+            if isinstance(value, Floats) and math.isinf(_options(value)):
+                raise SpaceError(
+                    f"{where}sampler: a grid needs a finite space, and space[{field!r}] = {value} is continuous; "
+                    "give it a step=, or a choice(...) of values"
+                )
+        if self.size > samplers.GRID_SIZE:
+            raise SpaceError(
+                f"{where}sampler: this grid has {self.size:,.0f} configurations, more than {samplers.GRID_SIZE:,}; "
+                "take larger steps, or another sampler"
+            )
+
     def _try(self, where: str, pins: Mapping[str, Scalar]) -> None:
         try:
-            self.configure(_pinned(pins))
+            unmeasured = self.objective.unmeasured(self.configure(_pinned(pins)))
+            if unmeasured is not None:
+                raise SpaceError(f"{where}objective: {unmeasured}")
         except ConfigError as error:
             named = str(error).partition(":")[0]
             at = ", ".join(f"{name}={value!r}" for name, value in pins.items() if _field_of(name) != named)
@@ -209,17 +241,23 @@ def load(path: Path) -> SearchSpace:
         raise SpaceError(f"{path}: trials is {trials!r}; it must be a number of at least 1")
     try:
         objective = Objective.of(module.get("objective", "val_acc"))
-    except ObjectiveError as error:
+        sampler = samplers.named(module.get("sampler", samplers.DEFAULT))
+    except (ObjectiveError, samplers.SamplerError) as error:
         raise SpaceError(f"{path}: {error}") from None
     located = {key: _absolute(value) if key in LOCATIONS else value for key, value in settings.items()}
     question = (module.get("__doc__") or "").strip()
-    return SearchSpace(str(path), question, dict(module["space"]), located, trials, objective)
+    return SearchSpace(str(path), question, dict(module["space"]), located, trials, objective, sampler=sampler)
 
 
-def read(path: Path, given: Iterable[str] = (), *, seed: int = 0) -> SearchSpace:
-    """The space in `path` with `key=value` settings applied, checked. Raise SpaceError."""
+def read(path: Path, given: Iterable[str] = (), *, seed: int = 0, sampler: str | None = None) -> SearchSpace:
+    """The space in `path` with `key=value` settings and perhaps another sampler, checked. Raise SpaceError."""
     settings = parse_settings(given)
     space = load(path).with_settings(settings).with_seed(seed)
+    if sampler is not None:
+        try:
+            space = replace(space, sampler=samplers.named(sampler))
+        except samplers.SamplerError as error:
+            raise SpaceError(f"--{error}") from None
     space.check("with the settings given: " if settings else "")
     return space
 
@@ -254,8 +292,9 @@ def by_optuna(trial: Suggester) -> Picker:
                 return trial.suggest_categorical(name, options)
             case Ints(low=low, high=high, step=step, log=log):
                 return trial.suggest_int(name, low, high, step=step, log=log)
-            case Floats(low=low, high=high, log=log):
-                return trial.suggest_float(name, low, high, log=log)
+            case Floats(low=low, high=high, log=log, step=step):
+                # With a step, Optuna gives 0.30000000000000004 where the space means 0.3.
+                return _held(distribution, trial.suggest_float(name, low, high, step=step, log=log))
 
     return pick
 
@@ -273,6 +312,8 @@ def at_random(rng: random.Random) -> Picker:
                 return rng.randrange(low, high + 1, step)
             case Floats(low=low, high=high, log=True):
                 return min(high, max(low, math.exp(rng.uniform(math.log(low), math.log(high)))))
+            case Floats(step=float()):
+                return rng.choice(distribution.steps())
             case Floats(low=low, high=high):
                 return rng.uniform(low, high)
 
@@ -291,12 +332,16 @@ def _as_recorded(flat: Mapping[str, Scalar], params: dict[str, tuple[Scalar, Dis
     def pick(name: str, distribution: Distribution) -> Scalar:
         field = _field_of(name)
         if field not in flat or not _allows(distribution, flat[field]):
-            raise _NotAdmittedError
+            raise _NotAdmittedError(field)
         value = _held(distribution, flat[field])
         params[name] = value, distribution
         return value
 
     return pick
+
+
+def _shown(value: Scalar) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _pinned(pins: Mapping[str, Scalar]) -> Picker:
@@ -328,7 +373,7 @@ def _allows(distribution: Distribution, value: Scalar) -> bool:
     if not distribution.low <= value <= distribution.high:
         return False
     if isinstance(distribution, Floats):
-        return True
+        return distribution.step is None or any(math.isclose(value, held) for held in distribution.steps())
     return value == int(value) and (int(value) - distribution.low) % distribution.step == 0
 
 
@@ -339,6 +384,8 @@ def _held(distribution: Distribution, value: Scalar) -> Scalar:
             return next(option for option in options if _same(value, option))
         case Ints():
             return int(value or 0)
+        case Floats(step=float()):
+            return min(distribution.steps(), key=lambda held: abs(held - float(value or 0)))
         case Floats():
             return float(value or 0)
 
@@ -354,6 +401,8 @@ def _extremes(distribution: Distribution) -> Iterator[Scalar]:
             yield from options
         case Ints(low=low, high=high, step=step):
             yield from sorted({low, min(low + step, high), high})
+        case Floats(step=float()):
+            yield from distribution.steps()
         case Floats(low=low, high=high):
             # Not the middle, which is a whole number between 1.0 and 5.0 and would pass where only those may.
             yield from dict.fromkeys((low, high, low + (high - low) * 0.3819660112501051))
@@ -378,6 +427,8 @@ def _options(distribution: Distribution) -> float:
             return sum(_size(branches.get(option, {})) for option in options)
         case Ints(low=low, high=high, step=step):
             return (high - low) // step + 1
+        case Floats(step=float()):
+            return len(distribution.steps())
         case Floats(low=low, high=high):
             return 1 if low == high else math.inf
 
@@ -401,6 +452,8 @@ def _values(distribution: Distribution) -> Iterable[Scalar]:
             return options
         case Ints(low=low, high=high, step=step):
             return range(low, high + 1, step)
+        case Floats(step=float()):
+            return distribution.steps()
         case Floats(low=low):
             return (low,)
 

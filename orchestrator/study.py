@@ -12,21 +12,21 @@ from __future__ import annotations
 import random
 import sqlite3
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
-from optuna.samplers import TPESampler
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
 from cpcnn_core.config import ConfigError, TrialConfig
+from orchestrator import samplers
 from orchestrator.objective import Objective
 from orchestrator.space import SearchSpace, at_random, by_optuna
 from orchestrator.store import FINISHED, Store, config_of
@@ -37,8 +37,10 @@ NAME = "sweep"
 _PATIENCE = 16  # suggestions in a row that were known already, before one that is not is picked instead
 _DRAWS = 2000  # random draws in the hope of a configuration that has not run yet
 _LISTED = 100_000  # a finite space of at most this many configurations is searched for one that has not run yet
+# User attributes of Optuna's trials that are no trials of this sweep.
 _DUPLICATE = "duplicate_of"
 _INVALID = "invalid"
+_EARLIER = "earlier_sweep"
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 optuna.logging.disable_propagation()
@@ -56,6 +58,44 @@ class Suggestion:
     config: TrialConfig
 
 
+@dataclass(frozen=True)
+class Worth:
+    """What a study knows of a finished trial: its values, and by how much it breaks each limit."""
+
+    values: tuple[float, ...]
+    violations: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What the rows say of one trial that the space admits."""
+
+    trial_id: str
+    state: str
+    worth: Worth | None
+    values: Mapping[int, float]  # by epoch; what pruning looks at, where there is one objective
+    params: Mapping[str, tuple[Scalar, Distribution]]
+
+    @classmethod
+    def of(
+        cls,
+        row: Mapping[str, Any],
+        epochs: Iterable[Mapping[str, Any]],
+        params: Mapping[str, tuple[Scalar, Distribution]],
+        objective: Objective,
+    ) -> Recorded:
+        """The trial of a row of `trials` and its rows of `epochs`."""
+        rows = list(epochs)
+        values = {int(held["epoch"]): told[0] for held in rows if (told := objective.values(held)) is not None}
+        return cls(row["trial_id"], row["state"], worth(objective, objective.best(rows)), values, params)
+
+
+def worth(objective: Objective, epoch: Mapping[str, Any] | None) -> Worth | None:
+    """What a study is told of a trial whose best row this is."""
+    values = None if epoch is None else objective.values(epoch)
+    return None if epoch is None or values is None else Worth(values, objective.violations(epoch))
+
+
 class Study:
     """Optuna's study of one sweep. One process at a time may hold it."""
 
@@ -67,9 +107,12 @@ class Study:
         self._storage, self._study = _open(store.study_file, space.objective)
         self._running: dict[int, _Running] = {}
         self._adopted: list[Suggestion] = []
-        self._ends: dict[str, float | None] = {}  # by trial id: what each finished trial is worth
+        self._ends: dict[str, Worth | None] = {}  # by trial id: what each finished trial is worth
         self._known: set[str] = set()  # trial ids that are finished, running or about to run
+        self._earlier: dict[str, Worth | None] = {}  # by trial id: those that earlier sweeps ran, told and not counted
         self._exhausted = False
+        self._grid: Iterator[TrialConfig] | None = None
+        self._use_sampler(0)
         self._reconcile(_recorded(space, store))
 
     def close(self) -> None:
@@ -113,24 +156,77 @@ class Study:
 
     def report(self, number: int, metrics: Mapping[str, Any]) -> None:
         """Tell what an epoch of a running trial is worth; a value that is missing is not told."""
-        value = self._objective.value(metrics)
-        if value is not None:
-            self._running[number].report(int(metrics["epoch"]), value)
+        values = self._objective.values(metrics)
+        if values is not None:
+            self._report(number, int(metrics["epoch"]), values[0])
 
-    def end(self, number: int, state: str, value: float | None) -> None:
-        """Tell that a trial has ended. Without a value it is told as failed, whatever its state: it has no score."""
+    def end(self, number: int, state: str, best: Mapping[str, Any] | None) -> None:
+        """Tell that a trial has ended, `best` being its best row.
+
+        Without a value it is told as failed, whatever its state: it has no score.
+        """
+        self._end(number, state, worth(self._objective, best))
+
+    def learn(self, earlier: Iterable[tuple[str, Recorded]]) -> int:
+        """Tell of finished trials of earlier sweeps, each with where it comes from; return how many were new.
+
+        They count for the sampler and not as trials of this sweep. A configuration that equals one of them in all, its
+        seed included, is not run again.
+        """
+        told = {trial.user_attrs.get(_EARLIER) for trial in self._study.get_trials(deepcopy=False)}
+        new = 0
+        for source, row in earlier:
+            if row.trial_id not in self._known:
+                self._earlier[row.trial_id] = row.worth
+            if source not in told:
+                self._add_finished(row, {_EARLIER: source, "trial_id": row.trial_id})
+                new += 1
+        return new
+
+    def _report(self, number: int, epoch: int, value: float) -> None:
+        if len(self._objective.directions) == 1:  # Optuna takes no intermediate values of several objectives
+            self._running[number].report(epoch, value)
+
+    def _end(self, number: int, state: str, reached: Worth | None) -> None:
         running = self._running.pop(number)
-        self._ends[running.trial_id] = value
-        if state == "COMPLETE" and value is not None:
-            self._study.tell(running.trial, value)
-        elif state == "PRUNED" and value is not None:
-            self._study.tell(running.trial, state=TrialState.PRUNED)
-        else:
+        self._ends[running.trial_id] = reached
+        if reached is None or state not in {"COMPLETE", "PRUNED"}:
             self._study.tell(running.trial, state=TrialState.FAIL)
+        else:
+            self._tell(running.trial, state, reached)
+
+    def _tell(self, trial: optuna.Trial, state: str, reached: Worth) -> None:
+        held = self._storage.get_trial(trial._trial_id).constraints  # of a driver killed between this and the tell
+        for name, violation in reached.violations.items():
+            if name not in held:
+                trial.set_constraint(name, violation)
+        if self._optuna_state(state) == TrialState.PRUNED:
+            self._study.tell(trial, state=TrialState.PRUNED)
+        else:
+            self._study.tell(trial, list(reached.values))
+
+    def _optuna_state(self, state: str) -> TrialState:
+        # A pruned trial keeps its values as intermediate ones, which several objectives do not have; what it reached
+        # counts, so it is told as complete rather than lost.
+        pruned = state == "PRUNED" and len(self._objective.directions) == 1
+        return TrialState.PRUNED if pruned else TrialState.COMPLETE
 
     # --- asking
 
+    def _use_sampler(self, number: int) -> None:
+        self._study.sampler = samplers.make(self._space.sampler, self._seed, number)
+
+    def _is_done(self, trial_id: str) -> bool:
+        return trial_id in self._known or trial_id in self._earlier
+
     def _ask(self) -> Suggestion | None:
+        # First what waits: rows without an end that only the tables knew of, or a suggestion that a kill cut short.
+        while self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            trial, config, _ = self._suggest()
+            if config is not None:
+                return Suggestion(trial.number, config)
+        if self._space.sampler == samplers.GRID:
+            return self._run(self._next_of_grid())
         refusal = ""
         for _ in range(_PATIENCE):
             trial, config, reason = self._suggest()
@@ -139,19 +235,31 @@ class Study:
                 return Suggestion(trial.number, config)
         # The sampler keeps coming back to what it knows: look for a configuration that it does not.
         unseen = self._unseen()
-        if unseen is None:
-            if not self._known:
-                raise StudyError(f"{self._space.source}: no configuration of this space is allowed: {refusal}")
+        if unseen is None and not self._known and not self._earlier:
+            raise StudyError(f"{self._space.source}: no configuration of this space is allowed: {refusal}")
+        return self._run(unseen)
+
+    def _run(self, config: TrialConfig | None) -> Suggestion | None:
+        """Let Optuna suggest this very configuration."""
+        if config is None:
             return None
-        params = self._space.params_of(unseen)
+        params = self._space.params_of(config)
         assert params is not None
         self._study.enqueue_trial({name: value for name, (value, _) in params.items()})
-        trial, config, _ = self._suggest()
-        return None if config is None else Suggestion(trial.number, config)
+        trial, suggested, _ = self._suggest()
+        return None if suggested is None else Suggestion(trial.number, suggested)
+
+    def _next_of_grid(self) -> TrialConfig | None:
+        """The next configuration of a finite space, in an order drawn from the seed: a part of it is a fair sample."""
+        if self._grid is None:
+            every = list(self._space.all())
+            random.Random(self._seed).shuffle(every)
+            self._grid = iter(every)
+        return next((config for config in self._grid if not self._is_done(config.trial_id)), None)
 
     def _suggest(self) -> tuple[optuna.Trial, TrialConfig | None, str | None]:
         """Ask Optuna once. No configuration where it is not allowed (with the reason), or is known already."""
-        self._study.sampler = _sampler(self._seed, len(self._study.get_trials(deepcopy=False)))
+        self._use_sampler(len(self._study.get_trials(deepcopy=False)))
         trial = self._study.ask()
         try:
             config = self._space.configure(by_optuna(trial))
@@ -159,7 +267,7 @@ class Study:
             trial.set_user_attr(_INVALID, str(error))
             self._study.tell(trial, state=TrialState.FAIL)
             return trial, None, str(error)
-        if config.trial_id in self._known:
+        if self._is_done(config.trial_id):
             self._tell_again(trial, config.trial_id)
             return trial, None, None
         self._start(trial, config)
@@ -173,11 +281,11 @@ class Study:
 
     def _tell_again(self, trial: optuna.Trial, trial_id: str) -> None:
         trial.set_user_attr(_DUPLICATE, trial_id)
-        value = self._ends.get(trial_id)
-        if value is None:
+        reached = self._ends.get(trial_id) or self._earlier.get(trial_id)
+        if reached is None:
             self._study.tell(trial, state=TrialState.FAIL)
         else:
-            self._study.tell(trial, value)
+            self._tell(trial, "COMPLETE", reached)
 
     def _unseen(self) -> TrialConfig | None:
         rng = random.Random(f"{self._seed}/{len(self._known)}")
@@ -186,15 +294,15 @@ class Study:
                 drawn = self._space.configure(at_random(rng))
             except ConfigError:
                 continue
-            if drawn.trial_id not in self._known:
+            if not self._is_done(drawn.trial_id):
                 return drawn
         if self._space.size > _LISTED:
             return None
-        return next((config for config in self._space.all() if config.trial_id not in self._known), None)
+        return next((config for config in self._space.all() if not self._is_done(config.trial_id)), None)
 
     # --- after a restart
 
-    def _reconcile(self, rows: Mapping[str, _Recorded]) -> None:
+    def _reconcile(self, rows: Mapping[str, Recorded]) -> None:
         """Make the study and the rows agree, and adopt the trials that an earlier driver left behind."""
         running = []
         for frozen in self._study.get_trials(deepcopy=False):
@@ -204,16 +312,22 @@ class Study:
                 running.append(frozen)
             elif frozen.state.is_finished() and "trial_id" in frozen.user_attrs:
                 trial_id = frozen.user_attrs["trial_id"]
-                self._known.add(trial_id)
-                self._ends[trial_id] = frozen.value if frozen.state == TrialState.COMPLETE else None
+                reached = None
+                if frozen.state == TrialState.COMPLETE:
+                    reached = Worth(tuple(frozen.values), frozen.constraints)
+                if _EARLIER in frozen.user_attrs:
+                    self._earlier[trial_id] = reached
+                else:
+                    self._known.add(trial_id)
+                    self._ends[trial_id] = reached
         for frozen in running:
             self._adopt(frozen, rows)
         for trial_id, row in rows.items():
             if trial_id not in self._known:
                 self._add(row)
 
-    def _adopt(self, frozen: FrozenTrial, rows: Mapping[str, _Recorded]) -> None:
-        self._study.sampler = _sampler(self._seed, frozen.number)
+    def _adopt(self, frozen: FrozenTrial, rows: Mapping[str, Recorded]) -> None:
+        self._use_sampler(frozen.number)
         trial = optuna.Trial(self._study, frozen._trial_id)
         try:
             config = self._space.configure(by_optuna(trial))  # picks what the killed driver had not come to
@@ -221,7 +335,7 @@ class Study:
             trial.set_user_attr(_INVALID, str(error))
             self._study.tell(trial, state=TrialState.FAIL)
             return
-        if config.trial_id in self._known:
+        if self._is_done(config.trial_id):
             self._tell_again(trial, config.trial_id)
             return
         self._start(trial, config)
@@ -231,39 +345,33 @@ class Study:
             self._adopted.append(Suggestion(trial.number, config))
             return
         for epoch, value in row.values.items():
-            self._running[trial.number].report(epoch, value)
-        self.end(trial.number, row.state, row.value)
+            self._report(trial.number, epoch, value)
+        self._end(trial.number, row.state, row.worth)
 
-    def _add(self, row: _Recorded) -> None:
+    def _add(self, row: Recorded) -> None:
         """Let the study know of a trial that only the rows know of: run by hand, or before the study was lost."""
-        params = {name: value for name, (value, _) in row.params.items()}
         if row.state not in FINISHED:
-            self._study.enqueue_trial(params)
+            self._study.enqueue_trial({name: value for name, (value, _) in row.params.items()})
             return
-        state = {"COMPLETE": TrialState.COMPLETE, "PRUNED": TrialState.PRUNED}.get(row.state, TrialState.FAIL)
+        self._add_finished(row, {"trial_id": row.trial_id})
+        self._known.add(row.trial_id)
+        self._ends[row.trial_id] = row.worth
+
+    def _add_finished(self, row: Recorded, attributes: Mapping[str, str]) -> None:
+        failed = row.worth is None or row.state == "FAILED"
+        state = TrialState.FAIL if failed else self._optuna_state(row.state)
         self._study.add_trial(
             optuna.trial.create_trial(
-                state=TrialState.FAIL if row.value is None else state,
-                value=None if state == TrialState.FAIL else row.value,
-                params=params,
+                state=state,
+                values=None if row.worth is None or state != TrialState.COMPLETE else list(row.worth.values),
+                params={name: value for name, (value, _) in row.params.items()},
                 distributions={name: _distribution(held) for name, (_, held) in row.params.items()},
-                intermediate_values=dict(row.values),
-                user_attrs={"trial_id": row.trial_id},
+                intermediate_values=dict(row.values) if len(self._objective.directions) == 1 else {},
+                constraints=None if row.worth is None else dict(row.worth.violations),
+                user_attrs=dict(attributes),
+                system_attrs=samplers.attributes_of_told(self._space.sampler),
             )
         )
-        self._known.add(row.trial_id)
-        self._ends[row.trial_id] = row.value
-
-
-@dataclass(frozen=True)
-class _Recorded:
-    """What the rows say of one trial that the space admits."""
-
-    trial_id: str
-    state: str
-    value: float | None
-    values: Mapping[int, float]  # by epoch
-    params: Mapping[str, tuple[Scalar, Distribution]]
 
 
 class _Running:
@@ -281,7 +389,7 @@ class _Running:
             self.told.add(epoch)
 
 
-def _recorded(space: SearchSpace, store: Store) -> dict[str, _Recorded]:
+def _recorded(space: SearchSpace, store: Store) -> dict[str, Recorded]:
     """What the rows say of each trial that the space admits, by trial id."""
     epochs: dict[str, list[dict[str, Any]]] = {}
     for row in store.epochs().rows():
@@ -293,14 +401,8 @@ def _recorded(space: SearchSpace, store: Store) -> dict[str, _Recorded]:
         except ConfigError:
             continue
         params = space.params_of(config)
-        if params is None:
-            continue
-        rows = epochs.get(config.trial_id, [])
-        best = space.objective.best(rows)
-        values = {int(row["epoch"]): value for row in rows if (value := space.objective.value(row)) is not None}
-        found[config.trial_id] = _Recorded(
-            config.trial_id, row["state"], None if best is None else space.objective.value(best), values, params
-        )
+        if params is not None:
+            found[config.trial_id] = Recorded.of(row, epochs.get(config.trial_id, []), params, space.objective)
     return found
 
 
@@ -311,30 +413,25 @@ def _open(path: Path, objective: Objective) -> tuple[RDBStorage, optuna.Study]:
         event.listen(storage.engine, "connect", _tune)
         storage.scoped_session.remove()
         storage.engine.dispose()
-        direction: Literal["minimize", "maximize"] = "maximize" if objective.direction == "max" else "minimize"
-        return storage, optuna.create_study(storage=storage, study_name=NAME, direction=direction, load_if_exists=True)
+        directions: list[Literal["minimize", "maximize"]] = [
+            "maximize" if way == "max" else "minimize" for way in objective.directions
+        ]
+        study = optuna.create_study(storage=storage, study_name=NAME, directions=directions, load_if_exists=True)
     except (SQLAlchemyError, StorageInternalError) as error:
         raise StudyError(
             f"{path}: not a readable study ({str(error.__cause__ or error).splitlines()[0]}). "
             "Move it away and run the command again: the study is rebuilt from the tables"
         ) from None
+    if len(objective.directions) > 1:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            study.set_metric_names(list(objective.reads))  # for Optuna's dashboard
+    return storage, study
 
 
 def _tune(connection: sqlite3.Connection, _: object) -> None:
     connection.execute("pragma journal_mode = wal")
     connection.execute("pragma synchronous = normal")
-
-
-def _sampler(seed: int, number: int) -> TPESampler:
-    """Tree-structured Parzen estimator (Bergstra et al. 2011), joint over the fields of each branch of the space."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        return TPESampler(
-            multivariate=True,
-            group=True,
-            constant_liar=True,
-            seed=random.Random(f"{seed}/{number}").getrandbits(32),
-        )
 
 
 def _distribution(held: Distribution) -> BaseDistribution:
@@ -343,5 +440,5 @@ def _distribution(held: Distribution) -> BaseDistribution:
             return CategoricalDistribution(options)
         case Ints(low=low, high=high, step=step, log=log):
             return IntDistribution(low, high, log=log, step=step)
-        case Floats(low=low, high=high, log=log):
-            return FloatDistribution(low, high, log=log)
+        case Floats(low=low, high=high, log=log, step=step):
+            return FloatDistribution(low, high, log=log, step=step)

@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 
 from orchestrator import command_line as cli
-from orchestrator import driver, leaderboard, space
+from orchestrator import driver, leaderboard, samplers, space
+from orchestrator.objective import ParetoObjective
 from orchestrator.progress import Progress
 from orchestrator.study import StudyError
 
@@ -24,17 +25,25 @@ def main(
     results: cli.Results = Path("results"),
     name: Annotated[str | None, typer.Option(help="The sweep's name; the space file's.")] = None,
     seed: cli.Seed = 0,
+    sampler: Annotated[
+        str | None, typer.Option(help=f"What chooses: {', '.join(samplers.SAMPLERS)}; the space's `sampler`.")
+    ] = None,
+    warm_start: Annotated[
+        list[str] | None,
+        typer.Option("--warm-start", metavar="SWEEP", help="An earlier sweep to learn from. May be repeated."),
+    ] = None,
 ) -> None:
     """Search SPACE. The same command again resumes the sweep where it was stopped or killed."""
     console = cli.console()
     with cli.plain_errors(driver.SweepError, StudyError):
-        asked = space.read(space_file, given or (), seed=seed)
+        asked = space.read(space_file, given or (), seed=seed, sampler=sampler)
         plan = driver.Plan(
             name=cli.folder_name(name or space_file.stem),
             space=asked,
             results=results,
             trials=trials or asked.trials,
             seed=seed,
+            warm_start=tuple(warm_start or ()),
         )
         with Progress(console, asked.objective, asked.searched, total=plan.trials) as view:
             outcome = driver.run(plan, view)
@@ -52,10 +61,13 @@ def show(console: Console, plan: driver.Plan) -> None:
         console.print(f"warning: {problem}", style="yellow", soft_wrap=True)
     objective = plan.space.objective
     ranked = leaderboard.ranked(entries, objective)
-    console.print(leaderboard.table(ranked, objective))
+    if isinstance(objective, ParetoObjective):
+        console.print(leaderboard.front_table(leaderboard.front(entries, objective), objective))
+    else:
+        console.print(leaderboard.table(ranked, objective))
     if ranked and ranked[0].best(objective, kept=True) is not None:
         where = [] if plan.results == Path("results") else ["--results", str(plan.results)]
-        following = cli.again("orchestrator.best", "--metric", objective.metric, "--sweep", plan.name, *where)
+        following = cli.again("orchestrator.best", "--metric", objective.column, "--sweep", plan.name, *where)
         console.print("Next, check and export the winner:")
         console.print(f"  {following}", soft_wrap=True, highlight=False)
 

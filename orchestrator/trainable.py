@@ -12,11 +12,13 @@ from ray.tune import PlacementGroupFactory, Trainable
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator import training
+from orchestrator.objective import Objective
 from orchestrator.recording import Place
 from orchestrator.store import Store
 
 # Keys of the config that Tune hands over, and of the results that it passes back.
 NUMBER, SETTINGS, FOLDER, TRAINER, CPUS, GPUS = "number", "settings", "folder", "trainer", "cpus", "gpus"
+OBJECTIVE = "objective"
 METRICS, PLACE, FAILURE = "epoch_metrics", "place", "failure"
 
 logger = logging.getLogger(__name__)
@@ -69,7 +71,8 @@ class TrialProcess(Trainable):  # type: ignore[misc]
         store = Store(Path(config[FOLDER]))
         self._config = TrialConfig.from_flat(config[SETTINGS])
         self._log = store.log_file(self._config.trial_id)
-        self._epochs = training.run(self._config, store, training.named(config[TRAINER]))
+        objective = Objective.from_description(config[OBJECTIVE])
+        self._epochs = training.run(self._config, store, training.named(config[TRAINER]), objective=objective)
         training.set_threads(config[CPUS])
 
 

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from cpcnn_core.config import DataConfig, TrialConfig
 from cpcnn_core.metrics import EpochMetrics
+from orchestrator.objective import Objective
 from orchestrator.recording import Place
 from orchestrator.store import Store
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 OnProgress = Callable[[str, int, int], None]
+Score = Callable[[EpochMetrics], tuple[float | None, str | None]]  # an objective's: the score, or why there is none
 
 TRAINER = "orchestrator.training:train"
 
@@ -41,13 +43,18 @@ class Trainer(Protocol):
     """Trains one trial; `train` below, or a simulation of it."""
 
     def __call__(
-        self, config: TrialConfig, store: Store, *, reported: int, on_progress: OnProgress | None
+        self, config: TrialConfig, store: Store, *, reported: int, on_progress: OnProgress | None, score: Score | None
     ) -> Iterator[EpochMetrics]:
         """Yield the metrics of each epoch after the first `reported` ones, checkpoint and predictions on disk."""
 
 
 def train(
-    config: TrialConfig, store: Store, *, reported: int, on_progress: OnProgress | None = None
+    config: TrialConfig,
+    store: Store,
+    *,
+    reported: int,
+    on_progress: OnProgress | None = None,
+    score: Score | None = None,
 ) -> Iterator[EpochMetrics]:
     """The Trainer that trains: `cpcnn_core.train.fit`, its checkpoints and predictions in the store."""
     # Imported here: readers of results and simulated trials do without torch, which takes seconds to import.
@@ -77,6 +84,7 @@ def train(
         on_evaluation=keep,
         on_drawn=keep_drawn,
         on_progress=on_progress,
+        score=score,
     )
 
 
@@ -103,11 +111,13 @@ def run(
     store: Store,
     trainer: Trainer,
     *,
+    objective: Objective | None = None,
     on_begin: Callable[[], None] | None = None,
     on_progress: OnProgress | None = None,
 ) -> Generator[EpochMetrics]:
     """Train a trial from wherever it stands, the only one in its checkpoint folder. Raise TrialBusyError.
 
+    Where `objective` combines metrics, each epoch has its `score`, which also says which weights are worth keeping.
     `on_begin` is called once nobody else can be training the trial any more.
     """
     with _alone(store, config.trial_id):
@@ -115,7 +125,8 @@ def run(
             on_begin()
         reported = store.reported_epochs(config.trial_id)
         logger.info("trial %s, after %d reported epochs: %s", config.trial_id, reported, config.flat())
-        for metrics in trainer(config, store, reported=reported, on_progress=on_progress):
+        score = None if objective is None else objective.score
+        for metrics in trainer(config, store, reported=reported, on_progress=on_progress, score=score):
             logger.info("epoch %d: %s", metrics.epoch, metrics.row())
             yield metrics
 
@@ -139,6 +150,17 @@ def check(config: TrialConfig) -> None:
     check_fits(config, dataset(config.data))
     if config.eval.fid_every:
         yardstick(config, dataset(config.data))
+
+
+def ruler(config: TrialConfig) -> tuple[str, int, str] | None:
+    """What the trial's FID will be measured with: features, number of images, real ones; None where it will not be."""
+    from cpcnn_core.quality import yardstick
+
+    if not config.eval.fid_every:
+        return None
+    data = dataset(config.data)
+    found = yardstick(config, data)
+    return found.reference.extractor, config.eval.fid_images_per_class * data.nr_classes, found.reference.name
 
 
 def place() -> Place:

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from cpcnn_core.config import TrialConfig
 from orchestrator import command_line as cli
 from orchestrator import importing, provenance, space, training
+from orchestrator.objective import Objective
 from orchestrator.progress import plain
 from orchestrator.recording import Recording
 from orchestrator.space import SearchSpace
@@ -65,7 +66,7 @@ def run(
         _introduce(store, asked)
         training.check(config)
         _print_settings(console, config)
-        error = train(console, config, store)
+        error = train(console, config, store, asked.objective)
     if error is not None:
         cli.fail(f"trial {config.trial_id}: {error}", cli.FAILED)
     console.print(f"Trial {config.trial_id} is in {store.folder}", soft_wrap=True, highlight=False)
@@ -105,7 +106,7 @@ def import_(
     )
 
 
-def train(console: Console, config: TrialConfig, store: Store) -> str | None:
+def train(console: Console, config: TrialConfig, store: Store, objective: Objective) -> str | None:
     """Train, showing and recording each epoch. Return what went wrong, if anything did."""
     console.print("epoch  " + "  ".join(f"{name:>9}" for name in _COLUMNS))
     earlier = store.epochs_of(config.trial_id)
@@ -138,6 +139,7 @@ def train(console: Console, config: TrialConfig, store: Store) -> str | None:
                 config,
                 store,
                 training.train,
+                objective=objective,
                 on_begin=lambda: begun.append(Recording(store, config, number=None)),
                 on_progress=on_progress,
             )

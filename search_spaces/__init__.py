@@ -6,7 +6,8 @@ A space file is a Python file with
 - `space`: a mapping from configuration fields (`"model.nr_filters"`) to `choice`, `ints` or `floats`;
 - `settings`: the fields that stay fixed, where their defaults will not do;
 - `trials`: how many configurations a sweep tries;
-- `objective`: the metric that it optimises.
+- `sampler`: what chooses them: "tpe" (the default), "random", "grid", "nsga2" or "gp";
+- `objective`: the metric that it optimises, or `desirability`, `constrained` or `pareto` of several.
 
 `orchestrator.space` interprets it; nothing here knows what a field means.
 """
@@ -18,9 +19,30 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-__all__ = ["Choice", "Distribution", "Floats", "Ints", "Scalar", "Space", "choice", "floats", "ints"]
+__all__ = [
+    "COURSE_GRADING",
+    "Choice",
+    "Constrained",
+    "Desirability",
+    "Distribution",
+    "Floats",
+    "Goal",
+    "Ints",
+    "Pareto",
+    "Scalar",
+    "Space",
+    "choice",
+    "constrained",
+    "desirability",
+    "floats",
+    "goal",
+    "ints",
+    "pareto",
+]
 
 Scalar: TypeAlias = str | int | float | bool | None
+
+_STEP_TOLERANCE = 1e-6  # in steps
 
 
 @dataclass(frozen=True)
@@ -55,14 +77,23 @@ class Ints:
 
 @dataclass(frozen=True)
 class Floats:
-    """A number from `low` to `high`; `log` searches its logarithm."""
+    """A number from `low` to `high`, in steps of `step` if given; `log` searches its logarithm."""
 
     low: float
     high: float
     log: bool = False
+    step: float | None = None
 
     def __str__(self) -> str:
-        return f"floats({self.low!r}, {self.high!r}{', log=True' if self.log else ''})"
+        extra = (f", step={self.step!r}" if self.step is not None else "") + (", log=True" if self.log else "")
+        return f"floats({self.low!r}, {self.high!r}{extra})"
+
+    def steps(self) -> tuple[float, ...]:
+        """The values that a range with a step holds, both ends included."""
+        assert self.step is not None
+        # Rounded as the bounds were typed: 0.1 + 2 * 0.1 is 0.30000000000000004.
+        count = round((self.high - self.low) / self.step)
+        return tuple(float(f"{self.low + index * self.step:.12g}") for index in range(count + 1))
 
 
 Distribution: TypeAlias = Choice | Ints | Floats
@@ -103,18 +134,96 @@ def ints(low: int, high: int, *, step: int = 1, log: bool = False) -> Ints:
     return Ints(low, high, step, log)
 
 
-def floats(low: float, high: float, *, log: bool = False) -> Floats:
-    """A number from `low` to `high`."""
-    call = str(Floats(low, high, log))
-    if not all(_is_number(bound, int, float) for bound in (low, high)):
-        raise TypeError(f"{call}: the bounds must be finite numbers")
+def floats(low: float, high: float, *, log: bool = False, step: float | None = None) -> Floats:
+    """A number from `low` to `high`, in steps of `step` if given."""
+    call = str(Floats(low, high, log, step))
+    if not all(_is_number(bound, int, float) for bound in (low, high, *([] if step is None else [step]))):
+        raise TypeError(f"{call}: the bounds and the step must be finite numbers")
     if low > high:
         raise ValueError(f"{call}: the low bound is above the high one")
-    if log and low <= 0:
-        raise ValueError(f"{call}: log=True needs a low bound above 0")
-    return Floats(float(low), float(high), log)
+    if log and (low <= 0 or step is not None):
+        raise ValueError(f"{call}: log=True needs a low bound above 0 and no step")
+    if step is not None and (step <= 0 or abs((high - low) / step - round((high - low) / step)) > _STEP_TOLERANCE):
+        raise ValueError(f"{call}: steps of {step} from {low} do not end at {high}")
+    return Floats(float(low), float(high), log, None if step is None else float(step))
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A metric is worth nothing at `worst` or beyond, everything at `best` or beyond, and in between its share."""
+
+    worst: float
+    best: float
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Desirability:
+    """The weighted geometric mean of how near each metric has come to its goal (Derringer and Suich 1980)."""
+
+    goals: Mapping[str, Goal]
+
+
+@dataclass(frozen=True)
+class Constrained:
+    """The best `metric` among what keeps all `limits`, each a metric and the worst value of it that is allowed."""
+
+    metric: str
+    limits: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Pareto:
+    """Several metrics at once: what no other trial beats in all of them. The first one leads where one must."""
+
+    metrics: tuple[str, ...]
+
+
+def goal(worst: float, best: float, *, weight: float = 1.0) -> Goal:
+    """A metric's way from `worst` to `best`, and how much it weighs."""
+    call = f"goal({worst!r}, {best!r}, weight={weight!r})"
+    if not all(_is_number(value, int, float) for value in (worst, best, weight)):
+        raise TypeError(f"{call}: worst, best and weight must be finite numbers")
+    if worst == best:
+        raise ValueError(f"{call}: worst and best are the same, which leaves nothing to improve")
+    if weight <= 0:
+        raise ValueError(f"{call}: the weight must be above 0; leave out a metric that does not count")
+    return Goal(float(worst), float(best), float(weight))
+
+
+def desirability(**goals: Goal) -> Desirability:
+    """`desirability(val_acc=goal(0.25, 0.75), fid=goal(60, 30, weight=2))`; without goals `val_acc` and `fid` alike."""
+    for name, held in goals.items():
+        if not isinstance(held, Goal):
+            raise TypeError(f"desirability({name}={held!r}): expected {name}=goal(worst, best)")
+    return Desirability(goals or {"val_acc": goal(0.0, 1.0), "fid": goal(100.0, 0.0)})
+
+
+def constrained(metric: str, **limits: float) -> Constrained:
+    """`constrained("val_acc", fid=30)`: the best `val_acc` among epochs whose FID is at most 30.
+
+    A limit is the worst value that is allowed: an upper bound for a metric that is better when smaller, else a lower
+    one.
+    """
+    if not limits:
+        raise ValueError(f"constrained({metric!r}): name at least one limit, as in constrained('val_acc', fid=30)")
+    for name, limit in limits.items():
+        if not _is_number(limit, int, float):
+            raise TypeError(f"constrained({metric!r}, {name}={limit!r}): the limit must be a finite number")
+    return Constrained(metric, {name: float(limit) for name, limit in limits.items()})
+
+
+def pareto(*metrics: str) -> Pareto:
+    """`pareto("val_acc", "fid")`: the front of trials that no other beats in all of these metrics."""
+    if len(set(metrics)) < len(metrics) or len(metrics) < 2:
+        raise ValueError(f"pareto({', '.join(map(repr, metrics))}): name two or more different metrics")
+    return Pareto(metrics)
 
 
 def _is_number(value: object, *kinds: type) -> bool:
     # Space files are not type-checked, and True is an int to Python.
     return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)  # type: ignore[arg-type]
+
+
+COURSE_GRADING = desirability(val_acc=goal(0.25, 0.75), fid=goal(60.0, 30.0))
+"""The grading scheme of the course: accuracy from 25% to 75%, FID (192 features) from 60 to 30, both alike."""

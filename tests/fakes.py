@@ -13,7 +13,7 @@ from cpcnn_core.config import TrialConfig
 from cpcnn_core.files import write_atomically
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator.store import Store
-from orchestrator.training import OnProgress
+from orchestrator.training import OnProgress, Score
 
 
 def metrics(epoch: int, **changes: object) -> EpochMetrics:
@@ -52,7 +52,12 @@ RAISES, DIES, DIES_ONCE = 13, 14, 15  # values of model.nr_filters under which a
 
 
 def train(
-    config: TrialConfig, store: Store, *, reported: int, on_progress: OnProgress | None = None
+    config: TrialConfig,
+    store: Store,
+    *,
+    reported: int,
+    on_progress: OnProgress | None = None,
+    score: Score | None = None,
 ) -> Iterator[EpochMetrics]:
     """A Trainer that sleeps, and keeps what a real one would: a history to resume from, predictions, weights' files.
 
@@ -63,7 +68,7 @@ def train(
     state = folder / "history.json"
     history = json.loads(state.read_text()) if state.exists() else []
     for epoch in history[reported:]:
-        yield _measured(config, epoch)
+        yield _measured(config, epoch, score)
     for epoch in range(len(history) + 1, config.train.epochs + 1):
         time.sleep(float(os.environ.get(SECONDS, "0")))
         if epoch == 2 and config.model.nr_filters == RAISES:
@@ -78,13 +83,16 @@ def train(
         store.write_predictions(config.trial_id, epoch, images=["a"], labels=[0], log_likelihood=[[-1.0, -2.0]])
         history = [*history, epoch]
         write_atomically(state, lambda stream, held=history: stream.write(json.dumps(held).encode()))  # type: ignore[misc]
-        yield _measured(config, epoch)
+        yield _measured(config, epoch, score)
 
 
-def _measured(config: TrialConfig, epoch: int) -> EpochMetrics:
-    # The best learning rate is 1e-3, and more filters are better.
+def _measured(config: TrialConfig, epoch: int, score: Score | None) -> EpochMetrics:
+    # The best learning rate is 1e-3, and more filters are better for the accuracy and worse for the FID.
     value = 1 / (1 + abs(math.log10(config.train.lr) + 3)) * (1 - 1 / config.model.nr_filters) * (1 - 0.5 / epoch)
-    return metrics(epoch, val_acc=value, kept_epochs=tuple(range(1, epoch + 1)))
+    fid = config.model.nr_filters + 40.0 / epoch if config.eval.fid_every else None
+    made = metrics(epoch, val_acc=value, fid=fid, kept_epochs=tuple(range(1, epoch + 1)))
+    worth, error = (None, None) if score is None else score(made)
+    return made.replaced(score=worth, score_error=error)
 
 
 def torch_threads() -> int:

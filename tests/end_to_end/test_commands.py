@@ -19,13 +19,14 @@ from orchestrator.space import read
 from orchestrator.store import Store
 
 SPACE = '''"""Does the whole of it work? Cost: seconds."""
-from search_spaces import choice, floats
+from search_spaces import choice, desirability, floats, goal
 space = {"model.fusion": choice("none", "stem_add"), "train.lr": floats(1e-3, 1e-2, log=True)}
 settings = {
     "data.train_fraction": 0.05, "model.nr_filters": 4, "model.nr_logistic_mix": 1, "train.epochs": 2,
     "eval.train_images": 0, "eval.batch_size": 1000,
 }
 trials = 3
+objective = desirability(val_acc=goal(0, 1), val_bpd=goal(8, 0))
 '''
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("ray")]
@@ -54,7 +55,7 @@ def test_a_sweep_from_start_to_export(tmp_path: Path, space: Path) -> None:
     done = call("orchestrator.sweep", space, "--results", results, "--seed", "3")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert "the best 3 of 3 trials, by val_acc" in done.stdout
+    assert "the best 3 of 3 trials, by score" in done.stdout
 
     store = Store(results / "tiny")
     trials = {row["trial_id"]: row for row in store.latest_attempts().rows()}
@@ -62,6 +63,7 @@ def test_a_sweep_from_start_to_export(tmp_path: Path, space: Path) -> None:
     assert {row["device"] for row in trials.values()} <= {"cpu", *(r["device"] for r in trials.values() if r["device"])}
     for row in store.epochs().rows():
         assert 0 <= row["val_acc"] <= 1
+        assert row["score"] == pytest.approx((row["val_acc"] * max(0, 1 - row["val_bpd"] / 8)) ** 0.5)
         predicted = store.predictions_of(row["trial_id"], row["epoch"])
         classes = predicted[[f"log_p_{label}" for label in range(10)]].to_numpy()
         assert (classes.argmax(axis=1) == predicted["label"]).mean() == pytest.approx(row["val_acc"])
@@ -69,6 +71,8 @@ def test_a_sweep_from_start_to_export(tmp_path: Path, space: Path) -> None:
     asked = json.loads(store.sweep_file.read_text())
     assert asked["question"].startswith("Does the whole of it work?")
     assert asked["asked"]["seed"] == 3
+    assert asked["asked"]["sampler"] == "tpe"
+    assert asked["asked"]["objective"]["goals"]["val_bpd"] == {"worst": 8.0, "best": 0.0, "weight": 1.0}
 
     # the same command again has nothing to do, and does not start Ray to find out
     again = call("orchestrator.sweep", space, "--results", results, "--seed", "3")

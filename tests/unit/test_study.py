@@ -57,7 +57,7 @@ def run_all(study: Study, store: Store) -> list[Suggestion]:
         for row in store.epochs_of(suggestion.config.trial_id):
             study.report(suggestion.number, row)
         best = SPACE.objective.best(store.epochs_of(suggestion.config.trial_id))
-        study.end(suggestion.number, "COMPLETE", best["val_acc"] if best else None)
+        study.end(suggestion.number, "COMPLETE", best)
         done.append(suggestion)
     return done
 
@@ -154,8 +154,9 @@ def test_a_pruned_trial_is_told_as_such(store: Store) -> None:
     with studying(store) as study:
         suggestion = study.next()
         assert suggestion is not None
-        study.report(suggestion.number, {"epoch": 1, "val_acc": 0.5})
-        study.end(suggestion.number, "PRUNED", 0.5)
+        row = {"epoch": 1, "val_acc": 0.5}
+        study.report(suggestion.number, row)
+        study.end(suggestion.number, "PRUNED", row)
     assert states(store) == ["PRUNED"]
 
 

@@ -34,6 +34,20 @@ def losses(dataset: Dataset, folder: Path, **settings: object) -> list[float]:
     return [epoch.train_loss for epoch in fit(config(**settings), dataset, folder)]
 
 
+def test_the_score_is_known_when_weights_are_chosen_to_be_kept(tmp_path: Path) -> None:
+    def score(epoch: EpochMetrics) -> tuple[float | None, str | None]:
+        return (epoch.val_bpd, None) if epoch.epoch < 3 else (None, "for a reason")  # the worse, the better
+
+    epochs = list(fit(config(), tiny_dataset(), tmp_path, score=score))
+    assert [epoch.score for epoch in epochs] == [epochs[0].val_bpd, epochs[1].val_bpd, None]
+    assert [epoch.score_error for epoch in epochs] == [None, None, "for a reason"]
+    best = 1 if epochs[0].val_bpd > epochs[1].val_bpd else 2
+    assert best in epochs[-1].kept_epochs
+    assert load_weights(tmp_path / f"weights-{best:04d}.safetensors").metrics["score"] == epochs[best - 1].val_bpd
+    again = list(fit(config(), tiny_dataset(), tmp_path, score=score))
+    assert [epoch.score for epoch in again] == [epoch.score for epoch in epochs]
+
+
 def test_every_epoch_is_measured_over_every_image(tmp_path: Path) -> None:
     seen: list[tuple[int, Evaluation]] = []
     progress: list[tuple[str, int, int]] = []
