@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,8 +73,8 @@ def table(entries: Sequence[Entry], objective: Objective, *, top: int = 10) -> T
     shown = entries[:top]
     made = Table(title=f"the best {len(shown)} of {len(entries)} trials, by {objective.metric}", box=SIMPLE_HEAD)
     several = len({entry.store.folder for entry in shown}) > 1
-    differing = _differing(shown)
-    names = {field: field.rpartition(".")[2] for field in differing}
+    varied = differing([entry.settings() for entry in shown])
+    names = {field: field.rpartition(".")[2] for field in varied}
     extra = [name for name in ("val_acc", "val_bpd") if name != objective.metric]
     numbers = (objective.metric, *extra, "epoch")
     for column in ("", *(["sweep"] if several else []), "trial", *numbers, *names.values(), "state"):
@@ -88,14 +88,14 @@ def table(entries: Sequence[Entry], objective: Objective, *, top: int = 10) -> T
             entry.trial_id,
             *(_number(best.get(name)) for name in (objective.metric, *extra)),
             f"{best['epoch']}/{settings['train.epochs']}" if best else "-",
-            *(plain(settings[field]) if field in settings else "" for field in differing),
+            *(plain(settings[field]) if field in settings else "" for field in varied),
             str(entry.trial["state"]),
         )
     return made
 
 
-def _differing(entries: Sequence[Entry]) -> list[str]:
-    settings = [entry.settings() for entry in entries]
+def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The fields in which configurations differ, where the data lies apart."""
     fields = dict.fromkeys(field for held in settings for field in held if field not in LOCATIONS)
     return [field for field in fields if len({repr(held.get(field)) for held in settings}) > 1]
 
