@@ -26,6 +26,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from cpcnn_core.config import TrialConfig
+from cpcnn_core.errors import CheckpointError as CheckpointError
 from cpcnn_core.files import sha256, write_atomically
 from cpcnn_core.metrics import EpochMetrics
 from cpcnn_core.model import ConditionalPixelCNN
@@ -38,10 +39,6 @@ KEPT_BEST_BY = {"val_acc": "max", "val_bpd": "min", "score": "max", "fid": "min"
 KEPT_STATES = 2  # the last, and the one before in case the last is damaged
 _FORMAT = 1
 _INDEX, _INDEX_BEFORE = "index.json", "index.before.json"
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names the file and what was expected."""
 
 
 def build_model(config: TrialConfig, image_shape: tuple[int, int, int], nr_classes: int) -> ConditionalPixelCNN:

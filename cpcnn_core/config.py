@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from cpcnn_core.fusion import FusionError, options_of, parse_name
 from cpcnn_core.suggest import nearest
 
 Scalar = str | int | float | bool | None
@@ -65,6 +64,9 @@ class ModelConfig(_Section):
 
     @model_validator(mode="after")
     def _fusion_exists(self) -> Self:
+        # Imported here: it takes torch, and readers of results, who validate nothing, do without.
+        from cpcnn_core.fusion import FusionError, options_of
+
         try:
             options_of(self.fusion, self.fusion_options)
         except FusionError as error:
@@ -80,6 +82,8 @@ class ModelConfig(_Section):
 
     @property
     def fusion_names(self) -> tuple[str, ...]:
+        from cpcnn_core.fusion import parse_name
+
         return parse_name(self.fusion)
 
 

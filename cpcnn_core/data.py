@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cpcnn_core import cache
+from cpcnn_core.errors import DataError as DataError
 
 if TYPE_CHECKING:
     from cpcnn_core.config import DataConfig
@@ -30,10 +31,6 @@ _CPEN455_CLASSES = 4
 _SPLIT_SEED = 455  # a data set is the same one in every trial, whatever the trial's own seed
 _CACHE_FORMAT = 1  # raise where decoding or resizing changes
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
-
-
-class DataError(ValueError):
-    """Data that cannot be used; the message names the file and row, and says what was expected."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,9 +14,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from cpcnn_core.checkpoint import CheckpointError
 from cpcnn_core.config import ConfigError
-from cpcnn_core.data import DataError
+from cpcnn_core.errors import CheckpointError, DataError
 from orchestrator.space import SpaceError
 from orchestrator.store import StoreError
 

@@ -1,26 +1,39 @@
-"""Exporting a checkpoint: a folder with weights, configuration and metrics, checked before it gets its name."""
+"""Exporting a checkpoint: a folder with all that is handed in, checked before it gets its name.
+
+`python -m orchestrator.export FOLDER` checks such a folder again, wherever it was copied to.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import numpy as np
 import torch
+import typer
 
 from cpcnn_core import checkpoint, evaluate, starter
-from cpcnn_core.config import Scalar
-from orchestrator import provenance, training
+from cpcnn_core.config import ConfigError, Scalar, TrialConfig
+from cpcnn_core.data import DataError, Dataset
+from cpcnn_core.errors import CheckpointError
+from cpcnn_core.fid import Distance
+from cpcnn_core.files import sha256
+from orchestrator import card, provenance, submission, training
+from orchestrator import command_line as cli
 from orchestrator.leaderboard import Entry
 
 TOLERANCE = 1e-4
 
 WEIGHTS, CONFIG, METRICS = "weights.safetensors", "config.json", "metrics.json"
+CARD, CHECKSUMS = "model_card.md", "SHA256SUMS"
 STARTER_WEIGHTS = "conditional_pixelcnn.pth"  # the same tensors as the course's starter code stores them
 
 
@@ -41,9 +54,19 @@ class Exported:
 
 
 def export(
-    entry: Entry, epoch: Mapping[str, Any], metric: str, out: Path, *, force: bool = False, data_root: Scalar = None
+    entry: Entry,
+    epoch: Mapping[str, Any],
+    metric: str,
+    out: Path,
+    *,
+    force: bool = False,
+    data_root: Scalar = None,
+    choice: Mapping[str, Any] | None = None,
 ) -> Exported:
-    """Copy the epoch's weights with their configuration and metrics to `out`, once they measure what was recorded.
+    """Write the epoch's weights and all that is handed in with them to `out`, once they measure what was recorded.
+
+    `choice` is what `best` says of how the epoch was chosen. The folder is loaded in a fresh process, which has to find
+    the same metrics and predictions, before it gets its name.
 
     Raise ExportError where `out` is taken and not to be replaced, MismatchError where `metric` (or, where evaluation
     does not give it, any metric that it gives) differs by more than 1e-4. In both cases `out` is as it was.
@@ -62,24 +85,34 @@ def export(
         except FileNotFoundError:
             raise ExportError(f"{source}: the table names this checkpoint, but it is gone") from None
         loaded = checkpoint.load_weights(weights)
-        again = _evaluate(loaded, data_root)
+        config = _located(loaded.config, data_root)
+        data = training.dataset(config.data)
+        again = _evaluate(loaded, config, data)
         checked = _check(again, epoch, metric, str(entry.trial["device"]))
+        predicted = submission.predictions(loaded.model, config, data)
+        drawn = submission.draw(loaded.model, config)
+        distance = submission.measure(drawn, config, data, _device())
+        submission.write_samples(temporary, drawn)
+        submission.write_predictions(temporary, predicted, None if isinstance(distance, str) else distance.value)
         starter.export_starter(temporary / STARTER_WEIGHTS, loaded.model.cpu(), starter.Layout.of_notes(loaded.notes))
         _write_json(temporary / CONFIG, loaded.config.model_dump(mode="json"))
-        _write_json(
-            temporary / METRICS,
-            {
-                "sweep": entry.store.folder.name,
-                "trial_id": entry.trial_id,
-                "chosen_by": metric,
-                "recorded": dict(epoch),
-                "measured_again": {name: measured for name, (_, measured) in checked.items()},
-                "confusion": again.confusion.tolist(),  # rows: true classes, columns: predicted ones
-                "trained": {key: entry.trial[key] for key in ("git_commit", "host", "device", "started", "ended")},
-                "exported": {"at": provenance.now(), "git_commit": provenance.git_commit()},
-                "versions": provenance.versions(),
-            },
-        )
+        measured = {
+            "sweep": entry.store.folder.name,
+            "trial_id": entry.trial_id,
+            "chosen_by": metric,
+            "choice": choice,
+            "recorded": dict(epoch),
+            "measured_again": {name: measured for name, (_, measured) in checked.items()},
+            "confusion": again.confusion.tolist(),  # rows: true classes, columns: predicted ones
+            "submission": _fid(distance) | {"images_per_class": submission.PER_CLASS, "test_images": len(data.test)},
+            "trained": {key: entry.trial[key] for key in ("git_commit", "host", "device", "started", "ended")},
+            "exported": {"at": provenance.now(), "git_commit": provenance.git_commit()},
+            "versions": provenance.versions(),
+        }
+        _write_json(temporary / METRICS, measured)
+        (temporary / CARD).write_text(card.written(entry, loaded.config, measured, data))
+        _write_checksums(temporary)
+        verify_in_fresh_process(temporary, data_root)
         temporary.chmod(0o755)
         _replace(temporary, out)
     except BaseException:
@@ -88,15 +121,80 @@ def export(
     return Exported(out, checked)
 
 
-def _evaluate(loaded: checkpoint.Weights, data_root: Scalar) -> evaluate.Evaluation:
-    """Measure the validation split again."""
-    config = loaded.config if data_root is None else loaded.config.with_settings({"data.root": data_root})
+def verify(folder: Path, data_root: Scalar = None) -> dict[str, float]:
+    """Load an exported folder and see that it is whole and reproduces its own numbers. Return the metrics.
+
+    Raise MismatchError where a file is not what its checksum says, or predictions or metrics differ.
+    """
+    for line in (folder / CHECKSUMS).read_text().splitlines():
+        expected, name = line.split("  ", 1)
+        if not (folder / name).is_file() or sha256(folder / name) != expected:
+            raise MismatchError(f"{folder / name}: is not the file that was exported; its checksum differs")
+    loaded = checkpoint.load_weights(folder / WEIGHTS)
+    config = _located(loaded.config, data_root)
+    if TrialConfig.from_tree(json.loads((folder / CONFIG).read_text())) != loaded.config:
+        raise MismatchError(f"{folder / CONFIG}: is not the configuration of the weights beside it")
     data = training.dataset(config.data)
+    held = json.loads((folder / METRICS).read_text())
+    found = _evaluate(loaded, config, data).metrics()
+    for name, value in held["measured_again"].items():
+        if not abs(found[name] - value) <= TOLERANCE:
+            raise MismatchError(
+                f"{folder}: {name} was {value:.6f} when exported, the loaded weights give {found[name]:.6f}"
+            )
+    predicted = submission.predictions(loaded.model, config, data)
+    logits = np.load(folder / submission.LOGITS)
+    rows = (folder / submission.PREDICTIONS_WITH_PATHS).read_text().splitlines()
+    expected_rows = [f"{name},{label}" for name, label in zip(predicted.names, predicted.labels, strict=True)]
+    if rows != expected_rows or not np.allclose(logits, predicted.logits.numpy(), rtol=1e-5, atol=TOLERANCE):
+        raise MismatchError(f"{folder}: the loaded weights predict the test images otherwise than its files say")
+    return found
+
+
+def verify_in_fresh_process(folder: Path, data_root: Scalar = None) -> None:
+    """`verify`, in a process that knows nothing but the folder. Raise MismatchError with what it says."""
+    where = [] if data_root is None else ["--data-root", str(data_root)]
+    command = [sys.executable, "-m", "orchestrator.export", str(folder), *where]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        raise MismatchError(
+            f"the exported folder does not hold when it is loaded afresh: {said[0]}; nothing was exported"
+        )
+
+
+def _located(config: TrialConfig, data_root: Scalar) -> TrialConfig:
+    return config if data_root is None else config.with_settings({"data.root": data_root})
+
+
+def _fid(distance: Distance | str) -> dict[str, Any]:
+    if isinstance(distance, str):
+        return {"fid": None, "fid_error": distance}
+    return {
+        "fid": distance.value,
+        "fid_error": None,
+        "fid_standard_error": distance.standard_error,
+        "fid_extractor": distance.extractor,
+        "fid_images": distance.images,
+        "fid_reference": distance.reference,
+    }
+
+
+def _write_checksums(folder: Path) -> None:
+    """A file that `sha256sum -c` reads."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    lines = [f"{sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
+    (folder / CHECKSUMS).write_text("".join(lines))
+
+
+def _evaluate(loaded: checkpoint.Weights, config: TrialConfig, data: Dataset) -> evaluate.Evaluation:
+    """Measure the validation split again."""
     return evaluate.evaluate(
         loaded.model.to(_device()),
         data.validation,
         evaluate.log_prior(config.eval.prior, data.train.labels, data.nr_classes),
         batch_size=config.eval.batch_size,
+        bf16=config.eval.precision == "bf16",
     )
 
 
@@ -137,3 +235,28 @@ def _replace(temporary: Path, out: Path) -> None:
     out.rename(old / out.name)
     temporary.rename(out)
     shutil.rmtree(old)
+
+
+app = cli.command()
+
+
+@app.command()
+def main(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder that `best` exported.")],
+    data_root: Annotated[str | None, typer.Option(help="Where the data lies now.")] = None,
+) -> None:
+    """Check an exported folder: checksums, metrics and predictions."""
+    try:
+        found = verify(folder, data_root)
+    except (MismatchError, CheckpointError, ConfigError, DataError, OSError, ValueError, KeyError) as error:
+        cli.fail(str(error), cli.FAILED)
+    else:
+        cli.console().print(
+            f"{folder} holds: {', '.join(f'{name} {value:.6f}' for name, value in found.items())}",
+            soft_wrap=True,
+            highlight=False,
+        )
+
+
+if __name__ == "__main__":
+    app()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,8 +97,8 @@ def front_table(points: Sequence[tuple[Entry, dict[str, Any]]], objective: Paret
 def _table(title: str, shown: Sequence[tuple[Entry, dict[str, Any]]], objective: Objective) -> Table:
     made = Table(title=title, box=SIMPLE_HEAD)
     several = len({entry.store.folder for entry, _ in shown}) > 1
-    differing = _differing([entry for entry, _ in shown])
-    names = {field: field.rpartition(".")[2] for field in differing}
+    varied = differing([entry.settings() for entry, _ in shown])
+    names = {field: field.rpartition(".")[2] for field in varied}
     # The score from the metrics, since the column of that name may be what another objective made of them.
     own = dict.fromkeys((objective.metric, *objective.reads))
     extra = [name for name in ("val_acc", "val_bpd") if name not in own]
@@ -117,14 +117,14 @@ def _table(title: str, shown: Sequence[tuple[Entry, dict[str, Any]]], objective:
             *(_number(values.get(name)) for name in (*own, *extra)),
             f"{row['epoch']}/{settings['train.epochs']}" if row else "-",
             *(["-" if not row else "broken" if broken else "kept"] if limits else []),
-            *(plain(settings[field]) if field in settings else "" for field in differing),
+            *(plain(settings[field]) if field in settings else "" for field in varied),
             str(entry.trial["state"]),
         )
     return made
 
 
-def _differing(entries: Sequence[Entry]) -> list[str]:
-    settings = [entry.settings() for entry in entries]
+def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The fields in which configurations differ, where the data lies apart."""
     fields = dict.fromkeys(field for held in settings for field in held if field not in LOCATIONS)
     return [field for field in fields if len({repr(held.get(field)) for held in settings}) > 1]
 

@@ -3,6 +3,7 @@
     sweep.json                     what was asked, by which code, on which machine
     trials/<trial_id>.parquet      one row per attempt at the trial
     epochs/<trial_id>.parquet      one row per epoch
+    trials/compacted.parquet       the rows of many trials that have ended, likewise in epochs; their own files are gone
     predictions/<trial_id>-0003.parquet   log p(image | class) for each validation image, of one epoch
     checkpoints/<trial_id>/        weights and training state, the core's business
     samples/<trial_id>-0003.png    images drawn after an epoch, one row per class
@@ -10,7 +11,10 @@
 
 `trials` and `epochs` have one writer, the driver; a trial's process writes its predictions, log and checkpoints. Every
 file is written under a temporary name and renamed, so a reader never sees half of one, and a reader that meets a
-broken or foreign file names it and goes on.
+broken or foreign file names it and goes on. A trial's own file holds all its rows, and counts before the compacted one:
+so a kill between writing the one and deleting the other loses nothing and doubles nothing.
+
+`docs/results-schema.md` has every column with its unit.
 """
 
 from __future__ import annotations
@@ -25,16 +29,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import pandas as pd
+import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.compute as pc  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from pydantic import BaseModel
 
 from cpcnn_core.config import Scalar, TrialConfig, field_names
 from cpcnn_core.files import write_atomically
 from cpcnn_core.metrics import EpochMetrics
+
+if TYPE_CHECKING:
+    import pandas as pd  # takes a second to import, and who only asks for rows or columns does without
 
 State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAILED"]
 FINISHED: tuple[State, ...] = ("COMPLETE", "PRUNED", "FAILED")
@@ -46,6 +54,13 @@ _PREDICTION_KEY = ("trial_id", "epoch", "image", "label")
 
 OPTION_PREFIX = "model.fusion_options."
 
+COMPACTED = "compacted.parquet"  # no trial id: those have 12 hex digits
+COMPACT_FROM = 256  # files of ended trials from which on the driver compacts
+
+SCHEMA = 2
+"""The version of the tables, `schema_version` in their metadata. 1 had none; 2 adds compacted files."""
+
+_SCHEMA_KEY = b"schema_version"
 _READERS = 8  # threads; reading thousands of small files waits for the disk, not for the processor
 
 
@@ -77,12 +92,20 @@ class Attempt:
 class Table:
     """What could be read, and one line for each file that could not."""
 
-    frame: pd.DataFrame
+    columns: pa.Table
     problems: tuple[str, ...]
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The rows for pandas, with Arrow's types, which know null from NaN."""
+        import pandas as pd
+
+        frame: pd.DataFrame = self.columns.to_pandas(types_mapper=pd.ArrowDtype)
+        return frame
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows as plain mappings, None where a value is null."""
-        rows: list[dict[str, Any]] = pa.Table.from_pandas(self.frame, preserve_index=False).to_pylist()
+        rows: list[dict[str, Any]] = self.columns.to_pylist()
         return rows
 
 
@@ -158,7 +181,7 @@ class Store:
 
     def attempts_of(self, trial_id: str) -> list[dict[str, Any]]:
         """The trial's rows of `trials`, first attempt first, each with its configuration; none where it never ran."""
-        return self._rows(self.trials_folder / f"{trial_id}.parquet", _ATTEMPT_KEY)
+        return self._rows(self.trials_folder, trial_id, _ATTEMPT_KEY)
 
     def write_attempt(self, attempt: Attempt, config: TrialConfig) -> None:
         """Add the attempt's row, or replace it."""
@@ -169,7 +192,7 @@ class Store:
 
     def epochs_of(self, trial_id: str) -> list[dict[str, Any]]:
         """The trial's rows of `epochs`, in order."""
-        return self._rows(self.epochs_folder / f"{trial_id}.parquet", _EPOCH_KEY)
+        return self._rows(self.epochs_folder, trial_id, _EPOCH_KEY)
 
     def reported_epochs(self, trial_id: str) -> int:
         """How many epochs, from the first one on without a gap, have their row."""
@@ -212,57 +235,110 @@ class Store:
         self._write_table(self.predictions_folder / f"{trial_id}-{epoch:04d}.parquet", pa.table(columns))
 
     def predictions_of(self, trial_id: str, epoch: int) -> pd.DataFrame:
+        """The predictions of one epoch, for pandas. Raise StoreError where there are none."""
+        frame: pd.DataFrame = self.predictions_table(trial_id, epoch).to_pandas()
+        return frame
+
+    def predictions_table(self, trial_id: str, epoch: int) -> pa.Table:
         """The predictions of one epoch. Raise StoreError where there are none."""
         path = self.predictions_folder / f"{trial_id}-{epoch:04d}.parquet"
         table, problem = _read(path, _PREDICTION_KEY)
         if table is None:
             raise StoreError(problem or f"{path}: not there")
-        frame: pd.DataFrame = table.to_pandas()
-        return frame
+        return table
 
     # --- all trials
 
     def trials(self) -> Table:
         """All attempts of all trials."""
-        return self._all(self.trials_folder, _ATTEMPT_KEY, _ATTEMPT_COLUMNS)
+        return self._all(self.trials_folder, _TRIALS)
 
     def latest_attempts(self) -> Table:
         """The last attempt of each trial, which tells its state."""
         table = self.trials()
-        frame = table.frame.sort_values(["trial_id", "attempt"]).drop_duplicates("trial_id", keep="last")
-        return Table(frame.reset_index(drop=True), table.problems)
+        return Table(_last_of_each(table.columns, ("trial_id", "attempt"), ("trial_id",)), table.problems)
 
-    def epochs(self) -> Table:
-        """Each epoch of each trial once, as its last attempt reported it."""
-        table = self._all(self.epochs_folder, _EPOCH_KEY, _EPOCH_COLUMNS)
-        frame = table.frame.sort_values(["trial_id", "epoch", "attempt"])
-        frame = frame.drop_duplicates(["trial_id", "epoch"], keep="last")
-        return Table(frame.reset_index(drop=True), table.problems)
+    def epochs(self, columns: Sequence[str] | None = None) -> Table:
+        """Each epoch of each trial once, as its last attempt reported it.
 
-    def _all(self, folder: Path, required: tuple[str, ...], fixed: Mapping[str, pa.DataType]) -> Table:
-        files = sorted(folder.glob("*.parquet"))
+        With `columns` only those, besides trial_id, attempt and epoch; one that no file has is missing.
+        """
+        wanted = None if columns is None else list(dict.fromkeys([*_EPOCH_KEY, *columns]))
+        return self._all(self.epochs_folder, _EPOCHS, wanted)
+
+    def epoch_columns(self) -> dict[str, pa.DataType]:
+        """The columns that `epochs` has, by what the files' ends say of them."""
+        found = dict(_EPOCH_COLUMNS)
+        for file in sorted(self.epochs_folder.glob("*.parquet")):
+            try:
+                schema = pq.read_schema(file)
+            except (OSError, pa.ArrowException):
+                continue  # whoever reads the rows names it
+            found |= {field.name: field.type for field in schema if field.name not in found}
+        return found
+
+    def compact(self, *, at_least: int = COMPACT_FROM) -> int:
+        """Bring the rows of all ended trials into one file per table, where that replaces `at_least` files.
+
+        Only for the one who holds the sweep. Return how many files were replaced.
+        """
+        trials = self.latest_attempts().columns
+        ended = set(trials.filter(pc.is_in(trials["state"], pa.array(FINISHED)))["trial_id"].to_pylist())
+        replaced = 0
+        for folder, kind in ((self.epochs_folder, _EPOCHS), (self.trials_folder, _TRIALS)):
+            own = {file.stem: file for file in folder.glob("*.parquet") if file.stem in ended}
+            if len(own) < at_least:
+                continue
+            table = self._all(folder, kind)
+            if any(str(file) in problem for problem in table.problems for file in [*own.values(), folder / COMPACTED]):
+                continue  # a broken file keeps its place, for whoever can mend it
+            rows = table.columns.filter(pc.is_in(table.columns["trial_id"], pa.array(sorted(ended)))).sort_by(
+                [(name, "ascending") for name in kind.order]
+            )
+            self._write_table(folder / COMPACTED, rows)
+            for file in own.values():
+                file.unlink(missing_ok=True)
+            replaced += len(own)
+        return replaced
+
+    def _all(self, folder: Path, kind: _Kind, columns: list[str] | None = None) -> Table:
+        """All rows of a folder, each once, in order; those of the compacted file come first."""
+        files = sorted(file for file in folder.glob("*.parquet") if file.name != COMPACTED)
         with ThreadPoolExecutor(_READERS) as pool:
-            found = list(pool.map(lambda file: _read(file, required), files))
+            found = list(pool.map(lambda file: _read(file, kind.required, columns), files))
         problems = tuple(problem for _, problem in found if problem is not None)
         tables = {file: table for file, (table, _) in zip(files, found, strict=True) if table is not None}
-        whole, clashes = _concatenate(pa.schema(fixed.items()).empty_table(), tables)
-        return Table(whole.to_pandas(types_mapper=pd.ArrowDtype), problems + clashes)
+        empty = pa.schema([(name, type_) for name, type_ in kind.columns.items() if columns is None or name in columns])
+        whole, clashes = _concatenate(empty.empty_table(), tables)
+        whole = _last_of_each(whole, kind.order, kind.unique)
+        compacted, problem = _read(folder / COMPACTED, kind.required, columns)
+        if problem is not None:
+            problems = (*problems, problem)
+        if compacted is not None:
+            if len(whole):
+                newer = pc.is_in(compacted["trial_id"], whole["trial_id"].combine_chunks())
+                compacted = compacted.filter(pc.invert(newer))
+            whole, more = _concatenate(empty.empty_table(), {folder / COMPACTED: compacted, folder: whole})
+            clashes += more
+        return Table(whole, problems + clashes)
 
-    def _rows(self, path: Path, required: tuple[str, ...]) -> list[dict[str, Any]]:
+    def _rows(self, folder: Path, trial_id: str, required: tuple[str, ...]) -> list[dict[str, Any]]:
+        path = folder / f"{trial_id}.parquet"
         table, problem = _read(path, required)
-        if table is not None:
-            rows: list[dict[str, Any]] = table.to_pylist()
-            return rows
-        if problem is not None and path.exists():
+        if table is None and problem is not None and path.exists():
             # Whatever this is, the next write would bury it.
             path.replace(path.with_name(f"{path.name}.broken"))
-        return []
+        if table is None:
+            table = _read_trial(folder / COMPACTED, trial_id)
+        rows: list[dict[str, Any]] = [] if table is None else table.to_pylist()
+        return rows
 
     def _write_rows(self, path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
         self._write_table(path, pa.Table.from_pylist(rows, schema=schema))
 
     def _write_table(self, path: Path, table: pa.Table) -> None:
-        self._write(path, lambda stream: pq.write_table(table, stream))
+        metadata = {**(table.schema.metadata or {}), _SCHEMA_KEY: str(SCHEMA).encode()}
+        self._write(path, lambda stream: pq.write_table(table.replace_schema_metadata(metadata), stream))
 
     def _write(self, path: Path, write: typing.Callable[[typing.BinaryIO], object]) -> None:
         try:
@@ -286,18 +362,55 @@ def config_of(row: Mapping[str, Any]) -> TrialConfig:
     return TrialConfig.from_flat(flat | options)
 
 
-def _read(path: Path, required: Iterable[str]) -> tuple[pa.Table | None, str | None]:
+def _read(path: Path, required: Iterable[str], columns: list[str] | None = None) -> tuple[pa.Table | None, str | None]:
     try:
         # Not read_table(path): it goes through the dataset reader, which costs several times as much for a small file.
-        table = pq.ParquetFile(path).read()
+        file = pq.ParquetFile(path)
+        there = file.schema_arrow.names
+        missing = [name for name in required if name not in there]
+        if missing:
+            return None, f"{path}: a foreign file, passed over; it has no column {', '.join(missing)}"
+        version = int((file.schema_arrow.metadata or {}).get(_SCHEMA_KEY, 1))
+        if version > SCHEMA:
+            return None, f"{path}: passed over; a newer version of this program wrote it (schema {version})"
+        table = file.read(None if columns is None else [name for name in columns if name in there])
     except FileNotFoundError:
         return None, None
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         return None, f"{path}: not readable as Parquet, passed over ({str(error).splitlines()[0]})"
-    missing = [name for name in required if name not in table.column_names]
-    if missing:
-        return None, f"{path}: a foreign file, passed over; it has no column {', '.join(missing)}"
-    return table, None
+    return _migrated(table, version), None
+
+
+def _migrated(table: pa.Table, version: int) -> pa.Table:
+    """The table as version SCHEMA has it: each earlier version's step in turn."""
+    for earlier in range(version, SCHEMA):
+        table = _MIGRATIONS[earlier](table)
+    return table.replace_schema_metadata(None)
+
+
+# By the version that they start from. 2 only adds files; columns that it added are null in earlier rows anyway.
+_MIGRATIONS: dict[int, typing.Callable[[pa.Table], pa.Table]] = {1: lambda table: table}
+
+
+def _read_trial(path: Path, trial_id: str) -> pa.Table | None:
+    try:
+        # Sorted by trial, the file's own statistics lead to the few row groups that may hold it.
+        return pq.read_table(path, filters=[("trial_id", "==", trial_id)]).replace_schema_metadata(None)
+    except (OSError, pa.ArrowException):
+        return None
+
+
+def _last_of_each(table: pa.Table, order: Sequence[str], unique: Sequence[str]) -> pa.Table:
+    """The rows in `order`, and of those that agree in `unique` the last."""
+    if not len(table):
+        return table
+    table = table.sort_by([(name, "ascending") for name in order])
+    changes = np.zeros(len(table), dtype=bool)
+    changes[-1] = True
+    for name in unique:
+        values = table[name].to_numpy()
+        changes[:-1] |= values[1:] != values[:-1]
+    return table if changes.all() else table.filter(pa.array(changes))
 
 
 def _concatenate(empty: pa.Table, tables: Mapping[Path, pa.Table]) -> tuple[pa.Table, tuple[str, ...]]:
@@ -368,3 +481,17 @@ _EPOCH_COLUMNS: dict[str, pa.DataType] = {"trial_id": pa.string(), "attempt": pa
     for name, annotation in typing.get_type_hints(EpochMetrics).items()
     if name not in {"kept_epochs", "extra"}
 }
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """One of the two tables: the columns it must have and may have, its order, and what a row is unique by."""
+
+    required: tuple[str, ...]
+    columns: Mapping[str, pa.DataType]
+    order: tuple[str, ...]
+    unique: tuple[str, ...]  # the last row in order counts
+
+
+_TRIALS = _Kind(_ATTEMPT_KEY, _ATTEMPT_COLUMNS, ("trial_id", "attempt"), ("trial_id", "attempt"))
+_EPOCHS = _Kind(_EPOCH_KEY, _EPOCH_COLUMNS, ("trial_id", "epoch", "attempt"), ("trial_id", "epoch"))

@@ -1,0 +1,399 @@
+"""The epochs of one or more sweeps as columns, a million at a time, and what stands behind their values.
+
+A metric's value is compared only with values that were measured alike: on the same data and, where images were drawn
+for it, with the same extractor, number of images and reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.compute as pc  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+
+from cpcnn_core.metrics import DIRECTIONS
+from cpcnn_core.suggest import nearest
+from orchestrator import where
+from orchestrator.choosing import Images, Normals, Sample
+from orchestrator.leaderboard import Entry
+from orchestrator.objective import Direction, Objective
+from orchestrator.progress import plain
+from orchestrator.store import Store, StoreError
+
+Floats: TypeAlias = NDArray[np.float64]
+
+EVIDENCE = 600  # epochs at most whose predictions are read: those of the best trials, which is where a choice falls
+ECE_BINS = 15  # as in cpcnn_core.evaluate
+_AGREES = 1e-6  # between a value in the table and the same from its predictions
+
+DATA = ("data.name", "data.image_size", "data.channels", "data.quantize")
+DRAWN = ("fid_extractor", "fid_images", "fid_reference")
+"""What two values from drawn images must have in common to be compared."""
+
+
+class ChoiceError(Exception):
+    """Nothing that could be chosen."""
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """Epochs that have the metric and meet the conditions, best trial first, each trial's epochs in order."""
+
+    objective: Objective
+    stores: tuple[Store, ...]
+    trials: tuple[tuple[Store, dict[str, Any]], ...]  # the rows of those that are in `trial`, and others
+    trial: NDArray[np.int64]  # (M,) index into `trials`
+    epoch: NDArray[np.int64]  # (M,)
+    values: Floats  # (M,) of the metric
+    standard_errors: Floats  # (M,) as recorded beside the metric, NaN where they are not
+    kept: NDArray[np.bool_]  # (M,) whether the weights are on disk
+    drawn: tuple[Any, ...] | None  # extractor, images, reference of what was drawn, where the metric is of that kind
+    problems: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.trial)
+
+    @property
+    def scores(self) -> Floats:
+        """The values, turned so that more is better."""
+        return self.values if self.objective.direction == "max" else -self.values
+
+    def take(self, rows: NDArray[np.int64]) -> Epochs:
+        """Some of the rows."""
+        return Epochs(
+            self.objective,
+            self.stores,
+            self.trials,
+            self.trial[rows],
+            self.epoch[rows],
+            self.values[rows],
+            self.standard_errors[rows],
+            self.kept[rows],
+            self.drawn,
+            self.problems,
+        )
+
+    def entry(self, row: int) -> tuple[Entry, dict[str, Any]]:
+        """The trial with its epochs, and the row's epoch in full."""
+        store, trial = self.trials[self.trial[row]]
+        epochs = tuple(store.epochs_of(str(trial["trial_id"])))
+        [epoch] = [held for held in epochs if held["epoch"] == self.epoch[row]]
+        return Entry(store, trial, epochs), epoch
+
+
+def read(
+    stores: Sequence[Store],
+    metric: str,
+    *,
+    mode: Direction | None = None,
+    conditions: Sequence[where.Condition] = (),
+) -> Epochs:
+    """The epochs of these sweeps that have `metric` and meet the conditions, of trials that can be compared.
+
+    Raise ChoiceError where there are none, or where they were not measured alike; WhereError for a bad condition.
+    """
+    known: dict[str, pa.DataType] = {}
+    for store in stores:
+        known |= {name: kind for name, kind in store.epoch_columns().items() if name not in known}
+    trial_tables = [store.latest_attempts() for store in stores]
+    in_trials = {name for table in trial_tables for name in table.columns.column_names} - {"trial_id", "attempt"}
+    _check_metric(metric, known)
+    where.check(conditions, [*known, *sorted(in_trials - set(known))])
+    objective = _objective(metric, mode)
+    of_epochs = [condition for condition in conditions if condition.column in known]
+    of_trials = [condition for condition in conditions if condition.column not in known]
+    drawn = is_drawn(metric) or any(is_drawn(condition.column) for condition in conditions)
+    error_column = f"{metric}_standard_error"
+    columns = [metric, "checkpoint", *(condition.column for condition in of_epochs)]
+    columns += [error_column] if error_column in known else []
+    columns += list(DRAWN) if drawn or metric == "score" else []
+
+    trials: list[tuple[Store, dict[str, Any]]] = []
+    parts: list[dict[str, Any]] = []
+    problems: list[str] = []
+    for store, table in zip(stores, trial_tables, strict=True):
+        epochs = store.epochs(columns)
+        problems += [*table.problems, *epochs.problems]
+        rows = table.rows()
+        fits = np.ones(len(rows), bool)
+        for condition in of_trials:
+            fits &= condition.holds([row.get(condition.column) for row in rows])
+        index = pc.index_in(epochs.columns["trial_id"], table.columns["trial_id"].combine_chunks())
+        at = pc.fill_null(index, -1).to_numpy().astype(np.int64)
+        mine = (at >= 0) & np.append(fits, False)[at]  # an epoch without a trial's row belongs to nobody
+        for condition in (held for held in of_epochs if held.column not in DRAWN):
+            mine &= condition.holds(_column(epochs.columns, condition.column))
+        found = {name: _column(epochs.columns, name)[mine] for name in columns if name not in {"checkpoint", *DRAWN}}
+        for name in DRAWN if drawn or metric == "score" else ():
+            found[name] = epochs.columns[name].filter(pa.array(mine))
+        found["trial"] = at[mine] + len(trials)
+        found["epoch"] = epochs.columns["epoch"].to_numpy()[mine].astype(np.int64)
+        found["kept"] = epochs.columns["checkpoint"].is_valid().to_numpy()[mine]
+        parts.append(found)
+        trials += [(store, row) for row in rows]
+    if not any(len(part["trial"]) for part in parts) and not conditions:
+        raise ChoiceError("no trial has finished an epoch yet")
+    values = np.concatenate([part[metric].astype(np.float64) for part in parts])
+    usable = np.isfinite(values)
+    alike: tuple[Any, ...] | None = None
+    if drawn or metric == "score":
+        usable, alike = _drawn_alike(parts, [held for held in of_epochs if held.column in DRAWN], usable, metric)
+    if not usable.any():
+        why = f" where {' and '.join(map(str, conditions))}" if conditions else ""
+        raise ChoiceError(f"--metric {metric}: null in every epoch of every trial{why}; nothing to choose by")
+
+    def joined(name: str) -> Any:
+        return np.concatenate([part[name] for part in parts])[usable]
+
+    trial, epoch = joined("trial"), joined("epoch")
+    values = values[usable]
+    _comparable([trials[index] for index in np.unique(trial)])
+    errors = joined(error_column) if error_column in known else np.full(len(values), np.nan)
+    scores = values if objective.direction == "max" else -values
+    best = np.full(len(trials), -np.inf)
+    np.maximum.at(best, trial, scores)
+    started = np.argsort(np.argsort([str(row["started"]) for _, row in trials], kind="stable"))
+    order = np.lexsort((epoch, trial, started[trial], -best[trial]))
+    unsorted = Epochs(
+        objective, tuple(stores), tuple(trials), trial, epoch, values, errors, joined("kept"), alike, tuple(problems)
+    )
+    return unsorted.take(order)
+
+
+def is_drawn(column: str) -> bool:
+    """Whether the column's values come from images that the model drew."""
+    return column.startswith(("fid", "kid")) and column not in DRAWN
+
+
+def contenders(epochs: Epochs, most: int = EVIDENCE) -> Epochs:
+    """Every epoch of the best trials, `most` at most: whole curves, since neighbours speak for one another."""
+    ends = np.flatnonzero(np.append(epochs.trial[1:] != epochs.trial[:-1], True)) + 1
+    fitting = ends[ends <= most]
+    if len(fitting) or not len(epochs):
+        return epochs.take(np.arange(fitting[-1] if len(fitting) else 0))
+    first = int(epochs.scores[: ends[0]].argmax())  # one trial of very many epochs: those around its best
+    start = max(0, min(first - most // 2, ends[0] - most))
+    return epochs.take(np.arange(start, start + most))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the values of `epochs` were measured on; no sample, and the reason, where that is not known."""
+
+    epochs: Epochs
+    sample: Sample | None
+    notes: tuple[str, ...]
+
+
+def evidence(epochs: Epochs) -> Evidence:
+    """The sample behind the contenders' values: stored predictions, or recorded standard errors.
+
+    Epochs without either are left out, unless all are.
+    """
+    metric = epochs.objective.metric
+    among = contenders(epochs)
+    sign = 1.0 if epochs.objective.direction == "max" else -1.0
+    sample: Sample | None
+    notes = []
+    if len(among) < len(epochs):
+        notes.append(
+            f"Judged are the {len(among)} epochs of the best {len(np.unique(among.trial))} trials; "
+            f"{len(epochs) - len(among)} epochs of worse trials are not"
+        )
+    if metric in _FEATURES:
+        sample, kept, reason = _images(among, sign)
+    else:
+        known = np.isfinite(among.standard_errors)
+        kept = np.flatnonzero(known)
+        sample = Normals(sign * among.values[known], among.standard_errors[known]) if known.any() else None
+        reason = f"no standard error of {metric} was recorded, and it does not follow from stored predictions"
+    if sample is None:
+        return Evidence(among, None, (*notes, f"No interval: {reason}"))
+    if len(kept) < len(among):
+        notes.append(f"{len(among) - len(kept)} epochs are not judged: {reason}")
+    return Evidence(among.take(kept), sample, tuple(notes))
+
+
+# ------------------------------------------------------------------------------------------- from stored predictions
+
+Metric: TypeAlias = Callable[[Floats], Floats]
+
+
+def _accuracy(log_p: Floats, label: NDArray[np.int64]) -> Floats:
+    return np.equal(log_p.argmax(axis=1), label).astype(np.float64)[:, None]
+
+
+def _nll(log_p: Floats, label: NDArray[np.int64]) -> Floats:
+    found: Floats = -log_p[np.arange(len(label)), label][:, None]
+    return found
+
+
+def _class_nll(log_p: Floats, label: NDArray[np.int64]) -> Floats:
+    return -np.log(np.maximum(_posterior(log_p)[np.arange(len(label)), label], 1e-300))[:, None]
+
+
+def _f1(log_p: Floats, label: NDArray[np.int64]) -> Floats:
+    classes = np.arange(log_p.shape[1])
+    predicted = log_p.argmax(axis=1)[:, None] == classes
+    true = label[:, None] == classes
+    return np.concatenate([predicted & true, 1.0 * predicted + true], axis=1)
+
+
+def _ece(log_p: Floats, label: NDArray[np.int64]) -> Floats:
+    posterior = _posterior(log_p)
+    confidence = posterior.max(axis=1)
+    index = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
+    features = np.zeros((len(label), ECE_BINS))
+    features[np.arange(len(label)), index] = (posterior.argmax(axis=1) == label) - confidence
+    return features
+
+
+def _posterior(log_p: Floats) -> Floats:
+    raised = np.exp(log_p - log_p.max(axis=1, keepdims=True))
+    posterior: Floats = raised / raised.sum(axis=1, keepdims=True)
+    return posterior
+
+
+def _mean(mean: Floats) -> Floats:
+    return mean[..., 0]
+
+
+def _f1_of(mean: Floats) -> Floats:
+    Y = mean.shape[-1] // 2
+    value: Floats = (2 * mean[..., :Y] / np.maximum(mean[..., Y:], 1e-12)).mean(axis=-1)
+    return value
+
+
+def _ece_of(mean: Floats) -> Floats:
+    value: Floats = np.abs(mean).sum(axis=-1)
+    return value
+
+
+_FEATURES: Mapping[str, tuple[Callable[[Floats, NDArray[np.int64]], Floats], Metric]] = {
+    "val_acc": (_accuracy, _mean),
+    "val_bpd": (_nll, _mean),
+    "val_class_nll": (_class_nll, _mean),
+    "val_f1": (_f1, _f1_of),
+    "val_ece": (_ece, _ece_of),
+}
+"""The metrics that follow from the mean over images of what each image says: (N, Y), (N,) -> (N, D), and D -> value."""
+
+
+def _images(among: Epochs, sign: float) -> tuple[Images | None, NDArray[np.int64], str]:
+    """The sample, the rows of `among` that are in it, and why others are not."""
+    feature, metric = _FEATURES[among.objective.metric]
+    features: list[Floats] = []
+    rows: list[int] = []
+    reason = "no predictions of theirs are stored"
+    images: list[str] | None = None
+    per_image = 1.0
+    for row in range(len(among)):
+        store, trial = among.trials[among.trial[row]]
+        try:
+            table = store.predictions_table(str(trial["trial_id"]), int(among.epoch[row]))
+        except StoreError as error:
+            if "not there" not in str(error):
+                reason = str(error)
+            continue
+        names = table["image"].to_pylist() if images is None else images
+        if images is None:
+            images = names
+        elif not table["image"].equals(pa.chunked_array([images])):
+            reason = "their predictions are of other images"
+            continue
+        classes = sum(name.startswith("log_p_") for name in table.column_names)
+        log_p = np.stack([table[f"log_p_{label}"].to_numpy() for label in range(classes)], axis=1)
+        found = feature(log_p, table["label"].to_numpy())
+        value = float(metric(found.mean(axis=0)))
+        if among.objective.metric == "val_bpd":
+            if not rows:
+                per_image = among.values[row] / value  # bits per sub-pixel and nats per image: one ratio for all
+            found, value = found * per_image, value * per_image
+        if abs(value - among.values[row]) > _AGREES * max(1.0, abs(value)):
+            reason = f"their predictions give another {among.objective.metric} than the table (a prior over classes?)"
+            continue
+        features.append(found)
+        rows.append(row)
+    if not rows:
+        return None, np.array([], dtype=np.int64), reason
+    stacked = np.stack(features, axis=1)
+    return Images(stacked, lambda mean: sign * metric(mean)), np.array(rows), reason
+
+
+# ------------------------------------------------------------------------------------------------------- alike or not
+
+
+def _check_metric(metric: str, known: Mapping[str, pa.DataType]) -> None:
+    numbers = [name for name, kind in known.items() if pa.types.is_floating(kind)]
+    if metric not in numbers:
+        raise ChoiceError(f"--metric {metric}: no such metric{nearest(metric, numbers)}")
+
+
+def _objective(metric: str, mode: Direction | None) -> Objective:
+    natural = DIRECTIONS.get(metric)
+    if natural is None and metric.startswith(("val_acc.", "fid.")):
+        natural = DIRECTIONS[metric.partition(".")[0]]
+    if mode is None and natural is None:
+        raise ChoiceError(f"--metric {metric}: which way is it better? Give --mode max or --mode min")
+    return Objective(metric, mode or ("max" if natural == "max" else "min"))
+
+
+def _drawn_alike(
+    parts: Sequence[Mapping[str, Any]], conditions: Sequence[where.Condition], usable: NDArray[np.bool_], metric: str
+) -> tuple[NDArray[np.bool_], tuple[Any, ...] | None]:
+    """The rows that meet conditions on what was drawn, and what they have in common. Raise ChoiceError."""
+    table = pa.table({name: pa.concat_arrays([c for p in parts for c in p[name].chunks]) for name in DRAWN})
+    for condition in conditions:
+        usable = usable & condition.holds(_column(table, condition.column))
+    kinds = table.filter(pa.array(usable)).group_by(list(DRAWN)).aggregate([]).to_pylist()
+    kinds = [kind for kind in kinds if any(value is not None for value in kind.values())]
+    if len(kinds) > 1:
+        listed = "; ".join(", ".join(f"{name}={kind[name]}" for name in DRAWN) for kind in kinds)
+        differing = next(name for name in DRAWN if len({kind[name] for kind in kinds}) > 1)
+        value = kinds[0][differing]
+        example = f"{differing} == {value if isinstance(value, int) else repr(value)}"
+        raise ChoiceError(
+            f"--metric {metric}: its values, or those of --where, were not measured alike, and cannot be compared "
+            f'({listed}); choose one kind with --where "{example}", or a sweep with --sweep'
+        )
+    return usable, tuple(kinds[0][name] for name in DRAWN) if kinds else None
+
+
+def _comparable(trials: Iterable[tuple[Store, Mapping[str, Any]]]) -> None:
+    """Raise ChoiceError where the trials were measured on different data."""
+    kinds: dict[tuple[object, ...], set[str]] = {}
+    for store, row in trials:
+        kinds.setdefault(tuple(row[key] for key in DATA), set()).add(store.folder.name)
+    if len(kinds) > 1:
+        listed = "; ".join(
+            f"{', '.join(sorted(names))}: "
+            + ", ".join(f"{key}={plain(value)}" for key, value in zip(DATA, data, strict=True))
+            for data, names in kinds.items()
+        )
+        raise ChoiceError(
+            f"these trials saw different data, which no metric compares ({listed}); choose a sweep with --sweep, and "
+            "give trials of other data a folder of their own with --name"
+        )
+
+
+def _column(table: pa.Table, name: str) -> NDArray[Any]:
+    """A column for numpy: floats with NaN where it is null, other kinds as objects with None."""
+    if name not in table.column_names:
+        return np.full(len(table), np.nan)
+    column = table[name]
+    if pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or pa.types.is_null(column.type):
+        numbers: NDArray[np.float64] = pc.cast(column, pa.float64()).to_numpy()
+        return numbers
+    return np.array(column.to_pylist(), dtype=object)
+
+
+def folder_size(entry: tuple[Store, Mapping[str, Any]], epoch: int) -> float | None:
+    """The bytes of an epoch's weights on disk, None where they are not there."""
+    store, trial = entry
+    path: Path = store.checkpoint_folder(str(trial["trial_id"])) / f"weights-{epoch:04d}.safetensors"
+    return float(path.stat().st_size) if path.is_file() else None

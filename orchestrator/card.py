@@ -1,0 +1,140 @@
+"""The model card of an exported folder: what was searched, on what, how sure the choice is, and how to do it again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from cpcnn_core.config import TrialConfig
+from orchestrator import submission
+from orchestrator.leaderboard import Entry
+from orchestrator.progress import plain
+from orchestrator.store import StoreError
+
+if TYPE_CHECKING:
+    from cpcnn_core.data import Dataset
+
+_FILES = (
+    ("weights.safetensors", "the weights, their configuration in the header"),
+    ("conditional_pixelcnn.pth", "the same as a plain state_dict under the starter code's names"),
+    ("config.json", "the configuration"),
+    ("metrics.json", "what was recorded, what was measured again, the confusion matrix, how it was chosen"),
+    (submission.PREDICTIONS, "predictions of the test images, header `id,label`, last row `fid`"),
+    (submission.PREDICTIONS_WITH_PATHS, "the same without header and FID, files named as in test.csv"),
+    (submission.LOGITS, "log p(x | y) + log p(y) in nats, test images x classes, in the order of test.csv"),
+    (f"{submission.SAMPLES}/", f"{submission.PER_CLASS} images of each class; {submission.GRID} shows them at once"),
+    ("SHA256SUMS", "for `sha256sum -c`"),
+)
+
+
+def written(entry: Entry, config: TrialConfig, measured: Mapping[str, Any], data: Dataset) -> str:
+    """The card as Markdown. `measured` is the content of metrics.json."""
+    try:
+        sweep = entry.store.read_sweep() or {}
+    except StoreError:
+        sweep = {}
+    choice = measured["choice"]
+    epoch = measured["recorded"]["epoch"]
+    lines = [
+        "# Model card",
+        "",
+        (
+            f"A class-conditional PixelCNN++ that draws and classifies {config.data.name} images of "
+            f"{'x'.join(map(str, data.image_shape))} (channels, height, width) in {data.nr_classes} classes. "
+            f"Epoch {epoch} of trial `{entry.trial_id}` of the sweep `{entry.store.folder.name}`."
+        ),
+        "",
+        "## What was searched, on what",
+        "",
+        str(sweep.get("question") or "The sweep did not say."),
+        "",
+        *_searched(sweep),
+        (
+            f"Data: {len(data.train)} training, {len(data.validation)} validation, {len(data.test)} test images. The choice "
+            "was made on the validation images; the test images' labels had no part in it."
+        ),
+        "",
+        "## How sure",
+        "",
+        *_certainty(choice, measured),
+        "",
+        "## The configuration",
+        "",
+        *(f"- `{name}`: {plain(value)}" for name, value in config.flat().items() if value is not None),
+        "",
+        "## Where it comes from",
+        "",
+        (
+            f"- trained by commit `{measured['trained']['git_commit']}` on {measured['trained']['device']}, "
+            f"{measured['trained']['started']} to {measured['trained']['ended']}"
+        ),
+        f"- exported by commit `{measured['exported']['git_commit']}` at {measured['exported']['at']}",
+        *(f"- {name} {version}" for name, version in measured["versions"].items()),
+        "",
+        "To train it again, and to check this folder:",
+        "",
+        "```",
+        *_commands(config, sweep),
+        "```",
+        "",
+        "## Files",
+        "",
+        *(f"- `{name}`: {what}" for name, what in _FILES),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _searched(sweep: Mapping[str, Any]) -> list[str]:
+    space = sweep.get("asked", {}).get("space", {})
+    if not isinstance(space, Mapping) or not space:
+        return []
+    return [*(f"- `{name}`: {value}" for name, value in space.items()), ""]
+
+
+def _certainty(choice: Mapping[str, Any] | None, measured: Mapping[str, Any]) -> list[str]:
+    said = [
+        f"- measured again before the export: {name} {value:.5f}" for name, value in measured["measured_again"].items()
+    ]
+    handed = measured["submission"]
+    if handed["fid"] is not None:
+        said.append(
+            f"- FID of the {handed['fid_images']} images handed in: {handed['fid']:.3f}, features "
+            f"{handed['fid_extractor']}, reference {handed['fid_reference']}; it compares with no FID measured otherwise"
+        )
+    else:
+        said.append(f"- no FID of the images handed in: {handed['fid_error']}")
+    if choice is None:
+        return said
+    said.append(f"- chosen by `--rule {choice['rule']}` among {choice['trials']} trials")
+    if choice["corrected"] is not None:
+        low, high = choice["corrected"]["interval"]
+        together = sum(bool(one["indistinguishable"]) for one in choice["best"])
+        said += [
+            (
+                f"- {choice['metric']} corrected for having been chosen: {choice['corrected']['value']:.4f}, 95% interval "
+                f"{low:.4f} to {high:.4f}; this, not the value that led to the choice, is what to expect of new images"
+            ),
+            f"- of the trials listed in metrics.json {together} cannot be told from the best",
+        ]
+    return [*said, *(f"- {note}" for note in choice["notes"])]
+
+
+def _commands(config: TrialConfig, sweep: Mapping[str, Any]) -> list[str]:
+    source = sweep.get("source")
+    if source is None or config.source is not None:
+        return ["python -m orchestrator.export FOLDER"]
+    defaults = TrialConfig().flat()
+    settings = [
+        f"--set {name}={'PATH' if name == 'data.root' else _typed(value)}"
+        for name, value in config.flat().items()
+        if defaults.get(name) != value and name != "seed"
+    ]
+    return [
+        f"python -m orchestrator.trial {source} --seed {config.seed} {' '.join(settings)}".rstrip(),
+        "python -m orchestrator.export FOLDER",
+    ]
+
+
+def _typed(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

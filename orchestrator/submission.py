@@ -1,0 +1,114 @@
+"""What a course asks to be handed in, made by one network: predictions of the test images, and images of each class."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cpcnn_core import quality
+from cpcnn_core.classify import class_log_likelihoods
+from cpcnn_core.config import ConfigError, TrialConfig
+from cpcnn_core.data import DataError, Dataset
+from cpcnn_core.evaluate import log_prior
+from cpcnn_core.fid import Distance, FidError, fid
+
+if TYPE_CHECKING:
+    from cpcnn_core.model import ConditionalPixelCNN
+
+PREDICTIONS = "submission.csv"  # header id,label; file names alone; last row fid
+PREDICTIONS_WITH_PATHS = "submission_with_paths.csv"  # no header; as test.csv names the files; no fid
+LOGITS = "logits.npy"
+SAMPLES, GRID = "samples", "samples.png"
+PER_CLASS = 25
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What the network says of each test image, in the order of the test split."""
+
+    names: tuple[str, ...]
+    logits: Tensor  # (N, Y) float64: log p(x | y) + log p(y), nats; softmax gives p(y | x)
+
+    @property
+    def labels(self) -> list[int]:
+        """The likeliest class of each image."""
+        return [int(label) for label in self.logits.argmax(dim=1)]
+
+
+def predictions(model: ConditionalPixelCNN, config: TrialConfig, dataset: Dataset) -> Predictions:
+    """Predict the test split; its labels are not looked at."""
+    log_p = class_log_likelihoods(
+        model, dataset.test.images, batch_size=config.eval.batch_size, bf16=config.eval.precision == "bf16"
+    )
+    prior = log_prior(config.eval.prior, dataset.train.labels, dataset.nr_classes)
+    return Predictions(dataset.test.names, log_p + prior)
+
+
+def write_predictions(folder: Path, made: Predictions, distance: float | None) -> None:
+    """Write both forms of the CSV, and the logits. Without a FID the first form ends without its row."""
+    pairs = list(zip(made.names, made.labels, strict=True))
+    short = [("id", "label"), *((_file_name(name), label) for name, label in pairs)]
+    (folder / PREDICTIONS).write_text(
+        _csv([*short, *([] if distance is None else [("fid", repr(float(distance)))])]), newline=""
+    )
+    (folder / PREDICTIONS_WITH_PATHS).write_text(_csv(pairs), newline="")
+    np.save(folder / LOGITS, made.logits.numpy())
+
+
+def _file_name(name: str) -> str:
+    pure = PurePosixPath(name)
+    return pure.name if pure.suffix else name  # the digits are no files; their whole name says which they are
+
+
+def _csv(rows: Sequence[Sequence[object]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def write_samples(folder: Path, drawn: quality.Drawn) -> None:
+    """Write each image as `ClassY_image_NN.png`, NN from 01, and all of them as one picture."""
+    (folder / SAMPLES).mkdir()
+    for label in drawn.labels.unique().tolist():
+        for number, image in enumerate(drawn.images[drawn.labels == label], start=1):
+            pixels = image.permute(1, 2, 0).numpy()
+            Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(
+                folder / SAMPLES / f"Class{label}_image_{number:02d}.png"
+            )
+    drawn.write_grid(folder / GRID)
+
+
+def measure(drawn: quality.Drawn, config: TrialConfig, dataset: Dataset, device: str) -> Distance | str:
+    """The FID of these images, as the course measures it where that is possible, or why there is none.
+
+    The course's is Inception's first 192 features against the files of `test`; without those weights, or for other
+    data, what the trial's own configuration asks for.
+    """
+    course = {"eval.fid_extractor": "inception-192", "eval.fid_reference": "test_files"}
+    reason = ""
+    for settings in ([course] if dataset.name == "cpen455" else []) + [{}]:
+        try:
+            yardstick = quality.yardstick(config.with_settings(settings), dataset, device)
+            distance = fid(yardstick.extract(drawn.images), yardstick.reference)
+        except (ConfigError, DataError, FidError) as error:
+            reason = str(error)
+            continue
+        if distance.value is not None:
+            return distance
+        reason = str(distance.reason)
+    return reason
+
+
+def draw(model: ConditionalPixelCNN, config: TrialConfig) -> quality.Drawn:
+    """PER_CLASS images of each class; the same ones for the same weights and seed."""
+    with torch.inference_mode():
+        return quality.draw(model, PER_CLASS, seed=config.seed)

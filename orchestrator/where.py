@@ -1,0 +1,95 @@
+"""`--where "fid <= 30 and model.nr_filters < 100"`: conditions on the tables' columns, never run as code."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpcnn_core.suggest import nearest
+
+_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+_CONDITION = re.compile(
+    r"""\s*(?P<column>[A-Za-z_][\w.+-]*)\s*(?P<operator><=|>=|==|!=|<|>)\s*
+    (?:(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)|'(?P<single>[^']*)'|"(?P<double>[^"]*)")\s*""",
+    re.VERBOSE,
+)
+_AND = re.compile(r"and\b", re.IGNORECASE)
+
+
+class WhereError(ValueError):
+    """A condition that cannot be read; the message shows where, and what would be one."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """`column operator value`, the value a number or a text in quotes."""
+
+    column: str
+    operator: str
+    value: float | str
+
+    def __str__(self) -> str:
+        value = repr(self.value) if isinstance(self.value, str) else f"{self.value:g}"
+        return f"{self.column} {self.operator} {value}"
+
+    def holds(self, values: Iterable[Any]) -> NDArray[np.bool_]:
+        """Where it holds; never where a value is missing. Raise WhereError where text meets a number."""
+        if isinstance(values, np.ndarray) and values.dtype.kind == "f" and isinstance(self.value, float):
+            compared: NDArray[np.bool_] = _OPERATORS[self.operator](values, self.value) & ~np.isnan(values)
+            return compared
+        listed = np.asarray(values, dtype=object)
+        there = np.array([value is not None and value == value for value in listed], dtype=bool)  # NaN differs from NaN
+        held = np.zeros(len(listed), dtype=bool)
+        if not there.any():
+            return held
+        if len({isinstance(value, str) for value in listed[there]} | {isinstance(self.value, str)}) > 1:
+            kind = "text, which is compared with text in quotes" if isinstance(self.value, float) else "numbers"
+            raise WhereError(f"--where {self}: {self.column} holds {kind}")
+        if isinstance(self.value, str) and self.operator not in {"==", "!="}:
+            raise WhereError(f"--where {self}: texts are equal (==) or not (!=)")
+        kind_of = str if isinstance(self.value, str) else float
+        held[there] = _OPERATORS[self.operator](listed[there].astype(object if kind_of is str else float), self.value)
+        return held
+
+
+def parse(text: str) -> tuple[Condition, ...]:
+    """The conditions in `text`, joined by `and`. Raise WhereError."""
+    conditions: list[Condition] = []
+    at = 0
+    while True:
+        match = _CONDITION.match(text, at)
+        if match is None:
+            raise WhereError(
+                f"--where {text!r}: cannot be read from {text[at:].strip()[:30]!r} on; expected a column, one of "
+                f'{" ".join(_OPERATORS)} and a number or a text in quotes, as in "fid <= 30 and val_acc > 0.8"'
+            )
+        value = float(match["number"]) if match["number"] else match["single"] or match["double"] or ""
+        conditions.append(Condition(match["column"], match["operator"], value))
+        at = match.end()
+        if at == len(text):
+            return tuple(conditions)
+        joined = _AND.match(text, at)
+        if joined is None:
+            raise WhereError(f"--where {text!r}: conditions are joined by `and`; found {text[at:].strip()[:30]!r}")
+        at = joined.end()
+
+
+def check(conditions: Iterable[Condition], columns: Mapping[str, Any] | Iterable[str]) -> None:
+    """Raise WhereError, with the nearest name, for a column that no table has."""
+    known = list(columns)
+    for condition in conditions:
+        if condition.column not in known:
+            raise WhereError(f"--where {condition}: no such column{nearest(condition.column, known)}")
