@@ -33,9 +33,10 @@ from cpcnn_core.model import ConditionalPixelCNN
 
 logger = logging.getLogger(__name__)
 
-KEPT_BEST_BY = {"val_acc": "max", "val_bpd": "min", "score": "max", "fid": "min"}
+KEPT_BEST_BY = {"val_acc": "max", "val_bpd": "min", "score": "max", "fid": "min", "fid_infinity": "min", "kid": "min"}
 """The metrics whose best epoch keeps its weights; one that was not measured keeps nothing."""
 
+_OF_IMAGES = {"fid", "fid_infinity", "kid"}
 KEPT_STATES = 2  # the last, and the one before in case the last is damaged
 _FORMAT = 1
 _INDEX, _INDEX_BEFORE = "index.json", "index.before.json"
@@ -242,12 +243,12 @@ def kept_epochs(history: list[EpochMetrics]) -> tuple[int, ...]:
     """The epochs whose weights stay: the best by each of `KEPT_BEST_BY` (the earliest of equals), and the last."""
     keep = {history[-1].epoch}
     # Resumed on another machine, a trial may go on with other features; its earlier FIDs do not compare with those.
-    ruler = next((_ruler(epoch) for epoch in reversed(history) if epoch.fid is not None), None)
+    ruler = next((_ruler(epoch) for epoch in reversed(history) if epoch.fid_extractor is not None), None)
     for metric, direction in KEPT_BEST_BY.items():
         values = [
             (float(value), epoch.epoch)
             for epoch in history
-            if (value := epoch.row().get(metric)) is not None and (metric != "fid" or _ruler(epoch) == ruler)
+            if (value := epoch.row().get(metric)) is not None and (metric not in _OF_IMAGES or _ruler(epoch) == ruler)
         ]
         if values:
             sign = 1 if direction == "min" else -1

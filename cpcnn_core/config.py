@@ -148,6 +148,8 @@ class EvalConfig(_Section):
 
     @model_validator(mode="after")
     def _measurable(self) -> Self:
+        if self.fid_weights is not None and self.fid_extractor == "classifier":
+            raise ValueError("eval.fid_weights: are Inception's, which eval.fid_extractor=classifier does not use")
         if self.fid_reference == "test_files" and self.fid_extractor == "classifier":
             raise ValueError(
                 "eval.fid_reference: test_files are compared at their own size, which eval.fid_extractor=classifier "

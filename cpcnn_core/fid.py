@@ -151,7 +151,14 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     product it exists for singular covariances, is never complex, and is as small as the number of images.
     """
     root_trace = _singular_values(a.factor @ b.factor.T).sum().item()
-    return max(0.0, (a.mean - b.mean).square().sum().item() + a.trace + b.trace - 2 * root_trace)
+    return _not_negative((a.mean - b.mean).square().sum().item() + a.trace + b.trace - 2 * root_trace)
+
+
+def _not_negative(value: float) -> float:
+    """Without the few digits below zero that rounding leaves of equal distributions."""
+    if not math.isfinite(value):
+        raise FidError(f"the distance is {value}")
+    return max(0.0, value)
 
 
 def _centred(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -406,7 +413,10 @@ class _Images:
     def __init__(self, features: Tensor, reference: Gaussian) -> None:
         self.mean, self.centred = _centred(features)
         self.reference = reference
-        left, values, _ = torch.linalg.svd(self.centred @ reference.factor.T, full_matrices=False)
+        try:
+            left, values, _ = torch.linalg.svd(self.centred @ reference.factor.T, full_matrices=False)
+        except RuntimeError as error:
+            raise FidError(f"the covariances' square root did not converge ({error})") from None
         self.points = left * values
 
     def fid(self, subset: Tensor | None = None) -> float:
@@ -417,7 +427,7 @@ class _Images:
         trace = (centred - shift).square().sum().item() / freedom
         root_trace = _singular_values(points - points.mean(0)).sum().item() / math.sqrt(freedom)
         apart = (self.mean + shift - self.reference.mean).square().sum().item()
-        return max(0.0, apart + trace + self.reference.trace - 2 * root_trace)
+        return _not_negative(apart + trace + self.reference.trace - 2 * root_trace)
 
 
 def _jackknife(left_out: Tensor) -> float:

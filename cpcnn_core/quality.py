@@ -18,13 +18,14 @@ from cpcnn_core import data, fid
 from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.data import Dataset
 from cpcnn_core.features import Extractor, FidError, extractor
-from cpcnn_core.fid import Distance, Reference, Scores
+from cpcnn_core.fid import Reference, Scores
 from cpcnn_core.files import write_atomically
 from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.sampling import draw_noise, sample
 
 _SHOWN_SIDE = 64  # pixels; smaller images are enlarged by a whole factor, so that one sees their pixels
 _GAP = 2  # pixels between two images of a grid
+_COLUMNS = 25  # images of a class that a grid shows at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,15 +36,15 @@ class Drawn:
     labels: Tensor  # (N,) int64
 
     def write_grid(self, path: Path) -> None:
-        """A PNG with one row per class."""
+        """A PNG with one row per class, of its first 25 images at most."""
         classes = self.labels.unique().tolist()
-        columns = max(int((self.labels == label).sum()) for label in classes)
+        columns = min(_COLUMNS, max(int((self.labels == label).sum()) for label in classes))
         channels, height, width = self.images.shape[1:]
         factor = max(1, _SHOWN_SIDE // max(height, width))
         height, width = factor * height + _GAP, factor * width + _GAP
         grid = torch.full((channels, len(classes) * height - _GAP, columns * width - _GAP), 255, dtype=torch.uint8)
         for row, label in enumerate(classes):
-            for column, image in enumerate(self.images[self.labels == label]):
+            for column, image in enumerate(self.images[self.labels == label][:columns]):
                 enlarged = image.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
                 top, left = row * height, column * width
                 grid[:, top : top + enlarged.shape[1], left : left + enlarged.shape[2]] = enlarged
@@ -99,7 +100,8 @@ class Yardstick:
 def yardstick(config: TrialConfig, dataset: Dataset, device: torch.device | str = "cpu") -> Yardstick:
     """The yardstick that `config.eval` asks for.
 
-    Raise ConfigError where Inception's weights cannot be had, or the data set has no such reference.
+    Raise ConfigError where Inception's weights cannot be had or too few images are drawn to extrapolate, DataError
+    where the data set has no such reference.
     """
     asked = config.eval
     # The classifier learns from every training image, whatever fraction of them the model sees: one ruler for all.
@@ -109,6 +111,13 @@ def yardstick(config: TrialConfig, dataset: Dataset, device: torch.device | str 
     weights = None if asked.fid_weights is None else Path(asked.fid_weights)
     try:
         extract = extractor(asked.fid_extractor, whole.train, weights=weights, device=device)
+        drawn = asked.fid_images_per_class * dataset.nr_classes
+        if asked.fid_extrapolate and drawn <= 2 * extract.dims:
+            raise ConfigError(
+                f"eval.fid_extrapolate: {drawn} images of {extract.dims} features are too few to extrapolate; set "
+                f"eval.fid_images_per_class to {2 * extract.dims // dataset.nr_classes + 1} or more, or choose an "
+                "extractor of fewer features"
+            )
         if asked.fid_reference == "test_files":
             files = data.files(config.data, whole.test)
             return Yardstick(
@@ -126,7 +135,7 @@ def yardstick(config: TrialConfig, dataset: Dataset, device: torch.device | str 
 def metrics(scores: Scores, class_names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, float]]:
     """The fields of an EpochMetrics that hold `scores`, and the values `fid.CLASS` for its `extra`."""
     per_class = {class_names[label]: distance for label, distance in scores.per_class.items()}
-    failed: list[Distance] = [distance for distance in per_class.values() if distance.value is None]
+    failed = [f"{name}: {distance.reason}" for name, distance in per_class.items() if distance.value is None]
     fields = {
         "fid": scores.fid.value,
         "fid_extractor": scores.fid.extractor,
@@ -134,7 +143,7 @@ def metrics(scores: Scores, class_names: tuple[str, ...]) -> tuple[dict[str, Any
         "fid_reference": scores.fid.reference,
         "fid_standard_error": scores.fid.standard_error,
         "fid_error": scores.fid.reason,
-        "fid_class_error": failed[0].reason if failed else None,
+        "fid_class_error": failed[0] if failed else None,
         "kid": scores.kid.value,
         "kid_standard_error": scores.kid.standard_error,
         "kid_error": scores.kid.reason,

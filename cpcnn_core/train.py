@@ -24,6 +24,7 @@ from cpcnn_core.checkpoint import CheckpointFolder, build_model
 from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.data import Dataset, Split, to_model
 from cpcnn_core.evaluate import Evaluation
+from cpcnn_core.fid import FidError
 from cpcnn_core.initialise import data_dependent_init
 from cpcnn_core.metrics import EpochMetrics
 from cpcnn_core.model import ConditionalPixelCNN
@@ -377,10 +378,19 @@ class Run:
         fields: dict[str, Any] = {}
         of_classes: dict[str, float] = {}
         if self.yardstick is not None:
-            scores = self.yardstick.measure(drawn, seed=seed)
-            fields, of_classes = quality.metrics(scores, self.dataset.class_names)
+            # The epoch was trained and evaluated; what fails from here on must not cost it.
+            try:
+                scores = self.yardstick.measure(drawn, seed=seed)
+                fields, of_classes = quality.metrics(scores, self.dataset.class_names)
+            except (FidError, RuntimeError) as error:  # the latter: out of memory, or no convergence
+                logger.exception("the images of epoch %d were not measured", self.epoch)
+                reason = f"{type(error).__name__}: {error}"
+                fields = {"fid_error": reason, "kid_error": reason}
             if on_drawn is not None:
-                on_drawn(self.epoch, drawn)
+                try:
+                    on_drawn(self.epoch, drawn)
+                except OSError:
+                    logger.exception("the picture of epoch %d was not kept", self.epoch)
         return fields | {"sample_seconds": time.perf_counter() - started}, of_classes
 
     def _evaluated_model(self) -> ConditionalPixelCNN:

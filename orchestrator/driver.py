@@ -98,14 +98,16 @@ def run(plan: Plan, view: View) -> Outcome:
     with holding(store):
         store.remove_leftovers()
         plan = _with_one_extractor(plan, store)
-        if store.read_sweep() is None:
+        new = store.read_sweep() is None
+        if new:
             _check_data(plan)  # before the folder is bound to this question
         _agree(plan, store)
         study = Study(plan.space, store, seed=plan.seed, trials=plan.trials)
         try:
             if study.is_over:
                 return Outcome(study.finished, ran=False, interrupted=False)
-            _check_data(plan)
+            if not new:
+                _check_data(plan)
             _record_run(plan, store)
             for line in _warm_start(plan, study):
                 view.note(line)
@@ -153,15 +155,15 @@ def _who(holder: Path) -> str:
 
 def _with_one_extractor(plan: Plan, store: Store) -> Plan:
     """Decide once what `eval.fid_extractor=auto` is, for all trials and machines, and for whoever resumes the sweep."""
-    name, asked = "eval.fid_extractor", plan.space.default().eval
-    if not asked.fid_every or asked.fid_extractor != "auto":
+    default = plan.space.default()
+    if not default.eval.fid_every or default.eval.fid_extractor != "auto":
         return plan
-    decided = (store.read_sweep() or {}).get("asked", {}).get("settings", {}).get(name)
+    decided = (store.read_sweep() or {}).get("asked", {}).get("settings", {}).get(training.EXTRACTOR)
     if decided is None:
-        from cpcnn_core.features import resolve
-
-        decided = resolve("auto", None if asked.fid_weights is None else Path(asked.fid_weights))
-    return replace(plan, space=plan.space.with_settings({name: decided}))
+        decided = training.with_one_extractor(default).eval.fid_extractor
+    settled = plan.space.with_settings({training.EXTRACTOR: decided})
+    settled.check()
+    return replace(plan, space=settled)
 
 
 def _agree(plan: Plan, store: Store) -> None:
@@ -195,6 +197,7 @@ def _record_run(plan: Plan, store: Store) -> None:
         "versions": provenance.versions(),
         "hardware": provenance.hardware(),
         "data_root": plan.space.settings.get("data.root"),
+        "fid_weights": plan.space.settings.get("eval.fid_weights"),
     }
     store.write_sweep({**held, "runs": [*held.get("runs", []), run]})
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cpcnn_core import evaluate
+from cpcnn_core import evaluate, quality
 from cpcnn_core.checkpoint import CheckpointFolder
 from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.files import sha256
@@ -51,10 +51,18 @@ def import_trial(
     model = imported.model
     prior = evaluate.log_prior(config.eval.prior, dataset.train.labels, dataset.nr_classes)
     subset = evaluate.fixed_subset(dataset.train, config.eval.train_images, config.seed)
-    result = evaluate.evaluate(model, dataset.validation, prior, batch_size=config.eval.batch_size)
-    on_train = evaluate.evaluate(model, subset, prior, batch_size=config.eval.batch_size) if len(subset) else None
-    seconds = time.perf_counter() - started
+    batch_size, bf16 = config.eval.batch_size, config.eval.precision == "bf16"
+    result = evaluate.evaluate(model, dataset.validation, prior, batch_size=batch_size, bf16=bf16)
+    on_train = evaluate.evaluate(model, subset, prior, batch_size=batch_size, bf16=bf16) if len(subset) else None
     measured: dict[str, Any] = dict(result.metrics())
+    of_classes: dict[str, float] = {}
+    drawn = None
+    if config.eval.fid_every:
+        drawn = quality.draw(model, config.eval.fid_images_per_class, seed=config.seed)
+        scores = quality.yardstick(config, dataset).measure(drawn, seed=config.seed)
+        of_images, of_classes = quality.metrics(scores, dataset.class_names)
+        measured |= of_images
+    seconds = time.perf_counter() - started
     metrics = EpochMetrics(
         epoch=EPOCH,
         step=0,
@@ -73,11 +81,13 @@ def import_trial(
         micro_batch=0,
         checkpoint=None,
         kept_epochs=(),
-        extra=result.class_accuracies(dataset.class_names) | model.fusion.diagnostics(model.label.table()),
+        extra=result.class_accuracies(dataset.class_names) | of_classes | model.fusion.diagnostics(model.label.table()),
     )
     store.create()
     recording = Recording(store, config, number=None)
     training.keep_predictions(store, config.trial_id, EPOCH, result)
+    if drawn is not None:
+        drawn.write_grid(store.samples_file(config.trial_id, EPOCH))
     checkpoints = store.checkpoint_folder(config.trial_id)
     shutil.rmtree(checkpoints, ignore_errors=True)  # of an earlier import, perhaps with another --rename
     metrics = CheckpointFolder(checkpoints, config).save_epoch(

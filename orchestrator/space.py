@@ -149,6 +149,10 @@ class SearchSpace:
                 check_field(field)
             except ConfigError as error:
                 raise SpaceError(f"{where}space: {error}") from None
+            if field.startswith("eval.fid_"):
+                raise SpaceError(
+                    f"{where}{field} cannot be searched: its values decide which FIDs compare; fix it in settings"
+                )
             if field in self.settings:
                 raise SpaceError(f"{where}{field} stands both in space and in settings; drop one")
         for field in self.settings:

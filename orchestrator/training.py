@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 OnProgress = Callable[[str, int, int], None]
 Score = Callable[[EpochMetrics], tuple[float | None, str | None]]  # an objective's: the score, or why there is none
 
+EXTRACTOR = "eval.fid_extractor"
 TRAINER = "orchestrator.training:train"
 
 _ORPHAN_SECONDS = 120  # a process whose driver was killed dies within an epoch at most, usually within a second
@@ -137,6 +138,16 @@ def dataset(config: DataConfig) -> Dataset:
     from cpcnn_core.data import load
 
     return load(config)
+
+
+def with_one_extractor(config: TrialConfig) -> TrialConfig:
+    """The config with `eval.fid_extractor=auto`, where FID is measured, replaced by what it is on this machine now."""
+    if not config.eval.fid_every or config.eval.fid_extractor != "auto":
+        return config
+    from cpcnn_core.features import resolve
+
+    weights = config.eval.fid_weights
+    return config.with_settings({EXTRACTOR: resolve("auto", None if weights is None else Path(weights))})
 
 
 def check(config: TrialConfig) -> None:

@@ -60,7 +60,7 @@ def run(
     settings = [*(given or ()), *([f"train.epochs={epochs}"] if epochs is not None else [])]
     with cli.plain_errors(training.TrialBusyError):
         asked = space.read(space_file, settings, seed=seed)
-        config = asked.default()
+        config = training.with_one_extractor(asked.default())
         store = Store((results / cli.folder_name(name or f"{space_file.stem}-trials")).absolute())
         store.create()
         _introduce(store, asked)
@@ -91,7 +91,7 @@ def import_(
     console = cli.console()
     with cli.plain_errors():
         settings = {"data.name": "cpen455", **space.parse_settings(given or ()), "model.fusion": fusion}
-        config = TrialConfig.from_flat(settings)
+        config = training.with_one_extractor(TrialConfig.from_flat(settings))
         store = Store((results / cli.folder_name(name)).absolute())
         config, metrics = importing.import_trial(file, config, store, rename=importing.parse_renames(rename or ()))
         if store.read_sweep() is None:

@@ -46,7 +46,7 @@ class Modulation:
         """The modulated activation, without the extra channels, which the network places itself."""
         changed = self.scale if self.scale is not None else self.shift
         if changed is not None:
-            h = per_label(h, len(changed))
+            h = per_label(h, max(len(h), len(changed)))
         if self.scale is not None:
             return h * self.scale if self.shift is None else torch.addcmul(self.shift, h, self.scale)
         return h if self.shift is None else h + self.shift
@@ -79,6 +79,8 @@ def per_label(h: Tensor, count: int) -> Tensor:
     """
     if len(h) == count:
         return h
+    if count % len(h):
+        raise ValueError(f"{len(h)} activations cannot become {count}; expected the same number for each image")
     # By way of (B, H, W, C), the layout that convolutions like: the copy keeps it.
     return h.movedim(1, -1).repeat_interleave(count // len(h), dim=0).movedim(-1, 1)
 

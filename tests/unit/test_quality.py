@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cpcnn_core import data, quality
 from cpcnn_core.config import ConfigError, TrialConfig
+from cpcnn_core.features import Extractor
 from cpcnn_core.quality import Drawn
 from tests.contract.networks import network
 
@@ -77,9 +78,41 @@ def test_what_cannot_be_measured_with_is_said_before_training(settings: dict[str
         quality.yardstick(asked, data.load(asked.data))
 
 
+def test_too_few_images_to_extrapolate_are_refused_before_training() -> None:
+    asked = config(fid_every=1, fid_extractor="classifier", fid_extrapolate=True, fid_images_per_class=12)
+    with pytest.raises(ConfigError, match=r"120 images of 64 features are too few .* to 13 or more"):
+        quality.yardstick(asked, data.load(asked.data))
+
+
+def test_the_courses_reference_is_the_files_at_their_own_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for split in data.SPLITS:
+        (tmp_path / split).mkdir()
+        rows = []
+        for i in range(8):
+            shade = Image.new("RGB", (64, 64), (20 * i, 100, 30))
+            shade.save(tmp_path / split / f"{i}.png")
+            rows.append(f"{split}/{i}.png,{-1 if split == 'test' else i % 4}\r\n")
+        (tmp_path / f"{split}.csv").write_text("".join(rows))
+    seen: list[tuple[int, ...]] = []
+
+    def features(images: Tensor) -> Tensor:
+        seen.append(tuple(images.shape))
+        return images.float().mean(dim=(2, 3))
+
+    stub = Extractor("inception-192", 3, torch.device("cpu"), features)
+    monkeypatch.setattr(quality, "extractor", lambda *_, **__: stub)
+    asked = config(fid_every=1, fid_extractor="inception-192", fid_reference="test_files")
+    asked = asked.with_settings({"data.name": "cpen455", "data.root": str(tmp_path)})
+    yard = quality.yardstick(asked, data.load(asked.data))
+    assert seen == [(8, 3, 64, 64)]
+    assert yard.reference.name.startswith("cpen455/test_files-")
+
+
 def test_a_data_set_without_files_has_no_reference_of_files() -> None:
     asked = config(fid_every=1, fid_reference="test_files", fid_extractor="inception-192")
     with pytest.raises(data.DataError, match=r"data\.name=digits: has no image files"):
         data.files(asked.data, data.load(asked.data).test)
     with pytest.raises(ConfigError, match="choose test, or an Inception"):
         config(fid_reference="test_files", fid_extractor="classifier")
+    with pytest.raises(ConfigError, match=r"which eval\.fid_extractor=classifier does not use"):
+        config(fid_extractor="classifier", fid_weights="x.pth")

@@ -177,13 +177,26 @@ def test_every_so_many_epochs_and_after_the_last_images_are_drawn_and_measured(t
 def test_a_distance_that_cannot_be_measured_is_null_with_its_reason(tmp_path: Path) -> None:
     dataset = tiny_dataset()
     hidden = replace(dataset, test=replace(dataset.test, labels=torch.full((3,), HIDDEN)))
-    settings = FID | {"eval__fid_reference": "test", "train__epochs": 1, "eval__fid_extrapolate": True}
+    settings = FID | {"eval__fid_reference": "test", "train__epochs": 1}
     [epoch] = fit(config(**settings), hidden, tmp_path)
     assert epoch.fid is not None
-    assert "labels of tiny/test" in str(epoch.fid_class_error)
+    assert str(epoch.fid_class_error).startswith("a: the labels of tiny/test")
     assert not [name for name in epoch.extra if name.startswith("fid.")]
-    assert epoch.fid_infinity is None
-    assert "too few to extrapolate" in str(epoch.fid_infinity_error)
+
+
+def test_a_measurement_that_breaks_does_not_cost_the_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("no more")
+
+    def disk_full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(quality.Yardstick, "measure", out_of_memory)
+    epochs = list(fit(config(**FID), tiny_dataset(), tmp_path, on_drawn=disk_full))
+    assert [epoch.fid for epoch in epochs] == [None] * 3
+    assert epochs[0].fid_error is None  # it was not due
+    assert epochs[1].fid_error == epochs[1].kid_error == "OutOfMemoryError: no more"
+    assert epochs[2].checkpoint is not None
 
 
 def test_fids_by_different_rulers_are_not_compared_when_weights_are_kept() -> None:
