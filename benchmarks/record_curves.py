@@ -3,8 +3,8 @@
     nice -n 19 python -m benchmarks.record_curves [--jobs 1]
 
 trains every configuration of `SPACE` and appends its curve to `benchmarks/curves_digits.csv`, one row per epoch. The
-order is drawn once and for all, so that a table that is not complete yet is a fair sample of the space. Stopped or killed
-and started again, it goes on with what is missing. Some 20 CPU seconds a configuration, 216 of them.
+order is drawn once and for all, so that a table that is not complete yet is a fair sample of the space. Stopped or
+killed and started again, it goes on with what is missing. There are 216 configurations, each some 20 to 60 CPU seconds.
 """
 
 from __future__ import annotations

@@ -137,9 +137,9 @@ def test_an_objective_that_means_nothing_is_refused(declare: Any, says: str) -> 
         lambda: goal(1, 1),
         lambda: goal(0, 1, weight=0),
         lambda: goal(0, math.inf),
-        lambda: desirability(fid=(60, 30)),
+        lambda: desirability(fid=(60, 30)),  # type: ignore[arg-type]
         lambda: constrained("val_acc"),
-        lambda: constrained("val_acc", fid="30"),
+        lambda: constrained("val_acc", fid="30"),  # type: ignore[arg-type]
         lambda: pareto("val_acc"),
         lambda: pareto("fid", "fid"),
     ],
