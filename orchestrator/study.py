@@ -175,13 +175,13 @@ class Study:
     def learn(self, earlier: Iterable[tuple[str, Recorded]]) -> int:
         """Tell of finished trials of earlier sweeps, each with where it comes from; return how many were new.
 
-        They count for the sampler and not as trials of this sweep. A configuration that equals one of them in all, its
-        seed included, is not run again.
+        They count for the sampler and not as trials of this sweep. A configuration that equals a complete one of them,
+        its seed included, is not run again.
         """
         told = {trial.user_attrs.get(_EARLIER) for trial in self._study.get_trials(deepcopy=False)}
         new = 0
         for source, row in earlier:
-            if row.trial_id not in self._known:
+            if row.state == "COMPLETE" and row.trial_id not in self._known:
                 self._earlier[row.trial_id] = row.worth
             if source not in told:
                 self._add_finished(row, {_EARLIER: source, "trial_id": row.trial_id})
@@ -321,7 +321,8 @@ class Study:
                 if frozen.state == TrialState.COMPLETE:
                     reached = Worth(tuple(frozen.values), frozen.constraints)
                 if _EARLIER in frozen.user_attrs:
-                    self._earlier[trial_id] = reached
+                    if reached is not None:
+                        self._earlier[trial_id] = reached
                 else:
                     self._known.add(trial_id)
                     self._ends[trial_id] = reached
@@ -340,7 +341,8 @@ class Study:
             trial.set_user_attr(_INVALID, str(error))
             self._study.tell(trial, state=TrialState.FAIL)
             return
-        if self._is_done(config.trial_id):
+        began = "trial_id" in frozen.user_attrs  # then it goes on, even where another sweep has finished it since
+        if config.trial_id in self._known or (config.trial_id in self._earlier and not began):
             self._tell_again(trial, config.trial_id)
             return
         self._start(trial, config)
