@@ -5,8 +5,9 @@
 `benchmarks.record_curves` made the table. A replayed sweep asks the same study that a real one asks, and each epoch
 takes the CPU seconds that it took when it was recorded; several workers run at once. The regret at a time is the best
 validation accuracy in the whole table, less the best that the sweep has seen by then. Intervals are those of the mean
-over seeds, 95%. The budget is the time in which the workers could train `--trials` average configurations to their last
-epoch.
+over seeds, 95%. The last column says after what share of the budget the mean regret is no more than that of random
+search at its end. The budget is the time in which the workers could train `--trials` average configurations to their
+last epoch.
 """
 
 from __future__ import annotations
@@ -237,7 +238,7 @@ def main(
     shown = Table(
         title="regret (validation accuracy) after a share of the budget, and its 95% interval", box=SIMPLE_HEAD
     )
-    for column in ("method", *(f"{share:.0%}" for share in SHARES), "reaches random's last at"):
+    for column in ("method", *(f"{share:.0%}" for share in SHARES), "as good as random at"):
         shown.add_column(column, justify="left" if column == "method" else "right", no_wrap=True)
     of_method: dict[str, list[list[float]]] = {}
     with ProcessPoolExecutor(jobs) as pool:
@@ -251,7 +252,7 @@ def main(
         cells = []
         for share in SHARES:
             mean, half = mean_interval(columns[min(len(moments), math.ceil(share * len(moments))) - 1])
-            cells.append(f"{mean:.4f} ± {half:.4f}")
+            cells.append(f"{mean:.3f} ± {half:.3f}")
         reached = time_to([statistics.mean(column) for column in columns], moments, last)
         shown.add_row(name, *cells, "never" if reached is None else f"{reached / budget:.0%}")
     console.print(shown)
