@@ -124,6 +124,11 @@ class Objective:
         broken = sum(max(0.0, violation) for violation in self.violations(epoch).values())
         return broken, *_signed(values, self.directions)
 
+    def keys(self, epoch: Mapping[str, Any]) -> tuple[tuple[float, ...], ...] | None:
+        """One key for each objective, smaller is better, by which rows are compared; None where there is no value."""
+        order = self.order(epoch)
+        return None if order is None else (order,)
+
     def best(self, epochs: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
         """The best row, the earliest of equals; None where no row has a value.
 
@@ -261,6 +266,11 @@ class ParetoObjective(Objective):
         values = self.values(epoch)
         return None if values is None else values[0]
 
+    def keys(self, epoch: Mapping[str, Any]) -> tuple[tuple[float, ...], ...] | None:
+        """One key for each metric."""
+        values = self.values(epoch)
+        return None if values is None else tuple((key,) for key in _signed(values, self.directions))
+
     def values(self, epoch: Mapping[str, Any]) -> tuple[float, ...] | None:
         """All metrics; None where one is not known."""
         found = tuple(value for name in self.metrics if (value := _number(epoch, name)) is not None)
@@ -277,24 +287,9 @@ def direction_of(metric: str) -> Direction:
     return "max" if DIRECTIONS[metric] == "max" else "min"
 
 
-def non_domination_ranks(points: Sequence[Sequence[float]], directions: Sequence[Direction]) -> list[int]:
-    """The rank of each point: 0 on the Pareto front, 1 on the front of the rest, and so on (Deb et al. 2002)."""
-    signed = [_signed(point, directions) for point in points]
-    ranks = [0] * len(points)
-    fronts: list[list[tuple[float, ...]]] = []
-    # Best first by the first coordinate, then the next: nothing is dominated by what comes after it.
-    for index in sorted(range(len(points)), key=signed.__getitem__):
-        point = signed[index]
-        free = (rank for rank, front in enumerate(fronts) if not any(_dominates(held, point) for held in front))
-        ranks[index] = next(free, len(fronts))
-        if ranks[index] == len(fronts):
-            fronts.append([])
-        fronts[ranks[index]].append(point)
-    return ranks
-
-
 def pareto_front(items: Iterable[T], point: Callable[[T], Sequence[float]], directions: Sequence[Direction]) -> list[T]:
     """The items whose points no other dominates, best by the first coordinate first; equals all stay."""
+    # Best first by the first coordinate, then the next: nothing is dominated by what comes after it.
     front: list[tuple[tuple[float, ...], T]] = []
     for signed, item in sorted(((_signed(point(item), directions), item) for item in items), key=lambda pair: pair[0]):
         if not any(_dominates(held, signed) for held, _ in front):
