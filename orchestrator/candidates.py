@@ -225,7 +225,8 @@ Metric: TypeAlias = Callable[[Floats], Floats]
 
 
 def _accuracy(log_p: Floats, label: NDArray[np.int64]) -> Floats:
-    return np.equal(log_p.argmax(axis=1), label).astype(np.float64)[:, None]
+    right: Floats = np.equal(log_p.argmax(axis=1), label).astype(np.float64)[:, None]
+    return right
 
 
 def _nll(log_p: Floats, label: NDArray[np.int64]) -> Floats:
@@ -347,7 +348,7 @@ def _drawn_alike(
     parts: Sequence[Mapping[str, Any]], conditions: Sequence[where.Condition], usable: NDArray[np.bool_], metric: str
 ) -> tuple[NDArray[np.bool_], tuple[Any, ...] | None]:
     """The rows that meet conditions on what was drawn, and what they have in common. Raise ChoiceError."""
-    table = pa.table({name: pa.concat_arrays([c for p in parts for c in p[name].chunks]) for name in DRAWN})
+    table = pa.concat_tables([pa.table({name: part[name] for name in DRAWN}) for part in parts])
     for condition in conditions:
         usable = usable & condition.holds(_column(table, condition.column))
     kinds = table.filter(pa.array(usable)).group_by(list(DRAWN)).aggregate([]).to_pylist()
