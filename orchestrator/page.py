@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 1200px; 
 h1 { font-size: 1.6em; } h2 { font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #ddd; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .85em; white-space: nowrap; }
 td, th { padding: .2em .7em; text-align: left; border-bottom: 1px solid #eee; } tr.chosen { background: #eaf4ea; }
-tr:target { background: #fff3c4; } td.error { white-space: normal; min-width: 20em; }
+tr:target { background: #fff3c4; } .plotly-graph-div { max-width: 100%; overflow: hidden; }
 img { image-rendering: pixelated; max-width: 100%; }
 figure { display: inline-block; margin: 0 12px 12px 0; max-width: 100%; }
 figcaption { font-size: .8em; color: #555; }
@@ -43,6 +43,7 @@ for (const plot of document.querySelectorAll('.plotly-graph-div')) plot.on('plot
   const trial = event.points[0].customdata;
   if (trial) { location.hash = ''; location.hash = 'trial-' + trial; }
 });
+window.addEventListener('load', () => window.dispatchEvent(new Event('resize')));
 """
 
 Section = Callable[[Sequence[Entry], Choice], str]
@@ -115,21 +116,23 @@ def _pareto(entries: Sequence[Entry], _: Choice) -> str:
     if not rows:
         return _nothing("No epoch has a FID: eval.fid_every was 0, or it could not be measured.")
     # Values that were not measured alike, on the same data, never share a figure.
-    kinds: dict[tuple[Any, ...], list[tuple[Entry, Mapping[str, Any]]]] = {}
+    kinds: dict[tuple[Any, ...], list[tuple[Entry, dict[str, Any]]]] = {}
     for entry, epoch in rows:
         kind = (*(epoch.get(name) for name in DRAWN), *(entry.trial.get(name) for name in DATA))
         kinds.setdefault(kind, []).append((entry, epoch))
     parts = []
     for kind, alike in kinds.items():
         ordered = sorted(alike, key=lambda row: (row[1]["fid"], -row[1]["val_acc"]))
-        front: list[tuple[Entry, Mapping[str, Any]]] = []
+        front: list[tuple[Entry, dict[str, Any]]] = []
         best = -np.inf
         for entry, epoch in ordered:
             if epoch["val_acc"] > best:
                 best = epoch["val_acc"]
                 front.append((entry, epoch))
         figure = go.Figure()
-        for name, of in (("epochs", ordered), ("Pareto front", front)):
+        shown: tuple[tuple[str, list[tuple[Entry, dict[str, Any]]]], ...]
+        shown = (("epochs", ordered), ("Pareto front", front))
+        for name, of in shown:
             figure.add_trace(
                 _points(
                     [epoch["fid"] for _, epoch in of],
@@ -172,7 +175,7 @@ def _curves(entries: Sequence[Entry], choice: Choice) -> str:
                     "dash": ("dot", "solid", "dash", "dashdot")[dash % 4 if len(names) > 1 else 1],
                 }
                 figure.add_trace(trace)
-        if figure.data:
+        if len(figure.data):
             parts.append(_figure(figure, "epoch", title))
     return f"<p>The best {len(drawn)} trials.</p>" + "".join(parts)
 
