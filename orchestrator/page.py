@@ -17,7 +17,7 @@ from orchestrator import leaderboard
 from orchestrator.best import Choice, sentences, standings
 from orchestrator.candidates import DATA, DRAWN
 from orchestrator.leaderboard import Entry
-from orchestrator.objective import Objective
+from orchestrator.objective import Objective, pareto_front
 from orchestrator.progress import plain
 from orchestrator.provenance import now
 from orchestrator.store import Store, StoreError
@@ -123,12 +123,7 @@ def _pareto(entries: Sequence[Entry], _: Choice) -> str:
     parts = []
     for kind, alike in kinds.items():
         ordered = sorted(alike, key=lambda row: (row[1]["fid"], -row[1]["val_acc"]))
-        front: list[tuple[Entry, dict[str, Any]]] = []
-        best = -np.inf
-        for entry, epoch in ordered:
-            if epoch["val_acc"] > best:
-                best = epoch["val_acc"]
-                front.append((entry, epoch))
+        front = pareto_front(ordered, lambda row: (row[1]["fid"], row[1]["val_acc"]), ("min", "max"))
         figure = go.Figure()
         shown: tuple[tuple[str, list[tuple[Entry, dict[str, Any]]]], ...]
         shown = (("epochs", ordered), ("Pareto front", front))

@@ -294,6 +294,18 @@ def test_several_sweeps_are_chosen_from_together(results: Path) -> None:
     )
 
 
+def test_scores_of_different_objectives_are_never_mixed(results: Path) -> None:
+    for sweep, limit in (("one", 30), ("two", 40), ("three", 30)):
+        config = CONFIG.with_settings({"seed": limit})
+        store = add(results, [0.5], sweep=sweep, config=config)
+        store.add_epoch(config.trial_id, 1, metrics(1, score=0.5))
+        store.write_sweep({"asked": {"objective": {"metric": "val_acc", "limits": {"fid": limit}}}})
+    with pytest.raises(ChoiceError, match="different objectives"):
+        epochs(results, "score")
+    alike = best.chosen_sweeps(results, ["one", "three"])
+    assert len(candidates.read(alike, "score")) == 2
+
+
 def fids(results: Path, values: list[float | None], *, sweep: str = "one", seed: int = 0, **measured: object) -> None:
     config = CONFIG.with_settings({"seed": seed})
     store = add(results, [], sweep=sweep, config=config)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -69,3 +71,27 @@ def test_failures_say_why_and_their_text_is_no_markup(results: Path) -> None:
     assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;" in page
     assert "<script>alert" not in page
     assert "fid: too few images (1 epochs)" in page
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Debian's chromium")
+def test_a_browser_draws_it_without_an_error(results: Path, tmp_path: Path) -> None:
+    judged(results, {1: [120, 150], 2: [100, 110], 3: [140, 149], 4: [90]})
+    written(results)
+    done = subprocess.run(
+        [
+            *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"),
+            *(
+                "--host-resolver-rules=MAP * ~NOTFOUND",
+                f"--user-data-dir={tmp_path / 'browser'}",
+                "--window-size=1280,900",
+            ),
+            f"file://{results / 'report.html'}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    assert done.stdout.count('class="main-svg"') >= 5
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert not [line for line in console if "rror" in line or "ncaught" in line or "net::" in line]
