@@ -118,6 +118,7 @@ def run(plan: Plan, view: View) -> Outcome:
                 _tune(plan, store, ledger, stop)
             if ledger.fatal is not None:
                 raise ledger.fatal
+            store.compact()
             unfinished = study.running > 0 or not study.is_over
             return Outcome(study.finished, ran=True, interrupted=stop.requested and unfinished)
         finally:
