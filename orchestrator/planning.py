@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from orchestrator.driver import Plan
 
 _STEPS = 3  # timed, after one that is not
-_NETWORKS = 128  # of more, only a part is built to find the smallest and the largest
+_NETWORKS = 64  # of more, only a part is built to find the smallest and the largest
 _KEPT_WEIGHTS = 5  # the best by each of four metrics, and the last
 _BYTES = 4  # a float32
 
@@ -102,7 +102,7 @@ def probe(config: TrialConfig, dataset: Dataset) -> Probe:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory(prefix="cpcnn-probe-") as folder:
-        run = Run(config, dataset, Path(folder), Accelerator())
+        run = Run(config.with_settings({"eval.fid_every": 0}), dataset, Path(folder), Accelerator())
         size = config.train.batch_size
         chosen = torch.arange(size)
         run.optimize(chosen)
@@ -144,18 +144,26 @@ def _describe(console: Console, plan: Plan, share: Share, left: int) -> None:
 
 def _extremes(configs: Iterable[TrialConfig], dataset: Dataset) -> tuple[TrialConfig, TrialConfig]:
     """The configurations with the fewest and with the most parameters."""
-    import torch
-
     from cpcnn_core.checkpoint import build_model
 
-    networks = list({config.model.model_dump_json(): config for config in configs}.values())
+    networks = _smallest_and_largest({config.model.model_dump_json(): config for config in configs}.values())
     networks = networks[:: math.ceil(len(networks) / _NETWORKS)]
-    sizes = []
-    for config in networks:
-        with torch.device("meta"):  # shapes without memory
-            model = build_model(config, dataset.image_shape, dataset.nr_classes)
-        sizes.append(sum(each.numel() for each in model.parameters()))
+    sizes = [
+        sum(each.numel() for each in build_model(config, dataset.image_shape, dataset.nr_classes).parameters())
+        for config in networks
+    ]
     return networks[sizes.index(min(sizes))], networks[sizes.index(max(sizes))]
+
+
+def _smallest_and_largest(configs: Collection[TrialConfig]) -> list[TrialConfig]:
+    """Those whose whole numbers are all the smallest that they have, or all the largest: the others lie between."""
+    held = [{key: value for key, value in config.model if type(value) is int} for config in configs]
+    bounds = {key: sorted({sizes[key] for sizes in held if key in sizes}) for key in held[0]}
+    return [
+        config
+        for config, sizes in zip(configs, held, strict=True)
+        if any(all(sizes[key] == bounds[key][end] for key in sizes if key in bounds) for end in (0, -1))
+    ]
 
 
 def _machine() -> dict[str, float]:

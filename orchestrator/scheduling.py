@@ -242,9 +242,9 @@ def fronts_of(worth: np.ndarray[Any, np.dtype[np.float64]]) -> list[int]:
     return [int(each) for each in ranks]
 
 
-def _standing(curve: Mapping[int, Scores], epoch: int) -> Worth | None:
+def _standing(curve: Mapping[int, Worth], epoch: int) -> Worth | None:
     """What a trial is worth by an epoch: its best so far, or of several objectives the latest, none being the best."""
-    by_then = {at: value for at, value in curve.items() if at <= epoch}
+    by_then: dict[int, Worth] = {at: value for at, value in curve.items() if at <= epoch}
     if not by_then:
         return None
     latest = by_then[max(by_then)]

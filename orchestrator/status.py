@@ -89,8 +89,7 @@ def render(store: Store) -> RenderableType:
         of = entry.trial["train.epochs"]
         lines.append(Text(f"  {entry.trial_id} runs: epoch {len(entry.epochs)}/{of} on {entry.trial['host'] or '?'}"))
     failed = [entry for entry in entries if entry.trial["state"] == "FAILED"]
-    for entry in failed[-_FAILURES:]:
-        lines.append(Text(f"  {entry.trial_id} FAILED: {entry.trial['error']}", style="red"))
+    lines += [Text(f"  {each.trial_id} FAILED: {each.trial['error']}", style="red") for each in failed[-_FAILURES:]]
     if len(failed) > _FAILURES:
         lines.append(Text(f"  and {len(failed) - _FAILURES} more that failed", style="red"))
     lines += [Text(f"warning: {problem}", style="yellow") for problem in problems]

@@ -75,9 +75,13 @@ class TrialProcess(Trainable):  # type: ignore[misc]
         self._number = config[NUMBER]
         self._log = Path(config[LOG])
         self._stall_seconds = config[STALL_SECONDS]
-        trainer, objective = training.named(config[TRAINER]), Objective.from_description(config[OBJECTIVE])
-        beat = lambda *_: self._beat()  # noqa: E731
-        self._epochs = training.run(self._config, store, trainer, objective=objective, on_progress=beat)
+        self._epochs = training.run(
+            self._config,
+            store,
+            training.named(config[TRAINER]),
+            objective=Objective.from_description(config[OBJECTIVE]),
+            on_progress=lambda *_: self._beat(),
+        )
         training.set_threads(config[CPUS])
 
 

@@ -12,11 +12,13 @@ from cpcnn_core import features
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.data import DataError
 from orchestrator import command_line, driver, local_ray
-from orchestrator.driver import Outcome, Plan, Resources, Share, SweepError, holding
+from orchestrator.budget import Meter
+from orchestrator.driver import Outcome, Plan, SweepError, holding
 from orchestrator.ledger import MAX_RESTARTS, Ledger
 from orchestrator.objective import Objective
 from orchestrator.progress import Progress
 from orchestrator.recording import INTERRUPTED, Place, Recording
+from orchestrator.resources import Resources, ResourcesError, Share
 from orchestrator.space import SearchSpace
 from orchestrator.store import Store, StoreError
 from orchestrator.study import Study
@@ -159,7 +161,7 @@ def test_stopping_while_the_last_trials_run_is_an_interruption(tmp_path: Path, m
     plan = Plan("one", SPACE, tmp_path, trials=1, trainer="tests.fakes:train")
 
     def run(stopped: bool, ended: bool) -> Outcome:
-        def tune(_plan: Plan, _store: Store, ledger: Ledger, stop: driver._Stop) -> None:
+        def tune(_plan: Plan, _store: Store, ledger: Ledger, stop: driver._Stop, _meter: Meter) -> None:
             number, _ = begin(ledger)
             if ended:
                 ledger.epoch(number, metrics(1), HERE)
@@ -209,7 +211,7 @@ def test_each_trial_gets_its_share_of_the_machine(
     [(Resources(cpus=4), "asks for 4 cores and 0 GPUs; there are 2 and 0"), (Resources(gpus=1), "1 GPUs")],
 )
 def test_a_trial_larger_than_the_machine_is_refused(asked: Resources, says: str) -> None:
-    with pytest.raises(SweepError, match=says):
+    with pytest.raises(ResourcesError, match=says):
         asked.share({"CPU": 2.0, "GPU": 0.0}, 10)
 
 
