@@ -16,6 +16,7 @@ from cpcnn_core.metrics import EpochMetrics
 from orchestrator.leaderboard import Entry
 from orchestrator.objective import Objective
 from orchestrator.recording import Place, Recording
+from orchestrator.resources import Share
 from orchestrator.scheduling import Schedule, Scheduler, Stopped, worth
 from orchestrator.store import State, Store, StoreError, config_of
 from orchestrator.study import Study, StudyError, Suggestion
@@ -65,7 +66,7 @@ class Ledger:
         self, study: Study, store: Store, objective: Objective, view: View, scheduler: Scheduler | None = None
     ) -> None:
         self.fatal: Exception | None = None
-        self.gpus: float | None = None  # that each trial holds
+        self.share: Share | None = None  # what each trial gets of the machine
         self._study = study
         self._store = store
         self._objective = objective
@@ -99,7 +100,7 @@ class Ledger:
 
     @property
     def is_over(self) -> bool:
-        """Whether no trial is left to run, neither a new one nor one that was stopped and may go on."""
+        """Whether no trial is left to be asked for, neither a new one nor one that was stopped and may go on."""
         return self._study.is_over and self._resumable(nothing_new=True) is None
 
     def suggest(self) -> Suggestion | None:
@@ -170,7 +171,7 @@ class Ledger:
 
     def _started(self, number: int) -> None:
         trial = self._trials[number]
-        trial.recording = Recording(self._store, trial.config, number, gpus=self.gpus)
+        trial.recording = Recording(self._store, trial.config, number, share=self.share)
         trial.rows = self._rows(trial.config)
         for row in trial.rows.values():
             self._study.report(number, row)
@@ -211,7 +212,7 @@ class Ledger:
     def _recording(self, number: int) -> Recording:
         trial = self._trials[number]
         if trial.recording is None:  # it failed before its process ever came up
-            trial.recording = Recording(self._store, trial.config, number, gpus=self.gpus)
+            trial.recording = Recording(self._store, trial.config, number, share=self.share)
         return trial.recording
 
     def _guarded(self, action: Callable[[], T]) -> T | None:

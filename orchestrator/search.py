@@ -72,6 +72,10 @@ class LedgerStopper(Stopper):  # type: ignore[misc]
         """Never: the callback below leaves the loop."""
         return False
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles it into a state of its own that is thrown away."""
+        return {}
+
 
 class LedgerCallback(Callback):  # type: ignore[misc]
     """Passes Tune's other events to the ledger, and leaves the loop when the ledger or the user wants to stop."""
