@@ -306,7 +306,7 @@ def _tune(plan: Plan, store: Store, ledger: Ledger, stop: _Stop, meter: Meter) -
             raise SweepError(str(error)) from None
         if plan.budget.gpu_hours is not None and not share.gpus:
             raise SweepError("--gpu-hours: no trial holds a GPU here, so that it would never end; limit it by --hours")
-        ledger.share = share
+        ledger.gpus = share.gpus
         stall_seconds = 60 * plan.space.stall_minutes
         searcher = StudySearcher(
             ledger,

@@ -16,7 +16,6 @@ from cpcnn_core.metrics import EpochMetrics
 from orchestrator.leaderboard import Entry
 from orchestrator.objective import Objective
 from orchestrator.recording import Place, Recording
-from orchestrator.resources import Share
 from orchestrator.scheduling import Schedule, Scheduler, Stopped, worth
 from orchestrator.store import State, Store, StoreError, config_of
 from orchestrator.study import Study, StudyError, Suggestion
@@ -66,7 +65,7 @@ class Ledger:
         self, study: Study, store: Store, objective: Objective, view: View, scheduler: Scheduler | None = None
     ) -> None:
         self.fatal: Exception | None = None
-        self.share: Share | None = None  # what each trial gets of the machine
+        self.gpus: float | None = None  # that each trial holds
         self._study = study
         self._store = store
         self._objective = objective
@@ -171,7 +170,7 @@ class Ledger:
 
     def _started(self, number: int) -> None:
         trial = self._trials[number]
-        trial.recording = Recording(self._store, trial.config, number, share=self.share)
+        trial.recording = Recording(self._store, trial.config, number, gpus=self.gpus)
         trial.rows = self._rows(trial.config)
         for row in trial.rows.values():
             self._study.report(number, row)
@@ -212,7 +211,7 @@ class Ledger:
     def _recording(self, number: int) -> Recording:
         trial = self._trials[number]
         if trial.recording is None:  # it failed before its process ever came up
-            trial.recording = Recording(self._store, trial.config, number, share=self.share)
+            trial.recording = Recording(self._store, trial.config, number, gpus=self.gpus)
         return trial.recording
 
     def _guarded(self, action: Callable[[], T]) -> T | None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator.provenance import git_commit, now
-from orchestrator.resources import Share
 from orchestrator.store import Attempt, State, Store
 
 INTERRUPTED = "interrupted: the process that ran the trial, or its driver, ended before the trial did"
@@ -21,12 +20,13 @@ class Place:
     host: str
     device: str
     pid: int
+    threads: int | None = None
 
 
 class Recording:
     """Writes an attempt's rows: RUNNING when it begins, each epoch as it comes, and how it ended."""
 
-    def __init__(self, store: Store, config: TrialConfig, number: int | None, *, share: Share | None = None) -> None:
+    def __init__(self, store: Store, config: TrialConfig, number: int | None, *, gpus: float | None = None) -> None:
         self.config = config
         self._store = store
         self._begun = time.monotonic()
@@ -42,8 +42,7 @@ class Recording:
             state="RUNNING",
             started=now(),
             epochs=store.reported_epochs(config.trial_id),
-            cpus=None if share is None else share.cpus,
-            gpus=None if share is None else share.gpus,
+            gpus=gpus,
             git_commit=git_commit(),
         )
         store.write_attempt(self._attempt, config)
@@ -64,6 +63,7 @@ class Recording:
             host=place.host,
             device=place.device,
             pid=place.pid,
+            threads=place.threads,
         )
         if first:
             self._store.write_attempt(self._attempt, self.config)

@@ -83,7 +83,7 @@ class Attempt:
     seconds: float | None = None  # from start to end of this attempt, the process's start apart
     epochs: int = 0  # finished epochs of the trial, those of earlier attempts included
     peak_memory_bytes: int | None = None
-    cpus: int | None = None  # its share of the cores, and so its threads
+    threads: int | None = None  # of torch, on the CPU
     gpus: float | None = None  # held while it ran
     host: str | None = None
     device: str | None = None

@@ -180,7 +180,7 @@ def place() -> Place:
 
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     device = f"cuda: {torch.cuda.get_device_name()}" if torch.cuda.is_available() else str(accelerator or "cpu")
-    return Place(host=platform.node(), device=device, pid=os.getpid())
+    return Place(host=platform.node(), device=device, pid=os.getpid(), threads=torch.get_num_threads())
 
 
 def set_threads(count: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -130,7 +129,9 @@ def replay(
         store.create()
         training.check(config)
         _print_settings(console, config)
-        training.set_threads(recorded.attempts_of(trial_id)[-1]["cpus"] or os.cpu_count() or 1)
+        threads = recorded.attempts_of(trial_id)[-1].get("threads")
+        if threads is not None:
+            training.set_threads(threads)  # another number of them adds up in another order
         wanted = recorded.epochs_of(trial_id)
         error = train(console, config, store, replaying.recorded_objective(recorded), until=len(wanted))
     if error is not None:
