@@ -57,7 +57,7 @@ def _shrunk(before: Structure, now: Structure, fixed: Mapping[str, Scalar], at: 
                     yield from _shrunk(branch, branches[_key(option)], fixed, f"{at} under {field}={option}")
         elif not held["low"] <= was["low"] <= was["high"] <= held["high"]:
             yield f"space: {field}{at} has narrower bounds"
-        elif was["kind"] == "ints" and ((was["low"] - held["low"]) % held["step"] or was["step"] % held["step"]):
+        elif not _keeps_steps(was, held):
             yield f"space: {field}{at} has other steps, which miss some that were there"
     for field, held in now.items():
         value = fixed.get(field, _default(field))
@@ -70,7 +70,15 @@ def _admits(held: Structure, value: Scalar) -> bool:
         return _key(value) in {_key(option) for option, _ in held["options"]}
     if not isinstance(value, int | float) or isinstance(value, bool) or not held["low"] <= value <= held["high"]:
         return False
-    return held["kind"] == "floats" or not (value - held["low"]) % held["step"]
+    if held["kind"] == "floats":
+        return held["steps"] is None or value in held["steps"]
+    return not (value - held["low"]) % held["step"]
+
+
+def _keeps_steps(was: Structure, held: Structure) -> bool:
+    if was["kind"] == "ints":
+        return not (was["low"] - held["low"]) % held["step"] and not was["step"] % held["step"]
+    return held["steps"] is None or (was["steps"] is not None and set(was["steps"]) <= set(held["steps"]))
 
 
 def _structure(value: Distribution | Scalar) -> Structure:
@@ -79,8 +87,9 @@ def _structure(value: Distribution | Scalar) -> Structure:
             return {"kind": "choice", "options": [[option, structure(branches.get(option, {}))] for option in options]}
         case Ints(low=low, high=high, step=step):
             return {"kind": "ints", "low": low, "high": high, "step": step}
-        case Floats(low=low, high=high):
-            return {"kind": "floats", "low": low, "high": high}
+        case Floats(low=low, high=high, step=step):
+            steps = None if step is None else list(value.steps())
+            return {"kind": "floats", "low": low, "high": high, "steps": steps}
         case _:
             return {"kind": "choice", "options": [[value, {}]]}
 

@@ -12,10 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from cpcnn_core.suggest import nearest
-from orchestrator.objective import Objective
+from orchestrator.objective import Objective, non_domination_ranks
 
 Worth: TypeAlias = tuple[tuple[float, ...], ...]
 """What an epoch is worth: a key per objective, each such that the smaller is the better one."""
@@ -67,8 +65,10 @@ class Schedule:
 
 def worth(objective: Objective, row: Mapping[str, Any]) -> Worth | None:
     """What a row of `epochs` is worth under the objective; None where that is not known."""
-    value = objective.value(row)
-    return None if value is None else ((-value if objective.direction == "max" else value,),)
+    order = objective.order(row)
+    if order is None:
+        return None
+    return (order,) if len(objective.directions) == 1 else tuple((value,) for value in order[1:])
 
 
 @dataclass(frozen=True)
@@ -220,26 +220,10 @@ class _Rung:
 
     def _ranked(self) -> dict[str, int]:
         if self._fronts is None:
-            ranks = fronts_of(np.array(list(self._worth.values()))[:, :, 0])
+            points = [tuple(key for (key,) in value) for value in self._worth.values()]
+            ranks = non_domination_ranks(points, ["min"] * len(points[0]))
             self._fronts = dict(zip(self._worth, ranks, strict=True))
         return self._fronts
-
-
-def fronts_of(worth: np.ndarray[Any, np.dtype[np.float64]]) -> list[int]:
-    """The non-domination rank of each of (trials, objectives), lower is better; 0 is the Pareto front.
-
-    Deb et al. 2002: a front is what nothing but earlier fronts dominates.
-    """
-    no_worse = np.asarray((worth[:, None] <= worth[None, :]).all(-1))
-    dominates = no_worse & ~no_worse.T
-    ranks = np.full(len(worth), -1)
-    rank, left = 0, np.ones(len(worth), dtype=bool)
-    while left.any():
-        front = left & ~np.asarray(dominates[left].any(0))
-        ranks[front] = rank
-        left &= ~front
-        rank += 1
-    return [int(each) for each in ranks]
 
 
 def _standing(curve: Mapping[int, Worth], epoch: int) -> Worth | None:

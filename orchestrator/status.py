@@ -124,18 +124,19 @@ def per_hour(attempts: Iterable[Mapping[str, Any]]) -> float | None:
 def _best(entries: list[Entry], objective: Objective) -> str:
     for entry in leaderboard.ranked(entries, objective)[:1]:
         epoch = entry.best(objective)
-        if epoch is not None:
+        value = None if epoch is None else objective.value(epoch)
+        if epoch is not None and value is not None:
             searched = leaderboard.differing(entries)
             settings = entry.settings()
             shown = ", ".join(f"{key.rpartition('.')[2]} {plain(settings[key])}" for key in searched if key in settings)
-            worth = f"{objective.metric} {objective.value(epoch):.4f} in epoch {epoch['epoch']}"
+            worth = f"{objective.metric} {value:.4f} in epoch {epoch['epoch']}"
             return f"best so far: {worth} of {entry.trial_id}: {shown}"
     return "no epoch has been measured yet"
 
 
 def _objective(asked: Mapping[str, Any]) -> Objective | None:
     held = asked.get("objective")
-    return Objective(held["metric"], held["direction"]) if isinstance(held, Mapping) else None
+    return Objective.from_description(held) if isinstance(held, Mapping) else None
 
 
 def _alive(driver: Driver | None, *, unfinished: bool) -> str:

@@ -61,6 +61,7 @@ def test_a_space_that_only_grew_is_accepted_where_asked_for(
     [
         ({"model.nr_filters": ints(12, 16, step=4)}, {}, "model.nr_filters has narrower bounds"),
         ({"model.nr_filters": ints(6, 18, step=4)}, {}, "model.nr_filters has other steps"),
+        ({"train.lr": floats(1e-3, 1e-2, step=1e-3)}, {}, "train.lr has other steps"),
         ({"model.nr_filters": choice(8, 12, 16)}, {}, "model.nr_filters was ints and is choice"),
         ({"model.fusion": choice("input_concat")}, {}, "model.fusion has no 'none' any more"),
         (

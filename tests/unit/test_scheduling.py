@@ -3,13 +3,13 @@ from __future__ import annotations
 import itertools
 import random
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.objective import Objective
-from orchestrator.scheduling import SCHEDULERS, Schedule, ScheduleError, Scheduler, Stopped, fronts_of, worth
+from orchestrator.scheduling import SCHEDULERS, Schedule, ScheduleError, Scheduler, Stopped, worth
+from search_spaces import constrained, pareto
 
 ACCURACY = Objective("val_acc", "max")
 
@@ -151,24 +151,6 @@ def test_a_scheduler_rebuilt_from_the_curves_decides_as_the_one_that_was_lost(se
     assert (rebuilt.resumes(stopped, nothing_new=True) is None) == (whole.resumes(stopped, nothing_new=True) is None)
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=20))
-def test_fronts_are_peeled_off_one_by_one(points: list[tuple[int, ...]]) -> None:
-    ranks = fronts_of(np.array(points, dtype=float))
-    left = set(range(len(points)))
-    for rank in range(max(ranks) + 1):
-        front = {
-            i
-            for i in left
-            if not any(
-                points[j] != points[i] and all(a <= b for a, b in zip(points[j], points[i], strict=True)) for j in left
-            )
-        }
-        assert front == {i for i in left if ranks[i] == rank}
-        left -= front
-    assert not left
-
-
 def test_several_objectives_are_judged_by_their_front() -> None:
     scheduler = Schedule(grace_epochs=1).scheduler(9)
     points = {"a": (0.0, 3.0), "b": (3.0, 0.0), "c": (1.0, 1.0), "d": (2.0, 2.0), "e": (4.0, 4.0), "f": (1.5, 1.5)}
@@ -198,3 +180,14 @@ def test_a_larger_reduction_stops_at_least_as_many() -> None:
     counts = [stopped(factor) for factor in (2, 3, 4, 8)]
     assert all(a <= b for a, b in itertools.pairwise(counts))
     assert counts[0] > 0
+
+
+def test_a_front_is_judged_by_all_its_metrics_and_a_limit_comes_before_the_metric() -> None:
+    front = Objective.of(pareto("val_acc", "fid"))
+    assert worth(front, {"val_acc": 0.5, "fid": 30.0}) == ((-0.5,), (30.0,))
+    assert worth(front, {"val_acc": 0.5, "fid": None}) is None
+    limited = Objective.of(constrained("val_acc", fid=30))
+    kept, broken = (worth(limited, {"val_acc": accuracy, "fid": fid}) for accuracy, fid in ((0.5, 30.0), (0.9, 33.0)))
+    assert kept is not None
+    assert broken is not None
+    assert kept < broken
