@@ -18,7 +18,7 @@ from orchestrator.objective import Objective
 from orchestrator.recording import Place, Recording
 from orchestrator.scheduling import Schedule, Scheduler, Stopped, worth
 from orchestrator.store import State, Store, StoreError, config_of
-from orchestrator.study import Study, StudyError, Suggestion
+from orchestrator.study import STORAGE_ERRORS, Study, StudyError, Suggestion
 
 BUDGET = "the sweep's budget was spent: "  # how `stopped` begins for a trial that nobody judged
 
@@ -123,6 +123,14 @@ class Ledger:
         """
         self._guarded(lambda: self._died(number, error, its_fault))
 
+    def halt(self, number: int, error: str) -> None:
+        """The trial could not write. Nothing more is written, so that it and all others go on where there is room."""
+        trial_id = self._trials[number].config.trial_id
+        self.fatal = self.fatal or StoreError(
+            f"{self._store.folder}: trial {trial_id} could not write: {error}. Make room, or mend the folder; then the "
+            "same command goes on"
+        )
+
     def cut(self, reason: str) -> None:
         """The budget is spent: what runs ends here, and is the first to go on under a larger one."""
         for number in list(self._trials):
@@ -222,4 +230,7 @@ class Ledger:
         except (StoreError, StudyError) as error:
             # Tune would take it for a failure of the trial, and go on.
             self.fatal = error
+            return None
+        except STORAGE_ERRORS as error:
+            self.fatal = StudyError(f"{self._store.study_file}: cannot be written: {str(error).splitlines()[0]}")
             return None

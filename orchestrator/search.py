@@ -19,7 +19,7 @@ from ray.tune.search import Searcher
 from orchestrator.ledger import Ledger
 from orchestrator.stall import Stalls, last_dump
 from orchestrator.study import Suggestion
-from orchestrator.trainable import FAILURE, LOG, METRICS, NUMBER, PLACE
+from orchestrator.trainable import FAILURE, LOG, METRICS, NUMBER, PLACE, STORAGE
 
 _NODE_LOST = re.compile(r"node (?:has |was |is )?(?:died|dead|terminated|preempted)|preempt", re.IGNORECASE)
 
@@ -93,7 +93,11 @@ class LedgerCallback(Callback):  # type: ignore[misc]
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """The trial's last epoch is finished, or the scheduler stopped it, or it failed in a process that lives on."""
         self._stalls.forget(trial.trial_id)
-        self._ledger.ended(trial.config[NUMBER], (trial.last_result or {}).get(FAILURE))
+        result = trial.last_result or {}
+        if result.get(STORAGE):
+            self._ledger.halt(trial.config[NUMBER], result[FAILURE])
+        else:
+            self._ledger.ended(trial.config[NUMBER], result.get(FAILURE))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """The trial's process died, or could not be used again."""

@@ -47,6 +47,10 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 optuna.logging.disable_propagation()
 
 
+STORAGE_ERRORS = (SQLAlchemyError, StorageInternalError)
+"""What Optuna raises where the study's file cannot be written."""
+
+
 class StudyError(Exception):
     """A study that cannot be opened, or that cannot go on."""
 

@@ -20,7 +20,7 @@ from orchestrator.store import Store
 NUMBER, SETTINGS, FOLDER, TRAINER, CPUS, GPUS = "number", "settings", "folder", "trainer", "cpus", "gpus"
 OBJECTIVE = "objective"
 LOG, STALL_SECONDS = "log", "stall_seconds"
-METRICS, PLACE, FAILURE = "epoch_metrics", "place", "failure"
+METRICS, PLACE, FAILURE, STORAGE = "epoch_metrics", "place", "failure", "storage"
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class TrialProcess(Trainable):  # type: ignore[misc]
                 if _is_device_lost(error):
                     raise  # nothing more can run in this process; Tune starts another
                 logger.exception("the trial failed")
-                return {FAILURE: training.describe(error), "done": True}
+                return {FAILURE: training.describe(error), STORAGE: training.is_storage_failure(error), "done": True}
             if metrics is None:
                 return {"done": True}
         done = metrics.epoch >= self._config.train.epochs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import signal
 import subprocess
@@ -132,6 +133,47 @@ def test_a_sweep_stopped_killed_and_robbed_of_workers_ends_as_if_nothing_had_hap
     # Orphans are gone: the checkpoints of a trial had one writer at a time, and each trial its share of the cores.
     assert {threads for *_, threads in sweep.trained()} == {"1"}
 
+    code, output = sweep.run()
+    assert code == 0
+    assert "ran=False" in output
+
+
+KILLS = int(os.environ.get("CPCNN_KILLS", "0"))  # 20 take some minutes; one kill is part of the test above
+
+
+@pytest.mark.skipif(KILLS == 0, reason="CPCNN_KILLS says how often to kill the driver at a random moment")
+@pytest.mark.timeout(3600)
+def test_a_sweep_whose_driver_is_killed_at_random_moments_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    trials = 2 * KILLS
+    sweep = Sweep(tmp_path, SPACE.replace('"none"', '"promote"'), trials)
+    rng, killed = random.Random(0), 0
+    while killed < KILLS:
+        before = len(sweep.trained())
+        with sweep.running(0.2) as driver:
+            # Some die while they start, before Ray is up, most while trials run.
+            if rng.random() < 0.8:
+                sweep.wait(
+                    lambda before=before, driver=driver: len(sweep.trained()) > before or driver.poll() is not None
+                )
+            time.sleep(rng.uniform(0, 1.5))
+            if driver.poll() is not None:
+                break
+            driver.kill()
+            driver.communicate(timeout=PATIENCE)
+            killed += 1
+    code, output = sweep.run(0.02)
+    assert code == 0, output
+
+    latest = {row["trial_id"]: row for row in sweep.store.latest_attempts().rows()}
+    assert len(latest) == trials
+    assert {row["state"] for row in latest.values()} == {"COMPLETE", "PRUNED"}
+    assert "RUNNING" not in {row["state"] for row in sweep.store.trials().rows()}
+    epochs = Counter((row["trial_id"], row["epoch"]) for row in sweep.store.epochs().rows())
+    assert epochs == {(trial, epoch): 1 for trial, row in latest.items() for epoch in range(1, row["epochs"] + 1)}
+    assert {row["epochs"] for row in latest.values() if row["state"] == "COMPLETE"} == {EPOCHS}
+    assert {row["epochs"] for row in latest.values() if row["state"] == "PRUNED"} == {2}
+    assert sum(row["state"] == "COMPLETE" for row in latest.values()) >= trials // 3
+    print(f"killed {killed} times; {len(sweep.trained()) - len(epochs)} epochs trained twice")  # noqa: T201
     code, output = sweep.run()
     assert code == 0
     assert "ran=False" in output
