@@ -126,7 +126,7 @@ def _best(entries: list[Entry], objective: Objective) -> str:
         epoch = entry.best(objective)
         value = None if epoch is None else objective.value(epoch)
         if epoch is not None and value is not None:
-            searched = leaderboard.differing(entries)
+            searched = leaderboard.differing([each.settings() for each in entries])
             settings = entry.settings()
             shown = ", ".join(f"{key.rpartition('.')[2]} {plain(settings[key])}" for key in searched if key in settings)
             worth = f"{objective.metric} {value:.4f} in epoch {epoch['epoch']}"
