@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import platform
 import signal
 import tempfile
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
@@ -16,9 +17,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from cpcnn_core.config import ConfigError
 from cpcnn_core.suggest import nearest
-from orchestrator import leaderboard, provenance, training, warm_start
+from orchestrator import growth, leaderboard, provenance, training, warm_start
+from orchestrator.budget import Budget, Meter, spent
+from orchestrator.leaderboard import Entry
 from orchestrator.ledger import Best, Ledger, View
+from orchestrator.resources import ResourcesError
 from orchestrator.space import SearchSpace
 from orchestrator.store import Store, config_of, sweeps
 from orchestrator.study import Study
@@ -26,39 +31,6 @@ from orchestrator.study import Study
 
 class SweepError(Exception):
     """A sweep that cannot start or go on."""
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What one trial gets. `gpus` may be a fraction; None is one GPU where there is any.
-
-    Without a number of `cpus`, each trial gets one core, or an equal share of them all where fewer trials run at once.
-    """
-
-    cpus: int | None = None
-    gpus: float | None = None
-
-    def share(self, available: Mapping[str, float], trials: int) -> Share:
-        """Divide what Ray has `available` among at most `trials` at once. Raise SweepError where not one fits."""
-        gpus = self.gpus if self.gpus is not None else float(available.get("GPU", 0) > 0)
-        cores = available["CPU"]
-        places = [cores // (self.cpus or 1)] + ([available["GPU"] // gpus] if gpus else [])
-        concurrent = min(int(min(places)), trials)
-        if concurrent < 1:
-            raise SweepError(
-                f"a trial asks for {self.cpus or 1} cores and {gpus:g} GPUs; there are {cores:g} and "
-                f"{available.get('GPU', 0):g}"
-            )
-        return Share(cpus=self.cpus or int(cores // concurrent), gpus=gpus, concurrent=concurrent)
-
-
-@dataclass(frozen=True)
-class Share:
-    """What each of `concurrent` trials gets that run at once."""
-
-    cpus: int
-    gpus: float
-    concurrent: int
 
 
 @dataclass(frozen=True)
@@ -70,7 +42,8 @@ class Plan:
     results: Path
     trials: int
     seed: int = 0
-    resources: Resources = field(default_factory=Resources)
+    budget: Budget = field(default_factory=Budget)
+    extend: bool = False  # accept a space that grew since the sweep was begun
     trainer: str = training.TRAINER  # another one simulates trials
     warm_start: tuple[str, ...] = ()  # names of earlier sweeps in the same folder of results
 
@@ -86,6 +59,7 @@ class Outcome:
     finished: int  # trials of the sweep that have ended, those of earlier runs included
     ran: bool  # whether there was anything to do
     interrupted: bool  # whether it was stopped before the end
+    spent: str | None = None  # the limit of the budget that ended it
 
 
 def run(plan: Plan, view: View) -> Outcome:
@@ -104,23 +78,31 @@ def run(plan: Plan, view: View) -> Outcome:
         _agree(plan, store)
         study = Study(plan.space, store, seed=plan.seed, trials=plan.trials)
         try:
-            if study.is_over:
+            entries = _entries(plan, store)
+            ledger = Ledger(study, store, plan.space.objective, view, plan.space.schedule.scheduler(plan.space.epochs))
+            ledger.recall(entries)
+            if ledger.is_over:
                 return Outcome(study.finished, ran=False, interrupted=False)
+            meter = Meter(plan.budget, spent(store.trials().rows(), store.epochs().rows()))
+            if limit := meter.exhausted():
+                return Outcome(study.finished, ran=False, interrupted=False, spent=limit)
             if not new:
                 _check_data(plan)
             _record_run(plan, store)
             for line in _warm_start(plan, study):
                 view.note(line)
             if study.finished or study.left_behind:
-                view.resumed(study.finished, _best_so_far(plan, store))
-            ledger = Ledger(study, store, plan.space.objective, view)
+                view.resumed(study.finished, _best_so_far(plan, entries))
             with _stopping() as stop:
-                _tune(plan, store, ledger, stop)
+                limit = _tune(plan, store, ledger, stop, meter)
+            if limit is not None and not stop.requested:
+                ledger.cut(limit)
             if ledger.fatal is not None:
                 raise ledger.fatal
             store.compact()
-            unfinished = study.running > 0 or not study.is_over
-            return Outcome(study.finished, ran=True, interrupted=stop.requested and unfinished)
+            unfinished = ledger.is_busy or not ledger.is_over
+            interrupted = stop.requested and unfinished
+            return Outcome(study.finished, ran=True, interrupted=interrupted, spent=limit if unfinished else None)
         finally:
             study.close()
 
@@ -178,14 +160,24 @@ def _agree(plan: Plan, store: Store) -> None:
         "created": provenance.now(),
         "runs": [],
     }
+    fields = growth.structure(plan.space.fields)
     held.setdefault("asked", asked)  # a folder into which trials were run by hand has not asked anything yet
     if held["asked"] != asked:
         changes = "\n".join(_changes("", held["asked"], asked))
-        raise SweepError(
-            f"{store.folder}: holds a sweep that asked something else; give this one another --name, or delete the "
-            f"folder. What differs:\n{changes}"
-        )
-    store.write_sweep(held)
+        refusals = list(growth.refusals(held, asked, fields)) if plan.extend else []
+        if not plan.extend or refusals:
+            way = (
+                "it did not only grow: " + "; ".join(refusals)
+                if refusals
+                else "give this one another --name, delete the folder, or, if the space only grew, say --extend"
+            )
+            raise SweepError(
+                f"{store.folder}: holds a sweep that asked something else; {way}. What differs:\n{changes}"
+            )
+        # Optuna keeps the options of each parameter; the study is made anew from the rows under the new ones.
+        store.set_study_aside()
+        held = {**held, "asked": asked, "extended": [*held.get("extended", []), provenance.now()]}
+    store.write_sweep({**held, "fields": fields})
 
 
 def _record_run(plan: Plan, store: Store) -> None:
@@ -194,6 +186,9 @@ def _record_run(plan: Plan, store: Store) -> None:
     run = {
         "started": provenance.now(),
         "trials": plan.trials,
+        "hours": plan.budget.hours,
+        "gpu_hours": plan.budget.gpu_hours,
+        "scheduler": dataclasses.asdict(plan.space.schedule),
         "git_commit": provenance.git_commit(),
         "versions": provenance.versions(),
         "hardware": provenance.hardware(),
@@ -241,8 +236,17 @@ def _warm_start(plan: Plan, study: Study) -> Generator[str]:
         yield harvest.summary(study.learn(harvest.used))
 
 
-def _best_so_far(plan: Plan, store: Store) -> Best | None:
-    entries, _ = leaderboard.read([store])
+def _entries(plan: Plan, store: Store) -> list[Entry]:
+    """The trials in the folder that this space admits; others were run there by hand."""
+    found = []
+    for entry in leaderboard.read([store])[0]:
+        with suppress(ConfigError):
+            if plan.space.params_of(config_of(entry.trial)) is not None:
+                found.append(entry)
+    return found
+
+
+def _best_so_far(plan: Plan, entries: list[Entry]) -> Best | None:
     objective = plan.space.objective
     for entry in leaderboard.ranked(entries, objective)[:1]:
         epoch = entry.best(objective)
@@ -275,28 +279,56 @@ def _stopping() -> Generator[_Stop]:
             signal.signal(number, handler)
 
 
-def _tune(plan: Plan, store: Store, ledger: Ledger, stop: _Stop) -> None:
+def _tune(plan: Plan, store: Store, ledger: Ledger, stop: _Stop, meter: Meter) -> str | None:
+    """Have Ray run the trials. Return the limit of the budget that ended it, if one did."""
     from orchestrator import local_ray
 
     with local_ray.started() as available, tempfile.TemporaryDirectory(prefix="cpcnn-sweep-") as throwaway:
         from ray import tune
 
-        from orchestrator.search import Halt, LedgerCallback, StudySearcher
-        from orchestrator.trainable import CPUS, FOLDER, GPUS, NUMBER, OBJECTIVE, SETTINGS, TRAINER, TrialProcess
+        from orchestrator.search import Halt, LedgerCallback, LedgerStopper, StudySearcher
+        from orchestrator.stall import Stalls
+        from orchestrator.trainable import (
+            CPUS,
+            FOLDER,
+            GPUS,
+            LOG,
+            NUMBER,
+            OBJECTIVE,
+            SETTINGS,
+            STALL_SECONDS,
+            TRAINER,
+            TrialProcess,
+        )
 
-        share = plan.resources.share(available, plan.trials)
+        try:
+            share = plan.space.resources.share(available, plan.trials)
+        except ResourcesError as error:
+            raise SweepError(str(error)) from None
+        if plan.budget.gpu_hours is not None and not share.gpus:
+            raise SweepError("--gpu-hours: no trial holds a GPU here, so that it would never end; limit it by --hours")
+        ledger.gpus = share.gpus
+        stall_seconds = 60 * plan.space.stall_minutes
         searcher = StudySearcher(
             ledger,
             lambda suggestion: {
                 NUMBER: suggestion.number,
                 SETTINGS: suggestion.config.flat(),
                 FOLDER: str(store.folder),
+                LOG: str(store.log_file(suggestion.config.trial_id)),
+                STALL_SECONDS: stall_seconds,
                 TRAINER: plan.trainer,
                 OBJECTIVE: plan.space.objective.describe(),
                 CPUS: share.cpus,
                 GPUS: share.gpus,
             },
         )
+        limit: list[str] = []
+
+        def is_stopping() -> bool:
+            limit[:] = filter(None, [meter.tick(ledger.running * share.gpus)])
+            return stop.requested or bool(limit)
+
         try:
             tune.run(
                 TrialProcess,
@@ -304,7 +336,8 @@ def _tune(plan: Plan, store: Store, ledger: Ledger, stop: _Stop) -> None:
                 num_samples=-1,
                 search_alg=searcher,
                 max_concurrent_trials=share.concurrent,
-                callbacks=[LedgerCallback(ledger, lambda: stop.requested)],
+                stop=LedgerStopper(ledger),
+                callbacks=[LedgerCallback(ledger, is_stopping, Stalls(stall_seconds))],
                 reuse_actors=True,
                 raise_on_failed_trial=False,
                 storage_path=throwaway,
@@ -314,3 +347,4 @@ def _tune(plan: Plan, store: Store, ledger: Ledger, stop: _Stop) -> None:
             pass
         except KeyboardInterrupt:
             stop.requested = True
+        return limit[0] if limit else None

@@ -7,16 +7,20 @@ same ones. After a write that failed nothing more is written: the first error st
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-from cpcnn_core.config import TrialConfig
+from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.metrics import EpochMetrics
+from orchestrator.leaderboard import Entry
 from orchestrator.objective import Objective
 from orchestrator.recording import Place, Recording
-from orchestrator.store import State, Store, StoreError
-from orchestrator.study import Study, StudyError, Suggestion
+from orchestrator.scheduling import Schedule, Scheduler, Stopped
+from orchestrator.store import State, Store, StoreError, config_of
+from orchestrator.study import STORAGE_ERRORS, Study, StudyError, Suggestion
+
+BUDGET = "the sweep's budget was spent: "  # how `stopped` begins for a trial that nobody judged
 
 MAX_RESTARTS = 2  # how often a trial whose process died is started again; the next time it is failed
 
@@ -33,7 +37,9 @@ class View(Protocol):
     def resumed(self, finished: int, best: Best | None) -> None: ...
     def started(self, number: int, config: TrialConfig) -> None: ...
     def epoch(self, number: int, config: TrialConfig, metrics: EpochMetrics, value: float | None) -> None: ...
-    def ended(self, number: int, config: TrialConfig, state: State, value: float | None, error: str | None) -> None: ...
+    def ended(
+        self, number: int, config: TrialConfig, state: State, value: float | None, reason: str | None
+    ) -> None: ...
 
 
 @dataclass
@@ -41,68 +47,156 @@ class _Trial:
     config: TrialConfig
     recording: Recording | None = None
     rows: dict[int, dict[str, Any]] = field(default_factory=dict)  # by epoch
+    stopped: str | None = None  # why it shall not go on
+
+
+@dataclass(frozen=True)
+class _Paused(Stopped):
+    """A trial whose end was PRUNED, and which may be reopened."""
+
+    config: TrialConfig
+    judged: bool  # by a scheduler; else its time was up
 
 
 class Ledger:
     """Turns the events of a sweep's trials into rows, into what the study knows, and into what is shown."""
 
-    def __init__(self, study: Study, store: Store, objective: Objective, view: View) -> None:
+    def __init__(
+        self, study: Study, store: Store, objective: Objective, view: View, scheduler: Scheduler | None = None
+    ) -> None:
         self.fatal: Exception | None = None
+        self.gpus: float | None = None  # that each trial holds
         self._study = study
         self._store = store
         self._objective = objective
         self._view = view
+        self._scheduler = scheduler or Schedule("none").scheduler(1)
         self._trials: dict[int, _Trial] = {}
+        self._paused: dict[str, _Paused] = {}
         self._deaths: Counter[int] = Counter()
+
+    def recall(self, entries: Iterable[Entry]) -> None:
+        """Show the scheduler the curves of earlier runs, and remember which trials were stopped."""
+        for entry in entries:
+            try:
+                config = config_of(entry.trial)
+            except ConfigError:
+                continue  # of a version whose configuration was another
+            for row in sorted(entry.epochs, key=lambda row: int(row["epoch"])):
+                self._scheduler.observe(entry.trial_id, int(row["epoch"]), self._objective.keys(row))
+            if entry.trial["state"] == "PRUNED" and entry.trial["stopped"]:
+                self._pause(config, len(entry.epochs), entry.trial["stopped"])
 
     @property
     def is_busy(self) -> bool:
         """Whether a trial is running, which may end so that it has to be suggested again."""
         return bool(self._trials)
 
+    @property
+    def running(self) -> int:
+        """How many trials run, or are about to."""
+        return len(self._trials)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no trial is left to be asked for, neither a new one nor one that was stopped and may go on."""
+        return self._study.is_over and self._resumable(nothing_new=True) is None
+
     def suggest(self) -> Suggestion | None:
-        """The next trial to run; None when there is none, or nothing can be written any more."""
-        if self.fatal is not None:
-            return None
-        suggestion = self._guarded(self._study.next)
-        if suggestion is not None:
-            self._trials[suggestion.number] = _Trial(suggestion.config)
-        return suggestion
+        """The next trial to run: one that may go on again, or a new one; None when there is none, or nothing can be
+        written any more.
+        """
+        return None if self.fatal is not None else self._guarded(self._suggest)
 
     def started(self, number: int) -> None:
         """A process has begun, or begun again, to run the trial."""
         self._guarded(lambda: self._started(number))
 
-    def epoch(self, number: int, metrics: EpochMetrics, place: Place) -> None:
-        """The trial has finished an epoch, its checkpoint and predictions being on disk."""
-        self._guarded(lambda: self._epoch(number, metrics, place))
+    def epoch(self, number: int, metrics: EpochMetrics, place: Place) -> bool:
+        """The trial has finished an epoch, checkpoint and predictions being on disk. Return whether it stops here."""
+        return bool(self._guarded(lambda: self._epoch(number, metrics, place)))
 
-    def died(self, number: int, error: str) -> None:
-        """The trial's process is gone. The trial comes up again as a suggestion, unless that happened too often."""
-        self._guarded(lambda: self._died(number, error))
+    def died(self, number: int, error: str, *, its_fault: bool = True) -> None:
+        """The trial's process is gone. The trial comes up again as a suggestion, unless that happened too often.
+
+        A machine that was lost or taken away is not the trial's fault, and does not count.
+        """
+        self._guarded(lambda: self._died(number, error, its_fault))
+
+    def halt(self, number: int, error: str) -> None:
+        """The trial could not write. Nothing more is written, so that it and all others go on where there is room."""
+        trial_id = self._trials[number].config.trial_id
+        self.fatal = self.fatal or StoreError(
+            f"{self._store.folder}: trial {trial_id} could not write: {error}. Make room, or mend the folder; then the "
+            "same command goes on"
+        )
+
+    def cut(self, reason: str) -> None:
+        """The budget is spent: what runs ends here, and is the first to go on under a larger one."""
+        for number in list(self._trials):
+            self._trials[number].stopped = f"{BUDGET}{reason}"
+            self.ended(number, None)
 
     def ended(self, number: int, error: str | None) -> None:
         """The trial will not run any further: failed where there is an error, pruned where epochs are missing."""
         self._guarded(lambda: self._ended(number, error))
 
+    def _suggest(self) -> Suggestion | None:
+        while True:
+            suggestion = self._reopened(nothing_new=False) or self._study.next() or self._reopened(nothing_new=True)
+            if suggestion is None:
+                return None
+            number, config = suggestion.number, suggestion.config
+            again = self._paused.pop(config.trial_id, None)
+            self._trials[number] = _Trial(config)
+            reported = self._store.reported_epochs(config.trial_id)
+            # A trial that was left behind may stand at a rung already, its driver killed before it could judge.
+            stopped = None if again is not None else self._judge(config, reported)
+            if stopped is None:
+                return suggestion
+            self._trials[number].stopped = stopped
+            self._trials[number].rows = self._rows(config)
+            self._ended(number, None)
+
+    def _reopened(self, *, nothing_new: bool) -> Suggestion | None:
+        trial_id = self._resumable(nothing_new=nothing_new)
+        return None if trial_id is None else self._study.reopen(self._paused[trial_id].config)
+
+    def _resumable(self, *, nothing_new: bool) -> str | None:
+        unjudged = (trial_id for trial_id, paused in self._paused.items() if not paused.judged)
+        return next(unjudged, None) or self._scheduler.resumes(self._paused, nothing_new=nothing_new)
+
+    def _judge(self, config: TrialConfig, epoch: int) -> str | None:
+        return self._scheduler.stops(config.trial_id, epoch) if 0 < epoch < config.train.epochs else None
+
+    def _pause(self, config: TrialConfig, epochs: int, stopped: str) -> None:
+        judged = not stopped.startswith(BUDGET)
+        self._paused[config.trial_id] = _Paused(epochs=epochs, config=config, judged=judged)
+
+    def _rows(self, config: TrialConfig) -> dict[int, dict[str, Any]]:
+        return {row["epoch"]: row for row in self._store.epochs_of(config.trial_id)}
+
     def _started(self, number: int) -> None:
         trial = self._trials[number]
-        trial.recording = Recording(self._store, trial.config, number)
-        trial.rows = {row["epoch"]: row for row in self._store.epochs_of(trial.config.trial_id)}
+        trial.recording = Recording(self._store, trial.config, number, gpus=self.gpus)
+        trial.rows = self._rows(trial.config)
         for row in trial.rows.values():
             self._study.report(number, row)
         self._view.started(number, trial.config)
 
-    def _epoch(self, number: int, metrics: EpochMetrics, place: Place) -> None:
+    def _epoch(self, number: int, metrics: EpochMetrics, place: Place) -> bool:
         trial = self._trials[number]
         row = metrics.row()
         self._recording(number).add(metrics, place)
         trial.rows[metrics.epoch] = row
         self._study.report(number, row)
         self._view.epoch(number, trial.config, metrics, self._objective.value(row))
+        self._scheduler.observe(trial.config.trial_id, metrics.epoch, self._objective.keys(row))
+        trial.stopped = self._judge(trial.config, metrics.epoch)
+        return trial.stopped is not None
 
-    def _died(self, number: int, error: str) -> None:
-        self._deaths[number] += 1
+    def _died(self, number: int, error: str, its_fault: bool) -> None:
+        self._deaths[number] += its_fault
         if self._deaths[number] > MAX_RESTARTS:
             self._ended(number, error)
             return
@@ -115,15 +209,17 @@ class Ledger:
         state: State = "FAILED" if error else "COMPLETE" if done >= trial.config.train.epochs else "PRUNED"
         best = self._objective.best(trial.rows.values())
         value = None if best is None else self._objective.value(best)
-        self._recording(number).finish(state, error)
+        self._recording(number).finish(state, error, stopped=trial.stopped if state == "PRUNED" else None)
         self._study.end(number, state, best)
+        if state == "PRUNED" and trial.stopped:
+            self._pause(trial.config, done, trial.stopped)
         del self._trials[number]
-        self._view.ended(number, trial.config, state, value, error)
+        self._view.ended(number, trial.config, state, value, error or trial.stopped)
 
     def _recording(self, number: int) -> Recording:
         trial = self._trials[number]
         if trial.recording is None:  # it failed before its process ever came up
-            trial.recording = Recording(self._store, trial.config, number)
+            trial.recording = Recording(self._store, trial.config, number, gpus=self.gpus)
         return trial.recording
 
     def _guarded(self, action: Callable[[], T]) -> T | None:
@@ -134,4 +230,7 @@ class Ledger:
         except (StoreError, StudyError) as error:
             # Tune would take it for a failure of the trial, and go on.
             self.fatal = error
+            return None
+        except STORAGE_ERRORS as error:
+            self.fatal = StudyError(f"{self._store.study_file}: cannot be written: {str(error).splitlines()[0]}")
             return None

@@ -287,6 +287,22 @@ def direction_of(metric: str) -> Direction:
     return "max" if DIRECTIONS[metric] == "max" else "min"
 
 
+def non_domination_ranks(points: Sequence[Sequence[float]], directions: Sequence[Direction]) -> list[int]:
+    """The rank of each point: 0 on the Pareto front, 1 on the front of the rest, and so on (Deb et al. 2002)."""
+    signed = [_signed(point, directions) for point in points]
+    ranks = [0] * len(points)
+    fronts: list[list[tuple[float, ...]]] = []
+    # Best first by the first coordinate, then the next: nothing is dominated by what comes after it.
+    for index in sorted(range(len(points)), key=signed.__getitem__):
+        point = signed[index]
+        free = (rank for rank, front in enumerate(fronts) if not any(_dominates(held, point) for held in front))
+        ranks[index] = next(free, len(fronts))
+        if ranks[index] == len(fronts):
+            fronts.append([])
+        fronts[ranks[index]].append(point)
+    return ranks
+
+
 def pareto_front(items: Iterable[T], point: Callable[[T], Sequence[float]], directions: Sequence[Direction]) -> list[T]:
     """The items whose points no other dominates, best by the first coordinate first; equals all stay."""
     # Best first by the first coordinate, then the next: nothing is dominated by what comes after it.

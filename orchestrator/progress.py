@@ -32,7 +32,7 @@ class Progress(AbstractContextManager["Progress"]):
         self._total = total
         self._earlier = 0  # trials that had ended before this run
         self._begun = time.monotonic()
-        self._states: Counter[State] = Counter()
+        self._ended: dict[str, State] = {}  # by trial id
         self._running: dict[int, tuple[TrialConfig, EpochMetrics | None]] = {}
         self._best: Best | None = None
         self._live = (
@@ -64,6 +64,7 @@ class Progress(AbstractContextManager["Progress"]):
 
     def started(self, number: int, config: TrialConfig) -> None:
         """A trial runs."""
+        self._ended.pop(config.trial_id, None)  # one that had been stopped goes on
         self._running[number] = (config, None)
         if self._live is None:
             self._say(f"trial {config.trial_id} runs: {settings(config, self._searched)}")
@@ -78,27 +79,31 @@ class Progress(AbstractContextManager["Progress"]):
             at = f"trial {config.trial_id} epoch {metrics.epoch}/{config.train.epochs}"
             self._say(f"{at}: {measured}, {metrics.seconds:.1f} s")
 
-    def ended(self, number: int, config: TrialConfig, state: State, value: float | None, error: str | None) -> None:
-        """A trial ended."""
+    def ended(self, number: int, config: TrialConfig, state: State, value: float | None, reason: str | None) -> None:
+        """A trial ended, or was stopped for now."""
         self._running.pop(number, None)
-        self._states[state] += 1
-        if error:
-            self._console.print(Text(f"trial {config.trial_id} FAILED: {error}", style="red"), soft_wrap=True)
+        self._ended[config.trial_id] = state
+        if state == "FAILED":
+            self._console.print(Text(f"trial {config.trial_id} FAILED: {reason}", style="red"), soft_wrap=True)
         elif self._live is None:
-            self._say(f"trial {config.trial_id} {state}: best {self._objective.metric} {_number(value)}")
+            why = f" ({reason})" if reason else ""
+            self._say(f"trial {config.trial_id} {state}: best {self._objective.metric} {_number(value)}{why}")
 
     def _say(self, text: str) -> None:
-        done = self._earlier + self._states.total()
+        # A trial of an earlier run that goes on here and ends again is counted once, as nearly as one can tell.
+        done = min(self._total, self._earlier + len(self._ended))
         self._console.print(f"[{done}/{self._total}] {text}", markup=False, highlight=False, soft_wrap=True)
 
     def _render(self) -> Group:
-        done = self._states.total()
+        done = len(self._ended)
         elapsed = time.monotonic() - self._begun
-        counts = ", ".join(f"{count} {state}" for state, count in sorted(self._states.items()))
-        head = f"{self._earlier + done} of {self._total} trials" + (f" ({counts} in this run)" if counts else "")
+        counts = ", ".join(f"{count} {state}" for state, count in sorted(Counter(self._ended.values()).items()))
+        head = f"{min(self._total, self._earlier + done)} of {self._total} trials" + (
+            f" ({counts} in this run)" if counts else ""
+        )
         if done:
-            left = (self._total - self._earlier - done) * elapsed / done
-            head += f", {60 * done / elapsed:.1f} a minute, about {_duration(left)} left"
+            left = max(0, self._total - self._earlier - done) * elapsed / done
+            head += f", {60 * done / elapsed:.1f} a minute, about {duration(left)} left"
         lines = [Text(head)]
         if self._best is not None:
             value, config, epoch = self._best
@@ -139,7 +144,8 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Hours and minutes, minutes and seconds, or seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

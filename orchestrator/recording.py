@@ -20,12 +20,13 @@ class Place:
     host: str
     device: str
     pid: int
+    threads: int | None = None
 
 
 class Recording:
     """Writes an attempt's rows: RUNNING when it begins, each epoch as it comes, and how it ended."""
 
-    def __init__(self, store: Store, config: TrialConfig, number: int | None) -> None:
+    def __init__(self, store: Store, config: TrialConfig, number: int | None, *, gpus: float | None = None) -> None:
         self.config = config
         self._store = store
         self._begun = time.monotonic()
@@ -41,6 +42,7 @@ class Recording:
             state="RUNNING",
             started=now(),
             epochs=store.reported_epochs(config.trial_id),
+            gpus=gpus,
             git_commit=git_commit(),
         )
         store.write_attempt(self._attempt, config)
@@ -61,12 +63,13 @@ class Recording:
             host=place.host,
             device=place.device,
             pid=place.pid,
+            threads=place.threads,
         )
         if first:
             self._store.write_attempt(self._attempt, self.config)
 
-    def finish(self, state: State, error: str | None = None) -> None:
-        """Write how the attempt ended."""
+    def finish(self, state: State, error: str | None = None, *, stopped: str | None = None) -> None:
+        """Write how the attempt ended, and why if it FAILED (`error`) or was PRUNED (`stopped`)."""
         seconds = time.monotonic() - self._begun
-        self._attempt = replace(self._attempt, state=state, error=error, ended=now(), seconds=seconds)
+        self._attempt = replace(self._attempt, state=state, error=error, stopped=stopped, ended=now(), seconds=seconds)
         self._store.write_attempt(self._attempt, self.config)

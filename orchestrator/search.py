@@ -12,13 +12,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ray.tune import Callback
+from ray.tune import Callback, Stopper
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from orchestrator.ledger import Ledger
+from orchestrator.stall import Stalls, last_dump
 from orchestrator.study import Suggestion
-from orchestrator.trainable import FAILURE, METRICS, NUMBER, PLACE
+from orchestrator.trainable import FAILURE, LOG, METRICS, NUMBER, PLACE, STORAGE
+
+_NODE_LOST = re.compile(r"node (?:has |was |is )?(?:died|dead|terminated|preempted)|preempt", re.IGNORECASE)
 
 
 class Halt(BaseException):
@@ -50,36 +53,75 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         """Nothing: see `save`."""
 
 
-class LedgerCallback(Callback):  # type: ignore[misc]
-    """Passes Tune's events to the ledger, and leaves the loop when the ledger or the user wants to stop."""
+class LedgerStopper(Stopper):  # type: ignore[misc]
+    """Passes each epoch to the ledger, which says whether the trial stops there.
 
-    def __init__(self, ledger: Ledger, is_stopping: Callable[[], bool]) -> None:
+    Tune asks its stopper before anybody else hears of a result, the last one of a trial included.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """An epoch is finished."""
+        if METRICS not in result:
+            return False
+        return self._ledger.epoch(result[NUMBER], result[METRICS], result[PLACE])
+
+    def stop_all(self) -> bool:
+        """Never: the callback below leaves the loop."""
+        return False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles it into a state of its own that is thrown away."""
+        return {}
+
+
+class LedgerCallback(Callback):  # type: ignore[misc]
+    """Passes Tune's other events to the ledger, and leaves the loop when the ledger or the user wants to stop."""
+
+    def __init__(self, ledger: Ledger, is_stopping: Callable[[], bool], stalls: Stalls) -> None:
         self._ledger = ledger
         self._is_stopping = is_stopping
+        self._stalls = stalls
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A process runs the trial."""
         self._ledger.started(trial.config[NUMBER])
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
-    ) -> None:
-        """An epoch is finished."""
-        if METRICS in result:
-            self._ledger.epoch(trial.config[NUMBER], result[METRICS], result[PLACE])
+        self._stalls.watch(trial.trial_id, trial.config[LOG])
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """The trial's last epoch is finished, or the scheduler stopped it, or it failed in a process that lives on."""
-        self._ledger.ended(trial.config[NUMBER], (trial.last_result or {}).get(FAILURE))
+        self._stalls.forget(trial.trial_id)
+        result = trial.last_result or {}
+        if result.get(STORAGE):
+            self._ledger.halt(trial.config[NUMBER], result[FAILURE])
+        else:
+            self._ledger.ended(trial.config[NUMBER], result.get(FAILURE))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """The trial's process died, or could not be used again."""
-        self._ledger.died(trial.config[NUMBER], _cause(trial))
+        self._stalls.forget(trial.trial_id)
+        cause = _cause(trial)
+        stack = last_dump(Path(trial.config[LOG]))
+        reason = f"{cause}; it hung in {stack}" if stack and not _NODE_LOST.search(cause) else cause
+        self._ledger.died(trial.config[NUMBER], reason, its_fault=not _NODE_LOST.search(cause))
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Where Tune can be left without anything half done."""
+        for trial_id in self._stalls.overdue():
+            _kill(next(trial for trial in trials if trial.trial_id == trial_id))
         if self._ledger.fatal is not None or self._is_stopping():
             raise Halt
+
+
+def _kill(trial: Trial) -> None:
+    """End a process that did not end itself: it is suspended, or does not come back from the kernel."""
+    import ray
+
+    actor = trial.temporary_state.ray_actor
+    if actor is not None:
+        ray.kill(actor)
 
 
 def _cause(trial: Trial) -> str:

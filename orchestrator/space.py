@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import itertools
 import json
@@ -17,9 +18,11 @@ from typing import Any, Protocol, TypeAlias
 from cpcnn_core.config import LOCATIONS, ConfigError, TrialConfig, check_field
 from orchestrator import samplers
 from orchestrator.objective import Objective, ObjectiveError
+from orchestrator.resources import Resources, ResourcesError
+from orchestrator.scheduling import Schedule, ScheduleError
 from search_spaces import Choice, Distribution, Floats, Ints, Scalar, Space
 
-_NAMES = ("space", "settings", "trials", "sampler", "objective")
+_NAMES = ("space", "settings", "trials", "sampler", "objective", "scheduler", "resources", "stall_minutes")
 _ALL_CORNERS = 4096  # beyond this many combinations of extremes, a random part of them is checked
 _SOME_CORNERS = 512
 _WHERE = " where "
@@ -52,6 +55,9 @@ class SearchSpace:
     trials: int
     objective: Objective
     sampler: str = samplers.DEFAULT
+    schedule: Schedule = dataclasses.field(default_factory=Schedule)
+    resources: Resources = dataclasses.field(default_factory=Resources)
+    stall_minutes: float = 30.0  # without a sign of life, after which a trial is started again; 0 is never
 
     def configure(self, pick: Picker) -> TrialConfig:
         """The trial that `pick` gives. Raise ConfigError where the combination is not allowed."""
@@ -107,6 +113,21 @@ class SearchSpace:
         return tuple(
             dict.fromkeys(field for field, value in _every(self.fields) if not _is_fixed(_as_distribution(value)))
         )
+
+    def extremes(self) -> Iterator[TrialConfig]:
+        """Allowed configurations at the corners of the space; all of the corners where they are not too many."""
+        for pins in _corners(self):
+            try:
+                yield self.configure(_pinned(pins))
+            except ConfigError:
+                continue
+
+    @property
+    def epochs(self) -> int:
+        """The most epochs that a trial of this space may take."""
+        field = "train.epochs"
+        searched = [_most(_as_distribution(held)) for name, held in _every(self.fields) if name == field]
+        return max(searched, default=int(self.settings.get(field) or TrialConfig().train.epochs))
 
     def describe(self) -> dict[str, Any]:
         """What identifies the space, as JSON: two files with the same description ask the same question."""
@@ -243,14 +264,30 @@ def load(path: Path) -> SearchSpace:
     trials = module.get("trials", 16)
     if not isinstance(trials, int) or isinstance(trials, bool) or trials < 1:
         raise SpaceError(f"{path}: trials is {trials!r}; it must be a number of at least 1")
+    stall = module.get("stall_minutes", SearchSpace.stall_minutes)
+    if not isinstance(stall, int | float) or isinstance(stall, bool) or not 0 <= stall < math.inf:
+        raise SpaceError(f"{path}: stall_minutes is {stall!r}; it must be a number of minutes, or 0 for never")
     try:
         objective = Objective.of(module.get("objective", "val_acc"))
         sampler = samplers.named(module.get("sampler", samplers.DEFAULT))
-    except (ObjectiveError, samplers.SamplerError) as error:
+        schedule = Schedule.of(module.get("scheduler", "asha"))
+        resources = Resources.of(module.get("resources", {}))
+    except (ObjectiveError, samplers.SamplerError, ScheduleError, ResourcesError) as error:
         raise SpaceError(f"{path}: {error}") from None
     located = {key: _absolute(value) if key in LOCATIONS else value for key, value in settings.items()}
     question = (module.get("__doc__") or "").strip()
-    return SearchSpace(str(path), question, dict(module["space"]), located, trials, objective, sampler=sampler)
+    return SearchSpace(
+        str(path),
+        question,
+        dict(module["space"]),
+        located,
+        trials,
+        objective,
+        sampler=sampler,
+        schedule=schedule,
+        resources=resources,
+        stall_minutes=float(stall),
+    )
 
 
 def read(path: Path, given: Iterable[str] = (), *, seed: int = 0, sampler: str | None = None) -> SearchSpace:
@@ -448,6 +485,10 @@ def _combinations(fields: Space) -> Iterator[dict[str, Scalar]]:
         branch = distribution.branches.get(option, {}) if isinstance(distribution, Choice) else {}
         for picked in _combinations({**branch, **rest}):
             yield {field: option, **picked}
+
+
+def _most(distribution: Distribution) -> int:
+    return int(max(value for value in _extremes(distribution) if isinstance(value, int | float)))
 
 
 def _values(distribution: Distribution) -> Iterable[Scalar]:

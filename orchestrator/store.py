@@ -77,11 +77,14 @@ class Attempt:
     number: int | None  # the trial's number in the study; None where no study asked for it
     state: State
     error: str | None = None  # why it is FAILED
+    stopped: str | None = None  # why it is PRUNED
     started: str  # UTC, ISO 8601
     ended: str | None = None
     seconds: float | None = None  # from start to end of this attempt, the process's start apart
     epochs: int = 0  # finished epochs of the trial, those of earlier attempts included
     peak_memory_bytes: int | None = None
+    threads: int | None = None  # of torch, on the CPU
+    gpus: float | None = None  # held while it ran
     host: str | None = None
     device: str | None = None
     pid: int | None = None
@@ -157,6 +160,16 @@ class Store:
         for folder in (self.trials_folder, self.epochs_folder):
             for file in folder.glob(".*.tmp"):
                 file.unlink(missing_ok=True)
+
+    def set_study_aside(self) -> None:
+        """Give the study's files another name, so that the next one to open it starts a new one."""
+        number = 1
+        while (aside := self.folder / f"study-{number}.db").exists():
+            number += 1
+        for suffix in ("-wal", "-shm", ""):  # the log of what is not yet in the file goes with it
+            file = self.study_file.with_name(self.study_file.name + suffix)
+            if file.exists():
+                file.replace(aside.with_name(aside.name + suffix))
 
     # --- what was asked
 

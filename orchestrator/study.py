@@ -41,9 +41,14 @@ _LISTED = 100_000  # a finite space of at most this many configurations is searc
 _DUPLICATE = "duplicate_of"
 _INVALID = "invalid"
 _EARLIER = "earlier_sweep"
+_REOPENED = "reopened"
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 optuna.logging.disable_propagation()
+
+
+STORAGE_ERRORS = (SQLAlchemyError, StorageInternalError)
+"""What Optuna raises where the study's file cannot be written."""
 
 
 class StudyError(Exception):
@@ -159,6 +164,15 @@ class Study:
         """Let a running trial be the next to run, since its process died."""
         self._adopted.append(suggestion)
 
+    def reopen(self, config: TrialConfig) -> Suggestion | None:
+        """Let a trial that was told as PRUNED go on: Optuna has no way back, so it gets another number there."""
+        params = self._space.params_of(config)
+        if params is None:
+            return None
+        self._study.enqueue_trial({name: value for name, (value, _) in params.items()}, {_REOPENED: True})
+        trial, again, _ = self._suggest()
+        return None if again is None else Suggestion(trial.number, again)
+
     def report(self, number: int, metrics: Mapping[str, Any]) -> None:
         """Tell what an epoch of a running trial is worth; a value that is missing is not told."""
         values = self._objective.values(metrics)
@@ -272,7 +286,7 @@ class Study:
             trial.set_user_attr(_INVALID, str(error))
             self._study.tell(trial, state=TrialState.FAIL)
             return trial, None, str(error)
-        if self._is_done(config.trial_id):
+        if self._is_done(config.trial_id) and not trial.user_attrs.get(_REOPENED):
             self._tell_again(trial, config.trial_id)
             return trial, None, None
         self._start(trial, config)
@@ -282,6 +296,7 @@ class Study:
         if trial.user_attrs.get("trial_id") != config.trial_id:
             trial.set_user_attr("trial_id", config.trial_id)
         self._known.add(config.trial_id)
+        self._ends.pop(config.trial_id, None)  # of a trial that is reopened
         self._running[trial.number] = _Running(trial, config.trial_id)
 
     def _tell_again(self, trial: optuna.Trial, trial_id: str) -> None:
@@ -342,7 +357,8 @@ class Study:
             self._study.tell(trial, state=TrialState.FAIL)
             return
         began = "trial_id" in frozen.user_attrs  # then it goes on, even where another sweep has finished it since
-        if config.trial_id in self._known or (config.trial_id in self._earlier and not began):
+        done = config.trial_id in self._known or (config.trial_id in self._earlier and not began)
+        if done and not trial.user_attrs.get(_REOPENED):
             self._tell_again(trial, config.trial_id)
             return
         self._start(trial, config)

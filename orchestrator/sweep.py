@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -9,9 +10,12 @@ import typer
 from rich.console import Console
 
 from orchestrator import command_line as cli
-from orchestrator import driver, leaderboard, samplers, space
+from orchestrator import driver, leaderboard, planning, samplers, space
+from orchestrator.budget import Budget
 from orchestrator.objective import ParetoObjective
 from orchestrator.progress import Progress
+from orchestrator.resources import ResourcesError
+from orchestrator.scheduling import ScheduleError
 from orchestrator.study import StudyError
 
 app = cli.command()
@@ -32,11 +36,28 @@ def main(
         list[str] | None,
         typer.Option("--warm-start", metavar="SWEEP", help="An earlier sweep to learn from. May be repeated."),
     ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Who stops trials early: asha, promote, median or none; the space's `scheduler`.")
+    ] = None,
+    hours: Annotated[
+        float | None, typer.Option(min=0, help="End after so many hours of work, those of earlier runs included.")
+    ] = None,
+    gpu_hours: Annotated[
+        float | None, typer.Option(min=0, help="The same, counting each GPU that a trial holds.")
+    ] = None,
+    extend: Annotated[
+        bool,
+        typer.Option("--extend", help="Go on with a sweep whose space has grown since: more options, wider bounds."),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what the sweep would cost, and do not run it.")
+    ] = False,
 ) -> None:
     """Search SPACE. The same command again resumes the sweep where it was stopped or killed."""
     console = cli.console()
-    with cli.plain_errors(driver.SweepError, StudyError):
+    with cli.plain_errors(driver.SweepError, StudyError, ScheduleError, ResourcesError):
         asked = space.read(space_file, given or (), seed=seed, sampler=sampler)
+        asked = replace(asked, schedule=asked.schedule.named(scheduler))
         plan = driver.Plan(
             name=cli.folder_name(name or space_file.stem),
             space=asked,
@@ -44,13 +65,23 @@ def main(
             trials=trials or asked.trials,
             seed=seed,
             warm_start=tuple(warm_start or ()),
+            budget=Budget(hours, gpu_hours),
+            extend=extend,
         )
+        if dry_run:
+            planning.show(console, plan)
+            return
         with Progress(console, asked.objective, asked.searched, total=plan.trials) as view:
             outcome = driver.run(plan, view)
     if outcome.interrupted:
         console.print(f"Stopped after {outcome.finished} of {plan.trials} trials. To go on where they stand:")
         console.print(f"  {cli.same()}", soft_wrap=True, highlight=False)
         raise typer.Exit(cli.STOPPED)
+    if outcome.spent:
+        console.print(
+            f"{outcome.spent} are over after {outcome.finished} of {plan.trials} trials; a larger number goes on.",
+            highlight=False,
+        )
     show(console, plan)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from ray.tune import PlacementGroupFactory, Trainable
 
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
-from orchestrator import training
+from orchestrator import stall, training
 from orchestrator.objective import Objective
 from orchestrator.recording import Place
 from orchestrator.store import Store
@@ -19,7 +19,8 @@ from orchestrator.store import Store
 # Keys of the config that Tune hands over, and of the results that it passes back.
 NUMBER, SETTINGS, FOLDER, TRAINER, CPUS, GPUS = "number", "settings", "folder", "trainer", "cpus", "gpus"
 OBJECTIVE = "objective"
-METRICS, PLACE, FAILURE = "epoch_metrics", "place", "failure"
+LOG, STALL_SECONDS = "log", "stall_seconds"
+METRICS, PLACE, FAILURE, STORAGE = "epoch_metrics", "place", "failure", "storage"
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class TrialProcess(Trainable):  # type: ignore[misc]
 
     def setup(self, config: dict[str, Any]) -> None:
         """Prepare the first trial of this process."""
+        self._beat: Callable[[], None] = lambda: None
         self._epochs: Generator[EpochMetrics] | None = None
         self._place: Place | None = None
         self._begin(config)
@@ -47,7 +49,7 @@ class TrialProcess(Trainable):  # type: ignore[misc]
     def step(self) -> dict[str, Any]:
         """Train one epoch."""
         assert self._epochs is not None
-        with training.log_to(self._log):
+        with training.log_to(self._log), stall.watched(self._log, self._stall_seconds) as self._beat:
             try:
                 metrics = next(self._epochs, None)
                 if self._place is None:
@@ -56,11 +58,11 @@ class TrialProcess(Trainable):  # type: ignore[misc]
                 if _is_device_lost(error):
                     raise  # nothing more can run in this process; Tune starts another
                 logger.exception("the trial failed")
-                return {FAILURE: training.describe(error), "done": True}
+                return {FAILURE: training.describe(error), STORAGE: training.is_storage_failure(error), "done": True}
             if metrics is None:
                 return {"done": True}
         done = metrics.epoch >= self._config.train.epochs
-        return {**metrics.row(), METRICS: metrics, PLACE: self._place, "done": done}
+        return {**metrics.row(), METRICS: metrics, PLACE: self._place, NUMBER: self._number, "done": done}
 
     def cleanup(self) -> None:
         """Let go of a trial that was stopped between two epochs."""
@@ -70,9 +72,16 @@ class TrialProcess(Trainable):  # type: ignore[misc]
     def _begin(self, config: dict[str, Any]) -> None:
         store = Store(Path(config[FOLDER]))
         self._config = TrialConfig.from_flat(config[SETTINGS])
-        self._log = store.log_file(self._config.trial_id)
-        objective = Objective.from_description(config[OBJECTIVE])
-        self._epochs = training.run(self._config, store, training.named(config[TRAINER]), objective=objective)
+        self._number = config[NUMBER]
+        self._log = Path(config[LOG])
+        self._stall_seconds = config[STALL_SECONDS]
+        self._epochs = training.run(
+            self._config,
+            store,
+            training.named(config[TRAINER]),
+            objective=Objective.from_description(config[OBJECTIVE]),
+            on_progress=lambda *_: self._beat(),
+        )
         training.set_threads(config[CPUS])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
 import os
@@ -33,6 +34,7 @@ Score = Callable[[EpochMetrics], tuple[float | None, str | None]]  # an objectiv
 EXTRACTOR = "eval.fid_extractor"
 TRAINER = "orchestrator.training:train"
 
+_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN}
 _ORPHAN_SECONDS = 120  # a process whose driver was killed dies within an epoch at most, usually within a second
 
 
@@ -180,7 +182,7 @@ def place() -> Place:
 
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     device = f"cuda: {torch.cuda.get_device_name()}" if torch.cuda.is_available() else str(accelerator or "cpu")
-    return Place(host=platform.node(), device=device, pid=os.getpid())
+    return Place(host=platform.node(), device=device, pid=os.getpid(), threads=torch.get_num_threads())
 
 
 def set_threads(count: int) -> None:
@@ -213,6 +215,16 @@ def describe(error: BaseException) -> str:
     """One line for the table: what kind of error, and what it says."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def is_storage_failure(error: BaseException) -> bool:
+    """Whether the disk, and not the trial, is to blame: it is full, read-only or out of reach."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in _STORAGE:
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 @contextmanager

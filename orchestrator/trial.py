@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from cpcnn_core.config import TrialConfig
 from orchestrator import command_line as cli
-from orchestrator import importing, provenance, space, training
+from orchestrator import importing, provenance, replaying, space, training
 from orchestrator.objective import Objective
 from orchestrator.progress import plain
 from orchestrator.recording import Recording
@@ -106,13 +106,53 @@ def import_(
     )
 
 
-def train(console: Console, config: TrialConfig, store: Store, objective: Objective) -> str | None:
-    """Train, showing and recording each epoch. Return what went wrong, if anything did."""
+@app.command()
+def replay(
+    trial_id: Annotated[str, typer.Argument(metavar="TRIAL_ID", help="As the tables and the leaderboard name it.")],
+    sweep: Annotated[str, typer.Option(help="The sweep that ran it.")],
+    results: cli.Results = Path("results"),
+    given: Annotated[
+        list[str] | None, typer.Option("--set", metavar="data.root=PATH", help="Where the data lies now.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The folder in RESULTS; the sweep's name and -replays.")] = None,
+) -> None:
+    """Run a recorded trial again in this process, from its recorded configuration and seed, and compare the metrics.
+
+    It begins anew, in a folder of its own, and goes as far as the recorded one went. On a CPU with the recorded number
+    of threads and versions every metric is the same; one that is not is printed.
+    """
+    console = cli.console()
+    with cli.plain_errors(training.TrialBusyError):
+        recorded = Store((results / cli.folder_name(sweep)).absolute())
+        config = replaying.recorded_config(recorded, trial_id, given or ())
+        store = Store((results / cli.folder_name(name or f"{sweep}-replays")).absolute())
+        store.create()
+        training.check(config)
+        _print_settings(console, config)
+        threads = recorded.attempts_of(trial_id)[-1].get("threads")
+        if threads is not None:
+            training.set_threads(threads)  # another number of them adds up in another order
+        wanted = recorded.epochs_of(trial_id)
+        error = train(console, config, store, replaying.recorded_objective(recorded), until=len(wanted))
+    if error is not None:
+        cli.fail(f"trial {config.trial_id}: {error}", cli.FAILED)
+    differences = replaying.differences(wanted, store.epochs_of(trial_id))
+    for difference in differences:
+        console.print(difference, soft_wrap=True, highlight=False)
+    if differences:
+        cli.fail(f"{len(differences)} of the recorded metrics came out otherwise", cli.FAILED)
+    console.print(f"All metrics of {len(wanted)} epochs are as recorded.", highlight=False)
+
+
+def train(
+    console: Console, config: TrialConfig, store: Store, objective: Objective | None, *, until: int | None = None
+) -> str | None:
+    """Train, showing and recording each epoch, all that are missing, or anew `until` one. Return what went wrong."""
     console.print("epoch  " + "  ".join(f"{name:>9}" for name in _COLUMNS))
-    earlier = store.epochs_of(config.trial_id)
+    earlier = [] if until is not None else store.epochs_of(config.trial_id)
     for row in earlier:
         _print_epoch(console, row)
-    if store.reported_epochs(config.trial_id) >= config.train.epochs:
+    if until is None and store.reported_epochs(config.trial_id) >= config.train.epochs:
         if store.attempts_of(config.trial_id)[-1]["state"] == "RUNNING":  # killed after its last epoch
             Recording(store, config, number=None).finish("COMPLETE")
         console.print("All epochs were there already; another --seed or --set makes another trial.")
@@ -131,6 +171,11 @@ def train(console: Console, config: TrialConfig, store: Store, objective: Object
     ):
         task = bar.add_task("trained", total=None)
 
+        def begin() -> None:
+            if until is not None:
+                replaying.forget(store, config.trial_id)
+            begun.append(Recording(store, config, number=None))
+
         def on_progress(stage: str, done: int, total: int) -> None:
             bar.update(task, description=stage, completed=done, total=total)
 
@@ -140,12 +185,15 @@ def train(console: Console, config: TrialConfig, store: Store, objective: Object
                 store,
                 training.train,
                 objective=objective,
-                on_begin=lambda: begun.append(Recording(store, config, number=None)),
+                on_begin=begin,
                 on_progress=on_progress,
             )
             for metrics in epochs:
                 begun[0].add(metrics, training.place())
                 _print_epoch(console, metrics.row())
+                if metrics.epoch == until:
+                    break
+            epochs.close()
         except KeyboardInterrupt:
             console.print(f"Stopped. To go on where it stands:\n  {cli.same()}", soft_wrap=True, highlight=False)
             raise typer.Exit(cli.STOPPED) from None
@@ -157,7 +205,8 @@ def train(console: Console, config: TrialConfig, store: Store, objective: Object
             logger.exception("the trial failed")
             begun[0].finish("FAILED", training.describe(error))
             return training.describe(error)
-    begun[0].finish("COMPLETE")
+    whole = begun[0].attempt.epochs >= config.train.epochs
+    begun[0].finish("COMPLETE" if whole else "PRUNED", stopped=None if whole else "as far as the recorded trial went")
     return None
 
 

@@ -7,7 +7,11 @@ A space file is a Python file with
 - `settings`: the fields that stay fixed, where their defaults will not do;
 - `trials`: how many configurations a sweep tries;
 - `sampler`: what chooses them: "tpe" (the default), "random", "grid", "nsga2" or "gp";
-- `objective`: the metric that it optimises, or `desirability`, `constrained` or `pareto` of several.
+- `objective`: the metric that it optimises, or `desirability`, `constrained` or `pareto` of several;
+- `scheduler`: which trials are stopped early: "asha" (the default), "promote", "median" or "none", or a mapping
+  `{"name": "asha", "grace_epochs": 3, "reduction_factor": 3}`;
+- `resources`: what one trial gets, as `{"gpus": 0.5, "cpus": 2}`;
+- `stall_minutes`: after how long without a sign of life a trial is started again.
 
 `orchestrator.space` interprets it; nothing here knows what a field means.
 """

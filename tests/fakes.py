@@ -48,7 +48,12 @@ def metrics(epoch: int, **changes: object) -> EpochMetrics:
 
 
 SECONDS = "CPCNN_FAKE_SECONDS"  # environment: how long an epoch takes
-RAISES, DIES, DIES_ONCE = 13, 14, 15  # values of model.nr_filters under which a trial's second epoch goes wrong
+RAISES, DIES, DIES_ONCE, HANGS_ONCE = (
+    13,
+    14,
+    15,
+    12,
+)  # values of model.nr_filters under which a trial's second epoch goes wrong
 
 
 def train(
@@ -77,6 +82,9 @@ def train(
         if epoch == 2 and (config.model.nr_filters == DIES or (config.model.nr_filters == DIES_ONCE and first)):
             (folder / "died").touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        if epoch == 2 and config.model.nr_filters == HANGS_ONCE and first:
+            (folder / "died").touch()
+            hang()
         with (store.folder / "trained.txt").open("a") as log:
             log.write(f"{config.trial_id} {epoch} {os.getpid()} {torch_threads()}\n")
         print(f"training epoch {epoch}")  # noqa: T201 - it belongs into the log
@@ -84,6 +92,11 @@ def train(
         history = [*history, epoch]
         write_atomically(state, lambda stream, held=history: stream.write(json.dumps(held).encode()))  # type: ignore[misc]
         yield _measured(config, epoch, score)
+
+
+def hang() -> None:
+    """What a watchdog finds in the stack."""
+    time.sleep(10_000)
 
 
 def _measured(config: TrialConfig, epoch: int, score: Score | None) -> EpochMetrics:

@@ -14,7 +14,8 @@ import typer
 from typer.testing import CliRunner
 
 from cpcnn_core.checkpoint import load_weights
-from orchestrator import sweep, training, trial
+from cpcnn_core.metrics import EpochMetrics
+from orchestrator import status, sweep, training, trial
 from orchestrator.space import read
 from orchestrator.store import Store
 
@@ -80,6 +81,10 @@ def test_a_sweep_from_start_to_export(tmp_path: Path, space: Path) -> None:
     assert again.stdout[again.stdout.index("the best") :] == done.stdout[done.stdout.index("the best") :]
     assert len(json.loads(store.sweep_file.read_text())["runs"]) == 1
 
+    code, said = call_here(status.app, "--results", results)
+    assert code == 0
+    assert "tiny: 3 of 3 trials have ended (3 COMPLETE)" in said
+
     # another question under the same name is refused, naming what differs
     code, said = call_here(sweep.app, space, "--results", results, "--seed", "3", "--set", "train.epochs=1")
     assert code == 2
@@ -126,9 +131,49 @@ def test_a_trial_by_itself_writes_what_a_sweep_writes_without_ray(tmp_path: Path
     assert len(store.trials().rows()) == 1
 
 
+def test_a_recorded_trial_comes_out_again_as_it_was(tmp_path: Path, space: Path) -> None:
+    results = tmp_path / "results"
+    assert call_here(trial.app, space, "--results", results)[0] == 0
+    store = Store(results / "tiny-trials")
+    [recorded] = store.latest_attempts().rows()
+    trial_id = recorded["trial_id"]
+    for _ in range(2):  # a second replay begins anew
+        code, said = call_here(trial.app, "replay", trial_id, "--sweep", "tiny-trials", "--results", results)
+        assert code == 0, said
+        assert "All metrics of 2 epochs are as recorded." in said
+    replays = Store(results / "tiny-trials-replays")
+    assert [row["state"] for row in replays.trials().rows()] == ["COMPLETE"]
+    assert replays.checkpoint_folder(trial_id).is_dir()
+
+    row = store.epochs_of(trial_id)[1]
+    metrics = EpochMetrics.from_record(row | {"extra": {}, "kept_epochs": [1, 2], "val_acc": 0.123})
+    store.add_epoch(trial_id, 1, metrics)
+    code, said = call_here(trial.app, "replay", trial_id, "--sweep", "tiny-trials", "--results", results)
+    assert code == 1
+    assert "epoch 2: val_acc was 0.123, is " in said
+
+    code, said = call_here(trial.app, "replay", trial_id[:-1], "--sweep", "tiny-trials", "--results", results)
+    assert (code, f"did you mean {trial_id}?" in said) == (2, True)
+
+
+def test_the_plan_of_a_sweep_is_told_and_nothing_is_written(tmp_path: Path, space: Path) -> None:
+    results = tmp_path / "results"
+    code, said = call_here(sweep.app, space, "--dry-run", "--results", results, "--hours", "2", "--scheduler", "median")
+    assert code == 0, said
+    assert "infinitely many configurations; what varies: model.fusion, train.lr" in said
+    assert "3 trials into" in said
+    assert "smallest" in said
+    assert "largest" in said
+    assert "scheduler median); --hours ends it after 2 h" in said
+    assert "are free at" in said
+    assert not results.exists()
+
+
 @pytest.mark.parametrize(
     ("app", "arguments", "says"),
     [
+        (sweep.app, ("search_spaces/digits.py", "--scheduler", "asah"), "did you mean asha?"),
+        (status.app, ("--sweep", "digits"), "holds no sweep digits"),
         (sweep.app, ("search_spaces/digit.py",), "did you mean search_spaces/digits.py?"),
         (sweep.app, ("search_spaces/digits.py", "--set", "train.epoch=1"), "did you mean train.epochs?"),
         (trial.app, ("search_spaces/digits.py", "--set", "train.lr=-1"), "train.lr: -1 is not allowed"),

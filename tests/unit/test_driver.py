@@ -1,22 +1,27 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy.exc
 from rich.console import Console
 
 from cpcnn_core import features
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.data import DataError
-from orchestrator import command_line, driver, local_ray
-from orchestrator.driver import Outcome, Plan, Resources, Share, SweepError, holding
+from orchestrator import command_line, driver, local_ray, stall, training
+from orchestrator.budget import Meter
+from orchestrator.driver import Outcome, Plan, SweepError, holding
 from orchestrator.ledger import MAX_RESTARTS, Ledger
 from orchestrator.objective import Objective
 from orchestrator.progress import Progress
 from orchestrator.recording import INTERRUPTED, Place, Recording
+from orchestrator.resources import Resources, ResourcesError, Share
 from orchestrator.space import SearchSpace
 from orchestrator.store import Store, StoreError
 from orchestrator.study import Study
@@ -159,7 +164,7 @@ def test_stopping_while_the_last_trials_run_is_an_interruption(tmp_path: Path, m
     plan = Plan("one", SPACE, tmp_path, trials=1, trainer="tests.fakes:train")
 
     def run(stopped: bool, ended: bool) -> Outcome:
-        def tune(_plan: Plan, _store: Store, ledger: Ledger, stop: driver._Stop) -> None:
+        def tune(_plan: Plan, _store: Store, ledger: Ledger, stop: driver._Stop, _meter: Meter) -> None:
             number, _ = begin(ledger)
             if ended:
                 ledger.epoch(number, metrics(1), HERE)
@@ -209,7 +214,7 @@ def test_each_trial_gets_its_share_of_the_machine(
     [(Resources(cpus=4), "asks for 4 cores and 0 GPUs; there are 2 and 0"), (Resources(gpus=1), "1 GPUs")],
 )
 def test_a_trial_larger_than_the_machine_is_refused(asked: Resources, says: str) -> None:
-    with pytest.raises(SweepError, match=says):
+    with pytest.raises(ResourcesError, match=says):
         asked.share({"CPU": 2.0, "GPU": 0.0}, 10)
 
 
@@ -267,3 +272,106 @@ def test_the_live_view_shows_states_the_best_and_what_runs() -> None:
     assert "2 of 4 trials (1 COMPLETE in this run)" in shown
     assert f"best so far: val_acc 0.7500 in epoch 2 of {config.trial_id}: nr_filters 12" in shown
     assert "2/3" in shown
+
+
+def test_a_full_disk_stops_the_sweep_and_fails_no_trial(ledger: Ledger, store: Store) -> None:
+    number, config = begin(ledger)
+    ledger.halt(number, "OSError: [Errno 28] No space left on device")
+    assert "could not write: OSError: [Errno 28] No space left on device. Make room" in str(ledger.fatal)
+    ledger.ended(number, None)
+    assert ledger.suggest() is None
+    assert [row["state"] for row in store.attempts_of(config.trial_id)] == ["RUNNING"]
+
+
+def test_a_study_that_cannot_be_written_is_named(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    number, _ = begin(ledger)
+
+    def full(*_: object) -> None:
+        raise sqlalchemy.exc.OperationalError("insert", {}, Exception("database or disk is full"))
+
+    monkeypatch.setattr(Study, "report", full)
+    ledger.epoch(number, metrics(1), HERE)
+    assert "study.db: cannot be written: (builtins.Exception) database or disk is full" in str(ledger.fatal)
+
+
+def test_the_disk_is_told_from_the_trial() -> None:
+    def raised(error: Exception) -> Exception:
+        try:
+            try:
+                raise error
+            except OSError as cause:
+                raise StoreError("cannot be written") from cause
+        except StoreError as wrapped:
+            return wrapped
+
+    assert training.is_storage_failure(OSError(28, "No space left on device"))
+    assert training.is_storage_failure(raised(OSError(30, "Read-only file system")))
+    assert not training.is_storage_failure(raised(OSError(2, "No such file")))
+    assert not training.is_storage_failure(ValueError())
+
+
+@pytest.mark.parametrize(("gpus", "fit"), [(0.5, 4), (0.34, 4), (1 / 3, 6), (0.1, 20), (1.0, 2), (2.0, 1)])
+def test_fractions_of_gpus_are_packed_onto_each(gpus: float, fit: int) -> None:
+    assert Resources(gpus=gpus).share({"CPU": 64.0, "GPU": 2.0}, 100).concurrent == fit
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (2, "resources is 2; it must be a mapping"),
+        ({"gpu": 1}, "'gpu' means nothing; did you mean gpus"),
+        ({"gpus": 1.5}, "gpus is 1.5"),
+        ({"gpus": -1}, "gpus is -1"),
+        ({"cpus": 0.5}, "cpus is 0.5"),
+    ],
+)
+def test_resources_that_mean_nothing_are_refused(given: object, says: str) -> None:
+    with pytest.raises(ResourcesError, match=says):
+        Resources.of(given)
+
+
+def test_a_trials_log_tells_where_it_hung_until_something_follows(tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    assert stall.last_dump(log) is None
+    stack = (
+        'Timeout (0:00:06)!\nThread 0x0001 (most recent call first):\n  File "/a/other.py", line 1 in wait\n\n'
+        'Thread 0x0002 [python] (most recent call first):\n  File "/a/b/loader.py", line 12 in read\n'
+        '  File "/a/train.py", line 7 in fit\n'
+    )
+    log.write_text(f"epoch 1\n{stack}")
+    assert stall.last_dump(log) == "loader.py:12 read < train.py:7 fit"
+    log.write_text(f"epoch 1\n{stack}epoch 2\n")
+    assert stall.last_dump(log) is None
+
+
+def test_the_driver_waits_for_a_sign_of_life_and_then_for_the_process_to_end_itself(tmp_path: Path) -> None:
+    now = [0.0]
+    log = tmp_path / "a.log"
+    log.write_text("begun")
+    stalls = stall.Stalls(60, lambda: now[0])
+    stalls.watch("a", log)
+    now[0] = 74
+    assert stalls.overdue() == []
+    os.utime(log, (1e9, 1e9))  # however old it says it is, it has changed
+    assert stalls.overdue() == []
+    now[0] += 60 + stall.GRACE_SECONDS + 1
+    assert stalls.overdue() == ["a"]
+    assert stalls.overdue() == []
+    never = stall.Stalls(0, lambda: now[0])
+    never.watch("a", log)
+    now[0] += 1e6
+    assert never.overdue() == []
+
+
+def test_a_process_without_a_sign_of_life_ends_with_its_stack_in_the_log(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from orchestrator import stall\n"
+        "def hang(): time.sleep(60)\n"
+        "with stall.watched(Path(sys.argv[1]), 0.5) as beat:\n"
+        "    for _ in range(6): time.sleep(0.2); beat()\n"
+        "    print('alive', flush=True); hang()"
+    )
+    log = tmp_path / "a.log"
+    done = subprocess.run([sys.executable, "-c", code, str(log)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "alive\n")
+    assert stall.last_dump(log) == "<string>:2 hang < <string>:5 <module>"

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from cpcnn_core.config import TrialConfig
 from orchestrator.objective import Objective
+from orchestrator.resources import Resources
+from orchestrator.scheduling import Schedule
 from orchestrator.space import SearchSpace, SpaceError, at_random, parse_settings, read
 from search_spaces import Choice, choice, floats, ints
 
@@ -45,9 +47,37 @@ def test_a_file_is_read_whole(tmp_path: Path) -> None:
     assert space.searched == ("model.fusion", "model.fusion_options.input_concat.dim", "model.nr_filters")
 
 
+def test_how_trials_are_run_is_read_and_is_no_part_of_the_question(tmp_path: Path) -> None:
+    plain = space_of(tmp_path, BRANCHED)
+    assert (plain.schedule, plain.resources, plain.stall_minutes) == (Schedule("asha"), Resources(), 30.0)
+    more = 'scheduler = {"name": "median", "grace_epochs": 1}\nresources = {"gpus": 0.5}\nstall_minutes = 5'
+    space = space_of(tmp_path, f"{BRANCHED}\n{more}")
+    assert (space.schedule, space.resources, space.stall_minutes) == (Schedule("median", 1), Resources(gpus=0.5), 5.0)
+    assert space.describe() == plain.describe()
+
+
+@pytest.mark.parametrize(
+    ("text", "epochs"),
+    [
+        ('space = {"model.nr_filters": ints(8, 9)}', TrialConfig().train.epochs),
+        ('space = {"model.nr_filters": ints(8, 9)}\nsettings = {"train.epochs": 7}', 7),
+        ('space = {"train.epochs": choice(3, 9, 5)}', 9),
+        (
+            'space = {"model.fusion": choice({"none": {"train.epochs": 4}, "stem_add": {"train.epochs": ints(2, 6)}})}',
+            6,
+        ),
+    ],
+)
+def test_the_longest_trial_of_a_space(tmp_path: Path, text: str, epochs: int) -> None:
+    assert space_of(tmp_path, text).epochs == epochs
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
+        ('space = {"model.nr_filters": ints(8, 9)}\nscheduler = "ash"', ["scheduler", "did you mean asha?"]),
+        ('space = {"model.nr_filters": ints(8, 9)}\nresources = {"gpu": 1}', ["resources", "did you mean gpus?"]),
+        ('space = {"model.nr_filters": ints(8, 9)}\nstall_minutes = -1', ["stall_minutes is -1", "0 for never"]),
         ('space = {"model.nr_filter": ints(8, 16)}', ["model.nr_filter", "did you mean model.nr_filters?"]),
         ('space = {"model.nr_filters": ints(0, 16)}', ["space['model.nr_filters']", "ints(0, 16)", "0 is not allowed"]),
         ('space = {"model.nr_filters": floats(8.0, 16.0)}', ["model.nr_filters", "is not allowed", "integer"]),

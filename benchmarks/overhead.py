@@ -1,0 +1,191 @@
+"""`python -m benchmarks.overhead`: what a sweep costs beside the training itself.
+
+First the time from one trial's end to the next one's first step, the process warm, of our driver and of a plain Tune
+sweep in the same run. Then, without Ray, what the driver does for each suggestion and each reported epoch, and its
+memory, over 1,000 simulated trials of 5 epochs on 8 nodes (--full: 10,000).
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cpcnn_core.config import TrialConfig
+from cpcnn_core.metrics import EpochMetrics
+from orchestrator import driver, local_ray
+from orchestrator.ledger import Ledger
+from orchestrator.objective import Objective
+from orchestrator.progress import Progress
+from orchestrator.recording import Place
+from orchestrator.resources import Resources
+from orchestrator.space import SearchSpace
+from orchestrator.store import Store
+from orchestrator.study import Study
+from orchestrator.training import OnProgress, Score
+from search_spaces import choice, floats, ints
+
+NODES = 8
+EPOCHS = 5
+SPACE = SearchSpace(
+    "benchmarks.overhead",
+    "",
+    {
+        "model.fusion": choice("none", "stem_add", "block_mild", "block_film"),
+        "model.nr_resnet": ints(1, 4),
+        "model.nr_filters": ints(8, 256),
+        "train.lr": floats(1e-4, 1e-2, log=True),
+        "model.dropout": floats(0.0, 0.9),
+    },
+    {"train.epochs": EPOCHS, "seed": 0},
+    16,
+    Objective("val_acc", "max"),
+)
+
+
+def train(
+    config: TrialConfig,
+    store: Store,
+    *,
+    reported: int,
+    on_progress: OnProgress | None = None,  # noqa: ARG001 - a Trainer's
+    score: Score | None = None,  # noqa: ARG001
+) -> Iterator[EpochMetrics]:
+    """A Trainer that takes no time, and notes when."""
+    _note(store.folder)
+    for epoch in range(reported + 1, config.train.epochs + 1):
+        yield measured(config, epoch)
+    _note(store.folder)
+
+
+def measured(config: TrialConfig, epoch: int) -> EpochMetrics:
+    """Some metrics that depend on the configuration."""
+    known = {"epoch": epoch, "step": epoch, "kept_epochs": [epoch], "extra": {}, "peak_memory_bytes": 0, "seconds": 0.0}
+    value = 1 / (1 + abs(config.train.lr - 3e-3) * 1000) * (1 - 0.5 / epoch) / (1 + config.model.dropout)
+    return EpochMetrics.from_record(known | {"val_acc": value, "val_bpd": 1 - value})
+
+
+def _note(folder: Path) -> None:
+    with (folder / "times.txt").open("a") as stream:
+        stream.write(f"{time.time()}\n")
+
+
+def gaps(folder: Path) -> list[float]:
+    """Seconds from the end of each trial to the next one's first step, the first pair apart: its process was cold."""
+    times = [float(line) for line in (folder / "times.txt").read_text().split()]
+    starts, ends = times[::2], times[1::2]
+    return [start - end for end, start in zip(ends, starts[1:], strict=False)][1:]
+
+
+def ours(folder: Path, trials: int, cores: int) -> list[float]:
+    """Our driver, one trial at a time, of one epoch."""
+    space = replace(SPACE, settings={"train.epochs": 1, "seed": 0}, resources=Resources(cpus=cores, gpus=0))
+    plan = driver.Plan("ours", space, folder, trials, trainer="benchmarks.overhead:train")
+    with Progress(Console(quiet=True), space.objective, space.searched, total=trials) as view:
+        driver.run(plan, view)
+    return gaps(plan.store.folder)
+
+
+def plain(folder: Path, trials: int, cores: int) -> list[float]:
+    """A plain Tune sweep of the same: an actor per trial."""
+    folder.mkdir()
+    with local_ray.started():
+        from ray import tune
+
+        class Plain(tune.Trainable):  # type: ignore[misc]
+            def step(self) -> dict[str, object]:
+                import torch
+
+                torch.set_num_threads(1)
+                _note(folder)
+                _note(folder)
+                return {"val_acc": 0.5, "done": True}
+
+        tune.run(
+            tune.with_resources(Plain, {"cpu": cores}), num_samples=trials, storage_path=str(folder / "tune"), verbose=0
+        )
+    return gaps(folder)
+
+
+def simulated(folder: Path, trials: int) -> tuple[list[float], list[float], int]:
+    """Seconds of each suggestion and of each reported epoch, and the growth of the process in bytes."""
+    store = Store(folder)
+    store.create()
+    begun = _memory()
+    study = Study(SPACE, store, seed=0, trials=trials)
+    view = Progress(Console(quiet=True), SPACE.objective, SPACE.searched, total=trials)
+    ledger = Ledger(study, store, SPACE.objective, view, SPACE.schedule.scheduler(EPOCHS))
+    place = Place("simulated", "cpu", 1)
+    suggesting, reporting = [], []
+    running: list[tuple[int, TrialConfig, int]] = []
+    while True:
+        while len(running) < NODES:
+            at = time.perf_counter()
+            suggestion = ledger.suggest()
+            if suggestion is None:
+                break
+            suggesting.append(time.perf_counter() - at)
+            ledger.started(suggestion.number)
+            running.append((suggestion.number, suggestion.config, 1))
+        if not running:
+            break
+        number, config, epoch = running.pop(0)
+        at = time.perf_counter()
+        stops = ledger.epoch(number, measured(config, epoch), place)
+        reporting.append(time.perf_counter() - at)
+        if stops or epoch == EPOCHS:
+            ledger.ended(number, None)
+        else:
+            running.append((number, config, epoch + 1))
+    study.close()
+    if ledger.fatal is not None:
+        raise ledger.fatal
+    return suggesting, reporting, _memory() - begun
+
+
+def _memory() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main(
+    trials: Annotated[int, typer.Option(min=4, help="Real trials of each kind.")] = 8,
+    sizes: Annotated[list[int] | None, typer.Option("--simulated", help="Simulated trials; 100 and 1,000.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="10,000 simulated trials too.")] = False,
+) -> None:
+    """Print both tables."""
+    import os
+
+    console = Console(width=120)
+    cores = os.cpu_count() or 1
+    with tempfile.TemporaryDirectory(prefix="cpcnn-overhead-") as folder:
+        table = Table("from a trial's end to the next one's first step", "trials", "median s", "least s", "most s")
+        for name, run in (("ours", ours), ("plain Tune", plain)):
+            found = run(Path(folder) / name.replace(" ", "-"), trials, cores)
+            table.add_row(name, str(trials), *(f"{f(found):.2f}" for f in (statistics.median, min, max)))
+        console.print(table)
+        table = Table("simulated trials", "epochs", "ms an epoch", "p99", "ms a suggestion", "last 100", "MiB more")
+        for size in [*(sizes or (100, 1000)), *([10_000] if full else [])]:
+            suggesting, reporting, grown = simulated(Path(folder) / str(size), size)
+            table.add_row(
+                f"{size:,}",
+                f"{len(reporting):,}",
+                f"{1e3 * statistics.mean(reporting):.1f}",
+                f"{1e3 * sorted(reporting)[int(0.99 * len(reporting))]:.1f}",
+                f"{1e3 * statistics.mean(suggesting):.0f}",
+                f"{1e3 * statistics.mean(suggesting[-100:]):.0f}",
+                f"{grown / 2**20:.0f}",
+            )
+        console.print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)

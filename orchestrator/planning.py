@@ -1,0 +1,202 @@
+"""What a sweep would cost, before it is begun: its trials, their sizes, hours and disk, from a probe of a few steps."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from cpcnn_core.config import TrialConfig
+from orchestrator import training
+from orchestrator.progress import duration, settings
+from orchestrator.resources import Share
+from orchestrator.store import FINISHED
+
+if TYPE_CHECKING:
+    from cpcnn_core.data import Dataset
+    from cpcnn_core.train import Run
+    from orchestrator.driver import Plan
+
+_STEPS = 3  # timed, after one that is not
+_NETWORKS = 64  # of more, only a part is built to find the smallest and the largest
+_KEPT_WEIGHTS = 5  # the best by each of four metrics, and the last
+_BYTES = 4  # a float32
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one configuration takes."""
+
+    config: TrialConfig
+    parameters: int
+    memory_bytes: int  # peak: of the device, or on a CPU of the process
+    epoch_seconds: float  # training and evaluation; images drawn for FID apart
+    disk_bytes: int  # of a whole trial
+
+    @property
+    def trial_seconds(self) -> float:
+        """A trial of all its epochs."""
+        return self.epoch_seconds * self.config.train.epochs
+
+
+def show(console: Console, plan: Plan) -> None:
+    """Print the plan. Raise what `sweep` would raise for bad input."""
+    dataset = training.dataset(plan.space.default().data)
+    training.check(plan.space.default())
+    share = plan.space.resources.share(_machine(), plan.trials)
+    training.set_threads(share.cpus)
+    smallest, largest = _extremes(plan.space.extremes(), dataset)
+    probed = {config.model.model_dump_json(): config for config in (smallest, largest)}
+    probes = [probe(config, dataset) for config in probed.values()]
+    trials = min(plan.trials, plan.space.size)
+    left = max(0, int(trials) - _finished(plan))
+    _describe(console, plan, share, left)
+    table = Table(box=SIMPLE_HEAD)
+    for column in ("configuration", "parameters", "peak memory", "an epoch", "a trial", "disk", "settings"):
+        table.add_column(column, justify="left" if column in {"configuration", "settings"} else "right")
+    for name, held in zip(("smallest", "largest"), probes, strict=False):
+        table.add_row(
+            name if len(probes) > 1 else "all",
+            f"{held.parameters:,}",
+            _size(held.memory_bytes),
+            duration(held.epoch_seconds),
+            duration(held.trial_seconds),
+            _size(held.disk_bytes),
+            settings(held.config, plan.space.searched),
+        )
+    console.print(table)
+    rounds = math.ceil(left / share.concurrent)
+    low, high = (rounds * held.trial_seconds for held in (probes[0], probes[-1]))
+    limit = "" if plan.budget.hours is None else f"; --hours ends it after {plan.budget.hours:g} h"
+    console.print(
+        f"time: {duration(low)} to {duration(high)} if no trial is stopped early (scheduler "
+        f"{plan.space.schedule.name}){limit}",
+        highlight=False,
+    )
+    disk, free = left * probes[-1].disk_bytes, _free(plan.results)
+    console.print(f"disk: at most {_size(disk)}; {_size(free)} are free at {plan.results}", highlight=False)
+    if disk > free:
+        console.print("warning: that may not be enough", style="yellow")
+
+
+def probe(config: TrialConfig, dataset: Dataset) -> Probe:
+    """Train a few steps and evaluate one batch."""
+    import torch
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    from cpcnn_core import evaluate
+    from cpcnn_core.train import Run, peak_memory
+
+    AcceleratorState._reset_state(True)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with tempfile.TemporaryDirectory(prefix="cpcnn-probe-") as folder:
+        run = Run(config.with_settings({"eval.fid_every": 0}), dataset, Path(folder), Accelerator())
+        size = config.train.batch_size
+        chosen = torch.arange(size)
+        run.optimize(chosen)
+        step = _seconds(run, lambda: [run.optimize(chosen) for _ in range(_STEPS)]) / _STEPS
+        images = evaluate.fixed_subset(dataset.validation, min(config.eval.batch_size, len(dataset.validation)), 0)
+        evaluating = _seconds(
+            run,
+            lambda: evaluate.evaluate(
+                run.model, images, run.log_prior, batch_size=config.eval.batch_size, accelerator=run.accelerator
+            ),
+        )
+        evaluated = len(dataset.validation) + len(run.train_subset)
+        parameters = sum(each.numel() for each in run.model.parameters())
+        weights = _BYTES * parameters
+        state = weights * (3 + (config.train.ema_decay is not None))  # the network, Adam's two moments, the average
+        predictions = 8 * len(dataset.validation) * (dataset.nr_classes + 2)
+        return Probe(
+            config,
+            parameters,
+            peak_memory(run.device),
+            step * run.steps_per_epoch + evaluating * evaluated / len(images),
+            min(config.train.epochs, _KEPT_WEIGHTS) * weights + 2 * state + config.train.epochs * predictions,
+        )
+
+
+def _describe(console: Console, plan: Plan, share: Share, left: int) -> None:
+    size = plan.space.size
+    count = "infinitely many" if math.isinf(size) else f"{int(size):,}"
+    vary = ", ".join(plan.space.searched) or "nothing"
+    console.print(f"{plan.space.source}: {count} configurations; what varies: {vary}", soft_wrap=True, highlight=False)
+    there = "" if left == plan.trials else f" ({left} of them to run)"
+    console.print(
+        f"{plan.trials} trials{there} into {plan.store.folder}, {share.concurrent} at once, each with {share.cpus} "
+        f"cores and {share.gpus:g} GPUs",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _extremes(configs: Iterable[TrialConfig], dataset: Dataset) -> tuple[TrialConfig, TrialConfig]:
+    """The configurations with the fewest and with the most parameters."""
+    from cpcnn_core.checkpoint import build_model
+
+    networks = _smallest_and_largest({config.model.model_dump_json(): config for config in configs}.values())
+    networks = networks[:: math.ceil(len(networks) / _NETWORKS)]
+    sizes = [
+        sum(each.numel() for each in build_model(config, dataset.image_shape, dataset.nr_classes).parameters())
+        for config in networks
+    ]
+    return networks[sizes.index(min(sizes))], networks[sizes.index(max(sizes))]
+
+
+def _smallest_and_largest(configs: Collection[TrialConfig]) -> list[TrialConfig]:
+    """Those whose whole numbers are all the smallest that they have, or all the largest: the others lie between."""
+    held = [{key: value for key, value in config.model if type(value) is int} for config in configs]
+    bounds = {key: sorted({sizes[key] for sizes in held if key in sizes}) for key in held[0]}
+    return [
+        config
+        for config, sizes in zip(configs, held, strict=True)
+        if any(all(sizes[key] == bounds[key][end] for key in sizes if key in bounds) for end in (0, -1))
+    ]
+
+
+def _machine() -> dict[str, float]:
+    """What Ray would find here, without starting it."""
+    import torch
+
+    return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+
+
+def _finished(plan: Plan) -> int:
+    if not plan.store.trials_folder.is_dir():
+        return 0
+    return sum(row["state"] in FINISHED for row in plan.store.latest_attempts().rows())
+
+
+def _free(results: Path) -> int:
+    there = next(folder for folder in (results.absolute(), *results.absolute().parents) if folder.exists())
+    return shutil.disk_usage(there).free
+
+
+def _seconds(run: Run, work: Callable[[], object]) -> float:
+    import torch
+
+    begun = time.perf_counter()
+    work()
+    if run.device.type == "cuda":
+        torch.cuda.synchronize(run.device)
+    return time.perf_counter() - begun
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"

@@ -1,0 +1,73 @@
+"""What one trial gets of the machine, and how many trials run at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cpcnn_core.suggest import nearest
+
+
+class ResourcesError(ValueError):
+    """Resources that mean nothing, or that the machine does not have."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one trial gets. `gpus` may be a fraction; None is one GPU where there is any.
+
+    Without a number of `cpus`, each trial gets one core, or an equal share of them all where fewer trials run at once.
+    """
+
+    cpus: int | None = None
+    gpus: float | None = None
+
+    @classmethod
+    def of(cls, given: object) -> Resources:
+        """Read a space file's `{"gpus": 0.5, "cpus": 2}`. Raise ResourcesError."""
+        if not isinstance(given, Mapping):
+            raise ResourcesError(f'resources is {given!r}; it must be a mapping, as {{"gpus": 0.5, "cpus": 2}}')
+        for key in given:
+            if key not in cls.__dataclass_fields__:
+                raise ResourcesError(f"resources: {key!r} means nothing{nearest(str(key), cls.__dataclass_fields__)}")
+        cpus, gpus = given.get("cpus"), given.get("gpus")
+        if cpus is not None and (not isinstance(cpus, int) or isinstance(cpus, bool) or cpus < 1):
+            raise ResourcesError(f"resources: cpus is {cpus!r}; it must be a whole number of at least 1")
+        if gpus is not None and not _is_share(gpus):
+            raise ResourcesError(
+                f"resources: gpus is {gpus!r}; it must be a fraction of one GPU, as 0.5, or a whole number of them"
+            )
+        return cls(cpus, None if gpus is None else float(gpus))
+
+    def share(self, available: Mapping[str, float], trials: int) -> Share:
+        """Divide what Ray has `available` among at most `trials` at once. Raise ResourcesError where not one fits."""
+        gpus = self.gpus if self.gpus is not None else float(available.get("GPU", 0) > 0)
+        cores = available["CPU"]
+        places = cores // (self.cpus or 1)
+        if gpus:
+            # A fraction lies on one GPU, and rounding takes no place away: three thirds fit.
+            held = available.get("GPU", 0.0)
+            places = min(places, held // gpus if gpus >= 1 else held * int(1 / gpus + 1e-9))
+        concurrent = min(int(places), trials)
+        if concurrent < 1:
+            raise ResourcesError(
+                f"a trial asks for {self.cpus or 1} cores and {gpus:g} GPUs; there are {cores:g} and "
+                f"{available.get('GPU', 0):g}"
+            )
+        return Share(cpus=self.cpus or int(cores // concurrent), gpus=gpus, concurrent=concurrent)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What each of `concurrent` trials gets that run at once."""
+
+    cpus: int
+    gpus: float
+    concurrent: int
+
+
+def _is_share(gpus: Any) -> bool:
+    if not isinstance(gpus, int | float) or isinstance(gpus, bool) or not gpus >= 0:
+        return False
+    return gpus < 1 or gpus == int(gpus)

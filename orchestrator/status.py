@@ -1,0 +1,174 @@
+"""`python -m orchestrator.status`: where the sweeps stand, from their files alone, from any shell or machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from filelock import FileLock, Timeout
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from orchestrator import command_line as cli
+from orchestrator import leaderboard
+from orchestrator.leaderboard import Entry
+from orchestrator.objective import Objective
+from orchestrator.progress import duration, plain
+from orchestrator.store import FINISHED, Store, StoreError, sweeps
+
+app = cli.command()
+
+_FAILURES = 5  # shown of each sweep
+
+
+@dataclass(frozen=True)
+class Driver:
+    """Who runs a sweep, or ran it last."""
+
+    who: str
+    alive: bool | None  # None: it runs, or ran, on another machine, which cannot be asked from here
+
+
+@app.command()
+def main(
+    results: cli.Results = Path("results"),
+    sweep: Annotated[str | None, typer.Option(help="The sweep to show; all of them.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every two seconds, until Ctrl-C.")] = False,
+) -> None:
+    """Show states, the best trial so far, the rate, the time left, failures with their reasons, and the driver."""
+    console = cli.console()
+    with cli.plain_errors():
+        found = [store for store in sweeps(results) if sweep in {None, store.folder.name}]
+        if not found:
+            there = ", ".join(store.folder.name for store in sweeps(results))
+            wanted = f"no sweep {sweep}" if sweep else "no sweep"
+            raise StoreError(f"{results}: holds {wanted}" + (f"; there are {there}" if there else ""))
+        if not watch:
+            console.print(Group(*map(render, found)))
+            return
+        try:
+            with Live(console=console, auto_refresh=False) as live:
+                while True:
+                    live.update(Group(*map(render, found)), refresh=True)
+                    time.sleep(2)
+        except KeyboardInterrupt:
+            return
+
+
+def render(store: Store) -> RenderableType:
+    """The state of one sweep."""
+    entries, problems = leaderboard.read([store])
+    held = store.read_sweep() or {}
+    asked, runs = held.get("asked", {}), held.get("runs", [])
+    total = max(int(runs[-1]["trials"]) if runs else 0, 0) or len(entries)
+    states = Counter(str(entry.trial["state"]) for entry in entries)
+    ended = sum(states[state] for state in FINISHED)
+    driver = driver_of(store)
+    running = [entry for entry in entries if entry.trial["state"] == "RUNNING"]
+    said = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    lines = [Text(f"{store.folder.name}: {ended} of {total} trials have ended ({said or 'none began'})", style="bold")]
+    lines.append(Text(_alive(driver, unfinished=ended < total)))
+    rate = per_hour(entry.trial for entry in entries)
+    if rate is not None and driver is not None and driver.alive is not False and ended < total:
+        left = duration((total - ended) / rate * 3600)
+        lines.append(Text(f"{rate:.1f} trials an hour, about {left} left"))
+    objective = _objective(asked)
+    if objective is not None:
+        lines.append(Text(_best(entries, objective)))
+    for entry in running if driver is not None and driver.alive is not False else []:
+        of = entry.trial["train.epochs"]
+        lines.append(Text(f"  {entry.trial_id} runs: epoch {len(entry.epochs)}/{of} on {entry.trial['host'] or '?'}"))
+    failed = [entry for entry in entries if entry.trial["state"] == "FAILED"]
+    lines += [Text(f"  {each.trial_id} FAILED: {each.trial['error']}", style="red") for each in failed[-_FAILURES:]]
+    if len(failed) > _FAILURES:
+        lines.append(Text(f"  and {len(failed) - _FAILURES} more that failed", style="red"))
+    lines += [Text(f"warning: {problem}", style="yellow") for problem in problems]
+    return Group(*lines)
+
+
+def driver_of(store: Store) -> Driver | None:
+    """Whoever holds the sweep, or held it last; None where nobody did."""
+    try:
+        held = json.loads((store.folder / "driver.json").read_text())
+        who = f"pid {held['pid']} on {held['host']}, since {held['since']}"
+        host, pid = str(held["host"]), int(held["pid"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if host != platform.node():
+        return Driver(who, None)
+    if not _exists(pid):
+        return Driver(who, False)
+    return Driver(who, _is_locked(store))
+
+
+def per_hour(attempts: Iterable[Mapping[str, Any]]) -> float | None:
+    """Trials that ended for each hour between the first start and the last end; None where it cannot be told yet."""
+    rows = [row for row in attempts if row["state"] in FINISHED and row["ended"]]
+    if not rows:
+        return None
+    begun = min(datetime.fromisoformat(row["started"]) for row in rows)
+    hours = (max(datetime.fromisoformat(row["ended"]) for row in rows) - begun).total_seconds() / 3600
+    return len(rows) / hours if hours > 0 else None
+
+
+def _best(entries: list[Entry], objective: Objective) -> str:
+    for entry in leaderboard.ranked(entries, objective)[:1]:
+        epoch = entry.best(objective)
+        value = None if epoch is None else objective.value(epoch)
+        if epoch is not None and value is not None:
+            searched = leaderboard.differing([each.settings() for each in entries])
+            settings = entry.settings()
+            shown = ", ".join(f"{key.rpartition('.')[2]} {plain(settings[key])}" for key in searched if key in settings)
+            worth = f"{objective.metric} {value:.4f} in epoch {epoch['epoch']}"
+            return f"best so far: {worth} of {entry.trial_id}: {shown}"
+    return "no epoch has been measured yet"
+
+
+def _objective(asked: Mapping[str, Any]) -> Objective | None:
+    held = asked.get("objective")
+    return Objective.from_description(held) if isinstance(held, Mapping) else None
+
+
+def _alive(driver: Driver | None, *, unfinished: bool) -> str:
+    if driver is None:
+        return "no driver has held it"
+    if driver.alive is None:
+        return f"driver: {driver.who}; whether it still runs can only be told there"
+    if driver.alive:
+        return f"driver: {driver.who}, running"
+    return f"driver: {driver.who}, gone" + ("; the same command goes on where it stood" if unfinished else "")
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # somebody else's
+    return True
+
+
+def _is_locked(store: Store) -> bool | None:
+    lock = FileLock(store.folder / "driver.lock", timeout=0)
+    try:
+        with lock:
+            return False
+    except Timeout:
+        return True
+    except OSError:
+        return None  # a folder that may only be read
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from cpcnn_core.config import TrialConfig
+from orchestrator import status
+from orchestrator.driver import holding
+from orchestrator.recording import Place, Recording
+from orchestrator.store import Store
+from tests.fakes import metrics
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    made = Store(tmp_path / "results" / "one")
+    made.create()
+    asked = {"objective": {"metric": "val_acc", "direction": "max"}}
+    made.write_sweep({"name": "one", "asked": asked, "runs": [{"trials": 9}]})
+    return made
+
+
+def shown(store: Store) -> str:
+    console = Console(width=200, record=True, quiet=True)
+    console.quiet = False
+    with console.capture() as capture:
+        console.print(status.render(store))
+    return capture.get()
+
+
+def record(store: Store, filters: int, *accuracies: float) -> Recording:
+    recording = Recording(store, TrialConfig.from_flat({"model.nr_filters": filters}), 0)
+    for epoch, value in enumerate(accuracies, start=1):
+        recording.add(metrics(epoch, val_acc=value), Place("here", "cpu", 1))
+    return recording
+
+
+def test_a_sweep_is_shown_from_its_files(store: Store) -> None:
+    record(store, 8, 0.5, 0.75).finish("COMPLETE")
+    record(store, 9, 0.2).finish("PRUNED", stopped="after epoch 1 behind 1 of 1 others")
+    record(store, 10, 0.1).finish("FAILED", "ValueError: [bad]")
+    running = record(store, 11, 0.3)
+    with holding(store):
+        said = shown(store)
+    assert "one: 3 of 9 trials have ended (1 COMPLETE, 1 FAILED, 1 PRUNED, 1 RUNNING)" in said
+    assert "running" in said
+    assert "trials an hour, about" in said
+    best = TrialConfig.from_flat({"model.nr_filters": 8}).trial_id
+    assert f"best so far: val_acc 0.7500 in epoch 2 of {best}: nr_filters 8" in said
+    assert "FAILED: ValueError: [bad]" in said
+    assert f"{running.config.trial_id} runs: epoch 1/10 on here" in said
+
+    said = shown(store)
+    assert ", gone; the same command goes on where it stood" in said
+    assert " runs: epoch" not in said
+    assert "left" not in said
+
+
+def test_a_sweep_that_nobody_began_is_shown(store: Store) -> None:
+    store.sweep_file.unlink()
+    said = shown(store)
+    assert "0 of 0 trials have ended (none began)" in said
+    assert "no driver has held it" in said
+
+
+@pytest.mark.parametrize(("host", "pid", "alive"), [("elsewhere", 1, None), (platform.node(), 2**22 + 1, False)])
+def test_a_driver_is_alive_gone_or_out_of_sight(store: Store, host: str, pid: int, alive: bool | None) -> None:
+    (store.folder / "driver.json").write_text(json.dumps({"pid": pid, "host": host, "since": "2025"}))
+    driver = status.driver_of(store)
+    assert driver is not None
+    assert driver.alive is alive
+
+
+def test_a_number_that_another_process_has_now_is_not_the_driver(store: Store) -> None:
+    with holding(store):
+        held = status.driver_of(store)
+        assert held is not None
+        assert held.alive is True
+    driver = status.driver_of(store)  # this very process is there still
+    assert driver is not None
+    assert driver.alive is False
+    with holding(store):
+        pass  # looking did not keep the lock
+
+
+def test_looking_takes_neither_torch_nor_ray_nor_optuna() -> None:
+    code = "import sys, orchestrator.status; assert not {'torch', 'ray', 'optuna'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
