@@ -6,6 +6,7 @@ for it, with the same extractor, number of images and reference.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from cpcnn_core.suggest import nearest
 from orchestrator import where
 from orchestrator.choosing import Images, Normals, Sample
 from orchestrator.leaderboard import Entry
-from orchestrator.objective import Direction, Objective
+from orchestrator.objective import SCORE, Direction, Objective
 from orchestrator.progress import plain
 from orchestrator.store import Store, StoreError
 
@@ -111,7 +112,7 @@ def read(
     error_column = f"{metric}_standard_error"
     columns = [metric, "checkpoint", *(condition.column for condition in of_epochs)]
     columns += [error_column] if error_column in known else []
-    columns += list(DRAWN) if drawn or metric == "score" else []
+    columns += list(DRAWN) if drawn or metric == SCORE else []
 
     trials: list[tuple[Store, dict[str, Any]]] = []
     parts: list[dict[str, Any]] = []
@@ -129,7 +130,7 @@ def read(
         for condition in (held for held in of_epochs if held.column not in DRAWN):
             mine &= condition.holds(_column(epochs.columns, condition.column))
         found = {name: _column(epochs.columns, name)[mine] for name in columns if name not in {"checkpoint", *DRAWN}}
-        for name in DRAWN if drawn or metric == "score" else ():
+        for name in DRAWN if drawn or metric == SCORE else ():
             found[name] = epochs.columns[name].filter(pa.array(mine))
         found["trial"] = at[mine] + len(trials)
         found["epoch"] = epochs.columns["epoch"].to_numpy()[mine].astype(np.int64)
@@ -141,7 +142,7 @@ def read(
     values = np.concatenate([part[metric].astype(np.float64) for part in parts])
     usable = np.isfinite(values)
     alike: tuple[Any, ...] | None = None
-    if drawn or metric == "score":
+    if drawn or metric == SCORE:
         usable, alike = _drawn_alike(parts, [held for held in of_epochs if held.column in DRAWN], usable, metric)
     if not usable.any():
         why = f" where {' and '.join(map(str, conditions))}" if conditions else ""
@@ -152,7 +153,10 @@ def read(
 
     trial, epoch = joined("trial"), joined("epoch")
     values = values[usable]
-    _comparable([trials[index] for index in np.unique(trial)])
+    among = [trials[index] for index in np.unique(trial)]
+    _comparable(among)
+    if metric == SCORE:
+        _one_objective({store.folder: store for store, _ in among}.values())
     errors = joined(error_column) if error_column in known else np.full(len(values), np.nan)
     scores = values if objective.direction == "max" else -values
     best = np.full(len(trials), -np.inf)
@@ -225,7 +229,8 @@ Metric: TypeAlias = Callable[[Floats], Floats]
 
 
 def _accuracy(log_p: Floats, label: NDArray[np.int64]) -> Floats:
-    return np.equal(log_p.argmax(axis=1), label).astype(np.float64)[:, None]
+    right: Floats = np.equal(log_p.argmax(axis=1), label).astype(np.float64)[:, None]
+    return right
 
 
 def _nll(log_p: Floats, label: NDArray[np.int64]) -> Floats:
@@ -347,7 +352,7 @@ def _drawn_alike(
     parts: Sequence[Mapping[str, Any]], conditions: Sequence[where.Condition], usable: NDArray[np.bool_], metric: str
 ) -> tuple[NDArray[np.bool_], tuple[Any, ...] | None]:
     """The rows that meet conditions on what was drawn, and what they have in common. Raise ChoiceError."""
-    table = pa.table({name: pa.concat_arrays([c for p in parts for c in p[name].chunks]) for name in DRAWN})
+    table = pa.concat_tables([pa.table({name: part[name] for name in DRAWN}) for part in parts])
     for condition in conditions:
         usable = usable & condition.holds(_column(table, condition.column))
     kinds = table.filter(pa.array(usable)).group_by(list(DRAWN)).aggregate([]).to_pylist()
@@ -378,6 +383,20 @@ def _comparable(trials: Iterable[tuple[Store, Mapping[str, Any]]]) -> None:
         raise ChoiceError(
             f"these trials saw different data, which no metric compares ({listed}); choose a sweep with --sweep, and "
             "give trials of other data a folder of their own with --name"
+        )
+
+
+def _one_objective(stores: Iterable[Store]) -> None:
+    """Raise ChoiceError where the sweeps' objectives differ: each makes its own `score` of an epoch."""
+    objectives: dict[str, list[str]] = {}
+    for store in stores:
+        asked = (store.read_sweep() or {}).get("asked", {}).get("objective")
+        objectives.setdefault(json.dumps(asked, sort_keys=True), []).append(store.folder.name)
+    if len(objectives) > 1:
+        listed = "; ".join(f"{', '.join(names)}: {objective}" for objective, names in objectives.items())
+        raise ChoiceError(
+            f"--metric {SCORE}: these sweeps have different objectives, whose scores do not compare ({listed}); choose "
+            "one with --sweep, or a metric that is the same in all"
         )
 
 

@@ -51,8 +51,8 @@ def written(entry: Entry, config: TrialConfig, measured: Mapping[str, Any], data
         "",
         *_searched(sweep),
         (
-            f"Data: {len(data.train)} training, {len(data.validation)} validation, {len(data.test)} test images. The choice "
-            "was made on the validation images; the test images' labels had no part in it."
+            f"Data: {len(data.train)} training, {len(data.validation)} validation, {len(data.test)} test images. The "
+            "choice was made on the validation images; the test images' labels had no part in it."
         ),
         "",
         "## How sure",
@@ -100,7 +100,7 @@ def _certainty(choice: Mapping[str, Any] | None, measured: Mapping[str, Any]) ->
     if handed["fid"] is not None:
         said.append(
             f"- FID of the {handed['fid_images']} images handed in: {handed['fid']:.3f}, features "
-            f"{handed['fid_extractor']}, reference {handed['fid_reference']}; it compares with no FID measured otherwise"
+            f"{handed['fid_extractor']}, reference {handed['fid_reference']}; no FID measured otherwise compares"
         )
     else:
         said.append(f"- no FID of the images handed in: {handed['fid_error']}")
@@ -112,7 +112,7 @@ def _certainty(choice: Mapping[str, Any] | None, measured: Mapping[str, Any]) ->
         together = sum(bool(one["indistinguishable"]) for one in choice["best"])
         said += [
             (
-                f"- {choice['metric']} corrected for having been chosen: {choice['corrected']['value']:.4f}, 95% interval "
+                f"- {choice['metric']} corrected for the choice: {choice['corrected']['value']:.4f}, 95% interval "
                 f"{low:.4f} to {high:.4f}; this, not the value that led to the choice, is what to expect of new images"
             ),
             f"- of the trials listed in metrics.json {together} cannot be told from the best",

@@ -5,9 +5,10 @@ values are such that more is better; whoever minimises turns the sign.
 
 The best of many noisy values is mostly the luckiest. Three things are done about it. A *paired bootstrap* redraws the
 images, the same ones for every candidate, so that what makes all of them right or wrong together cancels where they
-are compared. *Halving* chooses on one half of the images and reads the value on the other, many times over: what is read
-there is free of the luck that the choice picked up. And a *rule* that looks at neighbouring epochs, or at how a choice
-does on the other half, picks less luck to begin with. `benchmarks/choosing.py` measures all three against a known truth.
+are compared. *Halving* chooses on one half of the images and reads the value on the other, many times over: what is
+read there is free of the luck that the choice picked up. And a *rule* that looks at neighbouring epochs, or at how a
+choice does on the other half, picks less luck to begin with. `benchmarks/choosing.py` measures all three against a
+known truth.
 """
 
 from __future__ import annotations
@@ -219,10 +220,10 @@ class Judge:
         """
         hidden = np.where(self._candidates.may, 0.0, -np.inf)
         if rule == "max":
-            return np.argmax(first + hidden, axis=1)
+            return np.asarray(np.argmax(first + hidden, axis=1), dtype=np.int64)
         smoothed = first @ self._kernel.T
         if rule != "smallest":
-            return np.argmax(smoothed + hidden, axis=1)
+            return np.asarray(np.argmax(smoothed + hidden, axis=1), dtype=np.int64)
         errors = np.sqrt(1 / share) * (self._redrawn - self._values)[:_REDRAWS_OF_A_PART]
         picks = [
             _smallest(self._candidates, smooth, indistinguishable(row, row + errors))
@@ -277,9 +278,10 @@ def smoothing(candidates: Candidates, values: Array, redrawn: Array) -> Array:
     """(M, M) the weights with which a trial's epochs speak for one another; rows add up to 1.
 
     Each value is drawn towards its neighbours' mean by as much as chance explains of its distance from it,
-    positive-part James-Stein: where curves truly jump, they are left alone. Of the widths, that of the least estimated risk (Mallows'
-    C_p with the redraws' covariance S: |Ky - y|^2 + 2 tr(K S) - tr S estimates the squared error of Ky). What counts
-    for that is where the choice will fall: the best tenth by wide means, not by the values, which luck would pick.
+    positive-part James-Stein: where curves truly jump, they are left alone. Of the widths, that of the least estimated
+    risk (Mallows' C_p with the redraws' covariance S: |Ky - y|^2 + 2 tr(K S) - tr S estimates the squared error of Ky).
+    What counts for that is where the choice will fall: the best tenth by wide means, not by the values, which luck
+    would pick.
     """
     noise = _centred(redrawn - redrawn.mean(axis=0))
     wide = _triangle(candidates, _WIDE) @ values

@@ -99,6 +99,7 @@ def run(plan: Plan, view: View) -> Outcome:
                 ledger.cut(limit)
             if ledger.fatal is not None:
                 raise ledger.fatal
+            store.compact()
             unfinished = ledger.is_busy or not ledger.is_over
             interrupted = stop.requested and unfinished
             return Outcome(study.finished, ran=True, interrupted=interrupted, spent=limit if unfinished else None)

@@ -124,6 +124,11 @@ class Objective:
         broken = sum(max(0.0, violation) for violation in self.violations(epoch).values())
         return broken, *_signed(values, self.directions)
 
+    def keys(self, epoch: Mapping[str, Any]) -> tuple[tuple[float, ...], ...] | None:
+        """One key for each objective, smaller is better, by which rows are compared; None where there is no value."""
+        order = self.order(epoch)
+        return None if order is None else (order,)
+
     def best(self, epochs: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
         """The best row, the earliest of equals; None where no row has a value.
 
@@ -261,6 +266,11 @@ class ParetoObjective(Objective):
         values = self.values(epoch)
         return None if values is None else values[0]
 
+    def keys(self, epoch: Mapping[str, Any]) -> tuple[tuple[float, ...], ...] | None:
+        """One key for each metric."""
+        values = self.values(epoch)
+        return None if values is None else tuple((key,) for key in _signed(values, self.directions))
+
     def values(self, epoch: Mapping[str, Any]) -> tuple[float, ...] | None:
         """All metrics; None where one is not known."""
         found = tuple(value for name in self.metrics if (value := _number(epoch, name)) is not None)
@@ -295,6 +305,7 @@ def non_domination_ranks(points: Sequence[Sequence[float]], directions: Sequence
 
 def pareto_front(items: Iterable[T], point: Callable[[T], Sequence[float]], directions: Sequence[Direction]) -> list[T]:
     """The items whose points no other dominates, best by the first coordinate first; equals all stay."""
+    # Best first by the first coordinate, then the next: nothing is dominated by what comes after it.
     front: list[tuple[tuple[float, ...], T]] = []
     for signed, item in sorted(((_signed(point(item), directions), item) for item in items), key=lambda pair: pair[0]):
         if not any(_dominates(held, signed) for held, _ in front):

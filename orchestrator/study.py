@@ -20,7 +20,7 @@ from typing import Any, Literal
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
@@ -104,12 +104,16 @@ def worth(objective: Objective, epoch: Mapping[str, Any] | None) -> Worth | None
 class Study:
     """Optuna's study of one sweep. One process at a time may hold it."""
 
-    def __init__(self, space: SearchSpace, store: Store, *, seed: int, trials: int) -> None:
+    def __init__(
+        self, space: SearchSpace, store: Store, *, seed: int, trials: int, storage: BaseStorage | None = None
+    ) -> None:
+        """Open the study of the sweep in `store`, or with `storage` one that is kept there instead, for simulations."""
         self._space = space
         self._objective = space.objective
         self._seed = seed
         self._trials = min(trials, space.size)  # a small space may not have as many configurations
-        self._storage, self._study = _open(store.study_file, space.objective)
+        self._storage = storage or _open(store.study_file)
+        self._study = _study(self._storage, space.objective)
         self._running: dict[int, _Running] = {}
         self._adopted: list[Suggestion] = []
         self._ends: dict[str, Worth | None] = {}  # by trial id: what each finished trial is worth
@@ -122,8 +126,9 @@ class Study:
 
     def close(self) -> None:
         """Let go of the file."""
-        self._storage.scoped_session.remove()
-        self._storage.engine.dispose()
+        if isinstance(self._storage, RDBStorage):
+            self._storage.scoped_session.remove()
+            self._storage.engine.dispose()
 
     @property
     def finished(self) -> int:
@@ -184,13 +189,13 @@ class Study:
     def learn(self, earlier: Iterable[tuple[str, Recorded]]) -> int:
         """Tell of finished trials of earlier sweeps, each with where it comes from; return how many were new.
 
-        They count for the sampler and not as trials of this sweep. A configuration that equals one of them in all, its
-        seed included, is not run again.
+        They count for the sampler and not as trials of this sweep. A configuration that equals a complete one of them,
+        its seed included, is not run again.
         """
         told = {trial.user_attrs.get(_EARLIER) for trial in self._study.get_trials(deepcopy=False)}
         new = 0
         for source, row in earlier:
-            if row.trial_id not in self._known:
+            if row.state == "COMPLETE" and row.trial_id not in self._known:
                 self._earlier[row.trial_id] = row.worth
             if source not in told:
                 self._add_finished(row, {_EARLIER: source, "trial_id": row.trial_id})
@@ -331,7 +336,8 @@ class Study:
                 if frozen.state == TrialState.COMPLETE:
                     reached = Worth(tuple(frozen.values), frozen.constraints)
                 if _EARLIER in frozen.user_attrs:
-                    self._earlier[trial_id] = reached
+                    if reached is not None:
+                        self._earlier[trial_id] = reached
                 else:
                     self._known.add(trial_id)
                     self._ends[trial_id] = reached
@@ -350,7 +356,9 @@ class Study:
             trial.set_user_attr(_INVALID, str(error))
             self._study.tell(trial, state=TrialState.FAIL)
             return
-        if self._is_done(config.trial_id) and not trial.user_attrs.get(_REOPENED):
+        began = "trial_id" in frozen.user_attrs  # then it goes on, even where another sweep has finished it since
+        known = config.trial_id in self._known and not trial.user_attrs.get(_REOPENED)
+        if known or (config.trial_id in self._earlier and not began):
             self._tell_again(trial, config.trial_id)
             return
         self._start(trial, config)
@@ -421,27 +429,32 @@ def _recorded(space: SearchSpace, store: Store) -> dict[str, Recorded]:
     return found
 
 
-def _open(path: Path, objective: Objective) -> tuple[RDBStorage, optuna.Study]:
+def _open(path: Path) -> RDBStorage:
     try:
         storage = RDBStorage(f"sqlite:///{path}")
         # The write-ahead log needs no fsync for each of a trial's parameters, and is as safe against a kill.
         event.listen(storage.engine, "connect", _tune)
         storage.scoped_session.remove()
         storage.engine.dispose()
-        directions: list[Literal["minimize", "maximize"]] = [
-            "maximize" if way == "max" else "minimize" for way in objective.directions
-        ]
-        study = optuna.create_study(storage=storage, study_name=NAME, directions=directions, load_if_exists=True)
+        storage.get_all_studies()
     except (SQLAlchemyError, StorageInternalError) as error:
         raise StudyError(
             f"{path}: not a readable study ({str(error.__cause__ or error).splitlines()[0]}). "
             "Move it away and run the command again: the study is rebuilt from the tables"
         ) from None
+    return storage
+
+
+def _study(storage: BaseStorage, objective: Objective) -> optuna.Study:
+    directions: list[Literal["minimize", "maximize"]] = [
+        "maximize" if way == "max" else "minimize" for way in objective.directions
+    ]
+    study = optuna.create_study(storage=storage, study_name=NAME, directions=directions, load_if_exists=True)
     if len(objective.directions) > 1:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             study.set_metric_names(list(objective.reads))  # for Optuna's dashboard
-    return storage, study
+    return study
 
 
 def _tune(connection: sqlite3.Connection, _: object) -> None:

@@ -1,22 +1,27 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from cpcnn_core import evaluate
 from cpcnn_core.checkpoint import build_model, load_weights, save_weights
 from cpcnn_core.config import TrialConfig
-from orchestrator import best, leaderboard, training
-from orchestrator.best import ChoiceError
-from orchestrator.objective import Objective
+from orchestrator import best, candidates, export, submission, training
+from orchestrator.candidates import ChoiceError, Epochs
+from orchestrator.objective import Direction
 from orchestrator.store import Attempt, Store
+from orchestrator.where import WhereError, parse
 from tests.fakes import metrics
 
-ACCURACY = Objective("val_acc", "max")
 CONFIG = TrialConfig.from_flat({"model.nr_filters": 2, "model.nr_logistic_mix": 1, "model.fusion": "stem_add"})
 
 
@@ -86,8 +91,18 @@ def call(*arguments: str | Path) -> tuple[int, str]:
     return result.exit_code, " ".join(result.output.split())
 
 
-def entries(results: Path) -> list[leaderboard.Entry]:
-    return leaderboard.read(best.chosen_sweeps(results, None))[0]
+def epochs(results: Path, metric: str = "val_acc", where: str = "", mode: Direction | None = None) -> Epochs:
+    conditions = parse(where) if where else ()
+    return candidates.read(best.chosen_sweeps(results, ()), metric, mode=mode, conditions=conditions)
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fresh process takes seconds to start; one test has it."""
+    if "fresh" not in request.keywords:
+        monkeypatch.setattr(export, "verify_in_fresh_process", export.verify)
+        monkeypatch.setattr(submission, "PER_CLASS", 1)
+    monkeypatch.setattr(submission, "measure", lambda *_: "not measured")
 
 
 def test_the_winner_is_exported_with_weights_configuration_and_metrics(results: Path, measured: Measured) -> None:
@@ -155,32 +170,25 @@ def test_a_checkpoint_that_is_gone_is_named(results: Path) -> None:
 
 def test_only_epochs_whose_weights_are_kept_can_win_and_a_better_one_is_mentioned(results: Path) -> None:
     add(results, [0.5, 0.9, 0.7], kept=(1, 3))
-    winner, note = best.choose(entries(results), ACCURACY)
-    chosen = winner.best(ACCURACY, kept=True)
-    assert chosen is not None
-    assert chosen["epoch"] == 3
-    assert note is not None
-    assert "0.9000 in epoch 2" in note
-    assert "0.7000 in epoch 3" in note
+    choice = best.choose(epochs(results))
+    assert choice.epoch == 3
+    assert any("0.9000 in epoch 2" in note for note in choice.notes)
 
 
 def test_of_equals_the_earliest_wins(results: Path) -> None:
     early, late = CONFIG.with_settings({"seed": 1}), CONFIG.with_settings({"seed": 2})
     add(results, [0.9, 0.9], config=late, started="2025-01-02")
     add(results, [0.1, 0.9, 0.9], config=early, started="2025-01-01")
-    winner, note = best.choose(entries(results), ACCURACY)
-    assert (winner.trial_id, note) == (early.trial_id, None)
-    chosen = winner.best(ACCURACY, kept=True)
-    assert chosen is not None
-    assert chosen["epoch"] == 2
+    choice = best.choose(epochs(results))
+    assert (choice.trial_id, choice.epoch) == (early.trial_id, 2)
 
 
 def test_the_mode_follows_the_metric_unless_told(results: Path) -> None:
     add(results, [0.2, 0.8])
-    assert best.objective_of("val_bpd", None, entries(results)).direction == "min"
-    assert best.objective_of("val_bpd", "max", entries(results)).direction == "max"
+    assert epochs(results, "val_bpd").objective.direction == "min"
+    assert epochs(results, "val_bpd", mode="max").objective.direction == "max"
     with pytest.raises(ChoiceError, match="--mode max or --mode min"):
-        best.objective_of("train_seconds", None, entries(results))
+        epochs(results, "train_seconds")
 
 
 @pytest.mark.parametrize("values", [[None, None], []])
@@ -195,7 +203,7 @@ def test_no_kept_weights_choose_nothing(results: Path) -> None:
     store = add(results, [0.5])
     store.add_epoch(CONFIG.trial_id, 1, metrics(1, checkpoint=None, kept_epochs=()))
     with pytest.raises(ChoiceError, match="no epoch with a val_acc has its weights on disk"):
-        best.choose(entries(results), ACCURACY)
+        best.choose(epochs(results))
 
 
 def test_an_unknown_metric_or_sweep_is_named_with_the_nearest(results: Path) -> None:
@@ -228,3 +236,210 @@ def test_a_broken_table_is_named_and_passed_over(results: Path) -> None:
     _, output = call("--metric", "val_acc", "--results", results)
     assert "broken.parquet: not readable as Parquet, passed over" in output
     assert "it is gone" in output
+
+
+def judged(results: Path, hits: dict[int, list[int]], sweep: str = "one") -> Store:
+    """Trials, by seed, whose epochs classify so many of 200 images rightly, the easiest first."""
+    for seed, counts in hits.items():
+        config = CONFIG.with_settings({"seed": seed})
+        store = add(results, [count / 200 for count in counts], config=config, sweep=sweep)
+        for epoch, count in enumerate(counts, start=1):
+            log_p = [[-1.0, -2.0] if image < count else [-2.0, -1.0] for image in range(200)]
+            images = [str(image) for image in range(200)]
+            store.write_predictions(config.trial_id, epoch, images=images, labels=[0] * 200, log_likelihood=log_p)
+    return store
+
+
+def test_the_table_says_how_sure_it_is(results: Path) -> None:
+    judged(results, {1: [120, 150], 2: [100, 110], 3: [140, 149]})
+    code, output = call("--metric", "val_acc", "--results", results, "--no-export", "--json", "--rule", "max")
+    assert code == 0, output
+    held = json.loads(output)
+    first, second, third = held["best"]
+    assert [one["value"] for one in (first, second, third)] == [0.75, 0.745, 0.55]
+    low, high = first["interval"]
+    assert low == pytest.approx(0.75 - 0.06, abs=0.01)  # 1.96 (.75 .25 / 200)^.5
+    assert high == pytest.approx(0.75 + 0.06, abs=0.01)
+    # The easiest images first: one hit more is one hit more in every redraw that has its image.
+    assert first["probability_best"] > second["probability_best"] > third["probability_best"] == 0
+    assert [one["indistinguishable"] for one in held["best"]] == [True, True, False]
+    assert 0.72 < held["corrected"]["value"] < 0.7501
+    assert sum(one["chosen"] for one in held["best"]) == 1
+
+
+def test_predictions_that_do_not_give_the_table_s_value_are_no_evidence(results: Path) -> None:
+    store = judged(results, {1: [120]})
+    store.add_epoch(CONFIG.with_settings({"seed": 1}).trial_id, 1, metrics(1, val_acc=0.9, kept_epochs=(1,)))
+    choice = best.choose(epochs(results))
+    assert choice.verdict is None
+    assert any("give another val_acc than the table" in note for note in choice.notes)
+
+
+def test_several_sweeps_are_chosen_from_together(results: Path) -> None:
+    judged(results, {1: [120]}, sweep="one")
+    judged(results, {2: [130]}, sweep="two")
+    judged(results, {3: [190]}, sweep="three")
+    code, output = call(
+        "--metric", "val_acc", "--results", results, "--sweep", "one", "--sweep", "two", "--no-export", "--json"
+    )
+    assert code == 0
+    assert [one["sweep"] for one in json.loads(output)["best"]] == ["two", "one"]
+    assert (
+        len(
+            json.loads(call("--metric", "val_acc", "--results", results, "--no-export", "--json", "--top", "2")[1])[
+                "best"
+            ]
+        )
+        == 2
+    )
+
+
+def test_scores_of_different_objectives_are_never_mixed(results: Path) -> None:
+    for sweep, limit in (("one", 30), ("two", 40), ("three", 30)):
+        config = CONFIG.with_settings({"seed": limit})
+        store = add(results, [0.5], sweep=sweep, config=config)
+        store.add_epoch(config.trial_id, 1, metrics(1, score=0.5))
+        store.write_sweep({"asked": {"objective": {"metric": "val_acc", "limits": {"fid": limit}}}})
+    with pytest.raises(ChoiceError, match="different objectives"):
+        epochs(results, "score")
+    alike = best.chosen_sweeps(results, ["one", "three"])
+    assert len(candidates.read(alike, "score")) == 2
+
+
+def fids(results: Path, values: list[float | None], *, sweep: str = "one", seed: int = 0, **measured: object) -> None:
+    config = CONFIG.with_settings({"seed": seed})
+    store = add(results, [], sweep=sweep, config=config)
+    given = {"fid_extractor": "classifier-1", "fid_images": 100, "fid_reference": "digits/validation-1"} | measured
+    for epoch, value in enumerate(values, start=1):
+        alike = given if value is not None else {}
+        store.add_epoch(
+            config.trial_id, 1, metrics(epoch, fid=value, val_acc=0.5 + epoch / 10, kept_epochs=(1, 2, 3), **alike)
+        )
+
+
+def test_accuracy_within_a_bound_on_fid(results: Path) -> None:
+    fids(results, [20.0, 40.0, None])
+    assert epochs(results, where="fid <= 30").epoch.tolist() == [1]
+    assert epochs(results, where="fid <= 50 and val_acc > 0.65").epoch.tolist() == [2]
+    assert len(epochs(results, where="model.nr_filters == 2")) == 3
+    with pytest.raises(ChoiceError, match=r"null in every epoch of every trial where fid <= 1"):
+        epochs(results, where="fid <= 1")
+
+
+@pytest.mark.parametrize("other", [{"fid_images": 200}, {"fid_extractor": "inception-192"}, {"fid_reference": "x"}])
+@pytest.mark.parametrize(("metric", "where"), [("fid", ""), ("val_acc", "fid < 30")])
+def test_fids_that_were_not_measured_alike_are_never_mixed(
+    results: Path, other: dict[str, object], metric: str, where: str
+) -> None:
+    fids(results, [20.0], seed=1)
+    fids(results, [10.0], seed=2, **other)
+    with pytest.raises(ChoiceError, match="were not measured alike"):
+        epochs(results, metric, where)
+    one_kind = f"{where} and " if where else ""
+    assert (
+        len(
+            epochs(
+                results,
+                metric,
+                f"{one_kind}fid_images == 100 and fid_extractor == 'classifier-1' and fid_reference != 'x'",
+            )
+        )
+        == 1
+    )
+    assert len(epochs(results, "val_acc")) == 2  # accuracies compare all the same
+
+
+def test_a_fid_has_its_interval_from_its_standard_error_or_none_with_the_reason(results: Path) -> None:
+    fids(results, [20.0, 10.0])
+    choice = best.choose(epochs(results, "fid"))
+    assert choice.epoch == 2
+    assert any("no standard error of fid was recorded" in note for note in choice.notes)
+    fids(results, [20.0, 10.0], fid_standard_error=1.0)
+    held = best.describe(best.choose(epochs(results, "fid")), top=1)["best"][0]
+    assert held["interval"] == pytest.approx([8.04, 11.96], abs=0.15)
+
+
+def test_the_smallest_model_of_those_that_are_as_good(results: Path) -> None:
+    store = judged(results, {1: [150], 2: [149], 3: [60]})
+    for seed, size in ((1, 300), (2, 200), (3, 100)):
+        folder = store.checkpoint_folder(CONFIG.with_settings({"seed": seed}).trial_id)
+        folder.mkdir(parents=True)
+        (folder / "weights-0001.safetensors").write_bytes(b"x" * size)
+    chosen = best.choose(epochs(results), "smallest").trial_id
+    assert chosen == CONFIG.with_settings({"seed": 2}).trial_id
+
+
+def test_an_ensemble_of_models_that_err_on_different_images_gains(results: Path) -> None:
+    images = [str(image) for image in range(300)]
+    for seed in range(3):
+        config = CONFIG.with_settings({"seed": seed})
+        store = add(results, [200 / 300], config=config)
+        wrong = range(100 * seed, 100 * seed + 100)
+        log_p = [[-2.0, -1.0] if image in wrong else [-1.0, -2.0] for image in range(300)]
+        store.write_predictions(config.trial_id, 1, images=images, labels=[0] * 300, log_likelihood=log_p)
+    arguments = ("--metric", "val_acc", "--results", results, "--no-export", "--json", "--ensemble")
+    held = json.loads(call(*arguments, "3")[1])["ensemble"]
+    assert held["ensemble"] == 1.0
+    assert held["gain"] == pytest.approx(1 / 3, abs=0.1)
+    code, output = call(*arguments, "4")
+    assert (code, "only 3 trials can be judged" in output) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "text", ["fid", "fid <", "fid < 3 or kid < 1", "fid < x", "__import__('os')", "fid < 3 and", "(fid < 3)", "1 < fid"]
+)
+def test_a_condition_is_read_and_never_run(text: str) -> None:
+    with pytest.raises(WhereError, match="--where"):
+        parse(text)
+
+
+def test_a_condition_on_a_misspelt_column_names_the_nearest(results: Path) -> None:
+    add(results, [0.5])
+    with pytest.raises(WhereError, match="did you mean val_acc"):
+        epochs(results, where="val_ac > 0")
+    with pytest.raises(WhereError, match="text in quotes"):
+        epochs(results, where="model.fusion == 3")
+
+
+@pytest.mark.fresh
+def test_the_exported_folder_holds_all_that_is_handed_in_and_is_checked_afresh(
+    results: Path, measured: Measured
+) -> None:
+    add_real(results, measured)
+    out = results.parent / "winner"
+    code, output = call("--metric", "val_acc", "--results", results, "--out", out)
+    assert code == 0, output
+    data = training.dataset(CONFIG.data)
+    rows = (out / "submission_with_paths.csv").read_text().splitlines()
+    logits = np.load(out / "logits.npy")
+    assert logits.shape == (len(data.test), 10)
+    assert rows == [f"{name},{row.argmax()}" for name, row in zip(data.test.names, logits, strict=True)]
+    assert (out / "submission.csv").read_text().splitlines() == ["id,label", *rows]  # no fid: it was not measured
+    names = sorted(path.name for path in (out / "samples").iterdir())
+    assert len(names) == 250
+    assert names[0] == "Class0_image_01.png"
+    assert names[-1] == "Class9_image_25.png"
+    with Image.open(out / "samples" / names[0]) as image:
+        assert (image.size, image.mode) == ((8, 8), "L")
+    card = (out / "model_card.md").read_text()
+    assert CONFIG.trial_id in card
+    assert "not measured" in card
+    listed = {line.split("  ")[1] for line in (out / "SHA256SUMS").read_text().splitlines()}
+    assert listed == {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} - {"SHA256SUMS"}
+
+    (out / "submission.csv").write_text("id,label\n")
+    with pytest.raises(export.MismatchError, match=r"submission.csv: is not the file that was exported"):
+        export.verify(out)
+
+
+def test_a_submission_in_the_course_s_form(tmp_path: Path) -> None:
+    names = ("test/0000021.jpg", "test/0000007.jpg")
+    made = submission.Predictions(names, torch.tensor([[0.0, 1.0], [2.0, 1.0]], dtype=torch.float64))
+    submission.write_predictions(tmp_path, made, 12.5)
+    assert (tmp_path / "submission.csv").read_text() == "id,label\n0000021.jpg,1\n0000007.jpg,0\nfid,12.5\n"
+    assert (tmp_path / "submission_with_paths.csv").read_text() == "test/0000021.jpg,1\ntest/0000007.jpg,0\n"
+
+
+def test_best_starts_without_torch_ray_or_optuna() -> None:
+    code = "import sys, orchestrator.best; assert not {'torch', 'ray', 'optuna', 'pandas'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

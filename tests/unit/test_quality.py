@@ -85,6 +85,7 @@ def test_too_few_images_to_extrapolate_are_refused_before_training() -> None:
 
 
 def test_the_courses_reference_is_the_files_at_their_own_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CPCNN_CACHE", str(tmp_path / "cache"))
     for split in data.SPLITS:
         (tmp_path / split).mkdir()
         rows = []

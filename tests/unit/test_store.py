@@ -4,12 +4,13 @@ import json
 import os
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from cpcnn_core.config import TrialConfig
-from orchestrator.store import Attempt, State, Store, StoreError, config_of, sweeps
+from orchestrator.store import COMPACTED, SCHEMA, Attempt, State, Store, StoreError, Table, config_of, sweeps
 from tests.fakes import metrics
 
 CONFIG = TrialConfig()
@@ -189,3 +190,126 @@ def test_sweeps_are_the_folders_with_trials(store: Store) -> None:
     (store.folder.parent / "notes").mkdir()
     assert [each.folder.name for each in sweeps(store.folder.parent)] == ["one"]
     assert sweeps(store.folder / "nowhere") == []
+
+
+def ended(store: Store, count: int) -> list[TrialConfig]:
+    configs = [CONFIG.with_settings({"seed": seed}) for seed in range(count)]
+    for config in configs:
+        store.write_attempt(attempt(1, "COMPLETE", config.trial_id), config)
+        for epoch in (1, 2):
+            store.add_epoch(config.trial_id, 1, metrics(epoch, kept_epochs=(epoch,)))
+    return configs
+
+
+def contents(store: Store) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+    def rows(table: Table) -> list[dict[str, object]]:
+        return sorted(table.rows(), key=lambda row: (row["trial_id"], row["attempt"], row.get("epoch", 0)))
+
+    return rows(store.trials()), rows(store.epochs())
+
+
+def test_compaction_changes_no_row_and_leaves_running_trials_alone(store: Store) -> None:
+    configs = ended(store, 4)
+    running = CONFIG.with_settings({"seed": 99})
+    store.write_attempt(attempt(1, "RUNNING", running.trial_id), running)
+    store.add_epoch(running.trial_id, 1, metrics(1))
+    before = contents(store)
+    assert store.compact(at_least=5) == 0
+    assert store.compact(at_least=4) == 8
+    assert contents(store) == before
+    assert {file.name for file in store.epochs_folder.iterdir()} == {COMPACTED, f"{running.trial_id}.parquet"}
+    assert store.reported_epochs(configs[0].trial_id) == 2
+    assert store.compact(at_least=1) == 0
+    assert [row["val_acc"] for row in store.epochs(["val_acc"]).rows()] == [
+        row["val_acc"] for row in store.epochs().rows()
+    ]
+
+
+def test_a_compacted_trial_goes_on_in_a_file_of_its_own(store: Store) -> None:
+    config = ended(store, 3)[1]
+    store.compact(at_least=1)
+    store.write_attempt(attempt(2, "COMPLETE", config.trial_id), config)
+    store.add_epoch(config.trial_id, 2, metrics(3, kept_epochs=(3,)))
+    mine = [row for row in store.epochs().rows() if row["trial_id"] == config.trial_id]
+    assert [(row["epoch"], row["attempt"], row["checkpoint"] is None) for row in mine] == [
+        (1, 1, True),
+        (2, 1, True),
+        (3, 2, False),
+    ]
+    before = contents(store)
+    assert store.compact(at_least=1) == 2
+    assert contents(store) == before
+
+
+@pytest.mark.parametrize("left", range(1, 7))
+def test_a_kill_during_compaction_loses_and_doubles_nothing(
+    store: Store, left: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended(store, 3)
+    before = contents(store)
+    unlink, calls = Path.unlink, iter(range(left))
+
+    def dies(path: Path, missing_ok: bool = False) -> None:
+        if path.suffix == ".parquet" and next(calls, None) is None:
+            raise KeyboardInterrupt
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", dies)
+    if left < 6:
+        with pytest.raises(KeyboardInterrupt):
+            store.compact(at_least=1)
+    else:
+        store.compact(at_least=1)
+    monkeypatch.undo()
+    assert contents(store) == before
+    store.compact(at_least=1)
+    assert contents(store) == before
+
+
+def test_files_of_an_earlier_schema_are_read_and_of_a_later_one_named(store: Store) -> None:
+    store.add_epoch("aaa", 1, metrics(1))
+    path = store.epochs_folder / "aaa.parquet"
+    table = pq.read_table(path)
+    assert table.schema.metadata[b"schema_version"] == str(SCHEMA).encode()
+    earlier = table.drop_columns(["kid", "fid_reference"]).replace_schema_metadata(None)
+    pq.write_table(earlier, path)
+    [row] = store.epochs().rows()
+    assert (row["kid"], row["val_acc"]) == (None, 0.5)
+    pq.write_table(table.replace_schema_metadata({b"schema_version": str(SCHEMA + 1).encode()}), path)
+    read = store.epochs()
+    assert read.rows() == []
+    assert "a newer version of this program wrote it" in read.problems[0]
+
+
+def test_pandas_reads_the_tables_without_us(store: Store) -> None:
+    ended(store, 2)
+    assert len(pd.read_parquet(store.epochs_folder)) == 4
+    store.compact(at_least=1)
+    assert len(pd.read_parquet(store.epochs_folder)) == 4
+
+
+def documented(title: str) -> dict[str, tuple[str, str]]:
+    """The rows of the table under a heading of docs/results-schema.md: column -> type, unit."""
+    text = (Path(__file__).parents[2] / "docs" / "results-schema.md").read_text()
+    section = text.split(f"## `{title}`")[1].split("\n## ")[0]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("| `")
+    ]
+    return {row[0].strip("`"): (row[1], row[2]) for row in rows}
+
+
+@pytest.mark.parametrize("title", ["trials", "epochs", "predictions"])
+def test_the_schema_s_page_has_every_column_of_the_files_and_no_other(store: Store, title: str) -> None:
+    store.write_attempt(attempt(), CONFIG)
+    store.add_epoch(ID, 1, metrics(1))
+    store.write_predictions(ID, 1, images=["a"], labels=[0], log_likelihood=[[-1.0, -2.0]])
+    [file] = (store.folder / title).glob("*.parquet")
+    types = {field.name: str(field.type) for field in pq.read_schema(file)}
+    page = documented(title)
+    named = {name: kind for name, kind in types.items() if not name.startswith("log_p_")}
+    assert {
+        name: kind
+        for name, (kind, _) in page.items()
+        if "LABEL" not in name and "CLASS" not in name and "OPTION" not in name
+    } == named
+    assert all(unit for _, unit in page.values())

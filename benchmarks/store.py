@@ -1,0 +1,108 @@
+"""How long `best` takes to answer over a million epochs, and how much memory.
+
+    python -m benchmarks.store [--trials 10000] [--epochs 100]
+
+Writes the tables of such a sweep as the driver leaves them, compacted, then runs the command in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import typer
+
+from cpcnn_core.config import TrialConfig
+from orchestrator.store import _ATTEMPT_COLUMNS, _EPOCH_COLUMNS, COMPACTED, Store, _config_columns
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def write(store: Store, trials: int, epochs: int) -> None:
+    """Tables of so many trials of so many epochs each, with random values."""
+    store.create()
+    rng = np.random.default_rng(0)
+    ids = np.array(sorted(f"{number:012x}" for number in rng.choice(2**48, trials, replace=False)))
+    N = trials * epochs
+    flat = TrialConfig().flat()
+
+    def column(name: str, kind: pa.DataType, rows: int, constants: dict[str, Any]) -> pa.Array:
+        if name in constants:
+            return (
+                pa.array(constants[name], kind)
+                if not np.isscalar(constants[name])
+                else pa.repeat(constants[name], rows).cast(kind)
+            )
+        if flat.get(name) is not None:
+            return pa.repeat(flat[name], rows).cast(kind)
+        return pa.nulls(rows, kind)
+
+    def table(columns: dict[str, pa.DataType], rows: int, constants: dict[str, Any]) -> pa.Table:
+        return pa.table({name: column(name, kind, rows, constants) for name, kind in columns.items()})
+
+    attempts = {
+        "trial_id": ids, "attempt": 1, "state": "COMPLETE", "started": "2025-01-01", "device": "cpu", "epochs": epochs,
+        "model.nr_filters": rng.choice([40, 80, 120], trials), "train.lr": rng.uniform(1e-4, 1e-2, trials),
+    }  # fmt: skip
+    pq.write_table(table(_ATTEMPT_COLUMNS | _config_columns(), trials, attempts), store.trials_folder / COMPACTED)
+    epoch = np.tile(np.arange(1, epochs + 1), trials)
+    names = np.repeat(ids, epochs)
+    kept = np.where(
+        epoch >= epochs - 2,
+        [f"checkpoints/{name}/weights-{at:04d}.safetensors" for name, at in zip(names, epoch, strict=True)],
+        None,
+    )
+    measured = {name: rng.random(N) for name, kind in _EPOCH_COLUMNS.items() if kind == pa.float64()}
+    values = measured | {
+        "trial_id": names, "attempt": 1, "epoch": epoch, "checkpoint": kept, "fid_extractor": "classifier-00000000",
+        "fid_images": 100, "fid_reference": "digits/validation-00000000",
+    }  # fmt: skip
+    pq.write_table(table(_EPOCH_COLUMNS, N, values), store.epochs_folder / COMPACTED)
+
+
+@app.command()
+def main(
+    trials: Annotated[int, typer.Option(min=1)] = 10_000,
+    epochs: Annotated[int, typer.Option(min=1)] = 100,
+    out: Annotated[Path, typer.Option(help="The JSON file.")] = Path("results/benchmarks/store.json"),
+) -> None:
+    """Write, ask, and report wall time, processor time and peak memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        # In a process of its own: memory of this one would be counted to those that it starts.
+        writer = multiprocessing.get_context("spawn").Process(
+            target=write, args=(Store(Path(folder) / "large"), trials, epochs)
+        )
+        writer.start()
+        writer.join()
+        best = [sys.executable, "-m", "orchestrator.best", "--results", folder, "--no-export", "--metric"]
+        measured = {}
+        for asked in (["val_acc"], ["val_acc", "--where", "fid <= 0.5 and model.nr_filters < 100"]):
+            begun, before = time.perf_counter(), os.times()
+            child = subprocess.Popen([*best, *asked], stdout=subprocess.DEVNULL)
+            _, status, usage = os.wait4(child.pid, 0)
+            child.returncode = os.waitstatus_to_exitcode(status)
+            assert child.returncode == 0
+            after = os.times()
+            spent = after.children_user + after.children_system - before.children_user - before.children_system
+            measured[" ".join(asked)] = {
+                "seconds": time.perf_counter() - begun,
+                "processor_seconds": spent,
+                "peak_bytes": usage.ru_maxrss * 1024,
+            }
+    print(json.dumps(measured, indent=1))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(measured, indent=1))
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,402 @@
+"""The report's page: figures and tables of one or more sweeps in one HTML file, plotly's code inlined once."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from cpcnn_core.files import write_atomically
+from orchestrator import leaderboard
+from orchestrator.best import Choice, sentences, standings
+from orchestrator.candidates import DATA, DRAWN
+from orchestrator.leaderboard import Entry
+from orchestrator.objective import Objective, pareto_front
+from orchestrator.progress import plain
+from orchestrator.provenance import now
+from orchestrator.store import Store, StoreError
+
+_CURVES = 12  # trials whose learning curves are drawn: more are a tangle
+_SHOWN = 25  # trials in the table
+_FINALISTS = 3  # whose samples stand side by side
+_PICTURES = 4  # epochs of each
+_BINS = 15
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 1200px; padding: 0 12px; color: #1b1b1b; }
+h1 { font-size: 1.6em; } h2 { font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #ddd; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .85em; white-space: nowrap; }
+td, th { padding: .2em .7em; text-align: left; border-bottom: 1px solid #eee; } tr.chosen { background: #eaf4ea; }
+tr:target { background: #fff3c4; } .plotly-graph-div { max-width: 100%; overflow: hidden; }
+img { image-rendering: pixelated; max-width: 100%; }
+figure { display: inline-block; margin: 0 12px 12px 0; max-width: 100%; }
+figcaption { font-size: .8em; color: #555; }
+"""
+_CLICKS = """
+for (const plot of document.querySelectorAll('.plotly-graph-div')) plot.on('plotly_click', event => {
+  const trial = event.points[0].customdata;
+  if (trial) { location.hash = ''; location.hash = 'trial-' + trial; }
+});
+window.addEventListener('load', () => window.dispatchEvent(new Event('resize')));
+"""
+
+Section = Callable[[Sequence[Entry], Choice], str]
+
+
+def write(file: Path, stores: Sequence[Store], choice: Choice) -> None:
+    """Write the page. A section without anything to show says so."""
+    entries, _ = leaderboard.read(stores)
+    entries.sort(key=lambda entry: str(entry.trial["started"]))
+    body = [
+        f"<h1>{_text(', '.join(store.folder.name for store in stores))}</h1>",
+        f"<p>{len(entries)} trials, {sum(len(entry.epochs) for entry in entries)} epochs; written {now()}.</p>",
+        *(f"<h2>{title}</h2>\n{section(entries, choice)}" for title, section in _SECTIONS),
+    ]
+    page = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
+        f"<title>{_text(', '.join(store.folder.name for store in stores))}</title><style>{_STYLE}</style>"
+        f"<script>{get_plotlyjs()}</script></head><body>{''.join(body)}<script>{_CLICKS}</script></body></html>"
+    )
+    write_atomically(file, lambda stream: stream.write(page.encode()))
+
+
+def _best(_: Sequence[Entry], choice: Choice) -> str:
+    shown = standings(choice)[:_SHOWN]
+    differing = leaderboard.differing([one["settings"] for one in shown])
+    head = ["", "sweep", "trial", "epoch", choice.epochs.objective.metric, "95% interval", "P(best)", "set"]
+    rows = []
+    for rank, one in enumerate(shown, start=1):
+        interval = "" if one["interval"] is None else "{:.4f} to {:.4f}".format(*one["interval"])
+        probability = "" if one["probability_best"] is None else f"{one['probability_best']:.2f}"
+        cells = [
+            str(rank),
+            one["sweep"],
+            one["trial_id"],
+            f"{one['epoch']}",
+            f"{one['value']:.4f}",
+            interval,
+            probability,
+        ]
+        cells.append("*" if one["indistinguishable"] else "")
+        cells += [plain(one["settings"].get(field, "")) for field in differing]
+        rows.append((f' class="{"chosen" if one["chosen"] else ""}"', cells))
+    said = "".join(f"<p>{_text(line)}</p>" for line in sentences(choice))
+    return _table([*head, *(field.rpartition(".")[2] for field in differing)], rows) + said
+
+
+def _progress(entries: Sequence[Entry], choice: Choice) -> str:
+    objective = choice.epochs.objective
+    values = [(entry, _value(entry, objective)) for entry in entries]
+    found = [(number, entry, value) for number, (entry, value) in enumerate(values, start=1) if value is not None]
+    numbers, held, reached = zip(*found, strict=True)
+    running = np.maximum.accumulate(reached) if objective.direction == "max" else np.minimum.accumulate(reached)
+    figure = go.Figure(
+        [
+            _points(numbers, reached, held, "trials"),
+            go.Scatter(x=numbers, y=running, mode="lines", line_shape="hv", name="best so far"),
+        ]
+    )
+    return _figure(figure, "trial, in order of start", f"its best {objective.metric}")
+
+
+def _pareto(entries: Sequence[Entry], _: Choice) -> str:
+    rows = [
+        (entry, epoch)
+        for entry in entries
+        for epoch in entry.epochs
+        if epoch.get("fid") is not None and epoch.get("val_acc") is not None
+    ]
+    if not rows:
+        return _nothing("No epoch has a FID: eval.fid_every was 0, or it could not be measured.")
+    # Values that were not measured alike, on the same data, never share a figure.
+    kinds: dict[tuple[Any, ...], list[tuple[Entry, dict[str, Any]]]] = {}
+    for entry, epoch in rows:
+        kind = (*(epoch.get(name) for name in DRAWN), *(entry.trial.get(name) for name in DATA))
+        kinds.setdefault(kind, []).append((entry, epoch))
+    parts = []
+    for kind, alike in kinds.items():
+        ordered = sorted(alike, key=lambda row: (row[1]["fid"], -row[1]["val_acc"]))
+        front = pareto_front(ordered, lambda row: (row[1]["fid"], row[1]["val_acc"]), ("min", "max"))
+        figure = go.Figure()
+        shown: tuple[tuple[str, list[tuple[Entry, dict[str, Any]]]], ...]
+        shown = (("epochs", ordered), ("Pareto front", front))
+        for name, of in shown:
+            figure.add_trace(
+                _points(
+                    [epoch["fid"] for _, epoch in of],
+                    [epoch["val_acc"] for _, epoch in of],
+                    [entry for entry, _ in of],
+                    name,
+                    [f"epoch {epoch['epoch']}" for _, epoch in of],
+                    lines=name != "epochs",
+                )
+            )
+        extractor, images, reference = kind[:3]
+        parts.append(
+            f"<p>FID by {_text(extractor)} of {_text(images)} images against {_text(reference)}. A click on a point "
+            f"leads to its trial.</p>{_figure(figure, 'FID (less is better)', 'val_acc')}"
+        )
+    return "".join(parts)
+
+
+def _curves(entries: Sequence[Entry], choice: Choice) -> str:
+    objective = choice.epochs.objective
+    drawn = leaderboard.ranked(entries, objective)[:_CURVES]
+    pairs: list[tuple[str, tuple[str, ...]]] = [
+        ("bits per dimension", ("train_bpd", "val_bpd")),
+        ("accuracy", ("train_acc", "val_acc")),
+    ]
+    per_class = sorted({name for entry in drawn for row in entry.epochs for name in row if name.startswith("fid.")})
+    pairs += [("FID (compares where measured alike)", ("fid",)), ("FID by class", tuple(per_class))]
+    parts = []
+    for title, names in pairs:
+        figure = go.Figure()
+        for color, entry in enumerate(drawn):
+            for dash, name in enumerate(names):
+                points = [(row["epoch"], row[name]) for row in entry.epochs if row.get(name) is not None]
+                if not points:
+                    continue
+                x, y = zip(*points, strict=True)
+                trace = _points(x, y, [entry] * len(x), f"{entry.trial_id} {name}", lines=True)
+                trace.line = {
+                    "color": _color(color),
+                    "dash": ("dot", "solid", "dash", "dashdot")[dash % 4 if len(names) > 1 else 1],
+                }
+                figure.add_trace(trace)
+        if len(figure.data):
+            parts.append(_figure(figure, "epoch", title))
+    return f"<p>The best {len(drawn)} trials.</p>" + "".join(parts)
+
+
+def _sizes(entries: Sequence[Entry], _: Choice) -> str:
+    by_bpd = Objective("val_bpd", "min")
+    found = [(entry, value) for entry in entries if (value := _value(entry, by_bpd)) is not None]
+    parts = []
+    for field in ("model.nr_resnet", "model.nr_filters", "model.nr_logistic_mix"):
+        x = [entry.trial[field] for entry, _ in found]
+        if len(set(x)) < 2:
+            parts.append(_nothing(f"{field} was not varied."))
+            continue
+        figure = go.Figure(_points(x, [value for _, value in found], [entry for entry, _ in found], "trials"))
+        parts.append(_figure(figure, field, "best val_bpd"))
+    return "".join(parts)
+
+
+def _importance(entries: Sequence[Entry], choice: Choice) -> str:
+    objective = choice.epochs.objective
+    found = [(entry.settings(), value) for entry in entries if (value := _value(entry, objective)) is not None]
+    fields = leaderboard.differing([settings for settings, _ in found])
+    values = np.array([value for _, value in found])
+    if len(values) < 4 or not fields or values.std() == 0:
+        return _nothing("Too few trials, or nothing was varied.")
+    shares = {field: _explained([settings.get(field) for settings, _ in found], values) for field in fields}
+    ordered = sorted(shares, key=lambda field: shares[field])
+    figure = go.Figure(go.Bar(x=[shares[field] for field in ordered], y=ordered, orientation="h"))
+    dimensions = [_dimension(field, [settings.get(field) for settings, _ in found]) for field in fields]
+    dimensions.append({"label": objective.metric, "values": values})
+    parallel = go.Figure(go.Parcoords(line={"color": values, "colorscale": "Viridis"}, dimensions=dimensions))
+    return (
+        "<p>The share of the variance over trials that goes with each setting alone, corrected for the number of its "
+        "values (adjusted eta squared; numbers in thirds). Few trials say little.</p>"
+        + _figure(figure, f"share of the variance of {objective.metric}", "")
+        + _figure(parallel, "", "")
+    )
+
+
+def _explained(given: Sequence[Any], values: np.ndarray[Any, np.dtype[np.float64]]) -> float:
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in given)
+    groups: Sequence[Any] = list(map(str, given))
+    if numbers and len(set(given)) > 3:
+        groups = np.digitize(np.array(given, float), np.quantile(np.array(given, float), [1 / 3, 2 / 3])).tolist()
+    kinds = sorted(set(groups))
+    if len(kinds) >= len(values):
+        return 0.0
+    within = sum(
+        float(np.square(of - of.mean()).sum()) for kind in kinds for of in [values[[group == kind for group in groups]]]
+    )
+    n, total = len(values), float(np.square(values - values.mean()).sum())
+    return max(0.0, 1 - (within / (n - len(kinds))) / (total / (n - 1)))
+
+
+def _dimension(field: str, given: Sequence[Any]) -> dict[str, Any]:
+    label = field.rpartition(".")[2]
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in given):
+        return {"label": label, "values": given}
+    kinds = sorted({str(value) for value in given})
+    return {
+        "label": label,
+        "values": [kinds.index(str(value)) for value in given],
+        "tickvals": list(range(len(kinds))),
+        "ticktext": kinds,
+    }
+
+
+def _confusion(_: Sequence[Entry], choice: Choice) -> str:
+    store, trial = choice.epochs.trials[choice.epochs.trial[choice.row]]
+    try:
+        table = store.predictions_table(str(trial["trial_id"]), choice.epoch)
+    except StoreError as error:
+        return _nothing(f"{error}.")
+    Y = sum(name.startswith("log_p_") for name in table.column_names)
+    log_p = np.stack([table[f"log_p_{label}"].to_numpy() for label in range(Y)], axis=1)
+    label = table["label"].to_numpy()
+    counts = np.zeros((Y, Y), int)
+    np.add.at(counts, (label, log_p.argmax(axis=1)), 1)
+    names = [str(one) for one in range(Y)]
+    heat = go.Figure(go.Heatmap(z=counts, x=names, y=names, text=counts, texttemplate="%{text}", colorscale="Blues"))
+    heat.update_yaxes(autorange="reversed")
+    posterior = np.exp(log_p - log_p.max(axis=1, keepdims=True))
+    confidence = (posterior / posterior.sum(axis=1, keepdims=True)).max(axis=1)
+    right = log_p.argmax(axis=1) == label
+    bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
+    there = [one for one in range(_BINS) if (bins == one).any()]
+    calibration = go.Figure(
+        [
+            go.Scatter(
+                x=[confidence[bins == one].mean() for one in there],
+                y=[right[bins == one].mean() for one in there],
+                mode="markers+lines",
+                name="measured",
+                text=[f"{int((bins == one).sum())} images" for one in there],
+            ),
+            go.Scatter(x=[0, 1], y=[0, 1], mode="lines", line={"dash": "dot"}, name="calibrated"),
+        ]
+    )
+    return (
+        f"<p>Epoch {choice.epoch} of {_text(choice.trial_id)}, validation images, uniform prior.</p>"
+        + _figure(heat, "predicted class", "true class")
+        + _figure(calibration, "confidence", "share classified rightly")
+    )
+
+
+def _samples(_: Sequence[Entry], choice: Choice) -> str:
+    parts = []
+    stores = {store.folder.name: store for store in choice.epochs.stores}
+    for one in standings(choice)[:_FINALISTS]:
+        store, trial_id = stores[one["sweep"]], str(one["trial_id"])
+        files = sorted(store.samples_folder.glob(f"{trial_id}-*.png"))
+        spread = sorted({round(at) for at in np.linspace(0, len(files) - 1, _PICTURES)}) if files else []
+        for index in spread:
+            content = base64.b64encode(files[index].read_bytes()).decode()
+            caption = f"{trial_id}, epoch {int(files[index].stem.rpartition('-')[2])}, a row per class"
+            parts.append(
+                f'<figure><img alt="{_text(caption)}" src="data:image/png;base64,{content}">'
+                f"<figcaption>{_text(caption)}</figcaption></figure>"
+            )
+    return "".join(parts) or _nothing("No samples were drawn: eval.fid_every was 0.")
+
+
+def _failures(entries: Sequence[Entry], _: Choice) -> str:
+    failed = [entry for entry in entries if entry.trial["state"] == "FAILED"]
+    reasons = [
+        (
+            "",
+            [entry.store.folder.name, entry.trial_id, f"{entry.trial['epochs']}", str(entry.trial["error"] or "")],
+        )
+        for entry in failed
+    ]
+    unmeasured: dict[str, int] = {}
+    for entry in entries:
+        for row in entry.epochs:
+            for name, reason in row.items():
+                if name.endswith("_error") and "standard" not in name and reason:
+                    unmeasured[f"{name.removesuffix('_error')}: {reason}"] = (
+                        unmeasured.get(f"{name.removesuffix('_error')}: {reason}", 0) + 1
+                    )
+    missing = "".join(f"<li>{_text(reason)} ({count} epochs)</li>" for reason, count in unmeasured.items())
+    return (_table(["sweep", "trial", "epochs", "reason"], reasons) if reasons else _nothing("No trial failed.")) + (
+        f"<p>Not measured although due:</p><ul>{missing}</ul>" if missing else ""
+    )
+
+
+def _trials(entries: Sequence[Entry], choice: Choice) -> str:
+    objective = choice.epochs.objective
+    varied = leaderboard.differing([entry.settings() for entry in entries])
+    rows = []
+    for entry in entries:
+        value, settings = _value(entry, objective), entry.settings()
+        cells = [entry.store.folder.name, entry.trial_id, str(entry.trial["state"]), f"{len(entry.epochs)}"]
+        cells += ["" if value is None else f"{value:.4f}"]
+        cells += ["" if entry.trial["seconds"] is None else f"{entry.trial['seconds']:.0f}"]
+        cells += [plain(settings.get(field, "")) for field in varied]
+        rows.append((f' id="trial-{_text(entry.trial_id)}"', cells))
+    names = [field.rpartition(".")[2] for field in varied]
+    return _table(["sweep", "trial", "state", "epochs", f"best {objective.metric}", "seconds", *names], rows)
+
+
+_SECTIONS: tuple[tuple[str, Section], ...] = (
+    ("The best", _best),
+    ("Progress of the search", _progress),
+    ("Accuracy and FID", _pareto),
+    ("Learning curves", _curves),
+    ("Bits per dimension and the size of the network", _sizes),
+    ("Which settings matter", _importance),
+    ("Confusion and calibration", _confusion),
+    ("Samples", _samples),
+    ("Failures", _failures),
+    ("All trials", _trials),
+)
+
+
+def _points(
+    x: Sequence[Any],
+    y: Sequence[Any],
+    entries: Sequence[Entry],
+    name: str,
+    more: Sequence[str] = (),
+    *,
+    lines: bool = False,
+) -> go.Scatter:
+    """Points that name their trial, and lead to it when clicked."""
+    texts = [entry.trial_id + (f", {more[index]}" if more else "") for index, entry in enumerate(entries)]
+    mode = "lines+markers" if lines else "markers"
+    return go.Scatter(
+        x=list(x), y=list(y), mode=mode, name=name, text=texts, customdata=[entry.trial_id for entry in entries]
+    )
+
+
+def _figure(figure: go.Figure, x: str, y: str) -> str:
+    figure.update_layout(
+        template="plotly_white",
+        height=420,
+        margin={"l": 50, "r": 10, "t": 20, "b": 50},
+        legend={"orientation": "h", "y": -0.25, "font": {"size": 10}},
+        xaxis_title=x,
+        yaxis_title=y,
+    )
+    made: str = figure.to_html(
+        full_html=False, include_plotlyjs=False, config={"responsive": True, "displaylogo": False}
+    )
+    return made
+
+
+def _color(index: int) -> str:
+    return f"hsl({index * 360 / _CURVES:.0f}, 65%, 40%)"
+
+
+def _table(head: Iterable[str], rows: Iterable[tuple[str, Sequence[str]]]) -> str:
+    """Rows with their HTML attributes."""
+    top = "".join(f"<th>{_text(name)}</th>" for name in head)
+    lines = ("".join(f"<td>{_text(cell)}</td>" for cell in cells) for _, cells in rows)
+    body = "".join(f"<tr{attributes}>{line}</tr>" for (attributes, _), line in zip(rows, lines, strict=True))
+    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _value(entry: Entry, objective: Objective) -> float | None:
+    best = entry.best(objective)
+    return None if best is None else objective.value(best)
+
+
+def _nothing(why: str) -> str:
+    return f"<p>{_text(why)}</p>"
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value))

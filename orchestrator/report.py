@@ -1,0 +1,48 @@
+"""`python -m orchestrator.report`: the results of sweeps as one HTML file that needs neither network nor program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from orchestrator import candidates, where
+from orchestrator import command_line as cli
+from orchestrator.best import Sweeps, choose, chosen_sweeps
+from orchestrator.candidates import ChoiceError
+from orchestrator.choosing import DEFAULT_RULE, Rule
+
+app = cli.command()
+
+
+@app.command()
+def main(
+    metric: Annotated[str, typer.Option(help="The metric that the table is ordered by.")] = "val_acc",
+    results: cli.Results = Path("results"),
+    sweep: Sweeps = None,
+    condition: Annotated[str, typer.Option("--where", metavar="CONDITIONS", help="As for best.")] = "",
+    mode: Annotated[Literal["max", "min"] | None, typer.Option(help="Which way is better; the metric's own.")] = None,
+    rule: Annotated[Rule, typer.Option(help="As for best.")] = DEFAULT_RULE,
+    out: Annotated[Path | None, typer.Option(help="The HTML file; report.html in RESULTS.")] = None,
+) -> None:
+    """Write the report."""
+    console = cli.console()
+    with cli.plain_errors(ChoiceError, where.WhereError):
+        stores = chosen_sweeps(results, sweep or ())
+        conditions = where.parse(condition) if condition else ()
+        epochs = candidates.read(stores, metric, mode=mode, conditions=conditions)
+        choice = choose(epochs, rule)
+        from orchestrator import page  # plotly takes a second to import; a mistake is answered before
+
+        file = out or results / "report.html"
+        page.write(file, stores, choice)
+    for problem in epochs.problems:
+        console.print(f"warning: {problem}", style="yellow", soft_wrap=True)
+    console.print(
+        f"{file}: {len(stores)} sweep(s), {choice.total_trials} trials; open it in any browser", soft_wrap=True
+    )
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,142 @@
+"""The statistics of a choice, against what is known by hand or by construction."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from orchestrator.choosing import RULES, Candidates, Images, Judge, Normals, indistinguishable, probability_of_best
+
+
+def images(correct: NDArray[np.float64]) -> Images:
+    """Accuracy over (N, M)."""
+    return Images(correct[..., None], lambda mean: mean[..., 0])
+
+
+def curve(accuracies: list[float], rng: np.random.Generator, n: int = 400, trial: int = 0) -> Candidates:
+    """One trial whose epochs are independent on the images: all luck, nothing in common."""
+    correct = (rng.random((n, len(accuracies))) < accuracies).astype(float)
+    number = np.arange(1, len(accuracies) + 1)
+    return Candidates(images(correct), np.full(len(number), trial), number)
+
+
+def apart(accuracies: list[float], rng: np.random.Generator, n: int = 400) -> Candidates:
+    """Trials of one epoch each."""
+    correct = (rng.random((n, len(accuracies))) < accuracies).astype(float)
+    return Candidates(images(correct), np.arange(len(accuracies)), np.ones(len(accuracies), int))
+
+
+def test_two_parts_of_the_images_add_up_to_all_of_them() -> None:
+    sample = images(np.random.default_rng(0).integers(0, 2, (100, 7)).astype(float))
+    first, second = sample.divided(5, 0.25, np.random.default_rng(1))
+    np.testing.assert_allclose(0.25 * first + 0.75 * second, np.tile(sample.values, (5, 1)))
+
+
+def test_parts_of_a_normal_value_have_the_variances_of_parts_and_are_independent() -> None:
+    truth = np.random.default_rng(0).standard_normal(40_000)  # measurements with standard error 1 of a truth that is 0
+    first, second = Normals(truth, np.ones_like(truth)).divided(1, 0.25, np.random.default_rng(1))
+    assert first.var() == pytest.approx(4, rel=0.05)
+    assert second.var() == pytest.approx(4 / 3, rel=0.05)
+    assert np.corrcoef(first[0], second[0])[0, 1] == pytest.approx(0, abs=0.02)
+
+
+def test_the_interval_of_an_accuracy_is_the_binomial_s() -> None:
+    verdict = Judge(apart([0.8, 0.7], np.random.default_rng(0), n=500)).verdict()
+    half = 1.96 * np.sqrt(verdict.values * (1 - verdict.values) / 500)
+    np.testing.assert_allclose(verdict.high - verdict.low, 2 * half, rtol=0.08)
+
+
+def test_what_is_common_to_all_images_cancels_in_comparisons() -> None:
+    rng = np.random.default_rng(0)
+    easy = (rng.random(400) < 0.7).astype(float)
+    correct = np.stack([easy, easy], axis=1)
+    correct[np.flatnonzero(easy == 0)[:8], 1] = 1  # eight images more, all others the same
+    verdict = Judge(Candidates(images(correct), np.array([0, 1]), np.array([1, 1]))).verdict()
+    assert verdict.low[1] < verdict.high[0]  # the intervals overlap by far
+    assert not verdict.indistinguishable[0]
+    assert verdict.probability[1] > 0.99
+
+
+def test_luck_is_taken_off_where_it_decides_and_not_where_it_does_not() -> None:
+    errors, naive = [], []
+    for seed in range(20):
+        verdict = Judge(apart([0.7] * 40, np.random.default_rng(seed)), redraws=200, splits=100).verdict("max")
+        errors.append(verdict.corrected - 0.7)
+        naive.append(verdict.values[verdict.chosen] - 0.7)
+    assert np.mean(naive) > 0.04
+    assert abs(np.mean(errors)) < 0.012
+    clear = Judge(apart([0.9, 0.5, 0.4], np.random.default_rng(0))).verdict("max")
+    assert clear.corrected == pytest.approx(clear.values[clear.chosen], abs=1e-3)
+
+
+def test_the_set_holds_the_truly_best_nearly_always_and_is_no_larger_than_it_must() -> None:
+    held = [
+        Judge(apart([0.7, 0.69, 0.68, 0.4], np.random.default_rng(seed)), redraws=300, splits=2)
+        .verdict()
+        .indistinguishable
+        for seed in range(30)
+    ]
+    shares = np.mean(held, axis=0)
+    assert shares[0] >= 0.93
+    assert shares[3] == 0
+
+
+def test_neighbouring_epochs_outvote_a_lucky_one() -> None:
+    rng = np.random.default_rng(3)
+    n = 600
+    common = rng.random(n)
+    truth = np.concatenate([np.full(10, 0.70), np.full(10, 0.74)])  # two trials, both flat
+    noise = 0.1 * rng.standard_normal((n, 20))
+    correct = (common[:, None] + noise < truth).astype(float)
+    wrong = np.flatnonzero(correct[:, 4] == 0)
+    correct[wrong[: int(n * (correct[:, 15].mean() - correct[:, 4].mean()) + 9)], 4] = 1  # one epoch of the worse
+    epochs = np.tile(np.arange(1, 11), 2)
+    judge = Judge(Candidates(images(correct), np.repeat([0, 1], 10), epochs))
+    assert judge.choose("max") == 4
+    assert judge.choose("smoothed") >= 10
+
+
+def test_curves_that_truly_jump_are_left_alone() -> None:
+    rng = np.random.default_rng(0)
+    jumping = np.where(np.arange(20) % 2, 0.5, 0.9)
+    verdict = Judge(curve(jumping.tolist(), rng, n=1500)).verdict()
+    np.testing.assert_allclose(verdict.smoothed, verdict.values, atol=0.03)
+
+
+def test_the_smallest_of_those_that_cannot_be_told_apart() -> None:
+    rng = np.random.default_rng(0)
+    made = apart([0.8, 0.8, 0.5], rng)
+    candidates = Candidates(made.sample, made.trial, made.epoch, np.array([30.0, 20.0, 10.0]))
+    assert Judge(candidates).choose("smallest") == 1
+    with pytest.raises(ValueError, match="needs the models' sizes"):
+        Judge(made).choose("smallest")
+
+
+@given(data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_a_verdict_is_whole_whatever_the_candidates(data: st.DataObject) -> None:
+    M, n = data.draw(st.integers(1, 6)), data.draw(st.integers(4, 30))
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    allowed = np.array(data.draw(st.lists(st.booleans(), min_size=M, max_size=M)))
+    allowed[data.draw(st.integers(0, M - 1))] = True
+    correct = (rng.random((n, M)) < data.draw(st.sampled_from([0.0, 0.5, 1.0]))).astype(float)
+    trial = np.sort(rng.integers(0, 3, M))
+    candidates = Candidates(images(correct), trial, np.arange(M), rng.random(M), allowed)
+    judge = Judge(candidates, redraws=50, splits=10)
+    for rule in RULES:
+        verdict = judge.verdict(rule)
+        assert allowed[verdict.chosen]
+        assert verdict.probability.sum() == pytest.approx(1)
+        assert verdict.indistinguishable[verdict.values.argmax()]
+        assert (verdict.low <= verdict.values).all()
+        assert (verdict.values <= verdict.high).all()
+        assert verdict.corrected_low <= verdict.corrected <= verdict.corrected_high
+
+
+def test_equals_share_the_probability() -> None:
+    redrawn = np.array([[1.0, 1.0, 0.0], [1.0, 0.5, 0.0]])
+    assert probability_of_best(redrawn).tolist() == [0.75, 0.25, 0.0]
+    assert indistinguishable(np.array([1.0, 1.0]), np.ones((5, 2))).all()
