@@ -357,8 +357,8 @@ class Study:
             self._study.tell(trial, state=TrialState.FAIL)
             return
         began = "trial_id" in frozen.user_attrs  # then it goes on, even where another sweep has finished it since
-        done = config.trial_id in self._known or (config.trial_id in self._earlier and not began)
-        if done and not trial.user_attrs.get(_REOPENED):
+        known = config.trial_id in self._known and not trial.user_attrs.get(_REOPENED)
+        if known or (config.trial_id in self._earlier and not began):
             self._tell_again(trial, config.trial_id)
             return
         self._start(trial, config)
