@@ -71,6 +71,8 @@ class Plan:
     trials: int
     seed: int = 0
     resources: Resources = field(default_factory=Resources)
+    pending_minutes: float = 30.0  # on a cluster: for so long no trial may find a place
+    max_cost: float | None = None  # on a cluster: what its nodes may cost in all, in the currency of their labels
     trainer: str = training.TRAINER  # another one simulates trials
     warm_start: tuple[str, ...] = ()  # names of earlier sweeps in the same folder of results
 
@@ -285,6 +287,11 @@ def _tune(plan: Plan, store: Store, ledger: Ledger, stop: _Stop) -> None:
         from orchestrator.trainable import CPUS, FOLDER, GPUS, NUMBER, OBJECTIVE, SETTINGS, TRAINER, TrialProcess
 
         share = plan.resources.share(available, plan.trials)
+        watch = None
+        if os.environ.get("RAY_ADDRESS"):
+            from orchestrator import watching
+
+            share, watch = watching.begin(plan, store, share)
         searcher = StudySearcher(
             ledger,
             lambda suggestion: {
@@ -304,7 +311,7 @@ def _tune(plan: Plan, store: Store, ledger: Ledger, stop: _Stop) -> None:
                 num_samples=-1,
                 search_alg=searcher,
                 max_concurrent_trials=share.concurrent,
-                callbacks=[LedgerCallback(ledger, lambda: stop.requested)],
+                callbacks=[LedgerCallback(ledger, lambda: stop.requested), *([watch] if watch else [])],
                 reuse_actors=True,
                 raise_on_failed_trial=False,
                 storage_path=throwaway,
@@ -314,3 +321,5 @@ def _tune(plan: Plan, store: Store, ledger: Ledger, stop: _Stop) -> None:
             pass
         except KeyboardInterrupt:
             stop.requested = True
+        if watch is not None:
+            watch.end()

@@ -2,19 +2,50 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from orchestrator import cluster_file, driver, launch, leaderboard, samplers, space
 from orchestrator import command_line as cli
-from orchestrator import driver, leaderboard, samplers, space
+from orchestrator.cluster import ClusterError
 from orchestrator.objective import ParetoObjective
 from orchestrator.progress import Progress
 from orchestrator.study import StudyError
 
 app = cli.command()
+
+
+def _check_cluster(file: Path | None) -> None:
+    if file is None:
+        return
+    with cli.plain_errors(ClusterError):
+        problems = cluster_file.problems(file, here=Path.cwd())
+        if problems:
+            raise ClusterError("\n".join([f"{file} will not do as it is:", *(f"  {problem}" for problem in problems)]))
+        head, most = cluster_file.prices(cluster_file.load(file))
+    console = cli.console()
+    console.print(f"{file} will do.", highlight=False, soft_wrap=True)
+    if most:
+        text = f"An hour costs {head:.2f} while nothing runs and {most:.2f} with all the workers that may come."
+        console.print(text, highlight=False, soft_wrap=True)
+    raise typer.Exit
+
+
+def _submit(console: Console, plan: driver.Plan, address: str, space_file: Path, settings: Sequence[str]) -> None:
+    options = ["--trials", str(plan.trials), "--name", plan.name, "--seed", str(plan.seed)]
+    options += ["--results", str(plan.results), "--pending-minutes", f"{plan.pending_minutes:g}", "--address", "auto"]
+    options += ["--max-cost", f"{plan.max_cost}"] if plan.max_cost is not None else []
+    for setting in settings:
+        options += ["--set", setting]
+    job = launch.submit(address, space_file, options, name=plan.name, results=plan.results, settings=settings)
+    console.print(f"The cluster runs it as job {job}; this machine may be switched off.", highlight=False)
+    for verb in ("logs --follow", "status", "stop"):
+        console.print(f"  uv run ray job {verb} --address {address} {job}", soft_wrap=True, highlight=False)
 
 
 @app.command()
@@ -32,10 +63,26 @@ def main(
         list[str] | None,
         typer.Option("--warm-start", metavar="SWEEP", help="An earlier sweep to learn from. May be repeated."),
     ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="A running Ray cluster, HOST:PORT or auto; RAY_ADDRESS. None: a Ray of our own.")
+    ] = None,
+    submit: Annotated[
+        str | None, typer.Option(metavar="URL", help="Have a cluster run all this as a job, http://127.0.0.1:8265.")
+    ] = None,
+    max_cost: Annotated[
+        float | None, typer.Option(min=0, help="On a cluster: stop when its nodes have cost so much.")
+    ] = None,
+    pending_minutes: Annotated[
+        float, typer.Option(min=0, help="On a cluster: stop where no trial finds a place for so long.")
+    ] = 30,
+    check_cluster: Annotated[  # noqa: ARG001 - it has done its work
+        Path | None,
+        typer.Option(metavar="FILE", callback=_check_cluster, is_eager=True, help="Only say what is wrong with FILE."),
+    ] = None,
 ) -> None:
     """Search SPACE. The same command again resumes the sweep where it was stopped or killed."""
     console = cli.console()
-    with cli.plain_errors(driver.SweepError, StudyError):
+    with cli.plain_errors(driver.SweepError, StudyError, ClusterError):
         asked = space.read(space_file, given or (), seed=seed, sampler=sampler)
         plan = driver.Plan(
             name=cli.folder_name(name or space_file.stem),
@@ -44,7 +91,16 @@ def main(
             trials=trials or asked.trials,
             seed=seed,
             warm_start=tuple(warm_start or ()),
+            pending_minutes=pending_minutes,
+            max_cost=max_cost,
         )
+        if submit is not None:
+            if max_cost is not None and not max_cost > 0:
+                raise ClusterError("--max-cost 0: nothing could run")
+            _submit(console, plan, submit, space_file, given or ())
+            return
+        if address is not None:
+            os.environ["RAY_ADDRESS"] = launch.check_address(address)
         with Progress(console, asked.objective, asked.searched, total=plan.trials) as view:
             outcome = driver.run(plan, view)
     if outcome.interrupted:
