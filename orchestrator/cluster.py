@@ -139,6 +139,24 @@ def differences(here: Mapping[str, str | None], there: Mapping[str, str | None])
     ]
 
 
+@dataclass(frozen=True)
+class Needs:
+    """What every node must have: the driver's versions, and the folders that the trials read and write."""
+
+    versions: Mapping[str, str | None]
+    folders: tuple[tuple[str, str], ...]  # path, and what lies in it: ("/shared/results/digits", "the results")
+
+    def problem(self, there: Mapping[str, str | None], unseen: Iterable[str]) -> str | None:
+        """What is wrong with a node that has these versions and does not see these folders."""
+        lines = [f"  {line}" for line in differences(self.versions, there)]
+        lines += [
+            f"  it does not see {path}, where {what} are; mount the same storage on all nodes"
+            for path, what in self.folders
+            if path in set(unseen)
+        ]
+        return "\n".join(lines) or None
+
+
 class Meter:
     """Adds up what the nodes cost, from what was spent before on."""
 

@@ -96,6 +96,10 @@ def submit(
             submission_id=f"{re.sub(r'[^A-Za-z0-9_-]', '-', name)}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}",
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
+        if "ray[default]" in str(error):
+            raise ClusterError(
+                "--submit needs more of Ray than a laptop's sweep does: uv sync --extra cluster"
+            ) from None
         raise ClusterError(f"--submit {address}: {' '.join(str(error).split())}") from None
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from ray.tune.experiment import Trial
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator import cluster_file, provenance
-from orchestrator.cluster import Cluster, ClusterError, Kind, Meter, Node, Patience, differences
+from orchestrator.cluster import Cluster, ClusterError, Kind, Meter, Needs, Node, Patience
 from orchestrator.search import Halt
 from orchestrator.store import Store
 
@@ -27,24 +27,6 @@ if TYPE_CHECKING:
 
 _SECONDS = 5.0  # between two looks at the nodes
 _ANSWER_SECONDS = 120.0  # a node that has just come up unpacks the code first
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What every node must have: the driver's versions, and the folders that the trials read and write."""
-
-    versions: Mapping[str, str | None]
-    folders: tuple[tuple[str, str], ...]  # path, and what lies in it: ("/shared/results/digits", "the results")
-
-    def problem(self, there: Mapping[str, str | None], unseen: Iterable[str]) -> str | None:
-        """What is wrong with a node that has these versions and does not see these folders."""
-        lines = [f"  {line}" for line in differences(self.versions, there)]
-        lines += [
-            f"  it does not see {path}, where {what} are; mount the same storage on all nodes"
-            for path, what in self.folders
-            if path in set(unseen)
-        ]
-        return "\n".join(lines) or None
 
 
 def look() -> Cluster:
