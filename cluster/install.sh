@@ -10,6 +10,10 @@ test -s "$RAY_AUTH_TOKEN_PATH" || { echo "error: no token in $RAY_AUTH_TOKEN_PAT
 chmod 700 "$(dirname "$RAY_AUTH_TOKEN_PATH")"
 chmod 600 "$RAY_AUTH_TOKEN_PATH"
 
+# `ray down` and `ray attach` open a shell and expect to find `ray` there.
+line=". $CPCNN_HOME/cluster/environment.sh"
+grep -qxF "$line" ~/.bashrc 2>/dev/null || echo "$line" >>~/.bashrc
+
 command -v uv >/dev/null || python3 -m pip install --quiet --user uv
 extras=(--extra cluster)
 for extra in "$@"; do extras+=(--extra "$extra"); done

@@ -118,6 +118,12 @@ class Cluster:
         return lines or ["  there is no node"]
 
 
+def besides(accelerator: str | None = None, memory_gib: float | None = None) -> dict[str, float]:
+    """What a trial asks of Ray besides cores and GPUs: a kind of GPU, as A100, and memory in GiB."""
+    kind = {} if accelerator is None else {ACCELERATOR + accelerator: 0.001}  # a mark on the node, not to be used up
+    return kind if memory_gib is None else {**kind, "memory": memory_gib * 2**30}
+
+
 def price_of(labels: Mapping[str, str]) -> float:
     """The price in a node's labels, 0 where there is none. Raise ClusterError where it is no number."""
     text = labels.get(PRICE, "0")

@@ -17,7 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from cpcnn_core.suggest import nearest
-from orchestrator import leaderboard, provenance, training, warm_start
+from orchestrator import cluster, leaderboard, provenance, training, warm_start
 from orchestrator.ledger import Best, Ledger, View
 from orchestrator.space import SearchSpace
 from orchestrator.store import Store, config_of, sweeps
@@ -37,6 +37,8 @@ class Resources:
 
     cpus: int | None = None
     gpus: float | None = None
+    accelerator: str | None = None  # the kind of GPU, by Ray's name for it: A100, H100, L4, T4
+    memory_gib: float | None = None  # that a node has left for the trial
 
     def share(self, available: Mapping[str, float], trials: int) -> Share:
         """Divide what Ray has `available` among at most `trials` at once. Raise SweepError where not one fits."""
@@ -283,15 +285,23 @@ def _tune(plan: Plan, store: Store, ledger: Ledger, stop: _Stop) -> None:
     with local_ray.started() as available, tempfile.TemporaryDirectory(prefix="cpcnn-sweep-") as throwaway:
         from ray import tune
 
+        from orchestrator import watching
         from orchestrator.search import Halt, LedgerCallback, StudySearcher
-        from orchestrator.trainable import CPUS, FOLDER, GPUS, NUMBER, OBJECTIVE, SETTINGS, TRAINER, TrialProcess
+        from orchestrator.trainable import (
+            BESIDES,
+            CPUS,
+            FOLDER,
+            GPUS,
+            NUMBER,
+            OBJECTIVE,
+            SETTINGS,
+            TRAINER,
+            TrialProcess,
+        )
 
         share = plan.resources.share(available, plan.trials)
-        watch = None
-        if os.environ.get("RAY_ADDRESS"):
-            from orchestrator import watching
-
-            share, watch = watching.begin(plan, store, share)
+        besides = cluster.besides(plan.resources.accelerator, plan.resources.memory_gib)
+        share, watch = watching.begin(plan, store, share, besides)
         searcher = StudySearcher(
             ledger,
             lambda suggestion: {
@@ -302,6 +312,7 @@ def _tune(plan: Plan, store: Store, ledger: Ledger, stop: _Stop) -> None:
                 OBJECTIVE: plan.space.objective.describe(),
                 CPUS: share.cpus,
                 GPUS: share.gpus,
+                BESIDES: besides,
             },
         )
         try:

@@ -54,14 +54,19 @@ def check(cluster: Cluster, needs: Needs) -> None:
         raise ClusterError("\n".join([*problems, "Install the same versions everywhere: cluster/install.sh does."]))
 
 
-def begin(plan: Plan, store: Store, share: Share) -> tuple[Share, Watch]:
-    """Check that the cluster can run the sweep, and return the share of it that a trial gets. Raise ClusterError."""
+def begin(plan: Plan, store: Store, share: Share, besides: Mapping[str, float]) -> tuple[Share, Watch | None]:
+    """Check that there is room for a trial, and return the share of a node that it gets. Raise ClusterError.
+
+    A cluster that others started is asked whether it fits, and watched from then on; a Ray of our own needs neither.
+    """
     cluster = look()
     if plan.resources.cpus is None:  # all cores were divided by the trials, but a trial lies on one node
         share = replace(share, cpus=max(1, min(share.cpus, cluster.most_cores())))
-    request = {"CPU": float(share.cpus), "GPU": share.gpus}
+    request = {"CPU": float(share.cpus), "GPU": share.gpus, **besides}
     if problem := cluster.missing(request):
         raise ClusterError(problem)
+    if not os.environ.get("RAY_ADDRESS"):
+        return share, None
     data = plan.space.settings.get("data.root")
     folders = [(str(store.sweep_file), "the results")] + ([(str(data), "the data")] if data else [])
     needs = Needs(provenance.versions(), tuple(folders))

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +117,7 @@ def hosts(names: Sequence[str]) -> Generator[tuple[Path, dict[str, Host]]]:
         for number, name in enumerate(names, start=1):
             made[name] = _start(base, name, f"{NETWORK}.{number}", key)
         for host in made.values():
+            _plug_in(host)
             _wait_for_ssh(host)
         yield base / "shared", made
     finally:
@@ -150,12 +151,15 @@ def _start(base: Path, name: str, address: str, key: Path) -> Host:
     unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--uts", "--net", "bash"]
     log = (folder / "sshd.log").open("wb")
     process = subprocess.Popen([*unshare, str(folder / "init.sh")], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-    host = Host(name, address, folder / "home", key, process)
-    cable = f"cpcnn-{name}"
-    _until(lambda: bool(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()), 10, f"{name} begins")
+    return Host(name, address, folder / "home", key, process)
+
+
+def _plug_in(host: Host) -> None:
+    children = Path(f"/proc/{host.process.pid}/task/{host.process.pid}/children")
+    _until(lambda: bool(children.read_text()), 10, f"{host.name} begins")
+    cable = f"cpcnn-{host.name}"
     _run("ip", "link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", str(host.init))
     _run("ip", "link", "set", cable, "master", BRIDGE, "up")
-    return host
 
 
 def _wait_for_ssh(host: Host) -> None:
@@ -165,9 +169,9 @@ def _wait_for_ssh(host: Host) -> None:
     _until(answers, 30, f"{host.name} answers")
 
 
-def _until(condition: object, seconds: float, what: str) -> None:
+def _until(condition: Callable[[], bool], seconds: float, what: str) -> None:
     deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
+    while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {seconds:g} s until {what}")
         time.sleep(0.2)

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -102,7 +103,7 @@ def drive(laptop: Host, head: Host, one: Host, two: Host, cluster_file: Path, sh
         two.power_off()
         lost = time.monotonic()
         say("one host is cut off, one is dead")
-        wait_for(lambda: sum(states(store).values()) == 8 and set(states(store)) == {"COMPLETE"}, 900, "all trials")
+        wait_for(lambda: ended(store) == 8, 900, "all trials")
         say(f"all trials ended {time.monotonic() - lost:.0f} s later; {states(store)}")
     finally:
         say(
@@ -114,8 +115,10 @@ def drive(laptop: Host, head: Host, one: Host, two: Host, cluster_file: Path, sh
         tunnel.terminate()
     attempts = store.trials().rows()
     for row in store.latest_attempts().rows():
-        assert row["epochs"] == 12, row
-        assert [held["epoch"] for held in store.epochs_of(row["trial_id"])] == list(range(1, 13))
+        assert row["state"] in ("COMPLETE", "PRUNED"), row
+        assert row["epochs"] == 12 or row["state"] == "PRUNED", row
+        epochs = [held["epoch"] for held in store.epochs_of(row["trial_id"])]
+        assert epochs == list(range(1, row["epochs"] + 1)), (row, epochs)
     again = [row for row in attempts if row["state"] == "FAILED"]
     assert again, "no trial was hit"
     say(f"{len(again)} attempts were lost and run again: {sorted({row['host'] or '?' for row in again})}")
@@ -167,9 +170,13 @@ def states(store: Store) -> dict[str, int]:
     return found
 
 
-def wait_for(condition: object, seconds: float, what: str) -> None:
+def ended(store: Store) -> int:
+    return sum(count for state, count in states(store).items() if state in ("COMPLETE", "PRUNED"))
+
+
+def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
     deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
+    while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {seconds:g} s for {what}")
         time.sleep(2)

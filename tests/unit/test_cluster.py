@@ -12,7 +12,19 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from orchestrator import cluster_file, launch, provenance, sweep
-from orchestrator.cluster import PRICE, Cluster, ClusterError, Kind, Meter, Needs, Node, Patience, differences, price_of
+from orchestrator.cluster import (
+    PRICE,
+    Cluster,
+    ClusterError,
+    Kind,
+    Meter,
+    Needs,
+    Node,
+    Patience,
+    besides,
+    differences,
+    price_of,
+)
 
 GIB = 2**30
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,6 +81,14 @@ def test_a_trial_that_fits_nowhere_is_refused_with_what_is_missing_and_what_ther
         assert says in said
         assert all(node.address in said for node in nodes)
         assert all(kind.name in said for kind in kinds)
+
+
+def test_a_kind_of_gpu_and_memory_are_asked_of_a_node_by_rays_names() -> None:
+    assert besides() == {}
+    assert besides("T4", 2.5) == {"accelerator_type:T4": 0.001, "memory": 2.5 * GIB}
+    cluster = Cluster([LARGE], [GPUS])
+    assert cluster.missing({"CPU": 4, "GPU": 1, **besides("T4")}) is None
+    assert cluster.missing({"CPU": 8, "GPU": 1, **besides("T4")}) is not None  # the node with eight has an A100
 
 
 def test_what_a_cluster_has_is_told_in_words() -> None:

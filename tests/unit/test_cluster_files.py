@@ -228,6 +228,24 @@ def test_the_command_says_in_words_what_is_wrong(home: Path, monkeypatch: pytest
     assert "An hour costs 0.19 while nothing runs and 1.39 with all the workers that may come." in fine.output
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/cluster.md", "docs/security.md", "docs/scale.md"])
+def test_every_command_and_file_that_a_page_names_exists(page: str) -> None:
+    text = (ROOT / page).read_text()
+    options = CliRunner().invoke(sweep.app, ["--help"], env={"COLUMNS": "200"}).output
+    for command in re.findall(r"orchestrator\.sweep ([^\n`]*)", text):
+        assert all(option in options for option in re.findall(r"(?<!\w)--[a-z-]+", command)), command
+    for path in re.findall(r"\b((?:cluster|docs|orchestrator|search_spaces)/[\w./-]*\w)", text):
+        assert (ROOT / path).exists(), path
+    for link in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert ((ROOT / page).parent / link).exists(), link
+    for target in re.findall(r"`make ([\w-]+)`", text):
+        assert f"\n{target}:" in (ROOT / "Makefile").read_text(), target
+    from ray.scripts.scripts import cli
+
+    for verb in re.findall(r"(?:uv run|`)\s*ray ([a-z-]+)", text):
+        assert verb in {*cli.commands, "job"}, verb
+
+
 def test_the_kubernetes_manifest_has_authentication_on_and_the_pinned_ray() -> None:
     manifest = yaml.safe_load((CLUSTER / "kuberay.yaml").read_text())
     spec = manifest["spec"]
@@ -259,7 +277,10 @@ def test_the_installer_closes_the_token_and_installs_as_the_readme_does(tmp_path
     token.parent.mkdir()
     token.write_text("secret")
     token.chmod(0o644)
-    subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    for _ in range(2):
+        calls.unlink(missing_ok=True)
+        subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert (home / ".bashrc").read_text() == f". {project}/cluster/environment.sh\n"
     assert token.stat().st_mode & 0o777 == 0o600
     assert calls.read_text() == f"{project}: sync --quiet --no-dev --extra cluster --extra aws\n"
 
