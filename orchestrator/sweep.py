@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -36,20 +35,35 @@ def _check_cluster(file: Path | None) -> None:
     raise typer.Exit
 
 
-def _submit(console: Console, plan: driver.Plan, address: str, space_file: Path, settings: Sequence[str]) -> None:
-    options = ["--trials", str(plan.trials), "--name", plan.name, "--seed", str(plan.seed)]
-    options += ["--results", str(plan.results), "--pending-minutes", f"{plan.pending_minutes:g}", "--address", "auto"]
-    options += ["--max-cost", f"{plan.max_cost}"] if plan.max_cost is not None else []
-    for setting in settings:
-        options += ["--set", setting]
+def _submit(console: Console, context: typer.Context, plan: driver.Plan, address: str, space_file: Path) -> None:
+    options = [*_typed(context), "--address", "auto"]
+    settings = context.params["given"] or ()
     job = launch.submit(address, space_file, options, name=plan.name, results=plan.results, settings=settings)
     console.print(f"The cluster runs it as job {job}; this machine may be switched off.", highlight=False)
     for verb in ("logs --follow", "status", "stop"):
         console.print(f"  uv run ray job {verb} --address {address} {job}", soft_wrap=True, highlight=False)
 
 
+def _typed(context: typer.Context) -> list[str]:
+    """The options that the command was given, those that say where it runs apart."""
+    options: list[str] = []
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        given = context.get_parameter_source(name)
+        if given is None or given.name != "COMMANDLINE" or name in {"space_file", "address", "submit"}:
+            continue
+        value, option = context.params[name], parameter.opts[0]
+        if value is True:
+            options.append(option)
+        else:
+            for each in value if isinstance(value, list | tuple) else (value,):
+                options += [option, str(each)]
+    return options
+
+
 @app.command()
 def main(
+    context: typer.Context,
     space_file: cli.SpaceFile,
     trials: Annotated[int | None, typer.Option(min=1, help="How many configurations; the space's `trials`.")] = None,
     given: cli.Settings = None,
@@ -95,9 +109,7 @@ def main(
             max_cost=max_cost,
         )
         if submit is not None:
-            if max_cost is not None and not max_cost > 0:
-                raise ClusterError("--max-cost 0: nothing could run")
-            _submit(console, plan, submit, space_file, given or ())
+            _submit(console, context, plan, submit, space_file)
             return
         if address is not None:
             os.environ["RAY_ADDRESS"] = launch.check_address(address)

@@ -32,7 +32,7 @@ mount --make-rprivate /
 mount -t proc proc /proc
 mount --bind {base}/{name}/tmp /tmp
 mount -t tmpfs -o size=2g tmpfs /dev/shm
-mount --bind {base}/{name}/passwd /etc/passwd
+mount --bind {base}/{name}/etc /etc
 mkdir -p /shared /run/sshd
 mount --bind {base}/shared /shared
 ip link set lo up
@@ -144,9 +144,10 @@ def _start(base: Path, name: str, address: str, key: Path) -> Host:
     cache = subprocess.run([binary, "cache", "dir"], capture_output=True, text=True, check=True).stdout.strip()
     config = _SSHD.format(base=base, name=name, cache=cache)
     (folder / "sshd_config").write_text(config)
-    # ssh looks for `~` here and not in $HOME.
-    users = Path("/etc/passwd").read_text()
-    (folder / "passwd").write_text(re.sub(r"^(root:(?:[^:]*:){4})[^:]*", rf"\g<1>{folder / 'home'}", users))
+    # ssh looks for `~` in passwd and not in $HOME; a copy of all of /etc, since this machine may replace a file in it.
+    shutil.copytree("/etc", folder / "etc", symlinks=True)
+    users = folder / "etc" / "passwd"
+    users.write_text(re.sub(r"^(root:(?:[^:]*:){4})[^:]*", rf"\g<1>{folder / 'home'}", users.read_text()))
     (folder / "init.sh").write_text(_INIT.format(base=base, name=name, address=address, network=NETWORK))
     unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--uts", "--net", "bash"]
     log = (folder / "sshd.log").open("wb")

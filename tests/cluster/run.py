@@ -87,6 +87,9 @@ def drive(laptop: Host, head: Host, one: Host, two: Host, cluster_file: Path, sh
         stderr=subprocess.DEVNULL,
     )
     time.sleep(3)
+    head_commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout.strip()
     said = type_(
         f"python -m orchestrator.sweep search_spaces/cluster_test_space.py --submit {URL} --name lossy "
         "--results /shared/results"
@@ -123,15 +126,13 @@ def drive(laptop: Host, head: Host, one: Host, two: Host, cluster_file: Path, sh
     assert again, "no trial was hit"
     say(f"{len(again)} attempts were lost and run again: {sorted({row['host'] or '?' for row in again})}")
     run = json.loads(store.sweep_file.read_text())["runs"][0]
-    head_commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    ).stdout.strip()
     assert run["git_commit"].startswith(head_commit), run
     assert {row["git_commit"] for row in attempts} == {run["git_commit"]}
 
     assert "the best" in type_("python -m orchestrator.best --metric val_acc --results /shared/results --out /tmp/won")
     type_(f"ray down -y {cluster_file}", check=False)
-    assert "raylet" not in head.ssh("cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
+    running = head.ssh("for file in /proc/[0-9]*/cmdline; do tr '\\0' ' ' <$file; echo; done", check=False)
+    assert not re.search("/(raylet|gcs_server) ", running), running
     say("the head runs no Ray any more")
 
 

@@ -186,14 +186,14 @@ def test_a_submitted_sweep_carries_its_code_its_commit_and_its_options(monkeypat
     monkeypatch.delenv(launch.JOB, raising=False)
     monkeypatch.setattr(provenance, "git_commit", lambda: "0123abc")
     arguments = ["search_spaces/digits.py", "--submit", "http://127.0.0.1:8265", "--results", "/shared/results"]
-    arguments += ["--set", "train.epochs=3", "--trials", "7", "--name", "a b", "--max-cost", "2.5"]
+    arguments += ["--set", "train.epochs=3", "--set", "seed=4", "--trials", "7", "--name", "a b", "--max-cost", "2.5"]
     done = CliRunner().invoke(sweep.app, arguments)
     assert done.exit_code == 0, done.output
     [jobs] = made
     assert jobs.address == "http://127.0.0.1:8265"
     assert jobs.given["entrypoint"] == (
-        "python -m orchestrator.sweep search_spaces/digits.py --trials 7 --name 'a b' --seed 0 "
-        "--results /shared/results --pending-minutes 30 --address auto --max-cost 2.5 --set train.epochs=3"
+        "python -m orchestrator.sweep search_spaces/digits.py --trials 7 --set train.epochs=3 --set seed=4 "
+        "--results /shared/results --name 'a b' --max-cost 2.5 --address auto"
     )
     sent = jobs.given["runtime_env"]
     assert sent["working_dir"] == str(ROOT)
