@@ -1,5 +1,5 @@
 # The same targets that .ci/run calls.
-.PHONY: check lint format types imports test
+.PHONY: check lint format types imports test test-cluster
 
 check: lint types imports test
 
@@ -19,3 +19,7 @@ imports:
 
 test:
 	pip install uv && uv run pytest
+
+# Three hosts in namespaces of this machine; some minutes, and as root.
+test-cluster:
+	uv run --extra cluster python -m tests.cluster.run

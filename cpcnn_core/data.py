@@ -30,6 +30,7 @@ _DIGITS_HELD_OUT_PER_CLASS = 30  # in the validation and in the test split
 _CPEN455_CLASSES = 4
 _SPLIT_SEED = 455  # a data set is the same one in every trial, whatever the trial's own seed
 _CACHE_FORMAT = 1  # raise where decoding or resizing changes
+_FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r")
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 
 
@@ -235,6 +236,10 @@ def _read_csv(root: Path, split: str) -> list[_Row]:
             raise _row_error(path, number, f"{name} is in row {first_row[name]} already; expected each image once")
         first_row[name] = number
         label_of_row = _label(label, path, number, split, expected)
+        if any(part.startswith(_FORMULA_BEGINS) for part in PurePosixPath(name).parts):
+            raise _row_error(
+                path, number, f"{name!r} is a formula to a spreadsheet that opens our CSVs; rename the file"
+            )
         if (file := inside.find(name)) is None:
             raise _row_error(path, number, f"{name!r} leads out of the data folder; expected a path inside {root}")
         rows.append(_Row(path, number, name, file, label_of_row))

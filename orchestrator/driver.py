@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from cpcnn_core.config import ConfigError
 from cpcnn_core.suggest import nearest
-from orchestrator import growth, leaderboard, provenance, training, warm_start
+from orchestrator import cluster, growth, leaderboard, provenance, training, warm_start
 from orchestrator.budget import Budget, Meter, spent
 from orchestrator.leaderboard import Entry
 from orchestrator.ledger import Best, Ledger, View
@@ -44,6 +44,8 @@ class Plan:
     seed: int = 0
     budget: Budget = field(default_factory=Budget)
     extend: bool = False  # accept a space that grew since the sweep was begun
+    pending_minutes: float = 30.0  # on a cluster: for so long no trial may find a place
+    max_cost: float | None = None  # on a cluster: what its nodes may cost in all, in the currency of their labels
     trainer: str = training.TRAINER  # another one simulates trials
     warm_start: tuple[str, ...] = ()  # names of earlier sweeps in the same folder of results
 
@@ -286,9 +288,11 @@ def _tune(plan: Plan, store: Store, ledger: Ledger, stop: _Stop, meter: Meter) -
     with local_ray.started() as available, tempfile.TemporaryDirectory(prefix="cpcnn-sweep-") as throwaway:
         from ray import tune
 
+        from orchestrator import watching
         from orchestrator.search import Halt, LedgerCallback, LedgerStopper, StudySearcher
         from orchestrator.stall import Stalls
         from orchestrator.trainable import (
+            BESIDES,
             CPUS,
             FOLDER,
             GPUS,
@@ -301,12 +305,15 @@ def _tune(plan: Plan, store: Store, ledger: Ledger, stop: _Stop, meter: Meter) -
             TrialProcess,
         )
 
+        resources = plan.space.resources
         try:
-            share = plan.space.resources.share(available, plan.trials)
+            share = resources.share(available, plan.trials)
         except ResourcesError as error:
             raise SweepError(str(error)) from None
         if plan.budget.gpu_hours is not None and not share.gpus:
             raise SweepError("--gpu-hours: no trial holds a GPU here, so that it would never end; limit it by --hours")
+        besides = cluster.besides(resources.accelerator, resources.memory_gib)
+        share, watch = watching.begin(plan, store, share, besides)
         ledger.gpus = share.gpus
         stall_seconds = 60 * plan.space.stall_minutes
         searcher = StudySearcher(
@@ -321,6 +328,7 @@ def _tune(plan: Plan, store: Store, ledger: Ledger, stop: _Stop, meter: Meter) -
                 OBJECTIVE: plan.space.objective.describe(),
                 CPUS: share.cpus,
                 GPUS: share.gpus,
+                BESIDES: besides,
             },
         )
         limit: list[str] = []
@@ -337,7 +345,10 @@ def _tune(plan: Plan, store: Store, ledger: Ledger, stop: _Stop, meter: Meter) -
                 search_alg=searcher,
                 max_concurrent_trials=share.concurrent,
                 stop=LedgerStopper(ledger),
-                callbacks=[LedgerCallback(ledger, is_stopping, Stalls(stall_seconds))],
+                callbacks=[
+                    LedgerCallback(ledger, is_stopping, Stalls(stall_seconds)),
+                    *([watch] if watch else []),
+                ],
                 reuse_actors=True,
                 raise_on_failed_trial=False,
                 storage_path=throwaway,
@@ -347,4 +358,6 @@ def _tune(plan: Plan, store: Store, ledger: Ledger, stop: _Stop, meter: Meter) -
             pass
         except KeyboardInterrupt:
             stop.requested = True
+        if watch is not None:
+            watch.end()
         return limit[0] if limit else None

@@ -10,6 +10,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from orchestrator.cluster import ClusterError
+
 _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a trial's paths are relative to where the command was typed
@@ -26,7 +28,10 @@ _OBJECT_STORE_BYTES = 128 * 2**20  # results are small; Ray would take 30% of th
 
 @contextmanager
 def started() -> Generator[dict[str, float]]:
-    """Start or join Ray, and yield the resources it has. Stop what was started."""
+    """Start or join Ray, and yield the resources it has, or may come to have. Stop what was started.
+
+    Raise ClusterError where the cluster cannot be joined.
+    """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     address = os.environ.get("RAY_ADDRESS")
@@ -35,10 +40,20 @@ def started() -> Generator[dict[str, float]]:
         _ensure_token(Path.home() / ".ray" / "auth_token")
     import ray  # it reads the environment when it is imported
 
+    from orchestrator import launch, watching
+
     for name in ("ray", "ray.tune"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     if address:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        try:
+            ray.init(
+                address=launch.check_address(address),
+                runtime_env=launch.runtime_env(),
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ClusterError(f"--address {address}: {' '.join(str(error).split())}") from None
     else:
         ray.init(
             address="local",  # one that happens to run on this machine is somebody else's
@@ -48,7 +63,7 @@ def started() -> Generator[dict[str, float]]:
             object_store_memory=_OBJECT_STORE_BYTES,
         )
     try:
-        yield ray.cluster_resources()
+        yield watching.look().totals() if address else ray.cluster_resources()
     finally:
         ray.shutdown()
 

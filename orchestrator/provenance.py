@@ -13,6 +13,8 @@ from typing import Any
 
 _PACKAGES = ("cpcnn-sweeps", "torch", "ray", "optuna", "accelerate", "numpy", "pyarrow", "safetensors")
 
+COMMIT = "CPCNN_COMMIT"  # environment: the commit of code that was sent here without its repository
+
 
 def now() -> str:
     """The time in UTC, ISO 8601, whole milliseconds."""
@@ -22,6 +24,8 @@ def now() -> str:
 @cache
 def git_commit() -> str | None:
     """The commit of this code, with `+changes` where the working tree differs from it; None outside a checkout."""
+    if told := os.environ.get(COMMIT):
+        return told
     here = Path(__file__).resolve().parent
     commit = _git(here, "rev-parse", "HEAD")
     if commit is None:

@@ -22,10 +22,12 @@ class Resources:
 
     cpus: int | None = None
     gpus: float | None = None
+    accelerator: str | None = None  # the kind of GPU, by Ray's name for it: A100, H100, L4, T4
+    memory_gib: float | None = None  # that a node has left for the trial
 
     @classmethod
     def of(cls, given: object) -> Resources:
-        """Read a space file's `{"gpus": 0.5, "cpus": 2}`. Raise ResourcesError."""
+        """Read a space file's `{"gpus": 0.5, "cpus": 2, "accelerator": "A100"}`. Raise ResourcesError."""
         if not isinstance(given, Mapping):
             raise ResourcesError(f'resources is {given!r}; it must be a mapping, as {{"gpus": 0.5, "cpus": 2}}')
         for key in given:
@@ -38,12 +40,25 @@ class Resources:
             raise ResourcesError(
                 f"resources: gpus is {gpus!r}; it must be a fraction of one GPU, as 0.5, or a whole number of them"
             )
-        return cls(cpus, None if gpus is None else float(gpus))
+        accelerator, memory = given.get("accelerator"), given.get("memory_gib")
+        if accelerator is not None and (not isinstance(accelerator, str) or not accelerator):
+            raise ResourcesError(
+                f"resources: accelerator is {accelerator!r}; it must be Ray's name of a GPU, as 'A100'"
+            )
+        is_number = isinstance(memory, int | float) and not isinstance(memory, bool)
+        if memory is not None and not (is_number and memory > 0):
+            raise ResourcesError(f"resources: memory_gib is {memory!r}; it must be a number above 0")
+        return cls(
+            cpus,
+            None if gpus is None else float(gpus),
+            accelerator,
+            None if memory is None else float(memory),
+        )
 
     def share(self, available: Mapping[str, float], trials: int) -> Share:
         """Divide what Ray has `available` among at most `trials` at once. Raise ResourcesError where not one fits."""
         gpus = self.gpus if self.gpus is not None else float(available.get("GPU", 0) > 0)
-        cores = available["CPU"]
+        cores = available.get("CPU", 0.0)
         places = cores // (self.cpus or 1)
         if gpus:
             # A fraction lies on one GPU, and rounding takes no place away: three thirds fit.

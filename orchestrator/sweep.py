@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -9,9 +10,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from orchestrator import cluster_file, driver, launch, leaderboard, planning, samplers, space
 from orchestrator import command_line as cli
-from orchestrator import driver, leaderboard, planning, samplers, space
 from orchestrator.budget import Budget
+from orchestrator.cluster import ClusterError
 from orchestrator.objective import ParetoObjective
 from orchestrator.progress import Progress
 from orchestrator.resources import ResourcesError
@@ -21,8 +23,51 @@ from orchestrator.study import StudyError
 app = cli.command()
 
 
+def _check_cluster(file: Path | None) -> None:
+    if file is None:
+        return
+    with cli.plain_errors(ClusterError):
+        problems = cluster_file.problems(file, here=Path.cwd())
+        if problems:
+            raise ClusterError("\n".join([f"{file} will not do as it is:", *(f"  {problem}" for problem in problems)]))
+        head, most = cluster_file.prices(cluster_file.load(file))
+    console = cli.console()
+    console.print(f"{file} will do.", highlight=False, soft_wrap=True)
+    if most:
+        text = f"An hour costs {head:.2f} while nothing runs and {most:.2f} with all the workers that may come."
+        console.print(text, highlight=False, soft_wrap=True)
+    raise typer.Exit
+
+
+def _submit(console: Console, context: typer.Context, plan: driver.Plan, address: str, space_file: Path) -> None:
+    options = [*_typed(context), "--address", "auto"]
+    settings = context.params["given"] or ()
+    job = launch.submit(address, space_file, options, name=plan.name, results=plan.results, settings=settings)
+    console.print(f"The cluster runs it as job {job}; this machine may be switched off.", highlight=False)
+    for verb in ("logs --follow", "status", "stop"):
+        console.print(f"  uv run ray job {verb} --address {address} {job}", soft_wrap=True, highlight=False)
+
+
+def _typed(context: typer.Context) -> list[str]:
+    """The options that the command was given, those that say where it runs apart."""
+    options: list[str] = []
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        given = context.get_parameter_source(name)
+        if given is None or given.name != "COMMANDLINE" or name in {"space_file", "address", "submit"}:
+            continue
+        value, option = context.params[name], parameter.opts[0]
+        if value is True:
+            options.append(option)
+        else:
+            for each in value if isinstance(value, list | tuple) else (value,):
+                options += [option, str(each)]
+    return options
+
+
 @app.command()
 def main(
+    context: typer.Context,
     space_file: cli.SpaceFile,
     trials: Annotated[int | None, typer.Option(min=1, help="How many configurations; the space's `trials`.")] = None,
     given: cli.Settings = None,
@@ -52,10 +97,26 @@ def main(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what the sweep would cost, and do not run it.")
     ] = False,
+    address: Annotated[
+        str | None, typer.Option(help="A running Ray cluster, HOST:PORT or auto; RAY_ADDRESS. None: a Ray of our own.")
+    ] = None,
+    submit: Annotated[
+        str | None, typer.Option(metavar="URL", help="Have a cluster run all this as a job, http://127.0.0.1:8265.")
+    ] = None,
+    max_cost: Annotated[
+        float | None, typer.Option(min=0, help="On a cluster: stop when its nodes have cost so much.")
+    ] = None,
+    pending_minutes: Annotated[
+        float, typer.Option(min=0, help="On a cluster: stop where no trial finds a place for so long.")
+    ] = 30,
+    check_cluster: Annotated[  # noqa: ARG001 - it has done its work
+        Path | None,
+        typer.Option(metavar="FILE", callback=_check_cluster, is_eager=True, help="Only say what is wrong with FILE."),
+    ] = None,
 ) -> None:
     """Search SPACE. The same command again resumes the sweep where it was stopped or killed."""
     console = cli.console()
-    with cli.plain_errors(driver.SweepError, StudyError, ScheduleError, ResourcesError):
+    with cli.plain_errors(driver.SweepError, StudyError, ScheduleError, ResourcesError, ClusterError):
         asked = space.read(space_file, given or (), seed=seed, sampler=sampler)
         asked = replace(asked, schedule=asked.schedule.named(scheduler))
         plan = driver.Plan(
@@ -67,10 +128,17 @@ def main(
             warm_start=tuple(warm_start or ()),
             budget=Budget(hours, gpu_hours),
             extend=extend,
+            pending_minutes=pending_minutes,
+            max_cost=max_cost,
         )
         if dry_run:
             planning.show(console, plan)
             return
+        if submit is not None:
+            _submit(console, context, plan, submit, space_file)
+            return
+        if address is not None:
+            os.environ["RAY_ADDRESS"] = launch.check_address(address)
         with Progress(console, asked.objective, asked.searched, total=plan.trials) as view:
             outcome = driver.run(plan, view)
     if outcome.interrupted:

@@ -19,6 +19,7 @@ from orchestrator.store import Store
 # Keys of the config that Tune hands over, and of the results that it passes back.
 NUMBER, SETTINGS, FOLDER, TRAINER, CPUS, GPUS = "number", "settings", "folder", "trainer", "cpus", "gpus"
 OBJECTIVE = "objective"
+BESIDES = "besides"  # what the trial asks of its node besides CPUs and GPUs
 LOG, STALL_SECONDS = "log", "stall_seconds"
 METRICS, PLACE, FAILURE, STORAGE = "epoch_metrics", "place", "failure", "storage"
 
@@ -31,7 +32,7 @@ class TrialProcess(Trainable):  # type: ignore[misc]
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory:
         """A trial's share of the machine."""
-        return PlacementGroupFactory([{"CPU": config[CPUS], "GPU": config[GPUS]}])
+        return PlacementGroupFactory([{"CPU": config[CPUS], "GPU": config[GPUS], **config[BESIDES]}])
 
     def setup(self, config: dict[str, Any]) -> None:
         """Prepare the first trial of this process."""

@@ -1,0 +1,10 @@
+# What every shell of a node sources, whether `ray up`, Slurm or a person opened it:  . ~/cpcnn-sweeps/cluster/environment.sh
+#
+# Ray refuses whoever does not know the token in ~/.ray/auth_token; see docs/security.md.
+CPCNN_HOME="${CPCNN_HOME:-$HOME/cpcnn-sweeps}"
+export CPCNN_HOME
+export PATH="$CPCNN_HOME/.venv/bin:$HOME/.local/bin:$PATH"
+export RAY_AUTH_MODE=token
+export RAY_AUTH_TOKEN_PATH="${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}"
+export RAY_USAGE_STATS_ENABLED=0
+export RAY_ENABLE_UV_RUN_RUNTIME_ENV=0 # workers share the node's environment; Ray would build one for each

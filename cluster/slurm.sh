@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Slurm: a sweep on the nodes of one allocation. Where time runs out, submit it again: the sweep resumes.
+#
+#   sbatch --nodes=4 cluster/slurm.sh search_spaces/digits.py --results /shared/results --trials 200
+#
+# Submit it in the repository's folder, on storage that all nodes see, after `uv sync --extra cluster` there.
+# CHANGE what your site wants here: a partition, an account, the kind of GPU.
+#SBATCH --job-name=cpcnn
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=8
+#SBATCH --gpus-per-node=1
+#SBATCH --time=12:00:00
+#SBATCH --signal=B:TERM@120
+#SBATCH --requeue
+set -euo pipefail
+
+cd "${SLURM_SUBMIT_DIR:-$(dirname "${BASH_SOURCE[0]}")/..}"
+export CPCNN_HOME="$PWD"
+. cluster/environment.sh
+
+# A token for this job alone, in the home folder that all nodes share, readable for its owner alone.
+RAY_AUTH_TOKEN_PATH="$HOME/.ray/auth_token-$SLURM_JOB_ID"
+export RAY_AUTH_TOKEN_PATH
+(umask 077 && mkdir -p "$HOME/.ray" && python -c 'import secrets; print(secrets.token_hex(32), end="")' >"$RAY_AUTH_TOKEN_PATH")
+trap 'rm -f "$RAY_AUTH_TOKEN_PATH"' EXIT
+
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | awk '{print $1}')
+port=$((20000 + SLURM_JOB_ID % 20000)) # somebody else's Ray may run on the same machine
+gpus=$([ -n "${SLURM_GPUS_ON_NODE:-}" ] && echo "--num-gpus=$SLURM_GPUS_ON_NODE" || true)
+
+srun --nodes=1 --ntasks=1 --nodelist="$head" ray start --head --node-ip-address="$address" --port="$port" \
+  --include-dashboard=false --num-cpus="$SLURM_CPUS_PER_TASK" $gpus --block &
+for _ in $(seq 60); do ray status --address "$address:$port" >/dev/null 2>&1 && break || sleep 2; done
+workers=$((SLURM_JOB_NUM_NODES - 1))
+if [ "$workers" -gt 0 ]; then
+  srun --nodes="$workers" --ntasks="$workers" --exclude="$head" ray start --address="$address:$port" \
+    --num-cpus="$SLURM_CPUS_PER_TASK" $gpus --block &
+fi
+
+# The time is nearly over: stop politely, so that `--requeue` or the next submission resumes after the last epoch.
+python -m orchestrator.sweep "$@" --address "$address:$port" &
+sweep=$!
+trap 'kill -TERM "$sweep"' TERM
+wait "$sweep" || { status=$?; wait "$sweep" || status=$?; exit "$status"; }
