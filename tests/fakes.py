@@ -48,12 +48,8 @@ def metrics(epoch: int, **changes: object) -> EpochMetrics:
 
 
 SECONDS = "CPCNN_FAKE_SECONDS"  # environment: how long an epoch takes
-RAISES, DIES, DIES_ONCE, HANGS_ONCE = (
-    13,
-    14,
-    15,
-    12,
-)  # values of model.nr_filters under which a trial's second epoch goes wrong
+# Values of model.nr_filters under which a trial's second epoch goes wrong; no test that wants it to go well uses them.
+RAISES, DIES, DIES_ONCE, HANGS_ONCE = 13, 14, 15, 7
 
 
 def train(
