@@ -28,7 +28,7 @@ from torch import Tensor
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.errors import CheckpointError as CheckpointError
 from cpcnn_core.files import sha256, write_atomically
-from cpcnn_core.metrics import EpochMetrics
+from cpcnn_core.metrics import OF_IMAGES, EpochMetrics, ruler_of
 from cpcnn_core.model import ConditionalPixelCNN
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,6 @@ logger = logging.getLogger(__name__)
 KEPT_BEST_BY = {"val_acc": "max", "val_bpd": "min", "score": "max", "fid": "min", "fid_infinity": "min", "kid": "min"}
 """The metrics whose best epoch keeps its weights; one that was not measured keeps nothing."""
 
-_OF_IMAGES = {"fid", "fid_infinity", "kid"}
 KEPT_STATES = 2  # the last, and the one before in case the last is damaged
 _FORMAT = 1
 _INDEX, _INDEX_BEFORE = "index.json", "index.before.json"
@@ -243,19 +242,15 @@ def kept_epochs(history: list[EpochMetrics]) -> tuple[int, ...]:
     """The epochs whose weights stay: the best by each of `KEPT_BEST_BY` (the earliest of equals), and the last."""
     keep = {history[-1].epoch}
     # Resumed on another machine, a trial may go on with other features; its earlier FIDs do not compare with those.
-    ruler = next((_ruler(epoch) for epoch in reversed(history) if epoch.fid_extractor is not None), None)
+    rows: list[dict[str, Any]] = [epoch.row() for epoch in history]
+    ruler = next((ruler_of(row) for row in reversed(rows) if row["fid_extractor"] is not None), None)
     for metric, direction in KEPT_BEST_BY.items():
         values = [
-            (float(value), epoch.epoch)
-            for epoch in history
-            if (value := epoch.row().get(metric)) is not None and (metric not in _OF_IMAGES or _ruler(epoch) == ruler)
+            (float(value), row["epoch"])
+            for row in rows
+            if (value := row.get(metric)) is not None and (metric not in OF_IMAGES or ruler_of(row) == ruler)
         ]
         if values:
             sign = 1 if direction == "min" else -1
             keep.add(min(values, key=lambda pair: (sign * pair[0], pair[1]))[1])
     return tuple(sorted(keep))
-
-
-def _ruler(epoch: EpochMetrics) -> tuple[str | None, int | None, str | None]:
-    """What two FIDs must share to be compared."""
-    return epoch.fid_extractor, epoch.fid_images, epoch.fid_reference

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -23,6 +24,17 @@ DIRECTIONS: dict[str, str] = {
     "kid": "min",
     "score": "max",
 }
+
+OF_IMAGES = frozenset({"fid", "fid_infinity", "kid"})
+"""The metrics of drawn images; two values of one compare only where the columns of `RULER` agree."""
+
+RULER = ("fid_extractor", "fid_images", "fid_reference")
+Ruler = tuple[Any, ...]
+
+
+def ruler_of(row: Mapping[str, Any]) -> Ruler:
+    """What the metrics of drawn images in this row of `epochs` were measured with: its values of `RULER`."""
+    return tuple(row.get(name) for name in RULER)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from cpcnn_core.metrics import DIRECTIONS
+from cpcnn_core.metrics import DIRECTIONS, RULER
 from cpcnn_core.suggest import nearest
 from orchestrator import where
 from orchestrator.choosing import Images, Normals, Sample
@@ -33,8 +33,6 @@ ECE_BINS = 15  # as in cpcnn_core.evaluate
 _AGREES = 1e-6  # between a value in the table and the same from its predictions
 
 DATA = ("data.name", "data.image_size", "data.channels", "data.quantize")
-DRAWN = ("fid_extractor", "fid_images", "fid_reference")
-"""What two values from drawn images must have in common to be compared."""
 
 
 class ChoiceError(Exception):
@@ -112,7 +110,7 @@ def read(
     error_column = f"{metric}_standard_error"
     columns = [metric, "checkpoint", *(condition.column for condition in of_epochs)]
     columns += [error_column] if error_column in known else []
-    columns += list(DRAWN) if drawn or metric == SCORE else []
+    columns += list(RULER) if drawn or metric == SCORE else []
 
     trials: list[tuple[Store, dict[str, Any]]] = []
     parts: list[dict[str, Any]] = []
@@ -127,10 +125,10 @@ def read(
         index = pc.index_in(epochs.columns["trial_id"], table.columns["trial_id"].combine_chunks())
         at = pc.fill_null(index, -1).to_numpy().astype(np.int64)
         mine = (at >= 0) & np.append(fits, False)[at]  # an epoch without a trial's row belongs to nobody
-        for condition in (held for held in of_epochs if held.column not in DRAWN):
+        for condition in (held for held in of_epochs if held.column not in RULER):
             mine &= condition.holds(_column(epochs.columns, condition.column))
-        found = {name: _column(epochs.columns, name)[mine] for name in columns if name not in {"checkpoint", *DRAWN}}
-        for name in DRAWN if drawn or metric == SCORE else ():
+        found = {name: _column(epochs.columns, name)[mine] for name in columns if name not in {"checkpoint", *RULER}}
+        for name in RULER if drawn or metric == SCORE else ():
             found[name] = epochs.columns[name].filter(pa.array(mine))
         found["trial"] = at[mine] + len(trials)
         found["epoch"] = epochs.columns["epoch"].to_numpy()[mine].astype(np.int64)
@@ -143,7 +141,7 @@ def read(
     usable = np.isfinite(values)
     alike: tuple[Any, ...] | None = None
     if drawn or metric == SCORE:
-        usable, alike = _drawn_alike(parts, [held for held in of_epochs if held.column in DRAWN], usable, metric)
+        usable, alike = _drawn_alike(parts, [held for held in of_epochs if held.column in RULER], usable, metric)
     if not usable.any():
         why = f" where {' and '.join(map(str, conditions))}" if conditions else ""
         raise ChoiceError(f"--metric {metric}: null in every epoch of every trial{why}; nothing to choose by")
@@ -171,7 +169,7 @@ def read(
 
 def is_drawn(column: str) -> bool:
     """Whether the column's values come from images that the model drew."""
-    return column.startswith(("fid", "kid")) and column not in DRAWN
+    return column.startswith(("fid", "kid")) and column not in RULER
 
 
 def contenders(epochs: Epochs, most: int = EVIDENCE) -> Epochs:
@@ -352,21 +350,21 @@ def _drawn_alike(
     parts: Sequence[Mapping[str, Any]], conditions: Sequence[where.Condition], usable: NDArray[np.bool_], metric: str
 ) -> tuple[NDArray[np.bool_], tuple[Any, ...] | None]:
     """The rows that meet conditions on what was drawn, and what they have in common. Raise ChoiceError."""
-    table = pa.concat_tables([pa.table({name: part[name] for name in DRAWN}) for part in parts])
+    table = pa.concat_tables([pa.table({name: part[name] for name in RULER}) for part in parts])
     for condition in conditions:
         usable = usable & condition.holds(_column(table, condition.column))
-    kinds = table.filter(pa.array(usable)).group_by(list(DRAWN)).aggregate([]).to_pylist()
+    kinds = table.filter(pa.array(usable)).group_by(list(RULER)).aggregate([]).to_pylist()
     kinds = [kind for kind in kinds if any(value is not None for value in kind.values())]
     if len(kinds) > 1:
-        listed = "; ".join(", ".join(f"{name}={kind[name]}" for name in DRAWN) for kind in kinds)
-        differing = next(name for name in DRAWN if len({kind[name] for kind in kinds}) > 1)
+        listed = "; ".join(", ".join(f"{name}={kind[name]}" for name in RULER) for kind in kinds)
+        differing = next(name for name in RULER if len({kind[name] for kind in kinds}) > 1)
         value = kinds[0][differing]
         example = f"{differing} == {value if isinstance(value, int) else repr(value)}"
         raise ChoiceError(
             f"--metric {metric}: its values, or those of --where, were not measured alike, and cannot be compared "
             f'({listed}); choose one kind with --where "{example}", or a sweep with --sweep'
         )
-    return usable, tuple(kinds[0][name] for name in DRAWN) if kinds else None
+    return usable, tuple(kinds[0][name] for name in RULER) if kinds else None
 
 
 def _comparable(trials: Iterable[tuple[Store, Mapping[str, Any]]]) -> None:

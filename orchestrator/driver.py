@@ -18,6 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from cpcnn_core.config import ConfigError
+from cpcnn_core.metrics import ruler_of
 from cpcnn_core.suggest import nearest
 from orchestrator import cluster, growth, leaderboard, provenance, training, warm_start
 from orchestrator.budget import Budget, Meter, spent
@@ -230,7 +231,7 @@ def _warm_start(plan: Plan, study: Study) -> Generator[str]:
             raise SweepError(
                 f"--warm-start {name}: no other sweep of that name in {plan.results}{nearest(name, found)}"
             )
-    own = (warm_start.ruler_of(row) for row in plan.store.epochs().rows() if row["fid"] is not None)
+    own = (ruler_of(row) for row in plan.store.epochs().rows() if row["fid"] is not None)
     ruler = next(own, None)
     if ruler is None and plan.warm_start and _trains_here(plan):
         ruler = training.ruler(plan.space.default())

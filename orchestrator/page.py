@@ -13,9 +13,10 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from cpcnn_core.files import write_atomically
+from cpcnn_core.metrics import ruler_of
 from orchestrator import leaderboard
 from orchestrator.best import Choice, sentences, standings
-from orchestrator.candidates import DATA, DRAWN
+from orchestrator.candidates import DATA
 from orchestrator.leaderboard import Entry
 from orchestrator.objective import Objective, pareto_front
 from orchestrator.progress import plain
@@ -118,7 +119,7 @@ def _pareto(entries: Sequence[Entry], _: Choice) -> str:
     # Values that were not measured alike, on the same data, never share a figure.
     kinds: dict[tuple[Any, ...], list[tuple[Entry, dict[str, Any]]]] = {}
     for entry, epoch in rows:
-        kind = (*(epoch.get(name) for name in DRAWN), *(entry.trial.get(name) for name in DATA))
+        kind = (*ruler_of(epoch), *(entry.trial.get(name) for name in DATA))
         kinds.setdefault(kind, []).append((entry, epoch))
     parts = []
     for kind, alike in kinds.items():

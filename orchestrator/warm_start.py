@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 from cpcnn_core.config import ConfigError, TrialConfig
+from cpcnn_core.metrics import OF_IMAGES, Ruler, ruler_of
 from orchestrator.space import SearchSpace
 from orchestrator.store import FINISHED, Store, config_of
 from orchestrator.study import Recorded
@@ -24,11 +25,7 @@ _IGNORED = (
     "eval.fid_reference",
     "eval.fid_extrapolate",
 )
-_DISTANCES = frozenset({"fid", "fid_infinity", "kid"})
 _SHOWN = 5  # reasons
-
-Ruler: TypeAlias = tuple[str | None, int | None, str | None]
-"""What two FIDs must share to be compared: the features, the number of images, the real images."""
 
 
 @dataclass
@@ -55,7 +52,7 @@ def gather(space: SearchSpace, stores: Iterable[Store], ruler: Ruler | None = No
 
     `ruler` is what this sweep measures FID with; where nobody knows it yet, the first row that has a FID decides.
     """
-    needs_ruler = bool(_DISTANCES & set(space.objective.reads))
+    needs_ruler = bool(OF_IMAGES & set(space.objective.reads))
     harvests = []
     for store in stores:
         harvest = Harvest(store.folder.name)
@@ -75,11 +72,6 @@ def gather(space: SearchSpace, stores: Iterable[Store], ruler: Ruler | None = No
                 harvest.used.append((f"{harvest.name}/{found.trial_id}", found))
         harvests.append(harvest)
     return harvests
-
-
-def ruler_of(row: Mapping[str, Any]) -> Ruler:
-    """What the row's FID was measured with."""
-    return row.get("fid_extractor"), row.get("fid_images"), row.get("fid_reference")
 
 
 def _usable(
