@@ -16,12 +16,12 @@ import heapq
 import math
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated
 
 import numpy as np
 import typer
@@ -31,6 +31,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.record_curves import SPACE, TABLE, Epoch, Key, key_of, read
+from cpcnn_core.config import TrialConfig
+from orchestrator.scheduling import Schedule, Scheduler, Stopped
 from orchestrator.store import Store
 from orchestrator.study import Study, Suggestion
 
@@ -42,19 +44,12 @@ Trace = list[tuple[float, float]]
 """When the best accuracy so far rose, and to what."""
 
 
-class Stopper(Protocol):
-    """The part of a scheduler that stops trials."""
-
-    def observe(self, trial: str, epoch: int, value: Any) -> None: ...
-    def stops(self, trial: str, epoch: int) -> str | None: ...
-
-
 @dataclass(frozen=True)
 class Method:
-    """A way of searching: a sampler, and perhaps what stops trials early; or a way of its own."""
+    """A way of searching: a sampler, and who stops trials early; or a way of its own."""
 
     sampler: str
-    stopper: Callable[[int], Stopper] | None = None  # given the epochs of a trial
+    scheduler: str = "none"
     top: int | None = None  # train every configuration for one epoch, and so many of the best to the end
 
 
@@ -62,6 +57,9 @@ METHODS: dict[str, Method] = {
     "random": Method("random"),
     "grid": Method("grid"),
     "tpe": Method("tpe"),
+    "random + asha": Method("random", "asha"),
+    "tpe + asha": Method("tpe", "asha"),
+    "tpe + promote": Method("tpe", "promote"),
     "one epoch, then the top 4": Method("random", top=4),  # Bohdal et al. 2023
 }
 
@@ -94,42 +92,64 @@ def replay(method: Method, curves: Curves, *, seed: int, workers: int, budget: f
         store.create()
         space = replace(SPACE, sampler=method.sampler)
         study = Study(space, store, seed=seed, trials=len(curves) + 1_000_000, storage=InMemoryStorage())
-        epochs = space.default().train.epochs
-        return _sweep(study, curves, None if method.stopper is None else method.stopper(epochs), workers, budget)
+        scheduler = Schedule(method.scheduler).scheduler(space.default().train.epochs)
+        return _sweep(study, curves, scheduler, workers, budget)
 
 
-def _sweep(study: Study, curves: Curves, stopper: Stopper | None, workers: int, budget: float) -> Trace:
+@dataclass(frozen=True)
+class _Paused(Stopped):
+    """A trial that the scheduler stopped, and may let go on."""
+
+    config: TrialConfig
+
+
+def _sweep(study: Study, curves: Curves, scheduler: Scheduler, workers: int, budget: float) -> Trace:
     trace: Trace = []
     clock = Clock(workers)
-    running: dict[int, tuple[Suggestion, list[Epoch]]] = {}  # by worker: the trial, and its epochs so far
+    running: dict[int, tuple[Suggestion, int]] = {}  # by worker: the trial, and how many epochs it has finished
+    paused: dict[str, _Paused] = {}
     while not clock.is_idle:
         now, worker = clock.next_free()
         if now > budget:
             break
         if worker in running:
-            suggestion, done = running[worker]
-            curve = curves[key_of(suggestion.config)]
-            done.append(curve[len(done)])
-            _saw(trace, now, done[-1].val_acc)
-            study.report(suggestion.number, done[-1].row())
-            trial = suggestion.config.trial_id
-            if stopper is not None:
-                stopper.observe(trial, len(done), SPACE.objective.keys(done[-1].row()))
-            stopped = stopper is not None and len(done) < len(curve) and stopper.stops(trial, len(done)) is not None
-            if stopped or len(done) == len(curve):
-                best = SPACE.objective.best([epoch.row() for epoch in done])
-                study.end(suggestion.number, "PRUNED" if stopped else "COMPLETE", best)
-                del running[worker]
-            else:
-                clock.busy_until(now + curve[len(done)].cpu_seconds, worker)
+            suggestion, finished = running[worker]
+            curve, trial = curves[key_of(suggestion.config)], suggestion.config.trial_id
+            epoch, finished = curve[finished], finished + 1
+            _saw(trace, now, epoch.val_acc)
+            study.report(suggestion.number, epoch.row())
+            scheduler.observe(trial, finished, SPACE.objective.keys(epoch.row()))
+            stops = finished < len(curve) and scheduler.stops(trial, finished) is not None
+            if not stops and finished < len(curve):
+                running[worker] = suggestion, finished
+                clock.busy_until(now + curve[finished].cpu_seconds, worker)
                 continue
-        suggested = _next_recorded(study, curves)
-        if suggested is not None:
-            running[worker] = suggested, []
-            first = curves[key_of(suggested.config)][0]
-            clock.busy_until(now + START_SECONDS + first.cpu_seconds, worker)
-        # else the space is exhausted, and the worker stays idle
+            best = SPACE.objective.best([epoch.row() for epoch in curve[:finished]])
+            study.end(suggestion.number, "PRUNED" if stops else "COMPLETE", best)
+            if stops:
+                paused[trial] = _Paused(finished, suggestion.config)
+            del running[worker]
+        suggested = (
+            _reopened(study, scheduler, paused, nothing_new=False)
+            or _next_recorded(study, curves)
+            or _reopened(study, scheduler, paused, nothing_new=True)
+        )
+        if suggested is None:
+            continue  # the space is exhausted, and the worker stays idle
+        again = paused.pop(suggested.config.trial_id, None)
+        curve, finished = curves[key_of(suggested.config)], 0 if again is None else again.epochs
+        for epoch in curve[:finished]:  # a trial that goes on has a number of its own
+            study.report(suggested.number, epoch.row())
+        running[worker] = suggested, finished
+        clock.busy_until(now + START_SECONDS + curve[finished].cpu_seconds, worker)
     return trace
+
+
+def _reopened(
+    study: Study, scheduler: Scheduler, paused: Mapping[str, _Paused], *, nothing_new: bool
+) -> Suggestion | None:
+    trial = scheduler.resumes(paused, nothing_new=nothing_new)
+    return None if trial is None else study.reopen(paused[trial].config)
 
 
 def _next_recorded(study: Study, curves: Curves) -> Suggestion | None:

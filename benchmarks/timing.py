@@ -39,11 +39,11 @@ def fastest(turns: list[Seconds]) -> Seconds:
     return Seconds(min(turn.wall for turn in turns), min(turn.cpu for turn in turns))
 
 
-def matrix_peak() -> float:
-    """FLOP/s in float32, of one CPU thread or the GPU, that a product of two large matrices reaches."""
+def matrix_peak(dtype: torch.dtype = torch.float32) -> float:
+    """FLOP/s, of one CPU thread or the GPU, that a product of two large matrices reaches."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     size = 1024 if device == "cpu" else 8192
-    a, b = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
 
     def product() -> float:
         return torch.mm(a, b)[0, 0].item()  # reading one number waits for a GPU

@@ -24,7 +24,7 @@ class _ConcatELU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         minus_x = -x
-        below = torch.minimum(x, minus_x).exp_().sub_(1)
+        below = x.abs().neg_().exp_().sub_(1)
         out = torch.cat([torch.maximum(x, below), torch.maximum(minus_x, below, out=minus_x)], dim=1)
         ctx.save_for_backward(out)
         return out
@@ -32,8 +32,7 @@ class _ConcatELU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         (out,) = ctx.saved_tensors
-        slope = out.clamp(max=0).add_(1)  # elu'(z) = 1 where z > 0, else elu(z) + 1
-        of_x, of_minus_x = slope.mul_(grads[0]).chunk(2, dim=1)
+        of_x, of_minus_x = torch.ops.aten.elu_backward(grads[0], 1, 1, 1, True, out).chunk(2, dim=1)  # from the output
         grad: Tensor = of_x - of_minus_x
         return grad
 
@@ -41,6 +40,30 @@ class _ConcatELU(torch.autograd.Function):
 def concat_elu(x: Tensor) -> Tensor:
     """Elu of [x ; -x]: (B, C, H, W) -> (B, 2C, H, W)."""
     out: Tensor = _ConcatELU.apply(x)
+    return out
+
+
+class _Gate(torch.autograd.Function):
+    """value * sigmoid(gating) of [value ; gating]; the sigmoid of a copy, since a CPU is slow at half of the channels."""
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor) -> Tensor:
+        value, gating = h.chunk(2, dim=1)
+        open_share = gating.contiguous(memory_format=torch.channels_last).sigmoid_()
+        ctx.save_for_backward(h, open_share)
+        return value * open_share
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        h, open_share = ctx.saved_tensors
+        of_value = grads[0] * open_share
+        of_gating = (1 - open_share).mul_(of_value).mul_(h.chunk(2, dim=1)[0])
+        return torch.cat([of_value, of_gating], dim=1)
+
+
+def gated(h: Tensor) -> Tensor:
+    """The first half of the channels, as far as the second half opens it: (B, 2C, H, W) -> (B, C, H, W)."""
+    out: Tensor = _Gate.apply(h)
     return out
 
 
@@ -167,6 +190,5 @@ class GatedBlock(nn.Module):
             h = add(h, self.nin_skip(concat_elu(skip)))
         h = concat_elu(hidden(h))
         if mask is not None:
-            h = h * per_label(mask, len(h))
-        value, gating = gate(self.conv_out(h)).chunk(2, dim=1)
-        return output(add(x, value * torch.sigmoid(gating)))  # van den Oord et al. 2016, eq. 2
+            h = h * per_label(mask.to(h.dtype), len(h))  # in fp32 it would make h fp32 again under autocast
+        return output(add(x, gated(gate(self.conv_out(h)))))  # van den Oord et al. 2016, eq. 2

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from benchmarks import record_curves, search
 from benchmarks.record_curves import SPACE, Epoch, append, key_of, missing, read
 from benchmarks.search import METHODS, START_SECONDS, Method, regrets, replay
+from orchestrator.scheduling import SCHEDULERS, Scheduler, Stopped
 
 EVERY = list(SPACE.all())
 # More filters and the first fusion are better; each epoch costs a second and adds a little.
@@ -67,28 +70,49 @@ def test_a_grid_with_time_for_all_finds_the_best() -> None:
     assert last[0] <= 6 * (START_SECONDS + 9)
 
 
-def test_what_is_stopped_early_leaves_time_for_more() -> None:
-    class Impatient:
-        def __init__(self) -> None:
-            self.seen: list[tuple[str, int]] = []
+class Impatient(Scheduler):
+    """Stops every trial after its second epoch, and lets none go on while there are new ones."""
 
-        def observe(self, trial: str, epoch: int, value: object) -> None:
-            self.seen.append((trial, epoch))
+    made: ClassVar[list[Impatient]] = []
 
-        def stops(self, trial: str, epoch: int) -> str | None:
-            return "too slow" if epoch == 2 else None
-
-    stoppers: list[Impatient] = []
-
-    def make(epochs: int) -> Impatient:
+    def __init__(self, epochs: int, grace: int, factor: int) -> None:
+        super().__init__(epochs, grace, factor)
         assert epochs == 9
-        stoppers.append(Impatient())
-        return stoppers[-1]
+        self.seen: list[tuple[str, int]] = []
+        self.made.append(self)
 
-    replay(Method("random", stopper=make), CURVES, seed=0, workers=1, budget=25.0)
-    trials = [trial for trial, _ in stoppers[0].seen]
-    assert len(stoppers[0].seen) == 20
+    def observe(self, trial: str, epoch: int, value: object) -> None:
+        self.seen.append((trial, epoch))
+
+    def stops(self, trial: str, epoch: int) -> str | None:
+        return "too slow" if epoch == 2 else None
+
+    def resumes(self, stopped: Mapping[str, Stopped], *, nothing_new: bool) -> str | None:
+        return min(stopped) if nothing_new and stopped else None
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> list[Impatient]:
+    monkeypatch.setitem(SCHEDULERS, "median", Impatient)
+    Impatient.made.clear()
+    return Impatient.made
+
+
+def test_what_is_stopped_early_leaves_time_for_more(impatient: list[Impatient]) -> None:
+    replay(Method("random", "median"), CURVES, seed=0, workers=1, budget=25.0)
+    trials = [trial for trial, _ in impatient[0].seen]
+    assert len(impatient[0].seen) == 20
     assert len(set(trials)) == 10  # of 2.5 s each; without stopping, of 9.5 s each, there would be two
+
+
+def test_what_was_stopped_goes_on_where_it_stood(impatient: list[Impatient]) -> None:
+    few = dict(list(CURVES.items())[:3])
+    replay(Method("grid", "median"), few, seed=0, workers=1, budget=1e9)
+    trials = sorted({trial for trial, _ in impatient[0].seen})
+    assert len(trials) == 3
+    for trial in trials:
+        assert [epoch for of, epoch in impatient[0].seen if of == trial] == list(range(1, 10))
+    assert [epoch for _, epoch in impatient[0].seen[:6]] == [1, 2] * 3
 
 
 def test_the_regret_is_what_is_missing_to_the_best() -> None:
