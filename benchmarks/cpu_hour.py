@@ -27,7 +27,7 @@ from cpcnn_core.train import Run, fit
 
 SETTINGS = {
     "data.name": "cpen455",
-    "model.fusion": "block_mild+skip_add+bottleneck_add",
+    "model.fusion": "block_film",
     "model.nr_resnet": 1,
     "model.nr_filters": 40,
     "model.nr_logistic_mix": 5,

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
 import shlex
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -18,6 +23,7 @@ from cpcnn_core.metrics import EpochMetrics
 from orchestrator import status, sweep, training, trial
 from orchestrator.space import read
 from orchestrator.store import Store
+from orchestrator.study import NAME
 
 SPACE = '''"""Does the whole of it work? Cost: seconds."""
 from search_spaces import choice, desirability, floats, goal
@@ -97,6 +103,39 @@ def test_a_sweep_from_start_to_export(tmp_path: Path, space: Path) -> None:
     held = json.loads((tmp_path / "winner" / "metrics.json").read_text())
     assert held["trial_id"] in trials
     assert load_weights(tmp_path / "winner" / "weights.safetensors").config.trial_id == held["trial_id"]
+
+    held_in_dashboard = dashboard(store, "/api/studies")
+    assert [study["study_name"] for study in held_in_dashboard["study_summaries"]] == [NAME]
+    number = held_in_dashboard["study_summaries"][0]["study_id"]
+    drawn = dashboard(store, f"/api/studies/{number}")["trials"]
+    assert sorted(round(trial["values"][0], 9) for trial in drawn) == sorted(
+        round(max(row["score"] for row in store.epochs_of(trial_id)), 9) for trial_id in trials
+    )
+
+
+def dashboard(store: Store, path: str) -> dict[str, Any]:
+    """What optuna-dashboard, a process of its own, answers over HTTP when it is given the sweep's study."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [Path(sys.executable).with_name("optuna-dashboard"), f"sqlite:///{store.study_file}", "--port", port]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as server:
+        try:
+            for _ in range(600):
+                assert server.poll() is None, server.stdout.read() if server.stdout else ""
+                with (
+                    contextlib.suppress(ConnectionRefusedError),
+                    contextlib.closing(http.client.HTTPConnection("127.0.0.1", int(port), timeout=60)) as connection,
+                ):
+                    connection.request("GET", path)
+                    answer = connection.getresponse()
+                    assert answer.status == 200
+                    content: dict[str, Any] = json.loads(answer.read())
+                    return content
+                time.sleep(0.1)
+        finally:
+            server.kill()
+    raise AssertionError("optuna-dashboard did not answer")
 
 
 def test_a_trial_by_itself_writes_what_a_sweep_writes_without_ray(tmp_path: Path, space: Path) -> None:
