@@ -22,7 +22,7 @@ from orchestrator.choosing import DEFAULT_RULE, RULES, Candidates, Judge, Rule, 
 from orchestrator.objective import Direction
 from orchestrator.progress import plain
 from orchestrator.space import parse_settings
-from orchestrator.store import Store, sweeps
+from orchestrator.store import CONFIRMATION, Store, sweeps
 
 app = cli.command()
 
@@ -40,6 +40,10 @@ def main(
     mode: Annotated[Literal["max", "min"] | None, typer.Option(help="Which way is better; the metric's own.")] = None,
     rule: Annotated[Rule, typer.Option(help="How to choose; docs/choosing.md says which does what.")] = DEFAULT_RULE,
     top: Annotated[int, typer.Option(min=1, help="How many trials to print.")] = 10,
+    confirm: Annotated[
+        int | None, typer.Option(min=1, metavar="K", help="Train the K finalists again on new seeds, which decide.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, metavar="R", help="With --confirm: how many new seeds for each.")] = 3,
     ensemble: Annotated[
         int | None, typer.Option(min=2, metavar="K", help="Also say what averaging the K best trials would gain.")
     ] = None,
@@ -57,19 +61,43 @@ def main(
         settings = parse_settings(given or ())
         if set(settings) - {"data.root"}:
             raise ChoiceError(f"--set {', '.join(settings)}: only data.root can be set here")
+        data_root = settings.get("data.root")
+        stores = chosen_sweeps(results, sweep or ())
+
         conditions = where.parse(condition) if condition else ()
-        epochs = candidates.read(chosen_sweeps(results, sweep or ()), metric, mode=mode, conditions=conditions)
-        choice = choose(epochs, rule)
-        gain = None if ensemble is None else ensemble_of(choice, ensemble)
-    for problem in epochs.problems:
-        console.print(f"warning: {problem}", style="yellow", soft_wrap=True)
-    if not as_json:
-        console.print(table(choice, top=top))
-        for line in (*sentences(choice), *([] if gain is None else [gain["sentence"]])):
-            console.print(line, soft_wrap=True, highlight=False)
-    described = describe(choice, top=top) | ({} if gain is None else {"ensemble": gain})
+
+        def chosen() -> Choice:
+            return choose(candidates.read(stores, metric, mode=mode, conditions=conditions), rule)
+
+        if confirm is not None:
+            if ensemble is not None:
+                raise ChoiceError("--confirm and --ensemble do not go together")
+            from orchestrator import confirming  # takes a second; who does not ask for it does without
+
+            asked = {"metric": metric, "mode": mode, "rule": rule, "where": condition, "finalists": confirm}
+            name = confirming.name_of([store.folder.name for store in stores], **asked, seeds=seeds)
+            decision = confirming.run(console, results, name, chosen, finalists=confirm, seeds=seeds, root=data_root)
+        else:
+            choice = chosen()
+            gain = None if ensemble is None else ensemble_of(choice, ensemble)
+    if confirm is not None:
+        if not as_json:
+            console.print(confirming.table(decision))
+            for line in confirming.sentences(decision):
+                console.print(line, soft_wrap=True, highlight=False)
+        described = decision.describe()
+        exported = decision.epochs, decision.row
+    else:
+        for problem in choice.epochs.problems:
+            console.print(f"warning: {problem}", style="yellow", soft_wrap=True)
+        if not as_json:
+            console.print(table(choice, top=top))
+            for line in (*sentences(choice), *([] if gain is None else [gain["sentence"]])):
+                console.print(line, soft_wrap=True, highlight=False)
+        described = describe(choice, top=top) | ({} if gain is None else {"ensemble": gain})
+        exported = choice.epochs, choice.row
     if export:
-        described["exported"] = str(_export(console, choice, out, described, force, settings.get("data.root"), as_json))
+        described["exported"] = str(_export(console, *exported, out, described, force, data_root, as_json))
     if as_json:
         print(json.dumps(described, indent=2))  # noqa: T201 - the command's output, free of a terminal's markup
 
@@ -96,6 +124,10 @@ class Choice:
     @property
     def epoch(self) -> int:
         return int(self.epochs.epoch[self.row])
+
+    def standings(self) -> list[dict[str, Any]]:
+        """`standings` of this choice."""
+        return standings(self)
 
 
 def choose(epochs: Epochs, rule: Rule = DEFAULT_RULE) -> Choice:
@@ -145,7 +177,7 @@ def _not_kept(epochs: Epochs, row: int) -> list[str]:
 
 
 def chosen_sweeps(results: Path, names: Sequence[str]) -> list[Store]:
-    """The sweeps of these names, or all of them. Raise ChoiceError where one is not there, or none is."""
+    """The sweeps of these names, or all but confirmations. Raise ChoiceError where one is not there, or none is."""
     found = {store.folder.name: store for store in sweeps(results)}
     if not found:
         raise ChoiceError(
@@ -154,7 +186,10 @@ def chosen_sweeps(results: Path, names: Sequence[str]) -> list[Store]:
     for name in names:
         if name not in found:
             raise ChoiceError(f"--sweep {name}: no such sweep in {results}{nearest(name, found)}")
-    return [found[name] for name in dict.fromkeys(names)] or list(found.values())
+    if names:
+        return [found[name] for name in dict.fromkeys(names)]
+    # A confirmation's runs repeat what these sweeps found.
+    return [store for store in found.values() if CONFIRMATION not in (store.read_sweep() or {})] or list(found.values())
 
 
 def standings(choice: Choice) -> list[dict[str, Any]]:
@@ -280,7 +315,8 @@ def ensemble_of(choice: Choice, count: int) -> dict[str, Any]:
 
 def _export(
     console: Console,
-    choice: Choice,
+    epochs: Epochs,
+    row: int,
     out: Path | None,
     described: dict[str, Any],
     force: bool,
@@ -290,9 +326,10 @@ def _export(
     from orchestrator.export import CARD, ExportError, MismatchError
     from orchestrator.export import export as write
 
-    metric = choice.epochs.objective.metric
-    entry, epoch = choice.epochs.entry(choice.row)
-    folder = out or entry.store.folder / "exports" / f"{metric}-{entry.trial_id}-{choice.epoch:04d}"
+    metric = epochs.objective.metric
+    entry, epoch = epochs.entry(row)
+    number = epoch["epoch"]
+    folder = out or entry.store.folder / "exports" / f"{metric}-{entry.trial_id}-{number:04d}"
     try:
         with cli.plain_errors():
             done = write(entry, epoch, metric, folder, force=force, data_root=data_root, choice=described)
@@ -303,7 +340,7 @@ def _export(
     if not quiet:
         compared = done.checked.get(metric)
         agreed = f": {metric} {compared[0]:.6f} recorded, {compared[1]:.6f} measured again" if compared else ""
-        console.print(f"Exported epoch {choice.epoch} of trial {entry.trial_id}{agreed}.", highlight=False)
+        console.print(f"Exported epoch {number} of trial {entry.trial_id}{agreed}.", highlight=False)
         console.print(f"  {done.folder} ({CARD} says what is in it)", soft_wrap=True, highlight=False)
     return done.folder
 

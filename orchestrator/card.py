@@ -106,6 +106,8 @@ def _certainty(choice: Mapping[str, Any] | None, measured: Mapping[str, Any]) ->
         said.append(f"- no FID of the images handed in: {handed['fid_error']}")
     if choice is None:
         return said
+    if "confirmed" in choice:
+        return [*said, *_confirmed(choice)]
     said.append(f"- chosen by `--rule {choice['rule']}` among {choice['trials']} trials")
     if choice["corrected"] is not None:
         low, high = choice["corrected"]["interval"]
@@ -118,6 +120,24 @@ def _certainty(choice: Mapping[str, Any] | None, measured: Mapping[str, Any]) ->
             f"- of the trials listed in metrics.json {together} cannot be told from the best",
         ]
     return [*said, *(f"- {note}" for note in choice["notes"])]
+
+
+def _confirmed(choice: Mapping[str, Any]) -> list[str]:
+    confirmed = choice["confirmed"]
+    best = confirmed["finalists"][0]
+    runs = ", ".join(f"{run['value']:.4f} (seed {run['seed']})" for run in best["runs"])
+    interval = best["interval"]
+    sure = "" if interval is None else f", 95% interval {interval[0]:.4f} to {interval[1]:.4f}"
+    return [
+        (
+            f"- confirmed: {len(confirmed['finalists'])} finalists were trained again on {len(confirmed['seeds'])} new "
+            f"seeds; this configuration has the best mean {choice['metric']}, {best['mean']:.4f}{sure}, and is the "
+            f"best one with probability {best['probability_best']:.2f}"
+        ),
+        f"- its runs: {runs}; {best['value_before']:.4f} is what the search found, and had no part in this",
+        f"- the rule, recorded before the runs: {confirmed['rule']}",
+        *(f"- {note}" for note in confirmed["notes"]),
+    ]
 
 
 def _commands(config: TrialConfig, sweep: Mapping[str, Any]) -> list[str]:

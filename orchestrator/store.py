@@ -57,6 +57,8 @@ OPTION_PREFIX = "model.fusion_options."
 COMPACTED = "compacted.parquet"  # no trial id: those have 12 hex digits
 COMPACT_FROM = 256  # files of ended trials from which on the driver compacts
 
+CONFIRMATION = "confirmation"  # in the sweep.json of a sweep that confirms a choice
+
 SCHEMA = 2
 """The version of the tables, `schema_version` in their metadata. 1 had none; 2 adds compacted files."""
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from orchestrator import cluster_file, driver, launch, leaderboard, planning, samplers, space
+from orchestrator import cluster_file, driver, launch, leaderboard, planning, samplers, space, tracking
 from orchestrator import command_line as cli
 from orchestrator.budget import Budget
 from orchestrator.cluster import ClusterError
@@ -19,6 +19,7 @@ from orchestrator.progress import Progress
 from orchestrator.resources import ResourcesError
 from orchestrator.scheduling import ScheduleError
 from orchestrator.study import StudyError
+from orchestrator.track import TensorBoardOption, WandbOption
 
 app = cli.command()
 
@@ -109,6 +110,8 @@ def main(
     pending_minutes: Annotated[
         float, typer.Option(min=0, help="On a cluster: stop where no trial finds a place for so long.")
     ] = 30,
+    wandb: WandbOption = None,
+    tensorboard: TensorBoardOption = False,
     check_cluster: Annotated[  # noqa: ARG001 - it has done its work
         Path | None,
         typer.Option(metavar="FILE", callback=_check_cluster, is_eager=True, help="Only say what is wrong with FILE."),
@@ -139,7 +142,10 @@ def main(
             return
         if address is not None:
             os.environ["RAY_ADDRESS"] = launch.check_address(address)
-        with Progress(console, asked.objective, asked.searched, total=plan.trials) as view:
+        with (
+            tracking.following(plan.store, wandb=wandb, tensorboard=tensorboard, say=console.print),
+            Progress(console, asked.objective, asked.searched, total=plan.trials) as view,
+        ):
             outcome = driver.run(plan, view)
     if outcome.interrupted:
         console.print(f"Stopped after {outcome.finished} of {plan.trials} trials. To go on where they stand:")

@@ -13,12 +13,13 @@ from typer.core import TyperGroup
 
 from cpcnn_core.config import TrialConfig
 from orchestrator import command_line as cli
-from orchestrator import importing, provenance, replaying, space, training
+from orchestrator import importing, provenance, replaying, space, tracking, training
 from orchestrator.objective import Objective
 from orchestrator.progress import plain
 from orchestrator.recording import Recording
 from orchestrator.space import SearchSpace
 from orchestrator.store import Store
+from orchestrator.track import TensorBoardOption, WandbOption
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ def run(
     results: cli.Results = Path("results"),
     name: Annotated[str | None, typer.Option(help="The folder in RESULTS; the space file's name and -trials.")] = None,
     seed: cli.Seed = 0,
+    wandb: WandbOption = None,
+    tensorboard: TensorBoardOption = False,
 ) -> None:
     """Train the trial of SPACE that --set describes.
 
@@ -66,7 +69,8 @@ def run(
         _introduce(store, asked)
         training.check(config)
         _print_settings(console, config)
-        error = train(console, config, store, asked.objective)
+        with tracking.following(store, wandb=wandb, tensorboard=tensorboard, say=console.print):
+            error = train(console, config, store, asked.objective)
     if error is not None:
         cli.fail(f"trial {config.trial_id}: {error}", cli.FAILED)
     console.print(f"Trial {config.trial_id} is in {store.folder}", soft_wrap=True, highlight=False)

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from cpcnn_core.checkpoint import load_weights
 from cpcnn_core.metrics import EpochMetrics
+from orchestrator import best as best_command
 from orchestrator import status, sweep, training, trial
 from orchestrator.space import read
 from orchestrator.store import Store
@@ -103,6 +104,23 @@ def test_a_sweep_from_start_to_export(tmp_path: Path, space: Path) -> None:
     held = json.loads((tmp_path / "winner" / "metrics.json").read_text())
     assert held["trial_id"] in trials
     assert load_weights(tmp_path / "winner" / "weights.safetensors").config.trial_id == held["trial_id"]
+
+    # the finalists on new seeds, a sweep of their own that decides; once it is there, it is read
+    arguments = ("--metric", "val_acc", "--results", results, "--confirm", "2", "--seeds", "2", "--json")
+    confirmed = call("orchestrator.best", *arguments, "--no-export")
+    assert confirmed.returncode == 0, confirmed.stderr
+    finalists = json.loads(confirmed.stdout)["confirmed"]["finalists"]
+    assert [[run["seed"] for run in one["runs"]] for one in finalists] == [[4, 5]] * 2
+    assert {one["trial_id"] for one in finalists} <= set(trials)
+    assert finalists[0]["mean"] >= finalists[1]["mean"]
+    code, said = call_here(best_command.app, *arguments, "--out", tmp_path / "confirmed")
+    assert code == 0, said
+    winner = load_weights(tmp_path / "confirmed" / "weights.safetensors").config
+    assert (winner.seed in {4, 5}, winner.train.epochs) == (True, 2)
+    assert (
+        "confirmed: 2 finalists were trained again on 2 new seeds"
+        in (tmp_path / "confirmed" / "model_card.md").read_text()
+    )
 
     held_in_dashboard = dashboard(store, "/api/studies")
     assert [study["study_name"] for study in held_in_dashboard["study_summaries"]] == [NAME]

@@ -1,0 +1,84 @@
+"""`python -m orchestrator.track --sweep NAME --wandb online`: show a sweep, running or ended, in other tools."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from filelock import FileLock, Timeout
+
+from orchestrator import command_line as cli
+from orchestrator import tracking
+from orchestrator.store import Store, StoreError, sweeps
+from orchestrator.tracking import WandbMode
+
+app = cli.command()
+
+_POLL_SECONDS = 2.0
+
+WandbOption = Annotated[
+    WandbMode | None, typer.Option("--wandb", help="A run of Weights & Biases per trial; offline keeps them on disk.")
+]
+TensorBoardOption = Annotated[
+    bool, typer.Option("--tensorboard", help="Event files for TensorBoard in the sweep's folder.")
+]
+
+
+@app.command()
+def main(
+    sweep: Annotated[str, typer.Option(help="The sweep to show.")],
+    results: cli.Results = Path("results"),
+    wandb: WandbOption = None,
+    tensorboard: TensorBoardOption = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until stdin ends, rather than once.")] = False,
+) -> None:
+    """Show what has not been shown yet of a sweep's trials."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    _warn_plainly()
+    with cli.plain_errors():
+        if wandb is None and not tensorboard:
+            raise StoreError("nothing to do: say --wandb online, --wandb offline or --tensorboard")
+        store = Store((results / cli.folder_name(sweep)).absolute())
+        if not follow and sweep not in {found.folder.name for found in sweeps(results)}:
+            raise StoreError(f"{results}: holds no sweep {sweep}")
+        try:
+            with FileLock(store.folder / "tracking.lock", timeout=0):
+                _track(store, wandb, tensorboard, follow)
+        except Timeout:
+            raise StoreError(f"{store.folder}: another process tracks this sweep already") from None
+
+
+def _track(store: Store, wandb: WandbMode | None, tensorboard: bool, follow: bool) -> None:
+    over = threading.Event()
+    if follow:
+
+        def wait_for_the_end() -> None:
+            sys.stdin.read()
+            over.set()
+
+        threading.Thread(target=wait_for_the_end, daemon=True).start()
+    else:
+        over.set()
+    follower = tracking.Follower(store, tracking.trackers(store, wandb=wandb, tensorboard=tensorboard))
+    while not over.wait(_POLL_SECONDS):
+        follower.step()
+    follower.close()
+
+
+def _warn_plainly() -> None:
+    """Warnings without a time, so that whoever started this process can tell them from the rest."""
+    root = logging.getLogger()
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter(f"{tracking.WARNING}%(message)s"))
+    handler.addFilter(lambda record: record.levelno == logging.WARNING and record.name.startswith("orchestrator"))
+    for other in root.handlers:
+        other.addFilter(lambda record: record.levelno != logging.WARNING or not record.name.startswith("orchestrator"))
+    root.addHandler(handler)
+
+
+if __name__ == "__main__":
+    app()
