@@ -104,8 +104,8 @@ class LedgerCallback(Callback):  # type: ignore[misc]
         self._stalls.forget(trial.trial_id)
         cause = _cause(trial)
         stack = last_dump(Path(trial.config[LOG]))
-        reason = f"{cause}; it hung in {stack}" if stack and not _NODE_LOST.search(cause) else cause
-        self._ledger.died(trial.config[NUMBER], reason, its_fault=not _NODE_LOST.search(cause))
+        reason = f"{cause}; it hung in {stack}" if stack and not is_node_lost(cause) else cause
+        self._ledger.died(trial.config[NUMBER], reason, its_fault=not is_node_lost(cause))
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Where Tune can be left without anything half done."""
@@ -113,6 +113,11 @@ class LedgerCallback(Callback):  # type: ignore[misc]
             _kill(next(trial for trial in trials if trial.trial_id == trial_id))
         if self._ledger.fatal is not None or self._is_stopping():
             raise Halt
+
+
+def is_node_lost(cause: str) -> bool:
+    """Whether what Ray says of a process's death is that its machine went away."""
+    return _NODE_LOST.search(cause) is not None
 
 
 def _kill(trial: Trial) -> None:
