@@ -44,7 +44,7 @@ def concat_elu(x: Tensor) -> Tensor:
 
 
 class _Gate(torch.autograd.Function):
-    """value * sigmoid(gating) of [value ; gating]; the sigmoid of a copy, since a CPU is slow at half of the channels."""
+    """value * sigmoid(gating) of [value ; gating]; the sigmoid of a copy, for a CPU is slow at half of the channels."""
 
     @staticmethod
     def forward(ctx: Any, h: Tensor) -> Tensor:

@@ -144,7 +144,9 @@ class Run:
         self.score = score
         self.dataset = dataset
         self.accelerator = accelerator
-        self.device = device = accelerator.device
+        # Of several processes on a CPU, Accelerate numbers the device; no checkpoint loads from "cpu:0".
+        device = torch.device("cpu") if accelerator.device.type == "cpu" else accelerator.device
+        self.device = device
         self.checkpoints = CheckpointFolder(folder, config)
         self.log_prior = evaluate.log_prior(config.eval.prior, dataset.train.labels, dataset.nr_classes)
         # Whole splits stay on the device: a batch is a gather, not a transfer.

@@ -15,15 +15,16 @@ class ResourcesError(ValueError):
 
 @dataclass(frozen=True)
 class Resources:
-    """What one trial gets. `gpus` may be a fraction; None is one GPU where there is any.
+    """What one trial gets. `gpus` may be a fraction; None is one GPU for each of its processes, where there is any.
 
-    Without a number of `cpus`, each trial gets one core, or an equal share of them all where fewer trials run at once.
+    Without a number of `cpus`, each process gets one core, or the trials divide all cores where fewer run at once.
     """
 
     cpus: int | None = None
     gpus: float | None = None
     accelerator: str | None = None  # the kind of GPU, by Ray's name for it: A100, H100, L4, T4
     memory_gib: float | None = None  # that a node has left for the trial
+    processes: int = 1  # that share each batch, all on one node
 
     @classmethod
     def of(cls, given: object) -> Resources:
@@ -40,6 +41,15 @@ class Resources:
             raise ResourcesError(
                 f"resources: gpus is {gpus!r}; it must be a fraction of one GPU, as 0.5, or a whole number of them"
             )
+        processes = given.get("processes", 1)
+        if not isinstance(processes, int) or isinstance(processes, bool) or processes < 1:
+            raise ResourcesError(f"resources: processes is {processes!r}; it must be a whole number of at least 1")
+        if cpus is not None and cpus < processes:
+            raise ResourcesError(f"resources: cpus is {cpus}; {processes} processes need at least one each")
+        if processes > 1 and gpus and gpus != processes:
+            raise ResourcesError(
+                f"resources: gpus is {gpus!r}; {processes} processes take a GPU each, so it must be {processes}, or 0"
+            )
         accelerator, memory = given.get("accelerator"), given.get("memory_gib")
         if accelerator is not None and (not isinstance(accelerator, str) or not accelerator):
             raise ResourcesError(
@@ -53,13 +63,15 @@ class Resources:
             None if gpus is None else float(gpus),
             accelerator,
             None if memory is None else float(memory),
+            processes,
         )
 
     def share(self, available: Mapping[str, float], trials: int) -> Share:
         """Divide what Ray has `available` among at most `trials` at once. Raise ResourcesError where not one fits."""
-        gpus = self.gpus if self.gpus is not None else float(available.get("GPU", 0) > 0)
+        gpus = self.gpus if self.gpus is not None else float(self.processes * (available.get("GPU", 0) > 0))
         cores = available.get("CPU", 0.0)
-        places = cores // (self.cpus or 1)
+        needed = self.cpus or self.processes
+        places = cores // needed
         if gpus:
             # A fraction lies on one GPU, and rounding takes no place away: three thirds fit.
             held = available.get("GPU", 0.0)
@@ -67,7 +79,7 @@ class Resources:
         concurrent = min(int(places), trials)
         if concurrent < 1:
             raise ResourcesError(
-                f"a trial asks for {self.cpus or 1} cores and {gpus:g} GPUs; there are {cores:g} and "
+                f"a trial asks for {needed} cores and {gpus:g} GPUs; there are {cores:g} and "
                 f"{available.get('GPU', 0):g}"
             )
         return Share(cpus=self.cpus or int(cores // concurrent), gpus=gpus, concurrent=concurrent)

@@ -14,11 +14,12 @@ from cpcnn_core.metrics import EpochMetrics
 from orchestrator import stall, training
 from orchestrator.objective import Objective
 from orchestrator.recording import Place
+from orchestrator.replicas import ReplicaError, Replicated
 from orchestrator.store import Store
 
 # Keys of the config that Tune hands over, and of the results that it passes back.
 NUMBER, SETTINGS, FOLDER, TRAINER, CPUS, GPUS = "number", "settings", "folder", "trainer", "cpus", "gpus"
-OBJECTIVE = "objective"
+OBJECTIVE, PROCESSES = "objective", "processes"
 BESIDES = "besides"  # what the trial asks of its node besides CPUs and GPUs
 LOG, STALL_SECONDS = "log", "stall_seconds"
 METRICS, PLACE, FAILURE, STORAGE = "epoch_metrics", "place", "failure", "storage"
@@ -56,7 +57,7 @@ class TrialProcess(Trainable):  # type: ignore[misc]
                 if self._place is None:
                     self._place = training.place()
             except Exception as error:
-                if _is_device_lost(error):
+                if _is_device_lost(error) or isinstance(error, ReplicaError):
                     raise  # nothing more can run in this process; Tune starts another
                 logger.exception("the trial failed")
                 return {FAILURE: training.describe(error), STORAGE: training.is_storage_failure(error), "done": True}
@@ -76,14 +77,17 @@ class TrialProcess(Trainable):  # type: ignore[misc]
         self._number = config[NUMBER]
         self._log = Path(config[LOG])
         self._stall_seconds = config[STALL_SECONDS]
+        processes = config[PROCESSES]
+        threads = max(1, config[CPUS] // processes)
+        trainer = training.named(config[TRAINER]) if processes == 1 else Replicated(config[TRAINER], processes, threads)
         self._epochs = training.run(
             self._config,
             store,
-            training.named(config[TRAINER]),
+            trainer,
             objective=Objective.from_description(config[OBJECTIVE]),
             on_progress=lambda *_: self._beat(),
         )
-        training.set_threads(config[CPUS])
+        training.set_threads(threads)
 
 
 def _is_device_lost(error: Exception) -> bool:

@@ -10,7 +10,7 @@ A space file is a Python file with
 - `objective`: the metric that it optimises, or `desirability`, `constrained` or `pareto` of several;
 - `scheduler`: which trials are stopped early: "asha" (the default), "promote", "median" or "none", or a mapping
   `{"name": "asha", "grace_epochs": 3, "reduction_factor": 3}`;
-- `resources`: what one trial gets, as `{"gpus": 0.5, "cpus": 2}`;
+- `resources`: what one trial gets, as `{"gpus": 0.5, "cpus": 2}` or `{"processes": 4}`;
 - `stall_minutes`: after how long without a sign of life a trial is started again.
 
 `orchestrator.space` interprets it; nothing here knows what a field means.
