@@ -8,7 +8,7 @@ import os
 import platform
 import signal
 import tempfile
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from cpcnn_core.config import ConfigError
 from cpcnn_core.metrics import ruler_of
 from cpcnn_core.suggest import nearest
-from orchestrator import cluster, growth, leaderboard, provenance, training, warm_start
+from orchestrator import cluster, growth, leaderboard, packing, provenance, training, warm_start
 from orchestrator.budget import Budget, Meter, spent
 from orchestrator.leaderboard import Entry
 from orchestrator.ledger import Best, Ledger, View
@@ -97,7 +97,7 @@ def run(plan: Plan, view: View) -> Outcome:
             if study.finished or study.left_behind:
                 view.resumed(study.finished, _best_so_far(plan, entries))
             with _stopping() as stop:
-                limit = _tune(plan, store, ledger, stop, meter)
+                limit = _tune(plan, store, ledger, stop, meter, view.note)
             if limit is not None and not stop.requested:
                 ledger.cut(limit)
             if ledger.fatal is not None:
@@ -282,7 +282,9 @@ def _stopping() -> Generator[_Stop]:
             signal.signal(number, handler)
 
 
-def _tune(plan: Plan, store: Store, ledger: Ledger, stop: _Stop, meter: Meter) -> str | None:
+def _tune(
+    plan: Plan, store: Store, ledger: Ledger, stop: _Stop, meter: Meter, say: Callable[[str], None]
+) -> str | None:
     """Have Ray run the trials. Return the limit of the budget that ended it, if one did."""
     from orchestrator import local_ray
 
@@ -308,6 +310,11 @@ def _tune(plan: Plan, store: Store, ledger: Ledger, stop: _Stop, meter: Meter) -
         )
 
         resources = plan.space.resources
+        if resources.packs and available.get("GPU"):
+            measured = packing.measure(plan.space)
+            trials = measured.trials(available["CPU"] / available["GPU"] / (resources.cpus or 1))
+            say(measured.sentence(trials))
+            resources = replace(resources, gpus=1 / trials)
         try:
             share = resources.share(available, plan.trials)
         except ResourcesError as error:

@@ -55,7 +55,7 @@ def show(console: Console, plan: Plan) -> None:
     training.check(plan.space.default())
     share = plan.space.resources.share(_machine(), plan.trials)
     training.set_threads(share.cpus)
-    smallest, largest = _extremes(plan.space.extremes(), dataset)
+    smallest, largest = extremes(plan.space.extremes(), dataset)
     probed = {config.model.model_dump_json(): config for config in (smallest, largest)}
     probes = [probe(config, dataset) for config in probed.values()]
     trials = min(plan.trials, plan.space.size)
@@ -142,7 +142,7 @@ def _describe(console: Console, plan: Plan, share: Share, left: int) -> None:
     )
 
 
-def _extremes(configs: Iterable[TrialConfig], dataset: Dataset) -> tuple[TrialConfig, TrialConfig]:
+def extremes(configs: Iterable[TrialConfig], dataset: Dataset) -> tuple[TrialConfig, TrialConfig]:
     """The configurations with the fewest and with the most parameters."""
     from cpcnn_core.checkpoint import build_model
 

@@ -114,7 +114,7 @@ class Progress(AbstractContextManager["Progress"]):
                 )
             )
         table = Table(box=None, pad_edge=False)
-        for column in ("running", "epoch", self._objective.metric, "val_bpd", "s/epoch", "settings"):
+        for column in ("running", "epoch", self._objective.metric, "val_bpd", "s/epoch", "memory", "settings"):
             table.add_column(column)
         for config, metrics in self._running.values():
             shown = metrics.row() if metrics is not None else {}
@@ -124,6 +124,7 @@ class Progress(AbstractContextManager["Progress"]):
                 _number(self._objective.value(shown)),
                 _number(metrics.val_bpd if metrics is not None else None),
                 f"{metrics.seconds:.1f}" if metrics is not None else "",
+                f"{metrics.peak_memory_bytes / 2**30:.1f} GiB" if metrics is not None else "",  # the GPU's, or RAM
                 settings(config, self._searched),
             )
         return Group(*lines, table)

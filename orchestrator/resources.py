@@ -17,6 +17,8 @@ class ResourcesError(ValueError):
 class Resources:
     """What one trial gets. `gpus` may be a fraction; None is one GPU for each of its processes, where there is any.
 
+    With `packs` the fraction is to be measured (packing.py), which is up to whoever starts the sweep.
+
     Without a number of `cpus`, each process gets one core, or the trials divide all cores where fewer run at once.
     """
 
@@ -25,21 +27,26 @@ class Resources:
     accelerator: str | None = None  # the kind of GPU, by Ray's name for it: A100, H100, L4, T4
     memory_gib: float | None = None  # that a node has left for the trial
     processes: int = 1  # that share each batch, all on one node
+    packs: bool = False  # `gpus` is "auto"
 
     @classmethod
     def of(cls, given: object) -> Resources:
         """Read a space file's `{"gpus": 0.5, "cpus": 2, "accelerator": "A100"}`. Raise ResourcesError."""
         if not isinstance(given, Mapping):
             raise ResourcesError(f'resources is {given!r}; it must be a mapping, as {{"gpus": 0.5, "cpus": 2}}')
+        known = [name for name in cls.__dataclass_fields__ if name != "packs"]
         for key in given:
-            if key not in cls.__dataclass_fields__:
-                raise ResourcesError(f"resources: {key!r} means nothing{nearest(str(key), cls.__dataclass_fields__)}")
+            if key not in known:
+                raise ResourcesError(f"resources: {key!r} means nothing{nearest(str(key), known)}")
         cpus, gpus = given.get("cpus"), given.get("gpus")
+        packs = gpus == "auto"
+        gpus = None if packs else gpus
         if cpus is not None and (not isinstance(cpus, int) or isinstance(cpus, bool) or cpus < 1):
             raise ResourcesError(f"resources: cpus is {cpus!r}; it must be a whole number of at least 1")
         if gpus is not None and not _is_share(gpus):
             raise ResourcesError(
-                f"resources: gpus is {gpus!r}; it must be a fraction of one GPU, as 0.5, or a whole number of them"
+                f"resources: gpus is {gpus!r}; it must be a fraction of one GPU, as 0.5, or a whole number of them, "
+                "or 'auto'"
             )
         processes = given.get("processes", 1)
         if not isinstance(processes, int) or isinstance(processes, bool) or processes < 1:
@@ -50,6 +57,8 @@ class Resources:
             raise ResourcesError(
                 f"resources: gpus is {gpus!r}; {processes} processes take a GPU each, so it must be {processes}, or 0"
             )
+        if packs and processes > 1:
+            raise ResourcesError(f"resources: gpus is 'auto', but {processes} processes take a GPU each")
         accelerator, memory = given.get("accelerator"), given.get("memory_gib")
         if accelerator is not None and (not isinstance(accelerator, str) or not accelerator):
             raise ResourcesError(
@@ -64,6 +73,7 @@ class Resources:
             accelerator,
             None if memory is None else float(memory),
             processes,
+            packs,
         )
 
     def share(self, available: Mapping[str, float], trials: int) -> Share:

@@ -19,6 +19,7 @@ from orchestrator.budget import Meter
 from orchestrator.driver import Outcome, Plan, SweepError, holding
 from orchestrator.ledger import MAX_RESTARTS, Ledger
 from orchestrator.objective import Objective
+from orchestrator.packing import Measured
 from orchestrator.progress import Progress
 from orchestrator.recording import INTERRUPTED, Place, Recording
 from orchestrator.resources import Resources, ResourcesError, Share
@@ -323,11 +324,32 @@ def test_fractions_of_gpus_are_packed_onto_each(gpus: float, fit: int) -> None:
         ({"gpus": 1.5}, "gpus is 1.5"),
         ({"gpus": -1}, "gpus is -1"),
         ({"cpus": 0.5}, "cpus is 0.5"),
+        ({"gpus": "all"}, "gpus is 'all'; .* or 'auto'"),
+        ({"packs": True}, "'packs' means nothing"),
+        ({"gpus": "auto", "processes": 2}, "gpus is 'auto', but 2 processes take a GPU each"),
     ],
 )
 def test_resources_that_mean_nothing_are_refused(given: object, says: str) -> None:
     with pytest.raises(ResourcesError, match=says):
         Resources.of(given)
+
+
+@pytest.mark.parametrize(
+    ("trial_gib", "cores", "fit"),
+    # (80 - rest) / (1.2 x + 0.75), rounded down; never more than there are cores, never none
+    [(4.0, 64, 14), (4.0, 6, 6), (30.0, 64, 2), (70.0, 64, 1), (100.0, 64, 1), (4.0, 0.5, 1)],
+)
+def test_as_many_trials_share_a_gpu_as_its_memory_and_the_cores_allow(trial_gib: float, cores: float, fit: int) -> None:
+    measured = Measured(int(trial_gib * 2**30), 80 * 2**30, "A100")
+    assert measured.trials(cores) == fit
+    share = Resources.of({"gpus": 1 / fit}).share({"CPU": 256.0, "GPU": 4.0}, 1000)
+    assert share.concurrent == 4 * fit
+
+
+def test_packing_is_for_machines_with_gpus() -> None:
+    auto = Resources.of({"gpus": "auto", "cpus": 1})
+    assert auto.packs
+    assert auto.share({"CPU": 4.0}, 100) == Resources(cpus=1).share({"CPU": 4.0}, 100)
 
 
 def test_a_trials_log_tells_where_it_hung_until_something_follows(tmp_path: Path) -> None:
