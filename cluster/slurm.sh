@@ -25,7 +25,8 @@ export RAY_AUTH_TOKEN_PATH
 (umask 077 && mkdir -p "$HOME/.ray" && python -c 'import secrets; print(secrets.token_hex(32), end="")' >"$RAY_AUTH_TOKEN_PATH")
 trap 'rm -f "$RAY_AUTH_TOKEN_PATH"' EXIT
 
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+# awk reads to the end: a reader that left early would end scontrol by SIGPIPE, and with it, under pipefail, this script.
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | awk 'NR == 1')
 address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | awk '{print $1}')
 port=$((20000 + SLURM_JOB_ID % 20000)) # somebody else's Ray may run on the same machine
 gpus=$([ -n "${SLURM_GPUS_ON_NODE:-}" ] && echo "--num-gpus=$SLURM_GPUS_ON_NODE" || true)

@@ -4,7 +4,7 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -165,7 +165,14 @@ def test_stopping_while_the_last_trials_run_is_an_interruption(tmp_path: Path, m
     plan = Plan("one", SPACE, tmp_path, trials=1, trainer="tests.fakes:train")
 
     def run(stopped: bool, ended: bool) -> Outcome:
-        def tune(_plan: Plan, _store: Store, ledger: Ledger, stop: driver._Stop, _meter: Meter) -> None:
+        def tune(
+            _plan: Plan,
+            _store: Store,
+            ledger: Ledger,
+            stop: driver._Stop,
+            _meter: Meter,
+            _say: Callable[[str], None],
+        ) -> None:
             number, _ = begin(ledger)
             if ended:
                 ledger.epoch(number, metrics(1), HERE)
