@@ -181,6 +181,18 @@ def files(config: DataConfig, split: Split) -> list[Path]:
     return [Path(config.root).expanduser() / name for name in split.names]
 
 
+def read_image(path: Path, image_shape: tuple[int, int, int]) -> Tensor:
+    """The image in a file as a model of images (C, H, W) sees it: resized, uint8. Raise DataError."""
+    channels, size, _ = image_shape
+    try:
+        pixels = _decode(path.read_bytes(), channels)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    return _fit(pixels[None], channels=channels, size=size, quantize=True)[0]
+
+
 _LOADERS: dict[str, Callable[[DataConfig], Dataset]] = {"digits": _digits, "cpen455": _cpen455}
 
 
@@ -205,17 +217,25 @@ class _Row:
     def decode(self, file: bytes, channels: int) -> Tensor:
         """(C, H, W) in [0, 1]."""
         try:
-            with Image.open(io.BytesIO(file)) as image:
-                if image.mode not in _EIGHT_BIT_MODES:
-                    raise self.error(f"{self.name} has pixels of mode {image.mode}; expected 8 bits per channel")
-                pixels = np.array(image.convert("RGB" if channels == 3 else "L"))
-        except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-            reason = "no known image format" if isinstance(error, UnidentifiedImageError) else error
-            raise self.error(f"{self.name} cannot be decoded ({reason}); expected a whole JPEG or PNG image") from None
-        return torch.from_numpy(pixels).reshape(*pixels.shape[:2], channels).permute(2, 0, 1).float() / 255
+            return _decode(file, channels)
+        except DataError as error:
+            raise self.error(f"{self.name} {error}") from None
 
     def error(self, problem: str) -> DataError:
         return _row_error(self.csv, self.number, problem)
+
+
+def _decode(file: bytes, channels: int) -> Tensor:
+    """(C, H, W) in [0, 1]. Raise DataError, which says what is wrong with it, but not with which file."""
+    try:
+        with Image.open(io.BytesIO(file)) as image:
+            if image.mode not in _EIGHT_BIT_MODES:
+                raise DataError(f"has pixels of mode {image.mode}; expected 8 bits per channel")
+            pixels = np.array(image.convert("RGB" if channels == 3 else "L"))
+    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        reason = "no known image format" if isinstance(error, UnidentifiedImageError) else error
+        raise DataError(f"cannot be decoded ({reason}); expected a whole JPEG or PNG image") from None
+    return torch.from_numpy(pixels).reshape(*pixels.shape[:2], channels).permute(2, 0, 1).float() / 255
 
 
 def _row_error(path: Path, number: int, problem: str) -> DataError:

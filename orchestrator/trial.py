@@ -1,4 +1,4 @@
-"""`python -m orchestrator.trial SPACE`: one trial in this process, without Ray, into the same tables; or an import."""
+"""`python -m orchestrator.trial SPACE`: one trial in this process, without Ray; imports, replays, images of trials."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typer.core import TyperGroup
 
-from cpcnn_core.config import TrialConfig
+from cpcnn_core.checkpoint import load_weights
+from cpcnn_core.config import ConfigError, TrialConfig
 from orchestrator import command_line as cli
-from orchestrator import importing, provenance, replaying, space, tracking, training
+from orchestrator import drawing, importing, provenance, replaying, space, submission, tracking, training
 from orchestrator.objective import Objective
 from orchestrator.progress import plain
 from orchestrator.recording import Recording
@@ -111,6 +112,53 @@ def import_(
 
 
 @app.command()
+def sample(
+    source: Annotated[
+        str, typer.Argument(metavar="TRIAL_ID|WEIGHTS", help="A trial, or a .safetensors file of its weights.")
+    ],
+    sweep: Annotated[str | None, typer.Option(help="The sweep that ran it, where several did.")] = None,
+    epoch: Annotated[int | None, typer.Option(help="Whose weights draw; the last one that was kept.")] = None,
+    count: Annotated[
+        list[str] | None, typer.Option(metavar="N|CLASS=N", help="Images of each class, or of one. May be repeated.")
+    ] = None,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Below 1 likelier images, at 0 no noise at all.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Of the noise; the trial's own.")] = None,
+    complete: Annotated[
+        Path | None, typer.Option(metavar="IMAGE", help="Keep this image's rows above --from-row, draw the rest.")
+    ] = None,
+    from_row: Annotated[int | None, typer.Option(help="The first row that is drawn; half the height.")] = None,
+    results: cli.Results = Path("results"),
+    out: Annotated[Path, typer.Option(help="The folder to make for the images.")] = Path("drawn"),
+) -> None:
+    """Draw images with a trial's weights, 25 of each class by default, or complete one image in as many ways."""
+    console = cli.console()
+    with cli.plain_errors(OSError):
+        if out.exists():
+            raise ConfigError(f"--out {out}: exists; name another folder, so that old images never mix with new ones")
+        file = drawing.weights_file(
+            source, results, sweep=None if sweep is None else cli.folder_name(sweep), epoch=epoch
+        )
+        weights = load_weights(file)
+        half = 0 if complete is None else weights.model.image_shape[1] // 2
+        asked = drawing.Request(
+            drawing.parse_counts(count or (), weights.model.nr_classes),
+            weights.config.seed if seed is None else seed,
+            temperature,
+            None if complete is None else str(complete),
+            half if from_row is None else from_row,
+        )
+        with _bar(console) as bar:
+            task = bar.add_task("rows drawn", total=None)
+            drawn = drawing.draw(weights, asked, lambda done, total: bar.update(task, completed=done, total=total))
+        drawing.write(out, drawn, asked, file)
+    console.print(
+        f"{len(drawn.labels)} images by {file} are in {out / submission.SAMPLES}, all in {out / submission.GRID}",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+@app.command()
 def replay(
     trial_id: Annotated[str, typer.Argument(metavar="TRIAL_ID", help="As the tables and the leaderboard name it.")],
     sweep: Annotated[str, typer.Option(help="The sweep that ran it.")],
@@ -163,14 +211,7 @@ def train(
         return None
     begun: list[Recording] = []  # one, once this process alone trains the trial
     with (
-        Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-        ) as bar,
+        _bar(console) as bar,
         training.log_to(store.log_file(config.trial_id), redirect=False),
     ):
         task = bar.add_task("trained", total=None)
@@ -212,6 +253,11 @@ def train(
     whole = begun[0].attempt.epochs >= config.train.epochs
     begun[0].finish("COMPLETE" if whole else "PRUNED", stopped=None if whole else "as far as the recorded trial went")
     return None
+
+
+def _bar(console: Console) -> Progress:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=console, transient=True)
 
 
 def _introduce(store: Store, asked: SearchSpace) -> None:
