@@ -1,10 +1,11 @@
 """The validation accuracy that one CPU-hour of training reaches on cpen455, at nr_resnet 1, nr_filters 40, 5 mixtures.
 
-    python -m benchmarks.cpu_hour --root PATH [--hours 1]
+    python -m benchmarks.cpu_hour --root PATH [--hours 1] [--set KEY=VALUE ...]
 
 A CPU-hour is 3600 seconds of one core, counted by the operating system (user and system time of this process), so that
 the figure means the same on a busy machine. The number of epochs is chosen from a probe of three steps such that the
-learning-rate schedule ends with the budget. Killed and started again with the same --work folder, it resumes.
+learning-rate schedule ends with the budget. Where the CPU multiplies bf16 faster than fp32, training runs in bf16 and
+compiled. Killed and started again with the same --work folder, it resumes.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.timing import matrix_peak
 from cpcnn_core import data
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.train import Run, fit
+from orchestrator.space import parse_settings
 
 SETTINGS = {
     "data.name": "cpen455",
@@ -39,12 +42,10 @@ SETTINGS = {
     "train.warmup_epochs": 0.2,
     "train.ema_decay": 0.999,
     "train.flip": True,
-    "train.precision": "bf16",
-    "train.compile": True,
     "train.data_dependent_init": True,
-    "eval.precision": "bf16",
     "eval.train_images": 0,
 }
+WITH_BF16_UNITS = {"train.precision": "bf16", "train.compile": True, "eval.precision": "bf16"}
 PROBE_STEPS = 3
 FORWARD_SHARE = 0.36  # of a training step's time, for the evaluation's forward passes
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -81,13 +82,15 @@ def main(
     hours: Annotated[float, typer.Option(help="CPU-hours of one core.")] = 1.0,
     threads: Annotated[int, typer.Option(help="Threads; CPU time adds up over them.")] = 1,
     epochs: Annotated[int | None, typer.Option(help="Instead of probing for what fits.")] = None,
+    given: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Other settings.")] = None,
     work: Annotated[Path, typer.Option(help="Checkpoints.")] = Path("results/benchmarks/cpu_hour"),
     out: Annotated[Path, typer.Option(help="The JSON file.")] = Path("results/benchmarks/cpu_hour.json"),
 ) -> None:
     """Train for the budget and report accuracy over CPU time."""
     torch.set_num_threads(threads)
     console = Console()
-    config = TrialConfig.from_flat(SETTINGS | {"data.root": str(root)})
+    faster = WITH_BF16_UNITS if matrix_peak(torch.bfloat16) > matrix_peak() else {}
+    config = TrialConfig.from_flat(SETTINGS | faster | parse_settings(given or ()) | {"data.root": str(root)})
     dataset = data.load(config.data)
     if epochs is None:
         epochs = epochs_within(config, dataset, hours * 3600, work / "probe")

@@ -2,11 +2,11 @@
 
     python -m benchmarks.fid [--full]
 
-The first table takes the Frechet distance between the same two sets of features, ours (singular values of the factors)
+Its first rows take the Frechet distance between the same two sets of features, ours (singular values of the factors)
 against pytorch-fid's (the square root of the covariances' product), at the widths of the extractors; pytorch-fid's
 2048-wide root takes minutes and is part of --full. Agreement is the relative difference of the two values.
 
-The second one is a whole measurement as `eval.fid_every` makes it, 25 images of each of 4 classes, 32x32x3, at 1/40/5:
+The last row is a whole measurement as `eval.fid_every` makes it, 25 images of each of 4 classes, 32x32x3, at 1/40/5:
 drawing them, the classifier's features, FID with its standard error, per-class FIDs and KID; beside it an epoch of
 4159 training images, from the fastest of a few steps, and its evaluation of 519 + 512 images.
 """
@@ -126,30 +126,33 @@ def main(
     threads: Annotated[int | None, typer.Option(help="Threads of torch; default: its own choice.")] = None,
     out: Annotated[Path, typer.Option(help="The JSON file.")] = Path("results/benchmarks/fid.json"),
 ) -> None:
-    """Measure, print two tables, write them as JSON."""
+    """Measure, print one table, write it as JSON."""
     if threads is not None:
         torch.set_num_threads(threads)
     load = os.getloadavg()[0]
-    console = Console(width=None if os.isatty(1) else 160)
-    table = Table(
-        "features", "ours", "pytorch-fid", "ratio, CPU", "apart", title="Frechet distance, 100 and 519 images"
-    )
+    title = f"FID of {IMAGES} images, CPU s, {torch.get_num_threads()} threads"
+    table = Table("config", "ours", "baseline", "ratio", "agreement", title=title)
     results: list[dict[str, Any]] = []
     for width in (64, 192, *([2048] if full else [])):
         result = frechet(width)
-        results.append(asdict(result) | {"ratio": result.pytorch_fid.cpu / result.ours.cpu})
+        ratio = result.pytorch_fid.cpu / result.ours.cpu
+        results.append(asdict(result) | {"ratio": ratio})
         table.add_row(
-            str(width),
+            f"distance, {width} features",
             f"{result.ours.cpu * 1e3:.1f} ms",
-            f"{result.pytorch_fid.cpu * 1e3:.1f} ms",
-            f"{result.pytorch_fid.cpu / result.ours.cpu:.1f}x",
+            f"pytorch-fid {result.pytorch_fid.cpu * 1e3:.1f} ms",
+            f"{ratio:.1f}x",
             f"{result.relative_difference:.1e}",
         )
-    console.print(table)
     parts = share()
-    table = Table("training", "evaluation", "drawing", "measuring", "share of FID", title="CPU s of an epoch, 1/40/5")
-    table.add_row(*(f"{seconds:.1f}" for seconds in asdict(parts).values()), f"{parts.of_fid:.1%}")
-    console.print(table)
+    table.add_row(
+        "all of it in an epoch, 1/40/5",
+        f"drawing {parts.drawing:.1f} s, measuring {parts.measuring:.1f} s",
+        f"training {parts.training:.0f} s, evaluation {parts.evaluation:.0f} s",
+        f"{parts.of_fid:.1%} of the epoch",
+        "-",
+    )
+    Console(width=None if os.isatty(1) else 160).print(table)
     write(out, [*results, asdict(parts) | {"share_of_fid": parts.of_fid}], load)
 
 

@@ -104,10 +104,10 @@ def measure(sizes: tuple[int, int, int], batch: int, steps: int, precision: str,
         }
     )
     data = dataset(batch)
-    chosen = torch.arange(batch)
     with tempfile.TemporaryDirectory() as folder:
         run = Run(config, data, Path(folder), Accelerator())
         baseline = PlainStep(run)
+        chosen = torch.arange(batch, device=run.device)
 
         def ours() -> float:
             before = run.sums.bpd.item()

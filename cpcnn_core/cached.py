@@ -18,12 +18,14 @@ What makes it fast on a CPU:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,6 +33,8 @@ from cpcnn_core.fusion import Modulation
 from cpcnn_core.layers import IDENTITY, GatedBlock, concat_elu, down_shift, right_shift
 from cpcnn_core.likelihood import MIN_LOG_SCALE
 from cpcnn_core.model import NR_LEVELS, ConditionalPixelCNN
+
+logger = logging.getLogger(__name__)
 
 Ops = list[Callable[[], object]]
 """Calls that write into memory allocated before: run in order, they are a piece of the forward pass."""
@@ -573,11 +577,22 @@ class CachedNetwork:
 
 
 def cuda_graph(ops: Ops) -> Callable[[], None]:
-    """Capture the calls as one CUDA graph. NOT YET RUN: this was written on a machine without a GPU."""
+    """The calls as one CUDA graph; one by one, as before, where the driver refuses to capture them.
+
+    Not yet run: this was written on a machine without a GPU.
+    """
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run(ops)
-    return graph.replay
+    try:
+        # What other threads ask of the GPU meanwhile is none of this graph's business.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            run(ops)
+    except RuntimeError as error:
+        if should_reduce_batch_size(error):
+            raise
+        logger.warning("a row's work was not captured as a CUDA graph, which costs time only: %s", error)
+        return partial(run, ops)
+    replay: Callable[[], None] = graph.replay
+    return replay
 
 
 class _Stem:

@@ -11,8 +11,6 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from cpcnn_core.config import TrainConfig
 
 
@@ -50,12 +48,20 @@ def build_scheduler(config: TrainConfig, optimizer: torch.optim.Optimizer, steps
     return LambdaLR(optimizer, lambda step: lr_factor(config, step, steps_per_epoch))
 
 
-def build_ema(model: nn.Module, decay: float) -> AveragedModel:
-    """An average of the weights that forgets with `decay` per step, faster at first so that early epochs count."""
+class Average(AveragedModel):
+    """An average of the weights that forgets with `decay` per step, faster at first so that early epochs count.
 
-    def average(ema: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor | int) -> None:
-        n = int(updates)
-        rate = min(decay, (1 + n) / (10 + n))
-        torch._foreach_lerp_(list(ema), list(current), 1 - rate)
+    torch's own update hands the number of updates over by way of the weights' device and waits for it there.
+    """
 
-    return AveragedModel(model, multi_avg_fn=average)
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Take in the weights after one more step."""
+        n = int(self.n_averaged)  # a buffer that stays on the CPU
+        rate = min(self.decay, (1 + n) / (10 + n)) if n else 0.0
+        torch._foreach_lerp_(list(self.module.parameters()), list(model.parameters()), 1 - rate)
+        self.n_averaged += 1

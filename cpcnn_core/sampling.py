@@ -17,7 +17,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
 from cpcnn_core import likelihood
-from cpcnn_core.cached import CachedNetwork, Capture
+from cpcnn_core.cached import CachedNetwork, Capture, cuda_graph
 from cpcnn_core.data import to_model, to_uint8
 from cpcnn_core.model import ConditionalPixelCNN
 
@@ -45,7 +45,7 @@ def sample(
 
     `given` (N, C, H, W) uint8 are images to complete: their first `from_row` rows are kept. An image depends on its
     place among the labels and on the generator, not on `batch_size`: where memory runs out, smaller batches go on
-    with the same noise. `capture`: see `cached.cuda_graph`.
+    with the same noise. `capture` makes one call of a row's many; by default it is `cached.cuda_graph` on a GPU.
     """
     _check(model, labels, temperature, given, from_row)
     device = model.nin_out.conv.bias.device
@@ -154,6 +154,8 @@ def sample_cached(
     _check(model, labels, temperature, given, from_row)
     channels, height, width = model.image_shape
     batch, device = len(labels), model.nin_out.conv.bias.device
+    if capture is None and device.type == "cuda":
+        capture = cuda_graph
     image = torch.zeros(height, width, channels, batch, dtype=torch.uint8, device=device)
     if given is not None:
         image[:from_row] = given[:, :, :from_row].permute(2, 3, 1, 0)

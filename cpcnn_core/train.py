@@ -29,7 +29,7 @@ from cpcnn_core.initialise import data_dependent_init
 from cpcnn_core.metrics import EpochMetrics
 from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.objective import Objective
-from cpcnn_core.optim import build_ema, build_optimizer, build_scheduler
+from cpcnn_core.optim import Average, build_optimizer, build_scheduler
 from cpcnn_core.quality import Drawn
 
 logger = logging.getLogger(__name__)
@@ -147,6 +147,8 @@ class Run:
         # Of several processes on a CPU, Accelerate numbers the device; no checkpoint loads from "cpu:0".
         device = torch.device("cpu") if accelerator.device.type == "cpu" else accelerator.device
         self.device = device
+        if device.type == "cpu" and "bf16" in (config.train.precision, config.eval.precision) and not has_bf16_units():
+            logger.warning("precision bf16: this CPU has no units for it, so that it is many times slower than fp32")
         self.checkpoints = CheckpointFolder(folder, config)
         self.log_prior = evaluate.log_prior(config.eval.prior, dataset.train.labels, dataset.nr_classes)
         # Whole splits stay on the device: a batch is a gather, not a transfer.
@@ -174,7 +176,7 @@ class Run:
             data_dependent_init(self.model, to_model(self.images[first]), self.labels[first])
         self.optimizer = build_optimizer(config.train, self.model)
         self.scheduler = build_scheduler(config.train, self.optimizer, self.steps_per_epoch)
-        self.ema = build_ema(self.model, config.train.ema_decay) if config.train.ema_decay is not None else None
+        self.ema = Average(self.model, config.train.ema_decay) if config.train.ema_decay is not None else None
         if state is not None:
             self._load_state_dict(state)
         objective: nn.Module = Objective(
@@ -198,7 +200,7 @@ class Run:
         """Train the rest of the epoch in progress, evaluate, commit the checkpoint."""
         started = saved = time.perf_counter()
         N, batch_size = len(self.labels), self.config.train.batch_size
-        order = self._order()
+        order = self._order().to(self.device)  # once: a copy per step would wait for the step before
         compile_seconds, images_before = 0.0, self.position * batch_size
         unchecked: list[Tensor] = []
         while self.position < self.steps_per_epoch:
@@ -261,7 +263,7 @@ class Run:
     # --- one step ---
 
     def optimize(self, chosen: Tensor) -> Tensor:
-        """One optimizer step on the images `chosen`; return the norm of its gradient, before clipping.
+        """One optimizer step on the images `chosen`, indices on the device; return its gradient's norm before clipping.
 
         Where the device's memory ends, halve the micro-batch and do the step again: same global batch, same gradient.
         """
@@ -308,7 +310,7 @@ class Run:
         train, device = self.config.train, self.device
         B = train.batch_size
         padding = chosen[:1].expand(B - len(chosen))
-        index = torch.cat([chosen, padding]).to(device)
+        index = torch.cat([chosen, padding])
         images, labels = self.images[index], self.labels[index]
         if train.flip:
             images = augment.flip(images, torch.rand(B, generator=self.noise, device=device) < 0.5)
@@ -474,6 +476,12 @@ def _padded(batch: Batch, surplus: int) -> Batch:
         torch.cat([batch.weights, batch.weights.new_zeros(surplus)]),
         masks,
     )
+
+
+def has_bf16_units() -> bool:
+    """Whether this machine's CPU multiplies bf16 itself; without, matrix products take some forty times as long."""
+    found = torch.cpu.get_capabilities()
+    return found["architecture"] != "x86_64" or any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def peak_memory(device: torch.device) -> int:

@@ -216,6 +216,7 @@ def _check_data(plan: Plan) -> None:
     """Find out here, not in each trial, that the data is missing or broken; and decode it once for all of them."""
     if _trains_here(plan):
         training.check(plan.space.default())
+        training.check_each(plan.space.extremes())
 
 
 def _trains_here(plan: Plan) -> bool:

@@ -53,6 +53,7 @@ def show(console: Console, plan: Plan) -> None:
     """Print the plan. Raise what `sweep` would raise for bad input."""
     dataset = training.dataset(plan.space.default().data)
     training.check(plan.space.default())
+    training.check_each(plan.space.extremes())
     share = plan.space.resources.share(_machine(), plan.trials)
     training.set_threads(share.cpus)
     smallest, largest = extremes(plan.space.extremes(), dataset)

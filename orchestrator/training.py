@@ -7,7 +7,7 @@ import importlib
 import logging
 import os
 import platform
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from functools import lru_cache
 from pathlib import Path
@@ -163,6 +163,19 @@ def check(config: TrialConfig) -> None:
     check_fits(config, dataset(config.data))
     if config.eval.fid_every:
         yardstick(config, dataset(config.data))
+
+
+def check_each(configs: Iterable[TrialConfig]) -> None:
+    """See that each of a space's configurations fits its data: the largest batch of each. Raise as `check`."""
+    from cpcnn_core.train import check_fits
+
+    largest: dict[DataConfig, TrialConfig] = {}
+    for config in configs:
+        held = largest.setdefault(config.data, config)
+        if config.train.batch_size > held.train.batch_size:
+            largest[config.data] = config
+    for config in largest.values():
+        check_fits(config, dataset(config.data))
 
 
 def ruler(config: TrialConfig) -> tuple[str, int, str] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 from typing import Protocol
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cpcnn_core import likelihood, sampling
-from cpcnn_core.cached import CachedNetwork, Ops, run
+from cpcnn_core.cached import CachedNetwork, Ops, cuda_graph, run
 from cpcnn_core.data import to_model
 from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.sampling import draw_noise, sample, sample_cached, sample_reference
@@ -209,6 +210,28 @@ class TestCachedAsGraphs(SamplerContract):
         sample_cached(model_of(), LABELS, noise_of(), capture=capture)
         odd, every_fourth, even = captured  # at rows 3, 4 and 6
         assert odd < even < every_fourth
+
+
+@pytest.mark.parametrize("memory_ends", [False, True])
+def test_a_row_that_cannot_be_captured_is_computed_call_by_call(
+    memory_ends: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    @contextmanager
+    def refuse(*_: object, **__: object) -> Iterator[None]:
+        yield
+        raise RuntimeError("CUDA out of memory." if memory_ends else "operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
+    monkeypatch.setattr(torch.cuda, "graph", refuse)
+    if memory_ends:  # which a smaller batch mends
+        with pytest.raises(RuntimeError, match="out of memory"):
+            sample_cached(model_of(), LABELS, noise_of(), capture=cuda_graph)
+        return
+    calls: list[int] = []
+    again = cuda_graph([partial(calls.append, 1)])
+    again()
+    assert calls == [1, 1]
+    assert "stream is capturing" in caplog.text
 
 
 # ---------------------------------------------------------------------------------------------------- network outputs

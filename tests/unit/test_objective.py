@@ -16,7 +16,7 @@ from cpcnn_core.labels import ENCODINGS, NULL_LABEL
 from cpcnn_core.layers import concat_elu
 from cpcnn_core.likelihood import bits_per_dim, log_prob
 from cpcnn_core.objective import Objective
-from cpcnn_core.optim import build_ema, build_optimizer, lr_factor
+from cpcnn_core.optim import Average, build_optimizer, lr_factor
 from tests.contract.networks import NR_CLASSES, images, network
 
 UNIFORM = torch.full((NR_CLASSES,), -math.log(NR_CLASSES))
@@ -154,7 +154,7 @@ def test_ema_follows_slowly_and_faster_at_first() -> None:
     model = torch.nn.Linear(1, 1, bias=False)
     with torch.no_grad():
         model.weight.zero_()
-        ema = build_ema(model, 0.99)
+        ema = Average(model, 0.99)
         ema.update_parameters(model)  # the first update copies
         model.weight.fill_(1.0)
         ema.update_parameters(model)

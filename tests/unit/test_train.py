@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cpcnn_core import fid, quality
 from cpcnn_core import train as training
@@ -306,6 +308,32 @@ def test_compiled_training_is_the_same_and_its_warm_up_is_reported_apart(
     assert epochs[0].train_seconds > epochs[0].compile_seconds
 
 
+def test_no_step_waits_for_a_number_from_the_device(tmp_path: Path) -> None:
+    """What reads a number here would stop a GPU's queue; the counts of steps lie on the CPU there too."""
+    settings = {"train__ema_decay": 0.9, "train__class_loss_weight": 0.5, "train__label_dropout": 0.3}
+    augmented = {"train__flip": True, "train__shift": 1, "train__accumulate": 2, "train__schedule": "cosine"}
+    run = training.Run(config(**settings, **augmented), tiny_dataset(), tmp_path, Accelerator())
+    chosen = torch.arange(14)  # the last batch, padded
+    run.optimize(chosen)
+    assert run.ema is not None
+    counts = [run.ema.n_averaged, *(state["step"] for state in run.optimizer.state.values())]
+    on_the_cpu = {count.data_ptr() for count in counts}
+
+    class Reads(TorchDispatchMode):
+        seen = 0
+
+        def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if call is torch.ops.aten._local_scalar_dense.default:
+                self.seen += 1
+                assert args[0].data_ptr() in on_the_cpu, f"a step reads {args[0]}"
+            assert call is not torch.ops.aten.nonzero.default, "a step waits for how many there are"
+            return call(*args, **(kwargs or {}))
+
+    with Reads() as reads:
+        run.optimize(chosen)
+    assert reads.seen > 0
+
+
 def test_film_statistics_are_logged_each_epoch(tmp_path: Path) -> None:
     epochs = list(fit(config(model__fusion="block_film", train__lr=1e-3), tiny_dataset(), tmp_path))
     assert epochs[0].row()["fusion.block_film.gamma_mean"] == pytest.approx(1.0, abs=0.05)
@@ -317,6 +345,15 @@ def test_film_statistics_are_logged_each_epoch(tmp_path: Path) -> None:
 def test_other_ways_to_train_learn_too(tmp_path: Path, settings: dict[str, Any]) -> None:
     found = losses(tiny_dataset(), tmp_path, **settings)
     assert found[-1] < found[0]
+
+
+@pytest.mark.parametrize("units", [False, True])
+def test_bf16_that_a_cpu_has_no_units_for_is_warned_of(
+    tmp_path: Path, units: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64", "avx512_bf16": units})
+    training.Run(config(eval__precision="bf16"), tiny_dataset(), tmp_path, Accelerator())
+    assert ("bf16: this CPU has no units for it" in caplog.text) != units
 
 
 def test_the_times_are_the_only_thing_that_differs_between_two_runs(tmp_path: Path) -> None:
