@@ -4,7 +4,7 @@
 
 A CPU-hour is 3600 seconds of one core, counted by the operating system (user and system time of this process), so that
 the figure means the same on a busy machine. The number of epochs is chosen from a probe of three steps such that the
-learning-rate schedule ends with the budget. Where the CPU multiplies bf16 faster than fp32, training runs in bf16 and
+learning-rate schedule ends with the budget. Where the CPU has units for bf16, training runs in bf16 and
 compiled. Killed and started again with the same --work folder, it resumes.
 """
 
@@ -22,10 +22,9 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.timing import matrix_peak
 from cpcnn_core import data
 from cpcnn_core.config import TrialConfig
-from cpcnn_core.train import Run, fit
+from cpcnn_core.train import Run, fit, has_bf16_units
 from orchestrator.space import parse_settings
 
 SETTINGS = {
@@ -89,7 +88,7 @@ def main(
     """Train for the budget and report accuracy over CPU time."""
     torch.set_num_threads(threads)
     console = Console()
-    faster = WITH_BF16_UNITS if matrix_peak(torch.bfloat16) > matrix_peak() else {}
+    faster = WITH_BF16_UNITS if has_bf16_units() else {}
     config = TrialConfig.from_flat(SETTINGS | faster | parse_settings(given or ()) | {"data.root": str(root)})
     dataset = data.load(config.data)
     if epochs is None:

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from cpcnn_core.train import has_bf16_units
+
 T = TypeVar("T")
 
 
@@ -51,6 +53,14 @@ def matrix_peak(dtype: torch.dtype = torch.float32) -> float:
     with torch.inference_mode():
         took = fastest([timed(product)[0] for _ in range(8)])
     return 2 * size**3 / (took.cpu if device == "cpu" else took.wall)
+
+
+def peaks() -> dict[str, float]:
+    """`matrix_peak` by precision. Without bf16 where the machine has no units for it: a step would take minutes."""
+    found = {"fp32": matrix_peak()}
+    if torch.cuda.is_available() or has_bf16_units():
+        found["bf16"] = matrix_peak(torch.bfloat16)
+    return found
 
 
 def write(out: Path, results: list[dict[str, Any]], load_before: float) -> None:

@@ -4,7 +4,7 @@
 
 The baseline is one optimizer step in fp32 as one would write it down: the network of benchmarks/plain.py, the
 likelihood as published, backward, gradient clipping, Adam. Ours is `cpcnn_core.train.Run.optimize`, in fp32 and under
-bf16 autocast, which pays on a CPU or a GPU that has units for it. Both start from the same weights and see the same
+bf16 autocast on a CPU or a GPU that has units for it. Both start from the same weights and see the same
 images with the same dropout masks, in turns; of each the fastest step counts. The first step, in which memory is
 allocated (and, compiled, the network is compiled), is reported apart.
 
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import plain
-from benchmarks.timing import Seconds, fastest, matrix_peak, timed, write
+from benchmarks.timing import Seconds, fastest, peaks, timed, write
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.data import Dataset, Split, to_model
 from cpcnn_core.likelihood import bits_per_dim
@@ -153,11 +153,11 @@ def main(
     if threads is not None:
         torch.set_num_threads(threads)
     load = os.getloadavg()[0]
-    peaks = {"fp32": matrix_peak(), "bf16": matrix_peak(torch.bfloat16)}
-    results = [measure((1, 40, 5), batch, steps, precision) for precision in peaks]
+    peak = peaks()
+    results = [measure((1, 40, 5), batch, steps, precision) for precision in peak]
     if full:
-        results.append(measure((1, 40, 5), batch, steps, "bf16", compiled=True))
-        results += [measure((5, 120, 10), 4, 1, precision) for precision in peaks]
+        results.append(measure((1, 40, 5), batch, steps, max(peak, key=peak.__getitem__), compiled=True))
+        results += [measure((5, 120, 10), 4, 1, precision) for precision in peak]
     table = Table(
         "config", "batch", "precision", "compiled", "first step", "ours", "plain", "ratio", "ratio, wall", "GFLOP",
         "GFLOP/s", "of peak", "bpd apart",
@@ -177,11 +177,11 @@ def main(
             f"{result.plain.wall / result.ours.wall:.2f}x",
             f"{result.gflop:.1f}",
             f"{speed / 1e9:.1f}",
-            f"{speed / peaks[result.precision]:.0%}",
+            f"{speed / peak[result.precision]:.0%}",
             f"{result.largest_difference:.1e}",
         )
     Console(width=None if os.isatty(1) else 160).print(table)
-    rows = [asdict(result) | {"ratio": result.ratio, "peak_flops": peaks[result.precision]} for result in results]
+    rows = [asdict(result) | {"ratio": result.ratio, "peak_flops": peak[result.precision]} for result in results]
     write(out, rows, load)
 
 

@@ -49,6 +49,7 @@ def import_trial(
     )
     config = imported.config.with_settings({"source": sha256(file), "train.epochs": EPOCH})
     model = imported.model
+    yardstick = quality.yardstick(config, dataset) if config.eval.fid_every else None
     prior = evaluate.log_prior(config.eval.prior, dataset.train.labels, dataset.nr_classes)
     subset = evaluate.fixed_subset(dataset.train, config.eval.train_images, config.seed)
     batch_size, bf16 = config.eval.batch_size, config.eval.precision == "bf16"
@@ -57,9 +58,9 @@ def import_trial(
     measured: dict[str, Any] = dict(result.metrics())
     of_classes: dict[str, float] = {}
     drawn = None
-    if config.eval.fid_every:
+    if yardstick is not None:
         drawn = quality.draw(model, config.eval.fid_images_per_class, seed=config.seed)
-        scores = quality.yardstick(config, dataset).measure(drawn, seed=config.seed)
+        scores = yardstick.measure(drawn, seed=config.seed)
         of_images, of_classes = quality.metrics(scores, dataset.class_names)
         measured |= of_images
     seconds = time.perf_counter() - started
