@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from cpcnn_core.metrics import DIRECTIONS, RULER
 from cpcnn_core.suggest import nearest
-from orchestrator import where
+from orchestrator import storage, where
 from orchestrator.choosing import Images, Normals, Sample
 from orchestrator.leaderboard import Entry
 from orchestrator.objective import SCORE, Direction, Objective
@@ -412,5 +411,4 @@ def _column(table: pa.Table, name: str) -> NDArray[Any]:
 def folder_size(entry: tuple[Store, Mapping[str, Any]], epoch: int) -> float | None:
     """The bytes of an epoch's weights on disk, None where they are not there."""
     store, trial = entry
-    path: Path = store.checkpoint_folder(str(trial["trial_id"])) / f"weights-{epoch:04d}.safetensors"
-    return float(path.stat().st_size) if path.is_file() else None
+    return storage.size(store.checkpoint_folder(str(trial["trial_id"])) / f"weights-{epoch:04d}.safetensors")
