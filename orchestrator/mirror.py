@@ -25,7 +25,7 @@ from cpcnn_core.files import sha256
 from orchestrator import storage
 from orchestrator.lease import Lease, LeaseLostError
 from orchestrator.storage import RemotePath
-from orchestrator.store import Store, StoreError
+from orchestrator.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,10 @@ CLAIM = "claim"  # what the lease of whoever trains the trial is called
 LOG_SECONDS = 30.0  # between two copies of the log
 
 Index = dict[str, Any]
+
+
+class TrialBusyError(Exception):
+    """Another process is training this very trial."""
 
 
 @contextmanager
@@ -113,13 +117,13 @@ class Mirror:
         """Send what was committed since: the weights at once, the rest in a thread, or after the `last` epoch at once.
 
         First wait until what the call before sent has arrived. Raise RemoteError where it cannot be sent, and
-        LeaseLostError where another process trains the trial.
+        TrialBusyError where another process trains the trial.
         """
         self._wait()
         here = _read(self._folder / INDEX)
         if here is None:
             return
-        self._claim.look()
+        self._check()
         if self._content and self._read_index()[1] != self._content:
             # A process that lost its claim put something there a moment later; what is here is what counts.
             self._there = {}
@@ -137,7 +141,7 @@ class Mirror:
         try:
             self._wait()
             complete = _read(self._folder / INDEX) in (None, self._there)
-        except (OSError, LeaseLostError) as error:
+        except (OSError, TrialBusyError) as error:
             logger.error("the state of the last epoch has not arrived at %s: %s", self._remote, error)  # noqa: TRY400
         self._pool.shutdown()
         self._over.set()
@@ -147,19 +151,21 @@ class Mirror:
 
     def _finish(self, here: Index, states: list[_File]) -> None:
         self._send(states)
-        self._claim.look()
+        self._check()
         self._commit(here)
         named = {INDEX, *_weights(here), *_states(here)}
         names = [name for name in self._remote.listing() if name not in named and not name.startswith(CLAIM)]
         if names:
-            self._claim.look()
+            self._check()
             storage.remove(self._remote / name for name in names)
 
     def _check(self) -> None:
         try:
             self._claim.look()
         except LeaseLostError as error:
-            raise StoreError(f"{self._remote}: another process trains this trial now: {error}") from None
+            raise TrialBusyError(
+                f"{self._remote}: another process trains trial {self._trial_id} now: {error}"
+            ) from None
 
     def _talk(self) -> None:
         """Show the log, and by it that this process lives."""
@@ -186,7 +192,7 @@ class Mirror:
     def _send(self, files: list[_File]) -> None:
         for file in files:
             with file.stream:
-                self._claim.check()
+                self._check()
                 (self._remote / file.name).upload(file.stream)
 
     def _commit(self, index: Index) -> None:

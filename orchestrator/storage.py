@@ -213,7 +213,7 @@ def located(text: str | Path | RemotePath) -> Folder:
     if "://" not in text:
         return Path(text)
     scheme, _, rest = text.partition("://")
-    shown = f"{scheme}://{rest.rpartition('@')[2]}"
+    shown = f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
     if "@" in rest.partition("/")[0] or "?" in rest:
         raise ValueError(
             f"{shown}: give the URL without user, password or options; they would end up in logs. Credentials belong "

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from cpcnn_core.config import DataConfig, TrialConfig
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator import mirror
+from orchestrator.mirror import TrialBusyError as TrialBusyError
 from orchestrator.objective import Objective
 from orchestrator.recording import Place
 from orchestrator.store import Store
@@ -37,10 +38,6 @@ TRAINER = "orchestrator.training:train"
 
 _STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN}
 _ORPHAN_SECONDS = 120  # a process whose driver was killed dies within an epoch at most, usually within a second
-
-
-class TrialBusyError(Exception):
-    """Another process is training this very trial."""
 
 
 class Trainer(Protocol):
