@@ -401,8 +401,8 @@ class Store:
 
     def _all(self, folder: Folder, kind: _Kind, columns: list[str] | None = None) -> Table:
         """All rows of a folder, each once, in order; those of the compacted file come first."""
-        tags = {file: tag for file, tag in self._files(folder) if file.name != COMPACTED}
-        files = list(tags)
+        tags = dict(self._files(folder))
+        files = [file for file in tags if file.name != COMPACTED]
         with ThreadPoolExecutor(_REMOTE_READERS if self.is_remote else _READERS) as pool:
             found = list(pool.map(lambda file: self._read(file, kind.required, columns, tags[file]), files))
         problems = tuple(problem for _, problem in found if problem is not None)
@@ -410,7 +410,9 @@ class Store:
         empty = pa.schema([(name, type_) for name, type_ in kind.columns.items() if columns is None or name in columns])
         whole, clashes = _concatenate(empty.empty_table(), tables)
         whole = _last_of_each(whole, kind.order, kind.unique)
-        compacted, problem = self._read(folder / COMPACTED, kind.required, columns)
+        compacted, problem = None, None
+        if isinstance(folder, Path) or folder / COMPACTED in tags:
+            compacted, problem = self._read(folder / COMPACTED, kind.required, columns)
         if problem is not None:
             problems = (*problems, problem)
         if compacted is not None:
