@@ -294,6 +294,10 @@ def _images(among: Epochs, sign: float) -> tuple[Images | None, NDArray[np.int64
     reason = "no predictions of theirs are stored"
     images: list[str] | None = None
     per_image = 1.0
+    for each in among.stores:
+        held = zip(among.trial, among.epoch, strict=True)
+        of_store = [(among.trials[trial], int(epoch)) for trial, epoch in held]
+        each.expect_predictions((str(trial["trial_id"]), epoch) for (store, trial), epoch in of_store if store is each)
     for row in range(len(among)):
         store, trial = among.trials[among.trial[row]]
         try:

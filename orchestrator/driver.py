@@ -163,8 +163,9 @@ def _leased(store: Store, folder: RemotePath) -> Generator[None]:
         ) from None
     except RemoteError as error:
         raise StoreError(str(error)) from None
-    if before is not None and before.work != work and store.study_file.exists():
-        # Another machine has driven the sweep since this one did; the study is made anew from the rows.
+    if (before is None or before.work != work) and store.study_file.exists():
+        # Another machine has driven the sweep since this one did, or this is another sweep by the same name. The study
+        # is made anew from the rows.
         store.set_study_aside()
 
     def fence() -> None:

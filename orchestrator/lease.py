@@ -7,6 +7,7 @@ highest number holds. Numbers are never used twice, so one that was passed over 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import platform
@@ -104,7 +105,15 @@ class Lease:
         earlier = seen(folder, kind, clock=_storage_clock(folder))
         if earlier is not None and earlier.is_held:
             raise TakenError(earlier)
-        return cls._next(folder, kind, earlier, work)
+        lease, before = cls._next(folder, kind, earlier, work)
+        if _file(folder, kind, lease._number).create(_content(lease._me)):
+            raise RemoteError(
+                errno.ENOTSUP,
+                "this storage lets two create the same file (a conditional put), so that two drivers would not know of "
+                "each other; use one that does not, or a folder",
+                folder.url,
+            )
+        return lease, before
 
     @classmethod
     def seized(cls, folder: RemotePath, kind: str) -> Lease:

@@ -16,8 +16,7 @@ import logging
 import threading
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -57,15 +56,6 @@ def opened(store: Store, trial_id: str) -> Generator[Mirror | None]:
         yield mirror
     finally:
         mirror.close()
-
-
-@dataclass
-class _File:
-    """A file that is to be sent, open, so that it may lose its name meanwhile."""
-
-    name: str
-    checksum: str
-    stream: BinaryIO
 
 
 class Mirror:
@@ -149,7 +139,7 @@ class Mirror:
         if complete:
             storage.remove_tree(self._folder)  # whoever trains it next may be on any machine
 
-    def _finish(self, here: Index, states: list[_File]) -> None:
+    def _finish(self, here: Index, states: dict[str, BinaryIO]) -> None:
         self._send(states)
         self._check()
         self._commit(here)
@@ -181,19 +171,21 @@ class Mirror:
             if over:
                 return
 
-    def _missing(self, named: dict[str, str], there: dict[str, str]) -> list[_File]:
-        """Those of the named files that are here and not there."""
-        found = []
-        for name, checksum in named.items():
-            if there.get(name) != checksum and (self._folder / name).exists():
-                found.append(_File(name, checksum, (self._folder / name).open("rb")))
-        return found
+    def _missing(self, named: dict[str, str], there: dict[str, str]) -> dict[str, BinaryIO]:
+        """The named files that are here and not there; open, since they may lose their names before they are sent."""
+        return {
+            name: (self._folder / name).open("rb")
+            for name, checksum in named.items()
+            if there.get(name) != checksum and (self._folder / name).exists()
+        }
 
-    def _send(self, files: list[_File]) -> None:
-        for file in files:
-            with file.stream:
+    def _send(self, files: dict[str, BinaryIO]) -> None:
+        with ExitStack() as stack:
+            for stream in files.values():
+                stack.enter_context(stream)
+            for name, stream in files.items():
                 self._check()
-                (self._remote / file.name).upload(file.stream)
+                (self._remote / name).upload(stream)
 
     def _commit(self, index: Index) -> None:
         content = json.dumps(index, indent=1).encode()

@@ -75,6 +75,7 @@ _SCHEMA_KEY = b"schema_version"
 _READERS = 8  # threads; reading thousands of small files waits for the disk, not for the processor
 _REMOTE_READERS = 32  # and much longer for a network
 _WHOLE_BYTES = 32 * 2**20  # a file behind a URL up to which one request for all of it beats several for its parts
+_EXPECTED = "expected"  # stands for the content of a file that is remembered whatever becomes of it
 _REMEMBERED_BYTES = 64 * 2**20  # of such files that are kept in memory while they do not change
 
 
@@ -329,7 +330,7 @@ class Store:
         }
         for label, column in enumerate(zip(*log_likelihood, strict=True)):
             columns[f"log_p_{label}"] = pa.array(column, pa.float64())
-        self._write_table(self.predictions_folder / f"{trial_id}-{epoch:04d}.parquet", pa.table(columns))
+        self._write_table(self._predictions_file(trial_id, epoch), pa.table(columns))
 
     def predictions_of(self, trial_id: str, epoch: int) -> pd.DataFrame:
         """The predictions of one epoch, for pandas. Raise StoreError where there are none."""
@@ -338,11 +339,28 @@ class Store:
 
     def predictions_table(self, trial_id: str, epoch: int) -> pa.Table:
         """The predictions of one epoch. Raise StoreError where there are none."""
-        path = self.predictions_folder / f"{trial_id}-{epoch:04d}.parquet"
-        table, problem = self._read(path, _PREDICTION_KEY)
+        path = self._predictions_file(trial_id, epoch)
+        table, problem = self._read(path, _PREDICTION_KEY, tag=_EXPECTED if path in self._remembered else None)
         if table is None:
             raise StoreError(problem or f"{path}: not there")
         return table
+
+    def expect_predictions(self, wanted: Iterable[tuple[str, int]]) -> None:
+        """Fetch what lies behind a URL of these trials' epochs all at once, for `predictions_table`."""
+
+        def fetch(file: RemotePath) -> None:
+            with suppress(FileNotFoundError):
+                self._content(file, _EXPECTED)
+
+        files = [self._predictions_file(trial_id, epoch) for trial_id, epoch in wanted]
+        try:
+            with ThreadPoolExecutor(_REMOTE_READERS) as pool:
+                list(pool.map(fetch, (file for file in files if isinstance(file, RemotePath))))
+        except RemoteError as error:
+            raise StoreError(str(error)) from error
+
+    def _predictions_file(self, trial_id: str, epoch: int) -> Folder:
+        return self.predictions_folder / f"{trial_id}-{epoch:04d}.parquet"
 
     # --- all trials
 

@@ -6,12 +6,15 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from orchestrator import driver, lease, status
 from orchestrator.driver import SweepError, holding
 from orchestrator.lease import STALE_SECONDS, Holder, Lease, LeaseLostError, TakenError, seen
+from orchestrator.storage import remove_tree
 from orchestrator.store import Store, StoreError
 from tests import remote
 from tests.fakes import metrics
@@ -96,12 +99,29 @@ def test_a_stale_lease_is_taken_over_and_its_holder_writes_nothing_more(
         assert seen(store.folder, "driver").number == 3  # type: ignore[union-attr, arg-type]
 
 
+def test_storage_that_cannot_tell_two_drivers_apart_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ignores_the_mode(self: Any, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> None:
+        MemoryFileSystem.pipe_file(self, path, value)
+
+    monkeypatch.setattr(remote.FragileFileSystem, "pipe_file", ignores_the_mode)
+    with pytest.raises(StoreError, match="this storage lets two create the same file"):
+        holding(store).__enter__()
+
+
+def test_a_sweep_that_was_deleted_there_begins_anew(store: Store) -> None:
+    with holding(store):
+        store.study_file.write_bytes(b"")
+    remove_tree(store.folder)
+    with holding(store):
+        assert not store.study_file.exists()
+
+
 def test_a_beating_holder_is_heard_of(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "BEAT_SECONDS", 0.01)
     monkeypatch.setattr(driver, "_PUBLISH_SECONDS", 0.0)
-    store.study_file.write_bytes(b"")
     before = time.time()
     with holding(store):
+        store.study_file.write_bytes(b"")
         deadline = time.monotonic() + 30
         while not (store.folder / "study.db").exists():
             assert time.monotonic() < deadline

@@ -157,3 +157,16 @@ def test_files_that_did_not_change_are_not_fetched_again() -> None:
         assert len(store.epochs().rows()) == 3
         assert "val_acc" in store.epoch_columns()
     assert fetched == ["bbb.parquet"]
+
+
+def test_predictions_that_are_expected_are_fetched_once() -> None:
+    store = Store(remote.folder())
+    for epoch in (1, 2):
+        store.write_predictions("aaa", epoch, images=["a"], labels=[0], log_likelihood=[[-1.0, -2.0]])
+    fetched = []
+    with remote.asking(lambda operation, path: fetched.append((operation, path[-12:]))):
+        store.expect_predictions([("aaa", 1), ("aaa", 3)])
+        assert len(store.predictions_table("aaa", 1)) == len(store.predictions_table("aaa", 2)) == 1
+        with pytest.raises(StoreError, match="not there"):
+            store.predictions_table("aaa", 3)
+    assert fetched.count(("get", "0001.parquet")) == fetched.count(("get", "0002.parquet")) == 1
