@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Set a node up: the token readable for its owner alone, then the project as the README installs it, with the versions
-# that were tested together. Arguments are extras of pyproject.toml (`aws`, `gcp`). Running it again costs seconds.
+# that were tested together. Arguments are extras of pyproject.toml (`aws`, `gcp`, `s3`, `gcs`). Running it again costs seconds.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 CPCNN_HOME="$PWD"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -17,17 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from cpcnn_core.files import write_atomically
+from cpcnn_core.files import cache_folder, write_atomically
 
 _log = logging.getLogger(__name__)
-
-
-def folder() -> Path:
-    """`$CPCNN_CACHE`, else `cpcnn` in `$XDG_CACHE_HOME` or `~/.cache`."""
-    if own := os.environ.get("CPCNN_CACHE"):
-        return Path(own).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "cpcnn"
 
 
 def digest(parts: Iterable[str | bytes | Tensor]) -> str:
@@ -49,7 +40,7 @@ def tensors(kind: str, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[
 
     One process makes it, the others wait. A broken file is made anew; without a usable folder nothing is kept.
     """
-    path = folder() / f"{kind}-{key}.safetensors"
+    path = cache_folder() / f"{kind}-{key}.safetensors"
     kept = _read(path)
     if kept is not None:
         return kept

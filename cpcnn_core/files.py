@@ -30,6 +30,14 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     _sync_folder(path.parent)
 
 
+def cache_folder() -> Path:
+    """Where what can be made again lies: `$CPCNN_CACHE`, else `cpcnn` in `$XDG_CACHE_HOME` or `~/.cache`."""
+    if own := os.environ.get("CPCNN_CACHE"):
+        return Path(own).expanduser()
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path.home() / ".cache") / "cpcnn"
+
+
 def sha256(path: Path) -> str:
     """The file's SHA-256 in hex."""
     with path.open("rb") as stream:

@@ -22,6 +22,7 @@ from orchestrator.choosing import DEFAULT_RULE, RULES, Candidates, Judge, Rule, 
 from orchestrator.objective import Direction
 from orchestrator.progress import plain
 from orchestrator.space import parse_settings
+from orchestrator.storage import Folder, beside
 from orchestrator.store import CONFIRMATION, Store, sweeps
 
 app = cli.command()
@@ -176,7 +177,7 @@ def _not_kept(epochs: Epochs, row: int) -> list[str]:
     ]
 
 
-def chosen_sweeps(results: Path, names: Sequence[str]) -> list[Store]:
+def chosen_sweeps(results: Folder, names: Sequence[str]) -> list[Store]:
     """The sweeps of these names, or all but confirmations. Raise ChoiceError where one is not there, or none is."""
     found = {store.folder.name: store for store in sweeps(results)}
     if not found:
@@ -329,7 +330,8 @@ def _export(
     metric = epochs.objective.metric
     entry, epoch = epochs.entry(row)
     number = epoch["epoch"]
-    folder = out or entry.store.folder / "exports" / f"{metric}-{entry.trial_id}-{number:04d}"
+    sweep = entry.store.folder
+    folder = out or beside(sweep.parent) / sweep.name / "exports" / f"{metric}-{entry.trial_id}-{number:04d}"
     try:
         with cli.plain_errors():
             done = write(entry, epoch, metric, folder, force=force, data_root=data_root, choice=described)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from cpcnn_core.metrics import DIRECTIONS, RULER
 from cpcnn_core.suggest import nearest
-from orchestrator import where
+from orchestrator import storage, where
 from orchestrator.choosing import Images, Normals, Sample
 from orchestrator.leaderboard import Entry
 from orchestrator.objective import SCORE, Direction, Objective
@@ -295,6 +294,10 @@ def _images(among: Epochs, sign: float) -> tuple[Images | None, NDArray[np.int64
     reason = "no predictions of theirs are stored"
     images: list[str] | None = None
     per_image = 1.0
+    for each in among.stores:
+        held = zip(among.trial, among.epoch, strict=True)
+        of_store = [(among.trials[trial], int(epoch)) for trial, epoch in held]
+        each.expect_predictions((str(trial["trial_id"]), epoch) for (store, trial), epoch in of_store if store is each)
     for row in range(len(among)):
         store, trial = among.trials[among.trial[row]]
         try:
@@ -412,5 +415,4 @@ def _column(table: pa.Table, name: str) -> NDArray[Any]:
 def folder_size(entry: tuple[Store, Mapping[str, Any]], epoch: int) -> float | None:
     """The bytes of an epoch's weights on disk, None where they are not there."""
     store, trial = entry
-    path: Path = store.checkpoint_folder(str(trial["trial_id"])) / f"weights-{epoch:04d}.safetensors"
-    return float(path.stat().st_size) if path.is_file() else None
+    return storage.size(store.checkpoint_folder(str(trial["trial_id"])) / f"weights-{epoch:04d}.safetensors")

@@ -156,11 +156,17 @@ class Needs:
         """What is wrong with a node that has these versions and does not see these folders."""
         lines = [f"  {line}" for line in differences(self.versions, there)]
         lines += [
-            f"  it does not see {path}, where {what} are; mount the same storage on all nodes"
+            f"  it does not see {path}, where {what} are; {_mend(path)}"
             for path, what in self.folders
             if path in set(unseen)
         ]
         return "\n".join(lines) or None
+
+
+def _mend(path: str) -> str:
+    if "://" in path:
+        return "give the machine what it needs to read and write there: credentials, and the package for it"
+    return "mount the same storage on all nodes"
 
 
 class Meter:

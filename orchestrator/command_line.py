@@ -8,7 +8,7 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -17,7 +17,16 @@ from rich.text import Text
 from cpcnn_core.config import ConfigError
 from cpcnn_core.errors import CheckpointError, DataError
 from orchestrator.space import SpaceError
+from orchestrator.storage import Folder, RemoteError, located
 from orchestrator.store import StoreError
+
+
+def _results(text: str | Path) -> Folder:
+    try:
+        return located(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
 
 BAD_INPUT = 2
 FAILED = 1
@@ -27,7 +36,13 @@ SpaceFile = Annotated[Path, typer.Argument(metavar="SPACE", help="A space file, 
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Fix a configuration field. May be repeated.")
 ]
-Results = Annotated[Path, typer.Option(help="The folder that holds one folder per sweep.")]
+_RESULTS = typer.Option(
+    parser=_results, metavar="FOLDER|URL", help="What holds a folder per sweep: a folder, or as s3://bucket/results."
+)
+if TYPE_CHECKING:
+    Results = Annotated[Folder, _RESULTS]
+else:
+    Results = Annotated[Path, _RESULTS]  # typer takes no union
 Seed = Annotated[int, typer.Option(min=0, help="Seeds the search, and each trial unless the space says otherwise.")]
 
 
@@ -52,7 +67,8 @@ def folder_name(name: str) -> str:
 @contextmanager
 def plain_errors(*more: type[Exception]) -> Generator[None]:
     """Turn what a user can mend into one message on stderr and exit code 2."""
-    kinds: tuple[type[Exception], ...] = (SpaceError, StoreError, ConfigError, DataError, CheckpointError, *more)
+    ours = (SpaceError, StoreError, RemoteError, ConfigError, DataError, CheckpointError)
+    kinds: tuple[type[Exception], ...] = (*ours, *more)
     try:
         yield
     except kinds as error:

@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,6 +30,7 @@ from orchestrator.objective import SCORE, Direction, Objective
 from orchestrator.progress import Progress, plain
 from orchestrator.scheduling import Schedule
 from orchestrator.space import SearchSpace
+from orchestrator.storage import Folder
 from orchestrator.store import CONFIRMATION, Store
 from orchestrator.study import StudyError
 from search_spaces import Choice, Distribution
@@ -174,7 +174,7 @@ class Chosen(Protocol):
 
 def run(
     console: Console,
-    results: Path,
+    results: Folder,
     name: str,
     chosen: Callable[[], Chosen],
     *,

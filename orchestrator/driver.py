@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import platform
 import signal
+import sqlite3
 import tempfile
+import uuid
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
@@ -20,14 +23,21 @@ from filelock import FileLock, Timeout
 from cpcnn_core.config import ConfigError
 from cpcnn_core.metrics import ruler_of
 from cpcnn_core.suggest import nearest
-from orchestrator import cluster, growth, leaderboard, packing, provenance, training, warm_start
+from orchestrator import cluster, growth, leaderboard, lease, packing, provenance, training, warm_start
 from orchestrator.budget import Budget, Meter, spent
 from orchestrator.leaderboard import Entry
+from orchestrator.lease import STALE_SECONDS, Beating, Lease, LeaseLostError, TakenError
 from orchestrator.ledger import Best, Ledger, View
 from orchestrator.resources import ResourcesError
 from orchestrator.space import SearchSpace
-from orchestrator.store import Store, config_of, sweeps
+from orchestrator.storage import Folder, RemoteError, RemotePath
+from orchestrator.store import Store, StoreError, config_of, sweeps
 from orchestrator.study import Study
+
+logger = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 10.0  # between two looks at the logs of trials on other machines
+_PUBLISH_SECONDS = 600.0  # between two copies of the study that go where the results are
 
 
 class SweepError(Exception):
@@ -40,7 +50,7 @@ class Plan:
 
     name: str
     space: SearchSpace
-    results: Path
+    results: Folder
     trials: int
     seed: int = 0
     budget: Budget = field(default_factory=Budget)
@@ -72,6 +82,7 @@ def run(plan: Plan, view: View) -> Outcome:
     """
     store = plan.store
     store.create()
+    store = store.patient()
     with holding(store):
         store.remove_leftovers()
         plan = _with_one_extractor(plan, store)
@@ -113,8 +124,14 @@ def run(plan: Plan, view: View) -> Outcome:
 @contextmanager
 def holding(store: Store) -> Generator[None]:
     """Be the sweep's only driver. Raise SweepError, naming the other one, where there is one."""
-    holder = store.folder / "driver.json"
-    lock = FileLock(store.folder / "driver.lock", timeout=0)
+    with _locked(store), _leased(store, store.folder) if isinstance(store.folder, RemotePath) else nullcontext():
+        yield
+
+
+@contextmanager
+def _locked(store: Store) -> Generator[None]:
+    holder = store.near / "driver.json"
+    lock = FileLock(store.near / "driver.lock", timeout=0)
     try:
         lock.acquire()
     except Timeout:
@@ -129,6 +146,63 @@ def holding(store: Store) -> Generator[None]:
     finally:
         # The lock file stays: deleting it would let a third driver lock a new file beside a second one's.
         lock.release()
+
+
+@contextmanager
+def _leased(store: Store, folder: RemotePath) -> Generator[None]:
+    """The same among all machines, for a sweep behind a URL."""
+    work = _work(store)
+    try:
+        held, before = Lease.taken(folder, lease.DRIVER, work=work)
+    except TakenError as taken:
+        left = max(1, round(STALE_SECONDS - taken.seen.silent))
+        raise SweepError(
+            f"{store.folder}: another driver runs this sweep: {taken.seen.holder}; heard of {taken.seen.silent:.0f} s "
+            "ago. Wait for it, stop it with Ctrl-C, or give this sweep another --name; if its machine is gone, the "
+            f"same command goes on in {left} s"
+        ) from None
+    except RemoteError as error:
+        raise StoreError(str(error)) from None
+    if (before is None or before.work != work) and store.study_file.exists():
+        # Another machine has driven the sweep since this one did, or this is another sweep by the same name. The study
+        # is made anew from the rows.
+        store.set_study_aside()
+
+    def fence() -> None:
+        try:
+            held.check()
+        except LeaseLostError as error:
+            raise StoreError(
+                f"{store.folder}: another driver has taken over this sweep: {error}. This one was not heard of for "
+                "too long, and writes nothing more"
+            ) from None
+        except RemoteError as error:
+            raise StoreError(str(error)) from None
+
+    def publish() -> None:
+        try:
+            store.publish_study()
+        except (StoreError, sqlite3.Error) as error:
+            logger.warning("no copy of the study: %s", error)
+
+    store.fence = fence
+    beating = Beating(held, meanwhile=publish, every=_PUBLISH_SECONDS)
+    try:
+        yield
+    finally:
+        beating.stop()
+        publish()
+        store.fence = None
+        with suppress(RemoteError):
+            held.release()
+
+
+def _work(store: Store) -> str:
+    """What names this machine's folder of the sweep, whatever the machine is called."""
+    file = store.near / "work.txt"
+    if not file.exists():
+        file.write_text(uuid.uuid4().hex)
+    return file.read_text()
 
 
 def _who(holder: Path) -> str:
@@ -342,6 +416,9 @@ def _tune(
                 BESIDES: besides,
             },
         )
+        stalls = Stalls(stall_seconds)
+        if store.is_remote:
+            stalls = Stalls(stall_seconds, changed=lambda log: store.log_changed(log.stem), every=_LOOK_SECONDS)
         limit: list[str] = []
 
         def is_stopping() -> bool:
@@ -357,7 +434,7 @@ def _tune(
                 max_concurrent_trials=share.concurrent,
                 stop=LedgerStopper(ledger),
                 callbacks=[
-                    LedgerCallback(ledger, is_stopping, Stalls(stall_seconds)),
+                    LedgerCallback(ledger, is_stopping, stalls),
                     *([watch] if watch else []),
                 ],
                 reuse_actors=True,

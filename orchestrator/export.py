@@ -26,7 +26,7 @@ from cpcnn_core.data import DataError, Dataset
 from cpcnn_core.errors import CheckpointError
 from cpcnn_core.fid import Distance
 from cpcnn_core.files import sha256
-from orchestrator import card, provenance, submission, training
+from orchestrator import card, provenance, storage, submission, training
 from orchestrator import command_line as cli
 from orchestrator.leaderboard import Entry
 
@@ -81,7 +81,7 @@ def export(
     try:
         weights = temporary / WEIGHTS
         try:
-            shutil.copyfile(source, weights)
+            storage.fetch(source, weights)
         except FileNotFoundError:
             raise ExportError(f"{source}: the table names this checkpoint, but it is gone") from None
         loaded = checkpoint.load_weights(weights)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,8 +14,9 @@ from cpcnn_core.files import sha256
 from cpcnn_core.metrics import EpochMetrics
 from cpcnn_core.starter import import_starter
 from cpcnn_core.train import peak_memory
-from orchestrator import training
+from orchestrator import mirror, training
 from orchestrator.recording import Recording
+from orchestrator.storage import remove_tree
 from orchestrator.store import Store
 
 EPOCH = 1  # a checkpoint does not say how long it was trained; its state counts as the one epoch of its trial
@@ -88,17 +88,21 @@ def import_trial(
     recording = Recording(store, config, number=None)
     training.keep_predictions(store, config.trial_id, EPOCH, result)
     if drawn is not None:
-        drawn.write_grid(store.samples_file(config.trial_id, EPOCH))
-    checkpoints = store.checkpoint_folder(config.trial_id)
-    shutil.rmtree(checkpoints, ignore_errors=True)  # of an earlier import, perhaps with another --rename
-    metrics = CheckpointFolder(checkpoints, config).save_epoch(
-        None,
-        model.state_dict(),
-        metrics,
-        image_shape=dataset.image_shape,
-        nr_classes=dataset.nr_classes,
-        notes=imported.layout.as_notes(),
-    )
+        store.write_samples(config.trial_id, EPOCH, drawn.write_grid)
+    # An earlier import was perhaps with another --rename.
+    remove_tree(store.training_folder(config.trial_id))
+    remove_tree(store.checkpoint_folder(config.trial_id))
+    with mirror.opened(store, config.trial_id) as mirrored:
+        metrics = CheckpointFolder(store.training_folder(config.trial_id), config).save_epoch(
+            None,
+            model.state_dict(),
+            metrics,
+            image_shape=dataset.image_shape,
+            nr_classes=dataset.nr_classes,
+            notes=imported.layout.as_notes(),
+        )
+        if mirrored is not None:
+            mirrored.publish(last=True)
     recording.add(metrics, training.place())
     recording.finish("COMPLETE")
     return config, metrics

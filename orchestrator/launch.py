@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from orchestrator import provenance
 from orchestrator.cluster import ClusterError
+from orchestrator.storage import Folder
 
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # environment: set where Ray runs us as a job, with the code that was sent with it
 
@@ -65,7 +66,7 @@ def submit(
     options: Sequence[str],
     *,
     name: str,
-    results: Path,
+    results: Folder,
     settings: Sequence[str],
     client: Callable[[str], Jobs] | None = None,
 ) -> str:
@@ -82,7 +83,8 @@ def submit(
         raise ClusterError(f"{space_file}: lies outside {folder}, so it would not be sent; put it into search_spaces/")
     if not results.is_absolute():
         raise ClusterError(
-            f"--results {results}: on a cluster, name the folder that all machines share, as --results /shared/results"
+            f"--results {results}: on a cluster, name what all machines share: a folder, as --results /shared/results, "
+            "or a bucket, as --results s3://bucket/results"
         )
     for setting in settings:
         key, _, value = setting.partition("=")

@@ -127,8 +127,8 @@ class Ledger:
         """The trial could not write. Nothing more is written, so that it and all others go on where there is room."""
         trial_id = self._trials[number].config.trial_id
         self.fatal = self.fatal or StoreError(
-            f"{self._store.folder}: trial {trial_id} could not write: {error}. Make room, or mend the folder; then the "
-            "same command goes on"
+            f"{self._store.folder}: trial {trial_id} could not write: {error}. Make room, or mend the storage; then "
+            "the same command goes on"
         )
 
     def cut(self, reason: str) -> None:

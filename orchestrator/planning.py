@@ -20,6 +20,7 @@ from cpcnn_core.config import TrialConfig
 from orchestrator import training
 from orchestrator.progress import duration, settings
 from orchestrator.resources import Share
+from orchestrator.storage import RemotePath
 from orchestrator.store import FINISHED
 
 if TYPE_CHECKING:
@@ -84,7 +85,11 @@ def show(console: Console, plan: Plan) -> None:
         f"{plan.space.schedule.name}){limit}",
         highlight=False,
     )
-    disk, free = left * probes[-1].disk_bytes, _free(plan.results)
+    disk = left * probes[-1].disk_bytes
+    if isinstance(plan.results, RemotePath):
+        console.print(f"storage: at most {_size(disk)} at {plan.results}", highlight=False)
+        return
+    free = _free(plan.results)
     console.print(f"disk: at most {_size(disk)}; {_size(free)} are free at {plan.results}", highlight=False)
     if disk > free:
         console.print("warning: that may not be enough", style="yellow")

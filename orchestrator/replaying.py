@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.suggest import nearest
 from orchestrator.objective import Objective
 from orchestrator.space import parse_settings
+from orchestrator.storage import remove_tree
 from orchestrator.store import Store, StoreError, config_of
 
 # What two runs of the same trial may differ in; and the score, which follows from the metrics.
@@ -37,7 +37,7 @@ def recorded_config(store: Store, trial_id: str, given: Iterable[str]) -> TrialC
         raise ConfigError(f"--set {', '.join(settings)}: only data.root can be set here; the rest is as recorded")
     attempts = store.attempts_of(trial_id) if store.trials_folder.is_dir() else []
     if not attempts:
-        there = sorted(file.stem for file in store.trials_folder.glob("*.parquet"))
+        there = sorted({str(row["trial_id"]) for row in store.latest_attempts().rows()})
         hint = nearest(trial_id, there) if there and len(there) <= 20 else ""
         raise StoreError(f"{store.folder}: holds no trial {trial_id}{hint}")
     if not store.epochs_of(trial_id):
@@ -56,7 +56,8 @@ def recorded_objective(store: Store) -> Objective | None:
 
 def forget(store: Store, trial_id: str) -> None:
     """Delete an earlier replay of the trial."""
-    shutil.rmtree(store.checkpoint_folder(trial_id), ignore_errors=True)
+    remove_tree(store.training_folder(trial_id))
+    remove_tree(store.checkpoint_folder(trial_id))
     for folder in (store.trials_folder, store.epochs_folder):
         (folder / f"{trial_id}.parquet").unlink(missing_ok=True)
 

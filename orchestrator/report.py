@@ -12,6 +12,7 @@ from orchestrator import command_line as cli
 from orchestrator.best import Sweeps, choose, chosen_sweeps
 from orchestrator.candidates import ChoiceError
 from orchestrator.choosing import DEFAULT_RULE, Rule
+from orchestrator.storage import beside
 
 app = cli.command()
 
@@ -35,7 +36,7 @@ def main(
         choice = choose(epochs, rule)
         from orchestrator import page  # plotly takes a second to import; a mistake is answered before
 
-        file = out or results / "report.html"
+        file = out or beside(results) / "report.html"
         page.write(file, stores, choice)
     for problem in epochs.problems:
         console.print(f"warning: {problem}", style="yellow", soft_wrap=True)

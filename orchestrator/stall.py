@@ -75,14 +75,25 @@ def last_dump(log: Path) -> str | None:
 class Stalls:
     """The driver's watch over the logs of running trials."""
 
-    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        changed: Callable[[Path], float | None] | None = None,
+        every: float = 0.0,
+    ) -> None:
+        """`changed` says when a log was written last; it is asked at most every so many seconds."""
         self._seconds = seconds
         self._clock = clock
+        self._changed = changed or _changed
+        self._every = every
+        self._next = 0.0
         self._seen: dict[str, tuple[Path, float | None, float]] = {}  # log, its time of change, when that was noticed
 
     def watch(self, trial: str, log: str | Path) -> None:
         """A process runs the trial."""
-        self._seen[trial] = (Path(log), _changed(Path(log)), self._clock())
+        self._seen[trial] = (Path(log), self._changed(Path(log)), self._clock())
 
     def forget(self, trial: str) -> None:
         """The trial does not run any more."""
@@ -90,11 +101,13 @@ class Stalls:
 
     def overdue(self) -> list[str]:
         """The trials whose process has shown no sign of life, and did not end itself; each once."""
-        if not self._seconds:
+        now = self._clock()
+        if not self._seconds or now < self._next:
             return []
-        now, found = self._clock(), []
+        self._next = now + self._every
+        found = []
         for trial, (log, changed, since) in list(self._seen.items()):
-            latest = _changed(log)
+            latest = self._changed(log)
             if latest != changed:  # not its age: the clocks of two machines differ
                 self._seen[trial] = (log, latest, now)
             elif now - since > self._seconds + GRACE_SECONDS:

@@ -20,10 +20,11 @@ from rich.live import Live
 from rich.text import Text
 
 from orchestrator import command_line as cli
-from orchestrator import leaderboard
+from orchestrator import leaderboard, lease
 from orchestrator.leaderboard import Entry
 from orchestrator.objective import Objective
 from orchestrator.progress import duration, plain
+from orchestrator.storage import RemotePath
 from orchestrator.store import FINISHED, Store, StoreError, sweeps
 
 app = cli.command()
@@ -98,6 +99,8 @@ def render(store: Store) -> RenderableType:
 
 def driver_of(store: Store) -> Driver | None:
     """Whoever holds the sweep, or held it last; None where nobody did."""
+    if isinstance(store.folder, RemotePath):
+        return _leaseholder(store.folder)
     try:
         held = json.loads((store.folder / "driver.json").read_text())
         who = f"pid {held['pid']} on {held['host']}, since {held['since']}"
@@ -109,6 +112,15 @@ def driver_of(store: Store) -> Driver | None:
     if not _exists(pid):
         return Driver(who, False)
     return Driver(who, _is_locked(store))
+
+
+def _leaseholder(folder: RemotePath) -> Driver | None:
+    found = lease.seen(folder, lease.DRIVER)
+    if found is None:
+        return None
+    if found.is_held:
+        return Driver(f"{found.holder}, heard of {found.silent:.0f} s ago", True)
+    return Driver(str(found.holder), False)
 
 
 def per_hour(attempts: Iterable[Mapping[str, Any]]) -> float | None:
@@ -160,7 +172,7 @@ def _exists(pid: int) -> bool:
 
 
 def _is_locked(store: Store) -> bool | None:
-    lock = FileLock(store.folder / "driver.lock", timeout=0)
+    lock = FileLock(store.near / "driver.lock", timeout=0)
     try:
         with lock:
             return False

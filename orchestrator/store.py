@@ -10,9 +10,13 @@
     logs/<trial_id>.log            what the trial's process said
 
 `trials` and `epochs` have one writer, the driver; a trial's process writes its predictions, log and checkpoints. Every
-file is written under a temporary name and renamed, so a reader never sees half of one, and a reader that meets a
-broken or foreign file names it and goes on. A trial's own file holds all its rows, and counts before the compacted one:
-so a kill between writing the one and deleting the other loses nothing and doubles nothing.
+file is written under a temporary name and renamed, or behind a URL put there in one request, so a reader never sees
+half of one, and a reader that meets a broken or foreign file names it and goes on. A trial's own file holds all its
+rows, and counts before the compacted one: so a kill between writing the one and deleting the other loses nothing and
+doubles nothing.
+
+Where the folder is a URL, what must be a file on this machine (the study, a lock, a log that is being written, the
+checkpoints of a trial in training) lies `near`, in the cache, and goes from there to the URL.
 
 `docs/results-schema.md` has every column with its unit.
 """
@@ -22,13 +26,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import sqlite3
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+import uuid
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -38,8 +46,9 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from pydantic import BaseModel
 
 from cpcnn_core.config import Scalar, TrialConfig, field_names
-from cpcnn_core.files import write_atomically
 from cpcnn_core.metrics import EpochMetrics
+from orchestrator import storage
+from orchestrator.storage import Folder, RemoteError, RemotePath, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd  # takes a second to import, and who only asks for rows or columns does without
@@ -64,6 +73,10 @@ SCHEMA = 2
 
 _SCHEMA_KEY = b"schema_version"
 _READERS = 8  # threads; reading thousands of small files waits for the disk, not for the processor
+_REMOTE_READERS = 32  # and much longer for a network
+_WHOLE_BYTES = 32 * 2**20  # a file behind a URL up to which one request for all of it beats several for its parts
+_EXPECTED = "expected"  # stands for the content of a file that is remembered whatever becomes of it
+_REMEMBERED_BYTES = 64 * 2**20  # of such files that are kept in memory while they do not change
 
 
 class StoreError(Exception):
@@ -115,63 +128,131 @@ class Table:
 
 
 class Store:
-    """The folder of one sweep."""
+    """The folder of one sweep, on disk or behind a URL."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Folder) -> None:
         self.folder = folder
         self.trials_folder = folder / "trials"
         self.epochs_folder = folder / "epochs"
         self.predictions_folder = folder / "predictions"
         self.checkpoints_folder = folder / "checkpoints"
         self.samples_folder = folder / "samples"
-        self.logs_folder = folder / "logs"
-        self.study_file = folder / "study.db"
         self.sweep_file = folder / "sweep.json"
+        self.near = storage.near(folder)
+        self.study_file = self.near / "study.db"
+        self.fence: typing.Callable[[], None] | None = None
+        """Called before each write; raises StoreError where somebody else has taken over."""
+        self._remembered: dict[Folder, tuple[str, bytes]] = {}
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it lies behind a URL."""
+        return isinstance(self.folder, RemotePath)
+
+    def patient(self) -> Store:
+        """The same for a run that has work to lose: what fails behind a URL is tried again for a while."""
+        if isinstance(self.folder, RemotePath):
+            return Store(dataclasses.replace(self.folder, patience=storage.PATIENCE_SECONDS))
+        return self
 
     def create(self) -> None:
-        """Make the folders. Raise StoreError where that is not possible."""
+        """Make the folders, or see that the URL can be written to. Raise StoreError where that is not possible."""
         try:
-            for folder in (
-                self.trials_folder,
-                self.epochs_folder,
-                self.predictions_folder,
-                self.checkpoints_folder,
-                self.samples_folder,
-                self.logs_folder,
-            ):
-                folder.mkdir(parents=True, exist_ok=True)
+            for name in ("trials", "epochs", "predictions", "checkpoints", "samples", "logs"):
+                (self.near / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreError(f"{self.folder}: cannot hold results: {error.strerror or error}") from None
-        if not os.access(self.trials_folder, os.W_OK):
-            raise StoreError(f"{self.folder}: cannot hold results: no permission to write")
+            raise StoreError(f"{self.near}: cannot hold results: {error.strerror or error}") from None
+        if not os.access(self.near / "trials", os.W_OK):
+            raise StoreError(f"{self.near}: cannot hold results: no permission to write")
+        if isinstance(self.folder, RemotePath):
+            probe = self.folder / f".probe-{uuid.uuid4().hex}"
+            try:
+                probe.write_bytes(b"")
+                probe.unlink(missing_ok=True)
+            except RemoteError as error:
+                raise StoreError(f"{self.folder}: cannot hold results: {error.strerror}") from None
 
-    def checkpoint_folder(self, trial_id: str) -> Path:
-        """The folder that the trial's weights and training state lie in."""
+    def checkpoint_folder(self, trial_id: str) -> Folder:
+        """The folder that the trial's weights and training state are kept in."""
         return self.checkpoints_folder / trial_id
 
-    def samples_file(self, trial_id: str, epoch: int) -> Path:
+    def training_folder(self, trial_id: str) -> Path:
+        """The folder on this machine in which the trial is trained: the same, or what is mirrored there."""
+        return self.near / "checkpoints" / trial_id
+
+    def samples_file(self, trial_id: str, epoch: int) -> Folder:
         """The picture of the images that were drawn after an epoch."""
         return self.samples_folder / f"{trial_id}-{epoch:04d}.png"
 
+    def write_samples(self, trial_id: str, epoch: int, write: typing.Callable[[Path], object]) -> None:
+        """Have `write` make the picture of what was drawn after an epoch. Raise StoreError."""
+        file = self.samples_file(trial_id, epoch)
+        if isinstance(file, Path):
+            write(file)
+            return
+        with TemporaryDirectory() as folder:
+            made = Path(folder) / file.name
+            write(made)
+            content = made.read_bytes()
+        self._write(file, lambda stream: stream.write(content))
+
     def log_file(self, trial_id: str) -> Path:
-        """The file that the trial's process writes its log to."""
-        return self.logs_folder / f"{trial_id}.log"
+        """The file on this machine that the trial's process writes its log to."""
+        return self.near / "logs" / f"{trial_id}.log"
+
+    def fetch_log(self, trial_id: str) -> None:
+        """Go on with the log of an earlier attempt on another machine. Raise RemoteError."""
+        here = self.log_file(trial_id)
+        if isinstance(self.folder, RemotePath) and not here.exists():
+            with suppress(FileNotFoundError):
+                storage.fetch(self.folder / "logs" / here.name, here)
+
+    def publish_log(self, trial_id: str) -> None:
+        """Put the log as it is now where the results are. Raise RemoteError."""
+        here = self.log_file(trial_id)
+        if isinstance(self.folder, RemotePath) and here.exists():
+            # What comes next brings all of it again.
+            there = dataclasses.replace(self.folder / "logs" / here.name, patience=0.0)
+            there.write_bytes(here.read_bytes())
+
+    def log_changed(self, trial_id: str) -> float | None:
+        """When the log was written last, by the clock of where it lies; None where there is none to be had."""
+        here = self.log_file(trial_id)
+        try:
+            if isinstance(self.folder, Path) or here.exists():
+                return here.stat().st_mtime
+            return dataclasses.replace(self.folder / "logs" / here.name, patience=0.0).modified()
+        except OSError:
+            return None
 
     def remove_leftovers(self) -> None:
         """Delete what writers that were killed left under temporary names; only for the one who holds the sweep."""
-        for folder in (self.trials_folder, self.epochs_folder):
-            for file in folder.glob(".*.tmp"):
+        for name in ("trials", "epochs"):
+            for file in (self.near / name).glob(".*.tmp"):
                 file.unlink(missing_ok=True)
 
     def set_study_aside(self) -> None:
         """Give the study's files another name, so that the next one to open it starts a new one."""
         number = 1
-        while (aside := self.folder / f"study-{number}.db").exists():
+        while (aside := self.near / f"study-{number}.db").exists():
             number += 1
         for suffix in ("-wal", "-shm", ""):  # the log of what is not yet in the file goes with it
             file = self.study_file.with_name(self.study_file.name + suffix)
             if file.exists():
                 file.replace(aside.with_name(aside.name + suffix))
+
+    def publish_study(self) -> None:
+        """Put a copy of the study, as it is now, where the results are. Raise StoreError."""
+        if isinstance(self.folder, Path) or not self.study_file.exists():
+            return
+        there = dataclasses.replace(self.folder / "study.db", patience=0.0)  # nothing waits for it, nor shall it
+        with TemporaryDirectory() as folder:
+            copy = Path(folder) / "study.db"
+            # Not the file's bytes: half of what the study knows may be in its write-ahead log.
+            with closing(sqlite3.connect(self.study_file)) as held, closing(sqlite3.connect(copy)) as made:
+                held.backup(made)
+            content = copy.read_bytes()
+        self._write(there, lambda stream: stream.write(content))
 
     # --- what was asked
 
@@ -181,6 +262,8 @@ class Store:
             content = json.loads(self.sweep_file.read_text())
         except FileNotFoundError:
             return None
+        except RemoteError as error:
+            raise StoreError(str(error)) from None
         except (OSError, ValueError) as error:
             raise StoreError(f"{self.sweep_file}: not readable as JSON ({error})") from None
         if not isinstance(content, dict):
@@ -247,7 +330,7 @@ class Store:
         }
         for label, column in enumerate(zip(*log_likelihood, strict=True)):
             columns[f"log_p_{label}"] = pa.array(column, pa.float64())
-        self._write_table(self.predictions_folder / f"{trial_id}-{epoch:04d}.parquet", pa.table(columns))
+        self._write_table(self._predictions_file(trial_id, epoch), pa.table(columns))
 
     def predictions_of(self, trial_id: str, epoch: int) -> pd.DataFrame:
         """The predictions of one epoch, for pandas. Raise StoreError where there are none."""
@@ -256,11 +339,28 @@ class Store:
 
     def predictions_table(self, trial_id: str, epoch: int) -> pa.Table:
         """The predictions of one epoch. Raise StoreError where there are none."""
-        path = self.predictions_folder / f"{trial_id}-{epoch:04d}.parquet"
-        table, problem = _read(path, _PREDICTION_KEY)
+        path = self._predictions_file(trial_id, epoch)
+        table, problem = self._read(path, _PREDICTION_KEY, tag=_EXPECTED if path in self._remembered else None)
         if table is None:
             raise StoreError(problem or f"{path}: not there")
         return table
+
+    def expect_predictions(self, wanted: Iterable[tuple[str, int]]) -> None:
+        """Fetch what lies behind a URL of these trials' epochs all at once, for `predictions_table`."""
+
+        def fetch(file: RemotePath) -> None:
+            with suppress(FileNotFoundError):
+                self._content(file, _EXPECTED)
+
+        files = [self._predictions_file(trial_id, epoch) for trial_id, epoch in wanted]
+        try:
+            with ThreadPoolExecutor(_REMOTE_READERS) as pool:
+                list(pool.map(fetch, (file for file in files if isinstance(file, RemotePath))))
+        except RemoteError as error:
+            raise StoreError(str(error)) from error
+
+    def _predictions_file(self, trial_id: str, epoch: int) -> Folder:
+        return self.predictions_folder / f"{trial_id}-{epoch:04d}.parquet"
 
     # --- all trials
 
@@ -284,9 +384,11 @@ class Store:
     def epoch_columns(self) -> dict[str, pa.DataType]:
         """The columns that `epochs` has, by what the files' ends say of them."""
         found = dict(_EPOCH_COLUMNS)
-        for file in sorted(self.epochs_folder.glob("*.parquet")):
+        for file, tag in self._files(self.epochs_folder):
             try:
-                schema = pq.read_schema(file)
+                schema = self._schema(file, tag)
+            except RemoteError as error:
+                raise StoreError(str(error)) from None
             except (OSError, pa.ArrowException):
                 continue  # whoever reads the rows names it
             found |= {field.name: field.type for field in schema if field.name not in found}
@@ -301,7 +403,7 @@ class Store:
         ended = set(trials.filter(pc.is_in(trials["state"], pa.array(FINISHED)))["trial_id"].to_pylist())
         replaced = 0
         for folder, kind in ((self.epochs_folder, _EPOCHS), (self.trials_folder, _TRIALS)):
-            own = {file.stem: file for file in folder.glob("*.parquet") if file.stem in ended}
+            own = {file.stem: file for file, _ in self._files(folder) if file.stem in ended}
             if len(own) < at_least:
                 continue
             table = self._all(folder, kind)
@@ -311,22 +413,24 @@ class Store:
                 [(name, "ascending") for name in kind.order]
             )
             self._write_table(folder / COMPACTED, rows)
-            for file in own.values():
-                file.unlink(missing_ok=True)
+            storage.remove(own.values())
             replaced += len(own)
         return replaced
 
-    def _all(self, folder: Path, kind: _Kind, columns: list[str] | None = None) -> Table:
+    def _all(self, folder: Folder, kind: _Kind, columns: list[str] | None = None) -> Table:
         """All rows of a folder, each once, in order; those of the compacted file come first."""
-        files = sorted(file for file in folder.glob("*.parquet") if file.name != COMPACTED)
-        with ThreadPoolExecutor(_READERS) as pool:
-            found = list(pool.map(lambda file: _read(file, kind.required, columns), files))
+        tags = dict(self._files(folder))
+        files = [file for file in tags if file.name != COMPACTED]
+        with ThreadPoolExecutor(_REMOTE_READERS if self.is_remote else _READERS) as pool:
+            found = list(pool.map(lambda file: self._read(file, kind.required, columns, tags[file]), files))
         problems = tuple(problem for _, problem in found if problem is not None)
         tables = {file: table for file, (table, _) in zip(files, found, strict=True) if table is not None}
         empty = pa.schema([(name, type_) for name, type_ in kind.columns.items() if columns is None or name in columns])
         whole, clashes = _concatenate(empty.empty_table(), tables)
         whole = _last_of_each(whole, kind.order, kind.unique)
-        compacted, problem = _read(folder / COMPACTED, kind.required, columns)
+        compacted, problem = None, None
+        if isinstance(folder, Path) or folder / COMPACTED in tags:
+            compacted, problem = self._read(folder / COMPACTED, kind.required, columns)
         if problem is not None:
             problems = (*problems, problem)
         if compacted is not None:
@@ -337,35 +441,120 @@ class Store:
             clashes += more
         return Table(whole, problems + clashes)
 
-    def _rows(self, folder: Path, trial_id: str, required: tuple[str, ...]) -> list[dict[str, Any]]:
+    def _rows(self, folder: Folder, trial_id: str, required: tuple[str, ...]) -> list[dict[str, Any]]:
         path = folder / f"{trial_id}.parquet"
-        table, problem = _read(path, required)
-        if table is None and problem is not None and path.exists():
-            # Whatever this is, the next write would bury it.
-            path.replace(path.with_name(f"{path.name}.broken"))
+        table, problem = self._read(path, required)
+        if table is None and problem is not None:
+            _set_aside(path)  # whatever this is, the next write would bury it
         if table is None:
-            table = _read_trial(folder / COMPACTED, trial_id)
+            table = self._read_trial(folder / COMPACTED, trial_id)
         rows: list[dict[str, Any]] = [] if table is None else table.to_pylist()
         return rows
 
-    def _write_rows(self, path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+    def _write_rows(self, path: Folder, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
         self._write_table(path, pa.Table.from_pylist(rows, schema=schema))
 
-    def _write_table(self, path: Path, table: pa.Table) -> None:
+    def _write_table(self, path: Folder, table: pa.Table) -> None:
         metadata = {**(table.schema.metadata or {}), _SCHEMA_KEY: str(SCHEMA).encode()}
         self._write(path, lambda stream: pq.write_table(table.replace_schema_metadata(metadata), stream))
 
-    def _write(self, path: Path, write: typing.Callable[[typing.BinaryIO], object]) -> None:
+    def _write(self, path: Folder, write: typing.Callable[[typing.BinaryIO], object]) -> None:
+        if self.fence is not None:
+            self.fence()
         try:
             write_atomically(path, write)
         except OSError as error:
             raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
 
+    def _files(self, folder: Folder) -> list[tuple[Folder, str | None]]:
+        """The Parquet files in a folder, in order; behind a URL each with what tells one content from another."""
+        if isinstance(folder, Path):
+            return [(file, None) for file in sorted(folder.glob("*.parquet"))]
+        try:
+            return [(folder / name, tag) for name, tag in folder.listing().items() if name.endswith(".parquet")]
+        except RemoteError as error:
+            raise StoreError(str(error)) from None
 
-def sweeps(results: Path) -> list[Store]:
-    """The sweeps under a results folder, by name."""
-    found = results.iterdir() if results.is_dir() else ()
-    return [Store(folder) for folder in sorted(found) if (folder / "trials").is_dir()]
+    def _read(
+        self, path: Folder, required: Iterable[str], columns: list[str] | None = None, tag: str | None = None
+    ) -> tuple[pa.Table | None, str | None]:
+        """A file's rows, or why there are none; neither where it is not there. Raise StoreError out of reach."""
+        try:
+            with self._opened(path, tag) as file:
+                there = file.schema_arrow.names
+                missing = [name for name in required if name not in there]
+                if missing:
+                    return None, f"{path}: a foreign file, passed over; it has no column {', '.join(missing)}"
+                version = int((file.schema_arrow.metadata or {}).get(_SCHEMA_KEY, 1))
+                if version > SCHEMA:
+                    return None, f"{path}: passed over; a newer version of this program wrote it (schema {version})"
+                table = file.read(None if columns is None else [name for name in columns if name in there])
+        except FileNotFoundError:
+            return None, None
+        except RemoteError as error:
+            raise StoreError(str(error)) from error
+        except (OSError, ValueError, pa.ArrowException) as error:
+            return None, f"{path}: not readable as Parquet, passed over ({str(error).splitlines()[0]})"
+        return _migrated(table, version), None
+
+    def _read_trial(self, path: Folder, trial_id: str) -> pa.Table | None:
+        """The rows of one trial in a compacted file, None where there is no such file."""
+        chosen = [("trial_id", "==", trial_id)]
+        try:
+            # Sorted by trial, the file's own statistics lead to the few row groups that may hold it.
+            if isinstance(path, Path):
+                return pq.read_table(path, filters=chosen).replace_schema_metadata(None)
+            with path.open() as stream:
+                return pq.read_table(stream, filters=chosen).replace_schema_metadata(None)
+        except RemoteError as error:
+            raise StoreError(str(error)) from error
+        except (OSError, pa.ArrowException):
+            return None
+
+    def _schema(self, path: Folder, tag: str | None) -> pa.Schema:
+        if isinstance(path, Path):
+            return pq.read_schema(path)
+        with self._opened(path, tag) as file:
+            return file.schema_arrow
+
+    @contextmanager
+    def _opened(self, path: Folder, tag: str | None) -> Generator[pq.ParquetFile]:
+        if isinstance(path, Path):
+            # Not read_table(path): it goes through the dataset reader, which costs several times as much for a small
+            # file.
+            with pq.ParquetFile(path) as file:
+                yield file
+        elif tag is None and path.name == COMPACTED and (storage.size(path) or 0) > _WHOLE_BYTES:
+            with path.open() as stream, pq.ParquetFile(stream, pre_buffer=True) as file:
+                yield file
+        else:
+            with pq.ParquetFile(pa.BufferReader(self._content(path, tag))) as file:
+                yield file
+
+    def _content(self, path: RemotePath, tag: str | None) -> bytes:
+        if tag is None:
+            return path.read_bytes()
+        held = self._remembered.get(path)
+        if held is not None and held[0] == tag:
+            return held[1]
+        content = path.read_bytes()
+        if len(content) + sum(len(kept) for _, kept in list(self._remembered.values())) < _REMEMBERED_BYTES:
+            self._remembered[path] = (tag, content)
+        return content
+
+
+def sweeps(results: Folder) -> list[Store]:
+    """The sweeps under a results folder, by name. Raise StoreError where it is out of reach."""
+    try:
+        found: list[Folder] = sorted(results.iterdir(), key=str) if results.is_dir() else []
+        return [Store(folder) for folder in found if (folder / "trials").is_dir() or _is_begun(folder)]
+    except RemoteError as error:
+        raise StoreError(str(error)) from None
+
+
+def _is_begun(folder: Folder) -> bool:
+    # A bucket has no folders that wait for their first file.
+    return isinstance(folder, RemotePath) and (folder / "sweep.json").is_file()
 
 
 def config_of(row: Mapping[str, Any]) -> TrialConfig:
@@ -377,23 +566,13 @@ def config_of(row: Mapping[str, Any]) -> TrialConfig:
     return TrialConfig.from_flat(flat | options)
 
 
-def _read(path: Path, required: Iterable[str], columns: list[str] | None = None) -> tuple[pa.Table | None, str | None]:
-    try:
-        # Not read_table(path): it goes through the dataset reader, which costs several times as much for a small file.
-        file = pq.ParquetFile(path)
-        there = file.schema_arrow.names
-        missing = [name for name in required if name not in there]
-        if missing:
-            return None, f"{path}: a foreign file, passed over; it has no column {', '.join(missing)}"
-        version = int((file.schema_arrow.metadata or {}).get(_SCHEMA_KEY, 1))
-        if version > SCHEMA:
-            return None, f"{path}: passed over; a newer version of this program wrote it (schema {version})"
-        table = file.read(None if columns is None else [name for name in columns if name in there])
-    except FileNotFoundError:
-        return None, None
-    except (OSError, ValueError, pa.ArrowException) as error:
-        return None, f"{path}: not readable as Parquet, passed over ({str(error).splitlines()[0]})"
-    return _migrated(table, version), None
+def _set_aside(path: Folder) -> None:
+    name = f"{path.name}.broken"
+    if isinstance(path, Path):
+        path.replace(path.with_name(name))
+        return
+    (path.parent / name).write_bytes(path.read_bytes())
+    path.unlink()
 
 
 def _migrated(table: pa.Table, version: int) -> pa.Table:
@@ -405,14 +584,6 @@ def _migrated(table: pa.Table, version: int) -> pa.Table:
 
 # By the version that they start from. 2 only adds files; columns that it added are null in earlier rows anyway.
 _MIGRATIONS: dict[int, typing.Callable[[pa.Table], pa.Table]] = {1: lambda table: table}
-
-
-def _read_trial(path: Path, trial_id: str) -> pa.Table | None:
-    try:
-        # Sorted by trial, the file's own statistics lead to the few row groups that may hold it.
-        return pq.read_table(path, filters=[("trial_id", "==", trial_id)]).replace_schema_metadata(None)
-    except (OSError, pa.ArrowException):
-        return None
 
 
 def _last_of_each(table: pa.Table, order: Sequence[str], unique: Sequence[str]) -> pa.Table:
@@ -428,7 +599,7 @@ def _last_of_each(table: pa.Table, order: Sequence[str], unique: Sequence[str]) 
     return table if changes.all() else table.filter(pa.array(changes))
 
 
-def _concatenate(empty: pa.Table, tables: Mapping[Path, pa.Table]) -> tuple[pa.Table, tuple[str, ...]]:
+def _concatenate(empty: pa.Table, tables: Mapping[Folder, pa.Table]) -> tuple[pa.Table, tuple[str, ...]]:
     """All rows under the union of the columns; columns that a file lacks are null in its rows."""
     try:
         return pa.concat_tables([empty, *tables.values()], promote_options="permissive"), ()

@@ -46,7 +46,7 @@ def main(
         if not follow and sweep not in {found.folder.name for found in sweeps(results)}:
             raise StoreError(f"{results}: holds no sweep {sweep}")
         try:
-            with FileLock(store.folder / "tracking.lock", timeout=0):
+            with FileLock(store.near / "tracking.lock", timeout=0):
                 _track(store, wandb, tensorboard, follow)
         except Timeout:
             raise StoreError(f"{store.folder}: another process tracks this sweep already") from None

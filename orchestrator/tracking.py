@@ -7,6 +7,7 @@ of each trial stands in `tracking.json` of the sweep's folder.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import math
@@ -15,16 +16,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from PIL import Image
 
 from cpcnn_core.config import LOCATIONS
-from cpcnn_core.files import write_atomically
+from orchestrator import storage
 from orchestrator.leaderboard import Entry
 from orchestrator.objective import Objective
+from orchestrator.storage import Folder, write_atomically
 from orchestrator.store import FINISHED, Store
 
 WandbMode: TypeAlias = Literal["online", "offline"]
@@ -41,7 +42,7 @@ logger = logging.getLogger(__name__)
 class Tracker(Protocol):
     """Where trials are shown."""
 
-    def epoch(self, trial: Entry, row: Mapping[str, Any], samples: Path | None) -> None:
+    def epoch(self, trial: Entry, row: Mapping[str, Any], samples: Folder | None) -> None:
         """Show an epoch; `samples` is the picture of what was drawn after it."""
         ...
 
@@ -58,10 +59,10 @@ class TensorBoard:
     """Event files in `tensorboard/<trial_id>`."""
 
     def __init__(self, store: Store) -> None:
-        self._folder = store.folder / "tensorboard"
+        self._folder = store.near / "tensorboard"
         self._writers: dict[str, Any] = {}
 
-    def epoch(self, trial: Entry, row: Mapping[str, Any], samples: Path | None) -> None:
+    def epoch(self, trial: Entry, row: Mapping[str, Any], samples: Folder | None) -> None:
         """See `Tracker`."""
         epoch = int(row["epoch"])
         writer = self._writer(trial, epoch)
@@ -106,7 +107,7 @@ class Wandb:
         self._mode: WandbMode = mode
         self._runs: dict[str, Any] = {}
 
-    def epoch(self, trial: Entry, row: Mapping[str, Any], samples: Path | None) -> None:
+    def epoch(self, trial: Entry, row: Mapping[str, Any], samples: Folder | None) -> None:
         """See `Tracker`."""
         import wandb
 
@@ -154,7 +155,7 @@ class Wandb:
             name=trial.trial_id,
             id=f"{name}-{trial.trial_id}",
             config=_settings(trial),
-            dir=str(self._store.folder),
+            dir=str(self._store.near),
             mode=self._mode,
             # An offline run cannot ask what there is; its id makes it part of the same run when it is sent.
             resume="allow" if self._mode == "online" else None,
@@ -175,7 +176,7 @@ class Wandb:
         logger.warning(
             "wandb: %s; runs are kept offline from here on. To send them: wandb sync %s/wandb/offline-run-*",
             reason,
-            self._store.folder,
+            self._store.near,
         )
 
 
@@ -187,7 +188,7 @@ class Follower:
         self._trackers = dict(trackers)
         self._file = store.folder / "tracking.json"
         self._shown: dict[str, dict[str, list[Any]]] = self._read()  # by tracker and trial: last epoch, end
-        self._times: dict[Path, int] = {}
+        self._tags: dict[Folder, str] = {}
         self._objective = Objective.from_description(_described(store))
         self._stale = {str(row["trial_id"]) for row in store.latest_attempts().rows()}
 
@@ -234,13 +235,12 @@ class Follower:
 
     def _changed(self) -> Iterator[str]:
         for folder in (self._store.trials_folder, self._store.epochs_folder):
-            for entry in os.scandir(folder):
-                path = Path(entry.path)
-                if path.suffix == ".parquet" and len(path.stem) == 12:  # a trial's own; others hold what has ended
-                    modified = entry.stat().st_mtime_ns
-                    if self._times.get(path) != modified:
-                        self._times[path] = modified
-                        yield path.stem
+            for name, tag in storage.listing(folder).items():
+                path = folder / name
+                # Only a trial's own file; others hold what has ended.
+                if path.suffix == ".parquet" and len(path.stem) == 12 and self._tags.get(path) != tag:
+                    self._tags[path] = tag
+                    yield path.stem
 
     def _read(self) -> dict[str, dict[str, list[Any]]]:
         try:
@@ -330,6 +330,6 @@ def _settings(trial: Entry) -> dict[str, Any]:
     return {name: value for name, value in trial.settings().items() if name not in LOCATIONS}
 
 
-def _pixels(file: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    with Image.open(file) as image:
+def _pixels(file: Folder) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    with Image.open(io.BytesIO(file.read_bytes())) as image:
         return np.asarray(image.convert("RGB"))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Generator
-from pathlib import Path
 from typing import Any
 
 from ray.tune import PlacementGroupFactory, Trainable
@@ -15,6 +15,7 @@ from orchestrator import stall, training
 from orchestrator.objective import Objective
 from orchestrator.recording import Place
 from orchestrator.replicas import ReplicaError, Replicated
+from orchestrator.storage import located
 from orchestrator.store import Store
 
 # Keys of the config that Tune hands over, and of the results that it passes back.
@@ -60,10 +61,14 @@ class TrialProcess(Trainable):  # type: ignore[misc]
                 if _is_device_lost(error) or isinstance(error, ReplicaError):
                     raise  # nothing more can run in this process; Tune starts another
                 logger.exception("the trial failed")
+                with contextlib.suppress(OSError):  # which is then what went wrong, and said already
+                    self._store.publish_log(self._config.trial_id)
                 return {FAILURE: training.describe(error), STORAGE: training.is_storage_failure(error), "done": True}
             if metrics is None:
                 return {"done": True}
-        done = metrics.epoch >= self._config.train.epochs
+            done = metrics.epoch >= self._config.train.epochs
+            if done:
+                self._epochs.close()
         return {**metrics.row(), METRICS: metrics, PLACE: self._place, NUMBER: self._number, "done": done}
 
     def cleanup(self) -> None:
@@ -72,17 +77,18 @@ class TrialProcess(Trainable):  # type: ignore[misc]
             self._epochs.close()
 
     def _begin(self, config: dict[str, Any]) -> None:
-        store = Store(Path(config[FOLDER]))
+        self._store = Store(located(config[FOLDER])).patient()
+        (self._store.near / "logs").mkdir(parents=True, exist_ok=True)
         self._config = TrialConfig.from_flat(config[SETTINGS])
         self._number = config[NUMBER]
-        self._log = Path(config[LOG])
+        self._log = self._store.log_file(self._config.trial_id)
         self._stall_seconds = config[STALL_SECONDS]
         processes = config[PROCESSES]
         threads = max(1, config[CPUS] // processes)
         trainer = training.named(config[TRAINER]) if processes == 1 else Replicated(config[TRAINER], processes, threads)
         self._epochs = training.run(
             self._config,
-            store,
+            self._store,
             trainer,
             objective=Objective.from_description(config[OBJECTIVE]),
             on_progress=lambda *_: self._beat(),

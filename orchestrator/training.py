@@ -17,6 +17,8 @@ from filelock import FileLock, Timeout
 
 from cpcnn_core.config import DataConfig, TrialConfig
 from cpcnn_core.metrics import EpochMetrics
+from orchestrator import mirror
+from orchestrator.mirror import TrialBusyError as TrialBusyError
 from orchestrator.objective import Objective
 from orchestrator.recording import Place
 from orchestrator.store import Store
@@ -38,17 +40,15 @@ _STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, er
 _ORPHAN_SECONDS = 120  # a process whose driver was killed dies within an epoch at most, usually within a second
 
 
-class TrialBusyError(Exception):
-    """Another process is training this very trial."""
-
-
 class Trainer(Protocol):
     """Trains one trial; `train` below, or a simulation of it."""
 
     def __call__(
         self, config: TrialConfig, store: Store, *, reported: int, on_progress: OnProgress | None, score: Score | None
     ) -> Iterator[EpochMetrics]:
-        """Yield the metrics of each epoch after the first `reported` ones, checkpoint and predictions on disk."""
+        """Yield the metrics of each epoch after the first `reported` ones, its checkpoint in the store's training
+        folder, its predictions in the store.
+        """
 
 
 def train(
@@ -70,7 +70,7 @@ def train(
         keep_predictions(store, config.trial_id, epoch, evaluation)
 
     def keep_drawn(epoch: int, drawn: Drawn) -> None:
-        drawn.write_grid(store.samples_file(config.trial_id, epoch))
+        store.write_samples(config.trial_id, epoch, drawn.write_grid)
 
     # A process that is used again keeps what the trial before set.
     AcceleratorState._reset_state(True)
@@ -78,11 +78,10 @@ def train(
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    folder = store.checkpoint_folder(config.trial_id)
     yield from fit(
         config,
         dataset(config.data),
-        folder,
+        store.training_folder(config.trial_id),
         reported=reported,
         on_evaluation=keep,
         on_drawn=keep_drawn,
@@ -126,12 +125,16 @@ def run(
     with _alone(store, config.trial_id):
         if on_begin is not None:
             on_begin()
-        reported = store.reported_epochs(config.trial_id)
-        logger.info("trial %s, after %d reported epochs: %s", config.trial_id, reported, config.flat())
-        score = None if objective is None else objective.score
-        for metrics in trainer(config, store, reported=reported, on_progress=on_progress, score=score):
-            logger.info("epoch %d: %s", metrics.epoch, metrics.row())
-            yield metrics
+        with mirror.opened(store, config.trial_id) as mirrored:
+            reported = store.reported_epochs(config.trial_id)
+            logger.info("trial %s, after %d reported epochs: %s", config.trial_id, reported, config.flat())
+            score = None if objective is None else objective.score
+            kept_in = store if mirrored is None else mirrored.store
+            for metrics in trainer(config, kept_in, reported=reported, on_progress=on_progress, score=score):
+                logger.info("epoch %d: %s", metrics.epoch, metrics.row())
+                if mirrored is not None:
+                    mirrored.publish(last=metrics.epoch >= config.train.epochs)
+                yield metrics
 
 
 @lru_cache(maxsize=2)
@@ -231,7 +234,7 @@ def describe(error: BaseException) -> str:
 
 
 def is_storage_failure(error: BaseException) -> bool:
-    """Whether the disk, and not the trial, is to blame: it is full, read-only or out of reach."""
+    """Whether the storage, and not the trial, is to blame: it is full, read-only or out of reach."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in _STORAGE:
@@ -243,7 +246,7 @@ def is_storage_failure(error: BaseException) -> bool:
 @contextmanager
 def _alone(store: Store, trial_id: str) -> Iterator[None]:
     # The lock goes with the process, however it ends, so it never has to be broken.
-    lock = FileLock(store.checkpoints_folder / f"{trial_id}.lock", timeout=_ORPHAN_SECONDS)
+    lock = FileLock(store.near / "checkpoints" / f"{trial_id}.lock", timeout=_ORPHAN_SECONDS)
     try:
         lock.acquire()
     except Timeout:

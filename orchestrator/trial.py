@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -248,6 +249,8 @@ def train(
             if not begun:
                 raise
             logger.exception("the trial failed")
+            with suppress(OSError):  # which is then what went wrong, and said already
+                store.publish_log(config.trial_id)
             begun[0].finish("FAILED", training.describe(error))
             return training.describe(error)
     whole = begun[0].attempt.epochs >= config.train.epochs

@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from orchestrator import cluster_file, provenance
 from orchestrator.cluster import Cluster, ClusterError, Kind, Meter, Needs, Node, Patience
 from orchestrator.search import Halt
+from orchestrator.storage import located
 from orchestrator.store import Store
 
 if TYPE_CHECKING:
@@ -192,4 +193,11 @@ def _ask(node: Node, needs: Needs) -> Any:
 
 @ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]
 def _report(folders: list[str]) -> tuple[dict[str, str | None], list[str]]:
-    return provenance.versions(), [path for path in folders if not Path(path).exists()]
+    return provenance.versions(), [path for path in folders if not _is_seen(path)]
+
+
+def _is_seen(path: str) -> bool:
+    try:
+        return located(path).exists()
+    except (OSError, ValueError):
+        return False  # nor could a trial read it there

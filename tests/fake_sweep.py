@@ -10,15 +10,17 @@ from rich.console import Console
 from orchestrator.driver import Plan, SweepError, run
 from orchestrator.progress import Progress
 from orchestrator.space import read
+from orchestrator.storage import located
+from orchestrator.store import StoreError
 
 
 def main(space_file: str, results: str, trials: str) -> int:
     space = read(Path(space_file))
-    plan = Plan("fake", space, Path(results), int(trials), trainer="tests.fakes:train")
+    plan = Plan("fake", space, located(results), int(trials), trainer="tests.fakes:train")
     with Progress(Console(), space.objective, space.searched, total=plan.trials) as view:
         try:
             outcome = run(plan, view)
-        except SweepError as error:
+        except (SweepError, StoreError) as error:
             print(f"error: {error}", file=sys.stderr)  # noqa: T201
             return 2
     print(outcome)  # noqa: T201

@@ -8,10 +8,14 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
 
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.files import write_atomically
 from cpcnn_core.metrics import EpochMetrics
+from orchestrator.mirror import INDEX
 from orchestrator.store import Store
 from orchestrator.training import OnProgress, Score
 
@@ -64,30 +68,53 @@ def train(
 
     Every epoch that it goes through is a line of `trained.txt`, so that a test can tell which ones were trained twice.
     """
-    folder = store.checkpoint_folder(config.trial_id)
+    folder = store.training_folder(config.trial_id)
     folder.mkdir(parents=True, exist_ok=True)
-    state = folder / "history.json"
-    history = json.loads(state.read_text()) if state.exists() else []
+    state = folder / INDEX
+    history = json.loads(state.read_text())["history"] if state.exists() else []
     for epoch in history[reported:]:
         yield _measured(config, epoch, score)
     for epoch in range(len(history) + 1, config.train.epochs + 1):
         time.sleep(float(os.environ.get(SECONDS, "0")))
         if epoch == 2 and config.model.nr_filters == RAISES:
             raise ValueError("a bad\nconfiguration")
-        first = not (folder / "died").exists()
+        died = store.near / f"{config.trial_id}.died"
+        first = not died.exists()
         if epoch == 2 and (config.model.nr_filters == DIES or (config.model.nr_filters == DIES_ONCE and first)):
-            (folder / "died").touch()
+            died.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         if epoch == 2 and config.model.nr_filters == HANGS_ONCE and first:
-            (folder / "died").touch()
+            died.touch()
             hang()
-        with (store.folder / "trained.txt").open("a") as log:
+        with (store.near / "trained.txt").open("a") as log:
             log.write(f"{config.trial_id} {epoch} {os.getpid()} {torch_threads()}\n")
         print(f"training epoch {epoch}")  # noqa: T201 - it belongs into the log
         store.write_predictions(config.trial_id, epoch, images=["a"], labels=[0], log_likelihood=[[-1.0, -2.0]])
         history = [*history, epoch]
-        write_atomically(state, lambda stream, held=history: stream.write(json.dumps(held).encode()))  # type: ignore[misc]
+        commit(folder, history, files=store.is_remote)
         yield _measured(config, epoch, score)
+
+
+def commit(folder: Path, history: list[int], *, files: bool = True) -> None:
+    """Commit an epoch as the core does: weights of every epoch, states of two, the index that names them last."""
+    index: dict[str, Any] = {"history": history, "weights": {}, "states": {}}
+    if files:
+        for epoch in history:
+            _write(folder / f"weights-{epoch:04d}.safetensors", f"weights {epoch}".encode() * 100)
+            index["weights"][f"weights-{epoch:04d}.safetensors"] = sha256(f"weights {epoch}".encode() * 100).hexdigest()
+        for epoch in history[-2:]:
+            _write(folder / f"state-{epoch:08d}.pt", f"state {epoch}".encode() * 400)
+            held = {"sha256": sha256(f"state {epoch}".encode() * 400).hexdigest(), "epoch": epoch}
+            index["states"][f"state-{epoch:08d}.pt"] = held
+    _write(folder / INDEX, json.dumps(index).encode())
+    for file in folder.glob("state-*.pt"):
+        if file.name not in index["states"]:
+            file.unlink()
+
+
+def _write(path: Path, content: bytes) -> None:
+    if path.name == INDEX or not path.exists():
+        write_atomically(path, lambda stream: stream.write(content))
 
 
 def hang() -> None:

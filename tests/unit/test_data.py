@@ -19,6 +19,7 @@ from torch.testing import assert_close
 from cpcnn_core import cache, data
 from cpcnn_core.config import DataConfig
 from cpcnn_core.data import DataError
+from cpcnn_core.files import cache_folder
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "cpen455"
 real = pytest.mark.skipif(not REAL.is_dir(), reason=f"the cpen455 images are not at {REAL}")
@@ -411,7 +412,7 @@ def test_where_the_cache_lies(variables: dict[str, str], expected: str, monkeypa
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert cache.folder() == Path(expected)
+    assert cache_folder() == Path(expected)
 
 
 def test_the_digest_tells_where_one_part_ends() -> None:

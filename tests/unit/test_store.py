@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cpcnn_core.config import TrialConfig
+from orchestrator.storage import Folder, located
 from orchestrator.store import COMPACTED, SCHEMA, Attempt, State, Store, StoreError, Table, config_of, sweeps
 from tests.fakes import metrics
 
@@ -18,16 +19,23 @@ ID = CONFIG.trial_id
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    made = Store(tmp_path / "results" / "one")
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setenv("CPCNN_CACHE", str(tmp_path / "cache"))
+    remote = located(f"memory://{tmp_path.name}/results/one")
+    made = Store(remote if getattr(request, "param", "disk") == "memory" else tmp_path / "results" / "one")
     made.create()
     return made
+
+
+everywhere = pytest.mark.parametrize("store", ["disk", "memory"], indirect=True)
+"""What holds of a folder on disk and of one behind a URL."""
 
 
 def attempt(number: int = 1, state: State = "RUNNING", trial_id: str = ID) -> Attempt:
     return Attempt(trial_id=trial_id, attempt=number, number=0, state=state, started="2025-01-01T00:00:00.000+00:00")
 
 
+@everywhere
 def test_a_resumed_trial_keeps_a_row_for_each_attempt_and_the_last_one_tells_its_state(store: Store) -> None:
     store.write_attempt(attempt(1), CONFIG)
     store.write_attempt(attempt(1, "FAILED"), CONFIG)
@@ -56,6 +64,7 @@ def test_a_configuration_comes_back_from_its_row_whatever_the_other_rows_hold(
     assert config_of(rows[config.trial_id]) == config
 
 
+@everywhere
 def test_an_epoch_reported_twice_is_one_row_of_the_later_attempt(store: Store) -> None:
     store.add_epoch(ID, 1, metrics(1, val_acc=0.3))
     store.add_epoch(ID, 1, metrics(2))
@@ -65,6 +74,7 @@ def test_an_epoch_reported_twice_is_one_row_of_the_later_attempt(store: Store) -
     assert store.reported_epochs(ID) == 2
 
 
+@everywhere
 def test_epochs_count_as_reported_up_to_the_first_gap(store: Store) -> None:
     for epoch in (1, 2, 4):
         store.add_epoch(ID, 1, metrics(epoch))
@@ -72,6 +82,7 @@ def test_epochs_count_as_reported_up_to_the_first_gap(store: Store) -> None:
     assert store.reported_epochs("another") == 0
 
 
+@everywhere
 def test_a_row_loses_its_checkpoint_when_the_weights_are_dropped(store: Store) -> None:
     store.add_epoch(ID, 1, metrics(1, kept_epochs=(1,)))
     store.add_epoch(ID, 1, metrics(2, kept_epochs=(1, 2)))
@@ -96,6 +107,7 @@ def test_an_int_and_a_null_share_a_column_without_becoming_floats(store: Store) 
     assert all(isinstance(value, int | None) for value in values)
 
 
+@everywhere
 def test_predictions_come_back_as_written(store: Store) -> None:
     store.write_predictions(ID, 3, images=["a", "b"], labels=[1, 0], log_likelihood=[[-1.5, -2.5], [-3.5, -4.5]])
     frame = store.predictions_of(ID, 3)
@@ -107,7 +119,7 @@ def test_predictions_come_back_as_written(store: Store) -> None:
         store.predictions_of(ID, 4)
 
 
-def break_file(path: Path) -> None:
+def break_file(path: Folder) -> None:
     path.write_bytes(path.read_bytes()[:50])
 
 
@@ -130,13 +142,14 @@ def test_a_reader_names_a_broken_or_foreign_file_and_goes_on(store: Store, harm:
     assert "aaa.parquet" in table.problems[0]
 
 
+@everywhere
 def test_a_writer_puts_a_broken_file_aside_instead_of_burying_it(store: Store) -> None:
     store.add_epoch(ID, 1, metrics(1))
     file = store.epochs_folder / f"{ID}.parquet"
     break_file(file)
     store.add_epoch(ID, 1, metrics(2))
     assert [row["epoch"] for row in store.epochs().rows()] == [2]
-    assert file.with_name(f"{file.name}.broken").exists()
+    assert (file.parent / f"{file.name}.broken").exists()
 
 
 def test_a_table_with_fewer_columns_from_an_earlier_version_is_still_read(store: Store) -> None:
@@ -144,6 +157,7 @@ def test_a_table_with_fewer_columns_from_an_earlier_version_is_still_read(store:
     assert store.epochs().rows()[0]["val_acc"] is None
 
 
+@everywhere
 def test_an_empty_sweep_reads_as_empty_tables(store: Store) -> None:
     assert store.epochs().rows() == store.trials().rows() == store.latest_attempts().rows() == []
     assert "val_acc" in store.epochs().frame.columns
@@ -171,11 +185,12 @@ def test_leftovers_of_a_killed_writer_are_neither_read_nor_kept(store: Store) ->
     assert not left.exists()
 
 
+@everywhere
 def test_sweep_json_is_whole_or_named(store: Store) -> None:
     assert store.read_sweep() is None
     store.write_sweep({"name": "one"})
     assert json.loads(store.sweep_file.read_text()) == {"name": "one"}
-    store.sweep_file.write_text("{")
+    store.sweep_file.write_bytes(b"{")
     with pytest.raises(StoreError, match=r"sweep\.json: not readable"):
         store.read_sweep()
 
@@ -208,6 +223,7 @@ def contents(store: Store) -> tuple[list[dict[str, object]], list[dict[str, obje
     return rows(store.trials()), rows(store.epochs())
 
 
+@everywhere
 def test_compaction_changes_no_row_and_leaves_running_trials_alone(store: Store) -> None:
     configs = ended(store, 4)
     running = CONFIG.with_settings({"seed": 99})
@@ -225,6 +241,7 @@ def test_compaction_changes_no_row_and_leaves_running_trials_alone(store: Store)
     ]
 
 
+@everywhere
 def test_a_compacted_trial_goes_on_in_a_file_of_its_own(store: Store) -> None:
     config = ended(store, 3)[1]
     store.compact(at_least=1)

@@ -1,0 +1,336 @@
+"""Where results lie: a folder on disk, or one behind a URL that fsspec reaches, s3://bucket/results.
+
+A `RemotePath` has of pathlib's methods those that we use, under the same names, so that most of the code need not know
+which of the two it has. A file there is written in one request, so that a reader meets all of it or none. What goes
+wrong there is a `RemoteError`, whatever library it came from: an OSError, as a disk's would be.
+
+No URL holds a credential: it would end up in sweep.json, in logs and in the arguments of processes. The libraries find
+theirs in the environment or in their own files.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import random
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias, TypeVar
+
+from cpcnn_core import files
+
+T = TypeVar("T")
+
+PATIENCE_SECONDS = 60.0  # that a run which has work to lose bears with storage that does not answer
+
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+_PAUSES = (0.5, 15.0)  # seconds between two tries, the first and the longest
+_TRANSFERS = 16  # at once; they wait for the network, not for the processor
+_REFUSED = re.compile(
+    r"\b40[13]\b|forbidden|access.?denied|unauthori[sz]ed|credential|InvalidAccessKeyId|SignatureDoesNotMatch|token",
+    re.IGNORECASE,
+)
+_SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
+
+
+class RemoteError(OSError):
+    """Storage that did not do what it was asked; the message names the URL."""
+
+    def __str__(self) -> str:
+        return f"{self.filename}: {self.strerror}"
+
+
+@dataclass(frozen=True, order=True)
+class RemotePath:
+    """A file or a folder behind a URL. Its methods raise RemoteError, and FileNotFoundError as pathlib's do."""
+
+    url: str  # without a slash at its end
+    patience: float = field(default=0.0, compare=False)  # seconds; what failed is tried again for so long
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __truediv__(self, name: str) -> RemotePath:
+        return replace(self, url=f"{self.url}/{name}")
+
+    @property
+    def name(self) -> str:
+        """The last part."""
+        return self.url.rpartition("/")[2]
+
+    @property
+    def stem(self) -> str:
+        """The last part without its ending."""
+        return Path(self.name).stem
+
+    @property
+    def suffix(self) -> str:
+        """The ending, with its dot."""
+        return Path(self.name).suffix
+
+    @property
+    def parent(self) -> RemotePath:
+        """The folder that it lies in."""
+        return replace(self, url=self.url.rpartition("/")[0])
+
+    def absolute(self) -> RemotePath:
+        """Itself."""
+        return self
+
+    def is_absolute(self) -> bool:
+        """Yes: it means the same on every machine."""
+        return True
+
+    def exists(self) -> bool:
+        """Whether there is a file or a folder."""
+        return self._ask(lambda fs: bool(fs.exists(self._path)))
+
+    def is_file(self) -> bool:
+        """Whether there is a file."""
+        return self._ask(lambda fs: bool(fs.isfile(self._path)))
+
+    def is_dir(self) -> bool:
+        """Whether anything lies in it; buckets have no empty folders."""
+        return self._ask(lambda fs: bool(fs.isdir(self._path)))
+
+    def iterdir(self) -> Iterator[RemotePath]:
+        """What lies in it; nothing where it is not there."""
+        return (self / name for name in self.listing())
+
+    def glob(self, pattern: str) -> Iterator[RemotePath]:
+        """The files in it whose names match."""
+        return (self / name for name in self.listing() if fnmatchcase(name, pattern))
+
+    def listing(self) -> dict[str, str]:
+        """The names in it, each with what changes when the file's content does."""
+        try:
+            found = self._ask(lambda fs: fs.ls(self._path, detail=True))
+        except FileNotFoundError:
+            return {}
+        held = {info["name"].rstrip("/").rpartition("/")[2]: _tag(info) for info in found}
+        return {name: held[name] for name in sorted(held) if name}
+
+    def size(self) -> int:
+        """Bytes. Raise FileNotFoundError."""
+        return int(self._ask(lambda fs: fs.info(self._path))["size"])
+
+    def modified(self) -> float:
+        """When it was last written, in seconds, by the storage's clock. Raise FileNotFoundError."""
+        return float(self._ask(lambda fs: fs.modified(self._path)).timestamp())
+
+    def read_bytes(self) -> bytes:
+        """All of it. Raise FileNotFoundError."""
+        return bytes(self._ask(lambda fs: fs.cat_file(self._path)))
+
+    def read_text(self) -> str:
+        """All of it, as UTF-8. Raise FileNotFoundError."""
+        return self.read_bytes().decode()
+
+    def open(self) -> Any:
+        """A stream to read parts of it from."""
+        return self._ask(lambda fs: fs.open(self._path, "rb"))
+
+    def write_bytes(self, content: bytes) -> None:
+        """Put the content there in one request: a reader meets what was there, or all of this."""
+        self._change(lambda fs: fs.pipe_file(self._path, content))
+
+    def create(self, content: bytes) -> bool:
+        """Put the content there unless something is there already, and say whether it was put.
+
+        Of several who try, one succeeds: S3 and Google's storage see to that.
+        """
+        try:
+            # No second try: the first one may have arrived although its answer did not.
+            replace(self, patience=0.0)._change(lambda fs: fs.pipe_file(self._path, content, mode="create"))
+        except FileExistsError:
+            return False
+        return True
+
+    def upload(self, source: BinaryIO) -> None:
+        """Put a file of any size there. It appears when all of it has arrived."""
+
+        def send(fs: Any) -> None:
+            source.seek(0)
+            content = source.read()
+            fs.pipe_file(self._path, content)
+
+        self._change(send)
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        """Delete the file."""
+        try:
+            self._ask(lambda fs: fs.rm_file(self._path))
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
+
+    @property
+    def _path(self) -> str:
+        return str(_filesystem(_scheme(self.url))._strip_protocol(self.url))
+
+    def _change(self, action: Callable[[Any], T]) -> T:
+        try:
+            return self._ask(action)
+        except FileNotFoundError as error:
+            # Nothing but the bucket, or what this file system has in its place, can be missing for a new file.
+            raise RemoteError(errno.EIO, f"cannot be written: {_said(error)}; make it first", self.url) from error
+
+    def _ask(self, action: Callable[[Any], T]) -> T:
+        until = time.monotonic() + self.patience
+        pause, longest = _PAUSES
+        while True:
+            try:
+                return action(_filesystem(_scheme(self.url)))
+            except (FileNotFoundError, FileExistsError, RemoteError):
+                raise
+            except Exception as error:
+                # Each file system has errors of its own; most are no OSError.
+                said = _said(error)
+                refused = isinstance(error, PermissionError) or _REFUSED.search(f"{type(error).__name__} {said}")
+                if refused or time.monotonic() + pause > until:
+                    raise RemoteError(errno.EIO, _advised(said, bool(refused)), self.url) from error
+            time.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(2 * pause, longest)
+
+
+Folder: TypeAlias = Path | RemotePath
+"""A folder, or a file, in either place."""
+
+
+def located(text: str | Path | RemotePath) -> Folder:
+    """The folder that a path or URL names. Raise ValueError where it is none that results can lie in."""
+    if not isinstance(text, str):
+        return text
+    if "://" not in text:
+        return Path(text)
+    scheme, _, rest = text.partition("://")
+    shown = f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
+    if "@" in rest.partition("/")[0] or "?" in rest:
+        raise ValueError(
+            f"{shown}: give the URL without user, password or options; they would end up in logs. Credentials belong "
+            "into the environment or the files where the storage's own tools look for them"
+        )
+    if scheme in {"file", "local"}:
+        return Path(rest)
+    url = text.rstrip("/")
+    if not rest.strip("/"):
+        raise ValueError(f"{shown}: names no folder, as s3://bucket/results does")
+    try:
+        filesystem = _filesystem(scheme)
+    except ImportError as error:
+        extra = _EXTRAS.get(scheme)
+        way = f"uv sync --extra {extra}" if extra else f"its package, with uv pip install ({_said(error)})"
+        raise ValueError(f"{shown}: needs what is not installed: {way}") from None
+    except ValueError:
+        raise ValueError(f"{shown}: fsspec knows no storage of that kind; s3://, gs:// or a folder will do") from None
+    if str(filesystem._strip_protocol(url)).strip("/") != rest.strip("/"):
+        raise ValueError(f"{shown}: storage whose URL names a host cannot hold results; mount it and give the folder")
+    return RemotePath(url)
+
+
+def write_atomically(path: Folder, write: Callable[[BinaryIO], object]) -> None:
+    """Have `write` fill the file at `path`, whole or not at all. Raise OSError."""
+    if isinstance(path, Path):
+        files.write_atomically(path, write)
+        return
+    stream = io.BytesIO()
+    write(stream)
+    path.write_bytes(stream.getvalue())
+
+
+def fetch(source: Folder, target: Path) -> None:
+    """Copy a file to this machine, whole or not at all. Raise FileNotFoundError."""
+    if isinstance(source, Path):
+        shutil.copyfile(source, target)
+        return
+    content = source.read_bytes()
+    files.write_atomically(target, lambda stream: stream.write(content))
+
+
+def size(path: Folder) -> int | None:
+    """The file's bytes, None where there is none."""
+    try:
+        return path.stat().st_size if isinstance(path, Path) else path.size()
+    except FileNotFoundError:
+        return None
+
+
+def listing(folder: Folder) -> dict[str, str]:
+    """The names in a folder, each with what changes when the file's content does."""
+    if isinstance(folder, RemotePath):
+        return folder.listing()
+    with os.scandir(folder) as entries:
+        return {entry.name: str(entry.stat().st_mtime_ns) for entry in entries}
+
+
+def remove(paths: Iterable[Folder]) -> None:
+    """Delete files; one that is not there is no error."""
+    with ThreadPoolExecutor(_TRANSFERS) as pool:
+        list(pool.map(lambda path: path.unlink(missing_ok=True), paths))
+
+
+def remove_tree(folder: Folder) -> None:
+    """Delete a folder of files and all that lies in it, if it is there."""
+    if isinstance(folder, RemotePath):
+        remove(folder.iterdir())
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def near(folder: Folder) -> Path:
+    """Where on this machine a sweep's own files lie: its folder, or one in the cache that goes with its URL."""
+    if isinstance(folder, Path):
+        return folder
+    digest = hashlib.sha256(folder.url.encode()).hexdigest()[:12]
+    return files.cache_folder() / "results" / f"{folder.name}-{digest}"
+
+
+def beside(folder: Folder) -> Path:
+    """Where on this machine reports and exports of results in `folder` go by default: into it, or into `results`."""
+    return folder if isinstance(folder, Path) else Path("results")
+
+
+def _scheme(url: str) -> str:
+    return url.partition("://")[0]
+
+
+@cache
+def _filesystem(scheme: str) -> Any:
+    import fsspec
+
+    # What another machine has written since must be seen.
+    return fsspec.filesystem(scheme, use_listings_cache=False)
+
+
+def _tag(info: dict[str, Any]) -> str:
+    for key in ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "created"):
+        if info.get(key) is not None:
+            return f"{info[key]} {info.get('size')}"
+    return str(info.get("size"))
+
+
+def _said(error: BaseException) -> str:
+    """What an error says, in one line, without anything that should not be read in a log."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    for name in _SECRETS:
+        if secret := os.environ.get(name):
+            text = text.replace(secret, "...")
+    return re.sub(r"//[^/@\s]+@", "//...@", text)
+
+
+def _advised(said: str, refused: bool) -> str:
+    if refused:
+        return (
+            f"refused ({said}). Credentials are read from the environment (AWS_ACCESS_KEY_ID and the like, "
+            "GOOGLE_APPLICATION_CREDENTIALS), the files of the storage's own tools, or the machine's role"
+        )
+    return f"cannot be reached ({said}). Is the network up, and the address right?"

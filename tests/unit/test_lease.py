@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import json
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from orchestrator import driver, lease, status
+from orchestrator.driver import SweepError, holding
+from orchestrator.lease import STALE_SECONDS, Holder, Lease, LeaseLostError, TakenError, seen
+from orchestrator.storage import remove_tree
+from orchestrator.store import Store, StoreError
+from tests import remote
+from tests.fakes import metrics
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CPCNN_CACHE", str(tmp_path))
+
+
+@pytest.fixture
+def store() -> Store:
+    made = Store(remote.folder())
+    made.create()
+    return made
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How many seconds later it is by the storage's clock than when files were written."""
+    seconds = [0.0]
+    monkeypatch.setattr(lease, "_storage_clock", lambda _folder: lambda: time.time() + seconds[0])
+    return seconds
+
+
+def elsewhere(store: Store, number: int = 1, **changes: object) -> Holder:
+    """A driver on another machine takes the lease."""
+    held = replace(Holder(4711, "node-7", "2026-01-01T00:00:00+00:00", "another kernel", "work"), **changes)  # type: ignore[arg-type]
+    (store.folder / f"{lease.DRIVER}-{number:06d}.json").write_bytes(json.dumps(asdict(held)).encode())  # type: ignore[operator]
+    return held
+
+
+def test_of_many_who_want_a_lease_one_gets_it(store: Store) -> None:
+    def holder(_: int) -> int | None:
+        try:
+            Lease.taken(store.folder, "driver")  # type: ignore[arg-type]
+        except TakenError as taken:
+            return taken.seen.holder.pid
+        return None
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(holder, range(8)), key=str) == [None, *[os.getpid()] * 7][::-1]
+
+
+def test_a_second_driver_is_refused_with_the_first_one_s_pid_and_host(store: Store) -> None:
+    elsewhere(store)
+    with pytest.raises(SweepError, match=r"another driver .* pid 4711 on node-7, since 2026.* goes on in"):
+        holding(store).__enter__()
+    assert "pid 4711 on node-7" in str(status.driver_of(store))
+
+
+def test_a_lease_that_was_let_go_of_or_whose_process_is_gone_is_free(store: Store) -> None:
+    for _ in range(2):
+        with holding(store):
+            assert status.driver_of(store).alive  # type: ignore[union-attr]
+        assert not status.driver_of(store).alive  # type: ignore[union-attr]
+    # the process of this machine that held it was killed
+    assert elsewhere(store, 3, host=os.uname().nodename, kernel=lease._kernel(), pid=2**22 + 1).is_gone
+    with holding(store):
+        pass
+
+
+def test_a_stale_lease_is_taken_over_and_its_holder_writes_nothing_more(
+    store: Store, later: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept = [0.0]
+    clock = lease._clock
+    monkeypatch.setattr(lease, "_clock", lambda: clock() + slept[0])
+    monkeypatch.setattr(lease.Holder, "is_gone", False)
+    sleeper = Store(store.folder)
+    with holding(sleeper):
+        sleeper.add_epoch("aaa", 1, metrics(1))
+        later[0] = STALE_SECONDS + 1
+        elsewhere(store, 2)
+        slept[0] = STALE_SECONDS + 1  # this process, too, finds that time has passed
+        with pytest.raises(StoreError, match="another driver has taken over this sweep: pid 4711 on node-7"):
+            sleeper.add_epoch("aaa", 1, metrics(2))
+    assert [row["epoch"] for row in store.epochs().rows()] == [1]
+    assert seen(store.folder, "driver").holder.pid == 4711  # type: ignore[union-attr, arg-type]
+    later[0] = 2 * STALE_SECONDS
+    with holding(store):
+        assert seen(store.folder, "driver").number == 3  # type: ignore[union-attr, arg-type]
+
+
+def test_storage_that_cannot_tell_two_drivers_apart_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ignores_the_mode(self: Any, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> None:
+        MemoryFileSystem.pipe_file(self, path, value)
+
+    monkeypatch.setattr(remote.FragileFileSystem, "pipe_file", ignores_the_mode)
+    with pytest.raises(StoreError, match="this storage lets two create the same file"):
+        holding(store).__enter__()
+
+
+def test_a_sweep_that_was_deleted_there_begins_anew(store: Store) -> None:
+    with holding(store):
+        store.study_file.write_bytes(b"")
+    remove_tree(store.folder)
+    with holding(store):
+        assert not store.study_file.exists()
+
+
+def test_a_beating_holder_is_heard_of(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(driver, "_PUBLISH_SECONDS", 0.0)
+    before = time.time()
+    with holding(store):
+        store.study_file.write_bytes(b"")
+        deadline = time.monotonic() + 30
+        while not (store.folder / "study.db").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert (store.folder / "driver-000001.json").modified() >= before  # type: ignore[union-attr]
+
+
+def test_a_driver_on_another_machine_makes_the_study_anew(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with holding(store):
+        store.study_file.write_bytes(b"")
+    with holding(store):
+        assert store.study_file.exists()  # nobody else has driven it meanwhile
+    monkeypatch.setenv("CPCNN_CACHE", str(tmp_path / "another machine"))
+    other = Store(store.folder)
+    other.create()
+    with holding(other):
+        assert not other.study_file.exists()
+    with holding(store):
+        assert not store.study_file.exists()
+        assert (store.near / "study-1.db").exists()
+
+
+def test_whoever_seizes_a_lease_has_it_from_whoever_held_it(store: Store) -> None:
+    first = Lease.seized(store.folder, "claim")  # type: ignore[arg-type]
+    first.look()
+    second = Lease.seized(store.folder, "claim")  # type: ignore[arg-type]
+    with pytest.raises(LeaseLostError, match=f"pid {os.getpid()}"):
+        first.look()
+    second.look()
+    assert seen(store.folder, "driver") is None  # type: ignore[arg-type]
