@@ -236,6 +236,8 @@ def _read_csv(root: Path, split: str) -> list[_Row]:
             raise _row_error(path, number, f"{name} is in row {first_row[name]} already; expected each image once")
         first_row[name] = number
         label_of_row = _label(label, path, number, split, expected)
+        if not name.isprintable():
+            raise _row_error(path, number, f"{name!r} has characters that cannot be printed; rename the file")
         if any(part.startswith(_FORMULA_BEGINS) for part in PurePosixPath(name).parts):
             raise _row_error(
                 path, number, f"{name!r} is a formula to a spreadsheet that opens our CSVs; rename the file"
@@ -287,14 +289,17 @@ class _Inside:
 
     def find(self, name: str) -> Path | None:
         pure = PurePosixPath(name)
-        if not pure.parts or pure.is_absolute() or ".." in pure.parts or "\0" in name:
+        if not pure.parts or pure.is_absolute() or ".." in pure.parts:
             return None
         path = self.root / name
         parent = os.fspath(path.parent)
-        if parent not in self.parents:
-            self.parents[parent] = path.parent.resolve().is_relative_to(self.resolved)
-        if not self.parents[parent] or (path.is_symlink() and not path.resolve().is_relative_to(self.resolved)):
-            return None
+        try:
+            if parent not in self.parents:
+                self.parents[parent] = path.parent.resolve().is_relative_to(self.resolved)
+            if not self.parents[parent] or (path.is_symlink() and not path.resolve().is_relative_to(self.resolved)):
+                return None
+        except (OSError, RuntimeError):
+            pass  # a name that is too long, a link to itself: whoever reads the file is told
         return path
 
 

@@ -163,7 +163,7 @@ def refusals(head: Host, other: Host) -> None:
     """What a driver on the head says of a trial for which there is no room, and of a node that has other versions."""
 
     def refused(space: str) -> str:
-        command = f"python -m orchestrator.sweep {space} --address auto --name refused --results /shared/results"
+        command = f"python -m orchestrator.sweep {space} --address auto --results /shared/refused"
         say(f"$ {command}")
         said = head.ssh(f"cd ~/cpcnn-sweeps && . cluster/environment.sh && {command}; echo exit $?")
         assert said.rstrip().endswith("exit 2"), said
