@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
-from cpcnn_core import cache
+from cpcnn_core import cache, fetching
 from cpcnn_core.errors import DataError as DataError
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def _digits_of_sklearn() -> dict[str, Tensor]:
 
 def _cpen455(config: DataConfig) -> Dataset:
     """The folder `data.root`: train.csv, validation.csv and test.csv, and the images that they name."""
-    root = Path(config.root or "").expanduser()
+    root = fetching.folder(config.root or "")
     if not root.is_dir():
         raise DataError(
             f"data.root: {root} is no folder; expected the one that holds train.csv, validation.csv and test.csv"
@@ -178,7 +178,8 @@ def files(config: DataConfig, split: Split) -> list[Path]:
     """The image files of a split, at their own size. Raise DataError for a data set that has none."""
     if config.name != "cpen455" or config.root is None:
         raise DataError(f"data.name={config.name}: has no image files; choose eval.fid_reference=test")
-    return [Path(config.root).expanduser() / name for name in split.names]
+    root = fetching.folder(config.root)
+    return [root / name for name in split.names]
 
 
 _LOADERS: dict[str, Callable[[DataConfig], Dataset]] = {"digits": _digits, "cpen455": _cpen455}

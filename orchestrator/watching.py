@@ -17,6 +17,7 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cpcnn_core import fetching
 from orchestrator import cluster_file, provenance
 from orchestrator.cluster import PRICE, Cluster, ClusterError, Kind, Meter, Needs, Node, Patience
 from orchestrator.search import Halt
@@ -74,7 +75,8 @@ def begin(plan: Plan, store: Store, share: Share, besides: Mapping[str, float]) 
     if not os.environ.get("RAY_ADDRESS"):
         return share, None
     data = plan.space.settings.get("data.root")
-    folders = [(str(store.sweep_file), "the results")] + ([(str(data), "the data")] if data else [])
+    seen_by_all = data and not fetching.is_url(str(data))  # a URL is fetched by each node
+    folders = [(str(store.sweep_file), "the results")] + ([(str(data), "the data")] if seen_by_all else [])
     needs = Needs(provenance.versions(), tuple(folders))
     check(cluster, needs)
     # Tune would wait for one node to come up before it asks for the next.
