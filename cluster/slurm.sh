@@ -28,15 +28,18 @@ trap 'rm -f "$RAY_AUTH_TOKEN_PATH"' EXIT
 
 # awk reads to the end: a reader that left early would end scontrol by SIGPIPE, and with it, under pipefail, this script.
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | awk 'NR == 1')
-address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | awk '{print $1}')
+# Debian calls a machine's own name 127.0.1.1, by which no other one reaches it.
+address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" sh -c 'hostname --ip-address; hostname --all-ip-addresses' |
+  tr ' ' '\n' | awk '/^[0-9.]+$/ && !/^127\./ && !found++')
 port=$((20000 + SLURM_JOB_ID % 20000)) # somebody else's Ray may run on the same machine
 share=(--num-cpus="$SLURM_CPUS_PER_TASK")
 if [ -n "${SLURM_GPUS_ON_NODE:-}" ]; then share+=(--num-gpus="$SLURM_GPUS_ON_NODE"); fi
 
 srun --nodes=1 --ntasks=1 --nodelist="$head" ray start --head --node-ip-address="$address" --port="$port" \
   --include-dashboard=false "${share[@]}" --block &
-for _ in $(seq 60); do
-  if ray status --address "$address:$port" >/dev/null 2>&1; then break; fi
+ray=$!
+until ray status --address "$address:$port" >/dev/null 2>&1; do
+  kill -0 "$ray" 2>/dev/null || { echo "error: Ray did not start on $head; what it said is above" >&2; exit 1; }
   sleep 2
 done
 workers=$((SLURM_JOB_NUM_NODES - 1))

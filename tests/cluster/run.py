@@ -60,13 +60,8 @@ def main() -> None:
 
 
 def drive(laptop: Host, head: Host, one: Host, two: Host, cluster_file: Path, shared: Path) -> None:
-    def type_(command: str, *, check: bool = True, timeout: float = 900) -> str:
-        say(f"$ {command}")
-        started = time.monotonic()
-        environment = f"cd {REPOSITORY} && . .venv/bin/activate && export CPCNN_HOME={REPOSITORY} RAY_AUTH_MODE=token"
-        said = laptop.ssh(f"{environment} && {command}", check=check, timeout=timeout)
-        say(f"  {time.monotonic() - started:.1f} s")
-        return said
+    def type_(command: str, *, check: bool = True) -> str:
+        return typed(laptop, command, check=check)
 
     check = f"python -m orchestrator.sweep --check-cluster {cluster_file}"
     assert "there is no token yet" in type_(check, check=False)
@@ -154,9 +149,24 @@ def drive(laptop: Host, head: Host, one: Host, two: Host, cluster_file: Path, sh
     type_("python -m orchestrator.report --results /shared/results --out /tmp/report.html && test -s /tmp/report.html")
     assert "the best" in type_("python -m orchestrator.best --metric val_acc --results /shared/results --out /tmp/won")
     type_(f"ray down -y {cluster_file}", check=False)
-    running = head.ssh("for file in /proc/[0-9]*/cmdline; do tr '\\0' ' ' <$file; echo; done", check=False)
-    assert not re.search("/(raylet|gcs_server) ", running), running
+    assert not rays(head), rays(head)
     say("the head runs no Ray any more")
+
+
+def typed(host: Host, command: str, *, check: bool = True) -> str:
+    """What a command prints that is typed in the repository, as its README has it installed."""
+    say(f"$ {command}")
+    started = time.monotonic()
+    environment = f"cd {REPOSITORY} && . .venv/bin/activate && export CPCNN_HOME={REPOSITORY} RAY_AUTH_MODE=token"
+    said = host.ssh(f"{environment} && {command}", check=check, timeout=900)
+    say(f"  {time.monotonic() - started:.1f} s")
+    return said
+
+
+def rays(host: Host) -> list[str]:
+    """The processes of Ray's own that run on a host."""
+    running = host.ssh("for file in /proc/[0-9]*/cmdline; do tr '\\0' ' ' <$file; echo; done", check=False)
+    return re.findall("/(?:raylet|gcs_server) ", running)
 
 
 def refusals(head: Host, other: Host) -> None:

@@ -415,7 +415,10 @@ def slurm(tmp_path: Path) -> Slurm:
     stub(binaries / "python", also=f"{sweep}; for _ in $(seq 600); do sleep 0.1; done")
     stub(binaries / "scontrol", also='[ "$1" = show ] && echo first && echo second || true')
     stub(binaries / "srun", also='while case "$1" in -*) true;; *) false;; esac; do shift; done; exec "$@"')
-    stub(binaries / "hostname", also="echo 10.0.0.1")
+    stub(
+        binaries / "hostname",
+        also='[ "$1" = --ip-address ] && echo 127.0.1.1 || echo 127.0.0.1 10.0.0.1 10.9.9.9 fe80::1',
+    )
     environment = {
         "HOME": str(home), "PATH": os.environ["PATH"], "SLURM_SUBMIT_DIR": str(project), "SLURM_JOB_ID": "123",
         "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_NUM_NODES": "2", "SLURM_CPUS_PER_TASK": "8",
@@ -434,6 +437,14 @@ def test_a_slurm_job_starts_ray_on_its_nodes_under_a_token_of_its_own(slurm: Slu
     assert "-m orchestrator.sweep search_spaces/digits.py --trials 7 --address 10.0.0.1:20123" in slurm.calls("python")
     assert "requeue" not in slurm.calls("scontrol")
     assert not list((slurm.home / ".ray").iterdir())  # the token went with the job
+
+
+def test_a_slurm_job_whose_ray_does_not_start_says_so_and_ends(slurm: Slurm) -> None:
+    stub(slurm.binaries / "ray", also="exit 1")
+    _, errors = (job := slurm.start("search_spaces/digits.py")).communicate(timeout=60)
+    assert job.returncode == 1
+    assert "error: Ray did not start on first" in errors
+    assert "orchestrator.sweep" not in slurm.calls("python")
 
 
 @pytest.mark.parametrize(("number", "again"), [(signal.SIGUSR1, True), (signal.SIGTERM, False)])
