@@ -47,9 +47,11 @@ def drive(alone: Host, shared: Path) -> None:
         f"python -m orchestrator.sweep search_spaces/loopback_test_space.py --submit {URL} --name small "
         f"--results /shared/results --trials {TRIALS} --set train.epochs=2",
     )
-    assert "this machine may be switched off" in said, said
+    job = re.search(r"as job (\S+); this machine may be switched off", said)
+    assert job, said
     store = Store(shared / "results" / "small")
     wait_for(lambda: store.sweep_file.exists() and ended(store) == TRIALS, 600, "all trials")
+    wait_for(lambda: "SUCCEEDED" in typed(alone, f"ray job status --address {URL} {job[1]}"), 120, "the driver")
     assert {row["state"] for row in store.trials().rows()} <= {"COMPLETE", "PRUNED"}, store.trials().rows()
     # from outside: this machine is no part of the cluster and sees only the folder
     command = ["best", "--metric", "val_acc", "--results", str(shared / "results"), "--out", str(shared / "won")]
@@ -71,7 +73,9 @@ def on_loopback(alone: Host) -> str:
     for key, address in (("head_start_ray_commands", "127.0.0.1"), ("worker_start_ray_commands", "127.0.0.2")):
         starts = [command for command in content[key] if not command.endswith("ray stop")]
         assert len(starts) == 1, starts
-        content[key] = [re.sub("ray start", f"ray start --node-ip-address={address}", starts[0])]
+        # Nor may they share a folder: each unpacks the code of a job into it, over the other's.
+        own = f"--node-ip-address={address} --temp-dir=/tmp/ray-{address}"
+        content[key] = [re.sub("ray start", f"ray start {own}", starts[0])]
     return yaml.safe_dump(content)
 
 

@@ -116,11 +116,14 @@ def drive(laptop: Host, head: Host, one: Host, two: Host, cluster_file: Path, sh
         two.power_off()
         lost = time.monotonic()
         say("one host is cut off, one is dead")
+        wait_for(lambda: not rays(one), 300, "the end of Ray on the host that is cut off")
+        say(f"the one that is cut off has ended its trials after {time.monotonic() - lost:.0f} s")
         said = type_("python -m orchestrator.status --results /shared/results")
         assert re.search(r"lossy: \d of 8 trials have ended", said), said
         assert f"an hour costs {3 * PRICE:.2f} now" in said, said
         wait_for(lambda: ended(store) == 8, 900, "all trials")
         say(f"all trials ended {time.monotonic() - lost:.0f} s later; {states(store)}")
+        wait_for(lambda: "SUCCEEDED" in type_(f"ray job status --address {URL} {job[1]}"), 120, "the driver")
     finally:
         say(
             type_(

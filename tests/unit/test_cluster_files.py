@@ -110,6 +110,21 @@ def test_every_file_and_command_that_a_cluster_file_names_exists(name: str) -> N
         assert extra in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
 
+@pytest.mark.parametrize("name", ["slurm.sh", "install.sh", "environment.sh", "Dockerfile", "kuberay.yaml"])
+def test_every_file_option_and_extra_that_a_script_or_manifest_names_exists(name: str) -> None:
+    text = (CLUSTER / name).read_text()
+    for path in re.findall(r"(?<![\w/])((?:cluster|docs|search_spaces)/[\w./-]*\w)", text):
+        assert (ROOT / path).is_file(), path
+    for sources in re.findall(r"^COPY --chown=ray (.*) \S+$", text, re.MULTILINE):
+        assert all((ROOT / source).exists() for source in sources.split()), sources
+    for extra in re.findall(r"--extra (\w+)", text):
+        assert extra in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    options = CliRunner().invoke(sweep.app, ["--help"], env={"COLUMNS": "200"}).output
+    typed = re.findall(r"(?:slurm\.sh search_spaces|orchestrator\.sweep)(.*)", text)
+    assert bool(typed) == (name == "slurm.sh")
+    assert all(option in options for line in typed for option in re.findall(r"(?<!\S)--[a-z-]+", line)), typed
+
+
 @pytest.mark.parametrize("name", FOR_RAY_UP)
 def test_what_is_sent_is_all_that_the_package_is_built_from(name: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
