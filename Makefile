@@ -20,6 +20,7 @@ imports:
 test:
 	pip install uv && uv run pytest
 
-# Three hosts in namespaces of this machine; some minutes, and as root.
+# Hosts in namespaces of this machine: two addresses of one, then three of which two are lost. Some minutes, and as root.
 test-cluster:
+	uv run --extra cluster python -m tests.cluster.loopback
 	uv run --extra cluster python -m tests.cluster.run

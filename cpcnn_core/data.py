@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
-from cpcnn_core import cache
+from cpcnn_core import cache, fetching
 from cpcnn_core.errors import DataError as DataError
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def _digits_of_sklearn() -> dict[str, Tensor]:
 
 def _cpen455(config: DataConfig) -> Dataset:
     """The folder `data.root`: train.csv, validation.csv and test.csv, and the images that they name."""
-    root = Path(config.root or "").expanduser()
+    root = fetching.folder(config.root or "")
     if not root.is_dir():
         raise DataError(
             f"data.root: {root} is no folder; expected the one that holds train.csv, validation.csv and test.csv"
@@ -178,7 +178,8 @@ def files(config: DataConfig, split: Split) -> list[Path]:
     """The image files of a split, at their own size. Raise DataError for a data set that has none."""
     if config.name != "cpen455" or config.root is None:
         raise DataError(f"data.name={config.name}: has no image files; choose eval.fid_reference=test")
-    return [Path(config.root).expanduser() / name for name in split.names]
+    root = fetching.folder(config.root)
+    return [root / name for name in split.names]
 
 
 def read_image(path: Path, image_shape: tuple[int, int, int]) -> Tensor:
@@ -256,6 +257,8 @@ def _read_csv(root: Path, split: str) -> list[_Row]:
             raise _row_error(path, number, f"{name} is in row {first_row[name]} already; expected each image once")
         first_row[name] = number
         label_of_row = _label(label, path, number, split, expected)
+        if not name.isprintable():
+            raise _row_error(path, number, f"{name!r} has characters that cannot be printed; rename the file")
         if any(part.startswith(_FORMULA_BEGINS) for part in PurePosixPath(name).parts):
             raise _row_error(
                 path, number, f"{name!r} is a formula to a spreadsheet that opens our CSVs; rename the file"
@@ -307,14 +310,17 @@ class _Inside:
 
     def find(self, name: str) -> Path | None:
         pure = PurePosixPath(name)
-        if not pure.parts or pure.is_absolute() or ".." in pure.parts or "\0" in name:
+        if not pure.parts or pure.is_absolute() or ".." in pure.parts:
             return None
         path = self.root / name
         parent = os.fspath(path.parent)
-        if parent not in self.parents:
-            self.parents[parent] = path.parent.resolve().is_relative_to(self.resolved)
-        if not self.parents[parent] or (path.is_symlink() and not path.resolve().is_relative_to(self.resolved)):
-            return None
+        try:
+            if parent not in self.parents:
+                self.parents[parent] = path.parent.resolve().is_relative_to(self.resolved)
+            if not self.parents[parent] or (path.is_symlink() and not path.resolve().is_relative_to(self.resolved)):
+                return None
+        except (OSError, RuntimeError):
+            pass  # a name that is too long, a link to itself: whoever reads the file is told
         return path
 
 

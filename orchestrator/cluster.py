@@ -185,6 +185,11 @@ class Meter:
         self._last = (now, price)
 
     @property
+    def price(self) -> float:
+        """What an hour costs, when it was last read."""
+        return 0.0 if self._last is None else self._last[1]
+
+    @property
     def is_over(self) -> bool:
         """Whether the limit is reached."""
         return self.limit is not None and self.spent >= self.limit

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from cpcnn_core.suggest import nearest
-from orchestrator.cluster import PRICE, ClusterError, Kind, price_of
+from orchestrator.cluster import PRICE, Cluster, ClusterError, Kind, Node, price_of
 
 TOKEN = "~/.ray/auth_token"  # noqa: S105 - where it lies, not what it is
 
@@ -57,6 +57,16 @@ def kinds(content: Mapping[str, Any]) -> tuple[Kind, ...]:
         for name, spec in content.get("available_node_types", {}).items()
         if name != content.get("head_node_type")
     )
+
+
+def cluster(path: Path) -> Cluster:
+    """The cluster that `ray up` would make of the file, the head alone being up. Raise ClusterError."""
+    content = load(path)
+    if not content.get("available_node_types"):
+        raise ClusterError(f"{path}: tells neither what its machines have nor what they cost; as cluster/gpu.yaml does")
+    head = content["available_node_types"].get(content.get("head_node_type"), {})
+    node = Node("head", "the head", head.get("resources", {}), head.get("labels", {}))
+    return Cluster([node], kinds(content))
 
 
 def prices(content: Mapping[str, Any]) -> tuple[float, float]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from cpcnn_core import fetching
 from orchestrator import provenance
 from orchestrator.cluster import ClusterError
 from orchestrator.storage import Folder
@@ -88,7 +89,7 @@ def submit(
         )
     for setting in settings:
         key, _, value = setting.partition("=")
-        if key in _PATHS and not Path(value).is_absolute():
+        if key in _PATHS and not Path(value).is_absolute() and not fetching.is_url(value):
             raise ClusterError(f"--set {setting}: on a cluster, name the place on its machines, as {key}=/shared/data")
     entrypoint = ["python", "-m", "orchestrator.sweep", str(space_file.resolve().relative_to(folder)), *options]
     try:

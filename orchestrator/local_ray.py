@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import secrets
+import signal
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +45,7 @@ def started() -> Generator[dict[str, float]]:
 
     for name in ("ray", "ray.tune"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    terminate = signal.getsignal(signal.SIGTERM)
     if address:
         try:
             ray.init(
@@ -62,6 +64,8 @@ def started() -> Generator[dict[str, float]]:
             logging_level=logging.ERROR,
             object_store_memory=_OBJECT_STORE_BYTES,
         )
+    if callable(terminate):
+        signal.signal(signal.SIGTERM, terminate)  # Ray's own, which it puts in its place, aborts
     try:
         yield watching.look().totals() if address else ray.cluster_resources()
     finally:

@@ -17,7 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cpcnn_core.config import TrialConfig
-from orchestrator import training
+from orchestrator import cluster_file, training
+from orchestrator.cluster import Cluster, ClusterError
+from orchestrator.cluster import besides as of_node
 from orchestrator.progress import duration, settings
 from orchestrator.resources import Share
 from orchestrator.storage import RemotePath
@@ -50,8 +52,9 @@ class Probe:
         return self.epoch_seconds * self.config.train.epochs
 
 
-def show(console: Console, plan: Plan) -> None:
-    """Print the plan. Raise what `sweep` would raise for bad input."""
+def show(console: Console, plan: Plan, cluster: Path | None = None) -> None:
+    """Print the plan, and what it costs on the cluster of a file. Raise what `sweep` would raise for bad input."""
+    rented = None if cluster is None else cluster_file.cluster(cluster)  # before a probe is spent
     dataset = training.dataset(plan.space.default().data)
     training.check(plan.space.default())
     training.check_each(plan.space.extremes())
@@ -85,6 +88,8 @@ def show(console: Console, plan: Plan) -> None:
         f"{plan.space.schedule.name}){limit}",
         highlight=False,
     )
+    if rented is not None:
+        console.print(f"{cluster}: {_bill(plan, rented, left, probes)}", highlight=False, soft_wrap=True)
     disk = left * probes[-1].disk_bytes
     if isinstance(plan.results, RemotePath):
         console.print(f"storage: at most {_size(disk)} at {plan.results}", highlight=False)
@@ -93,6 +98,28 @@ def show(console: Console, plan: Plan) -> None:
     console.print(f"disk: at most {_size(disk)}; {_size(free)} are free at {plan.results}", highlight=False)
     if disk > free:
         console.print("warning: that may not be enough", style="yellow")
+
+
+def _bill(plan: Plan, rented: Cluster, left: int, probes: list[Probe]) -> str:
+    """What the sweep costs on a cluster. Raise ClusterError or ResourcesError where no trial has room there."""
+    resources = plan.space.resources
+    share = resources.share(rented.totals(), plan.trials)
+    request = {"CPU": float(resources.cpus or resources.processes), "GPU": share.gpus}
+    besides = of_node(resources.accelerator, resources.memory_gib)
+    if problem := rented.missing({**request, **besides}):
+        raise ClusterError(problem)
+    price = rented.highest_price
+    rounds = math.ceil(left / share.concurrent)
+    low, high = (rounds * held.trial_seconds / 3600 * price for held in (probes[0], probes[-1]))
+    limits = [f"--hours {hours:g} at most {hours * price:.2f}" for hours in [plan.budget.hours] if hours is not None]
+    limits += [f"--max-cost {plan.max_cost:g} ends it there"] if plan.max_cost is not None else []
+    return "; ".join(
+        [
+            f"{share.concurrent} trials at once, {price:.2f} an hour with all nodes and {rented.price:.2f} with none",
+            f"{low:.2f} to {high:.2f} were a trial to take as long there as here",
+            *limits,
+        ]
+    )
 
 
 def probe(config: TrialConfig, dataset: Dataset) -> Probe:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -83,6 +84,9 @@ def render(store: Store) -> RenderableType:
     if rate is not None and driver is not None and driver.alive is not False and ended < total:
         left = duration((total - ended) / rate * 3600)
         lines.append(Text(f"{rate:.1f} trials an hour, about {left} left"))
+    gone = driver is None or driver.alive is False
+    if (spent := cost(runs, running=not gone)) is not None:
+        lines.append(Text(spent))
     objective = _objective(asked)
     if objective is not None:
         lines.append(Text(_best(entries, objective)))
@@ -131,6 +135,19 @@ def per_hour(attempts: Iterable[Mapping[str, Any]]) -> float | None:
     begun = min(datetime.fromisoformat(row["started"]) for row in rows)
     hours = (max(datetime.fromisoformat(row["ended"]) for row in rows) - begun).total_seconds() / 3600
     return len(rows) / hours if hours > 0 else None
+
+
+def cost(runs: Sequence[Mapping[str, Any]], *, running: bool) -> str | None:
+    """What the nodes have cost in all runs together, as the driver wrote it down; None where nodes have no price."""
+    billed = [run for run in runs if run.get("cost") is not None]
+    if not billed:
+        return None
+    said = f"cost so far: {math.fsum(run['cost'] for run in billed):.2f}"
+    if (limit := runs[-1].get("max_cost")) is not None:
+        said += f" of the {limit:.2f} that --max-cost allows"
+    if running and (price := runs[-1].get("price_per_hour")):
+        said += f"; an hour costs {price:.2f} now"
+    return said
 
 
 def _best(entries: list[Entry], objective: Objective) -> str:

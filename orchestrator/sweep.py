@@ -98,6 +98,9 @@ def main(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what the sweep would cost, and do not run it.")
     ] = False,
+    cluster: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --dry-run: what it would cost on the cluster of FILE.")
+    ] = None,
     address: Annotated[
         str | None, typer.Option(help="A running Ray cluster, HOST:PORT or auto; RAY_ADDRESS. None: a Ray of our own.")
     ] = None,
@@ -135,8 +138,10 @@ def main(
             max_cost=max_cost,
         )
         if dry_run:
-            planning.show(console, plan)
+            planning.show(console, plan, cluster)
             return
+        if cluster is not None:
+            raise ClusterError("--cluster: goes with --dry-run; --address and --submit run a sweep on a cluster")
         if submit is not None:
             _submit(console, context, plan, submit, space_file)
             return

@@ -17,8 +17,9 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cpcnn_core import fetching
 from orchestrator import cluster_file, provenance
-from orchestrator.cluster import Cluster, ClusterError, Kind, Meter, Needs, Node, Patience
+from orchestrator.cluster import PRICE, Cluster, ClusterError, Kind, Meter, Needs, Node, Patience
 from orchestrator.search import Halt
 from orchestrator.storage import located
 from orchestrator.store import Store
@@ -67,10 +68,16 @@ def begin(plan: Plan, store: Store, share: Share, besides: Mapping[str, float]) 
     request = {"CPU": float(share.cpus), "GPU": share.gpus, **besides}
     if problem := cluster.missing(request):
         raise ClusterError(problem)
+    if plan.max_cost is not None and not cluster.highest_price:
+        raise ClusterError(
+            f"--max-cost {plan.max_cost:g}: no node has a price, so that it would end nothing; give nodes a label "
+            f"{PRICE} (docs/cluster.md), or limit the sweep by --hours"
+        )
     if not os.environ.get("RAY_ADDRESS"):
         return share, None
     data = plan.space.settings.get("data.root")
-    folders = [(str(store.sweep_file), "the results")] + ([(str(data), "the data")] if data else [])
+    seen_by_all = data and not fetching.is_url(str(data))  # a URL is fetched by each node
+    folders = [(str(store.sweep_file), "the results")] + ([(str(data), "the data")] if seen_by_all else [])
     needs = Needs(provenance.versions(), tuple(folders))
     check(cluster, needs)
     # Tune would wait for one node to come up before it asks for the next.
@@ -82,19 +89,24 @@ def begin(plan: Plan, store: Store, share: Share, besides: Mapping[str, float]) 
 
 
 class _Bill:
-    """Writes what this run of the driver has cost into sweep.json, once a minute."""
+    """Writes what this run of the driver has cost into sweep.json, once a minute, for whoever looks from outside."""
 
     def __init__(self, store: Store, before: float) -> None:
         self._store = store
         self._before = before
         self._next = 0.0
 
-    def __call__(self, spent: float, *, now: bool = False) -> None:
-        if spent > self._before and (now or time.monotonic() >= self._next):
+    def __call__(self, meter: Meter, *, now: bool = False) -> None:
+        if meter.spent > self._before and (now or time.monotonic() >= self._next):
             self._next = time.monotonic() + 60
             held = self._store.read_sweep() or {}
             *earlier, this = held["runs"]
-            self._store.write_sweep({**held, "runs": [*earlier, {**this, "cost": round(spent - self._before, 4)}]})
+            cost = {
+                "cost": round(meter.spent - self._before, 4),
+                "price_per_hour": round(meter.price, 4),
+                "max_cost": meter.limit,
+            }
+            self._store.write_sweep({**held, "runs": [*earlier, {**this, **cost}]})
 
 
 class Watch(Callback):  # type: ignore[misc]
@@ -135,14 +147,14 @@ class Watch(Callback):  # type: ignore[misc]
     def end(self) -> None:
         """Write down what the run has cost. Raise the ClusterError that ended it, if one did."""
         self._meter.read(time.monotonic(), 0.0)
-        self._bill(self._meter.spent, now=True)
+        self._bill(self._meter, now=True)
         if self.problem is not None:
             raise self.problem
 
     def _look(self, now: float, running: int) -> None:
         cluster = look()
         self._meter.read(now, cluster.price)
-        self._bill(self._meter.spent)
+        self._bill(self._meter)
         for node in cluster.nodes:
             if node.id not in self._known:
                 self._known.add(node.id)

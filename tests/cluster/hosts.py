@@ -1,6 +1,6 @@
 """Hosts on one machine: each a namespace of its own for processes, network, mounts and its name, with an sshd.
 
-Needs root, iproute2, util-linux and openssh-server. Nothing outside the namespaces is touched but one bridge, which
+Needs root, iproute2, util-linux, rsync and openssh-server. Nothing outside the namespaces is touched but a bridge that
 goes with them. A host's processes die with it, `ray stop` on one cannot see another's, and its cable can be pulled.
 """
 
@@ -22,7 +22,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 NETWORK = "10.77.0"
-BRIDGE = "cpcnnbr"
+BRIDGE = f"cpcnn{os.getpid()}"
 
 # What the init process of a host does: wait for its end of the cable, then be a machine with an sshd.
 _INIT = """
@@ -91,9 +91,14 @@ class Host:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         return int(children[0])
 
+    @property
+    def cable(self) -> str:
+        """The name of its end that this machine sees; the kernel takes fifteen characters."""
+        return f"c{os.getpid()}-{self.name}"[:15]
+
     def pull_the_cable(self) -> None:
         """Cut it off, its processes running on."""
-        _run("ip", "link", "set", f"cpcnn-{self.name}", "down")
+        _run("ip", "link", "set", self.cable, "down")
 
     def power_off(self) -> None:
         """End all its processes at once."""
@@ -158,9 +163,8 @@ def _start(base: Path, name: str, address: str, key: Path) -> Host:
 def _plug_in(host: Host) -> None:
     children = Path(f"/proc/{host.process.pid}/task/{host.process.pid}/children")
     _until(lambda: bool(children.read_text()), 10, f"{host.name} begins")
-    cable = f"cpcnn-{host.name}"
-    _run("ip", "link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", str(host.init))
-    _run("ip", "link", "set", cable, "master", BRIDGE, "up")
+    _run("ip", "link", "add", host.cable, "type", "veth", "peer", "name", "eth0", "netns", str(host.init))
+    _run("ip", "link", "set", host.cable, "master", BRIDGE, "up")
 
 
 def _wait_for_ssh(host: Host) -> None:

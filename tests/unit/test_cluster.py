@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from orchestrator import cluster_file, launch, provenance, sweep
+from cpcnn_core.config import TrialConfig
+from orchestrator import cluster_file, launch, planning, provenance, space, sweep
+from orchestrator.budget import Budget
 from orchestrator.cluster import (
     PRICE,
     Cluster,
@@ -25,6 +28,8 @@ from orchestrator.cluster import (
     differences,
     price_of,
 )
+from orchestrator.driver import Plan
+from orchestrator.resources import Resources
 
 GIB = 2**30
 ROOT = Path(__file__).resolve().parents[2]
@@ -161,6 +166,36 @@ def test_the_kinds_of_a_cluster_file_are_its_workers() -> None:
     assert cluster_file.kinds(held) == (Kind("gpu", {"CPU": 4, "GPU": 1, "accelerator_type:T4": 1}, 4, 0.3),)
     assert cluster_file.prices(held) == (0.19, pytest.approx(0.19 + 4 * 0.3))
     assert cluster_file.kinds(cluster_file.load(ROOT / "cluster" / "local.yaml")) == ()
+
+
+@pytest.mark.parametrize(
+    ("resources", "says"),
+    [
+        (  # four GPUs at once, so two rounds of five: 1.39 an hour for 2 to 4 hours
+            {},
+            "4 trials at once, 1.39 an hour with all nodes and 0.19 with none; 2.78 to 5.56 were a trial to take",
+        ),
+        ({}, "there as here; --hours 10 at most 13.90; --max-cost 3 ends it there"),
+        ({"accelerator": "A100"}, "no node has a GPU of type A100"),
+        ({"cpus": 8, "gpus": 0}, "no node has 8 cores"),
+    ],
+)
+def test_a_cluster_files_prices_make_the_plan(resources: dict[str, Any], says: str) -> None:
+    asked = replace(space.read(ROOT / "search_spaces" / "digits.py"), resources=Resources.of(resources))
+    plan = Plan("one", asked, Path("results"), trials=5, budget=Budget(hours=10), max_cost=3.0)
+    rented = cluster_file.cluster(ROOT / "cluster" / "gpu.yaml")
+    config = TrialConfig.from_flat({"train.epochs": 4})
+    probes = [planning.Probe(config, 1, 1, seconds, 1) for seconds in (900.0, 1800.0)]
+    try:
+        said = planning._bill(plan, rented, 5, probes)
+    except ClusterError as error:
+        said = str(error)
+    assert says in said
+
+
+def test_the_costs_of_machines_of_ones_own_cannot_be_planned() -> None:
+    with pytest.raises(ClusterError, match="tells neither what its machines have nor what they cost"):
+        cluster_file.cluster(ROOT / "cluster" / "local.yaml")
 
 
 class FakeJobs:

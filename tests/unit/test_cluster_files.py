@@ -5,19 +5,23 @@ from __future__ import annotations
 import copy
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 from orchestrator import cluster_file, sweep
-from orchestrator.cluster import PRICE, ClusterError
+from orchestrator.cluster import PRICE, ClusterError, price_of
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "cluster"
@@ -106,6 +110,21 @@ def test_every_file_and_command_that_a_cluster_file_names_exists(name: str) -> N
         assert extra in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
 
+@pytest.mark.parametrize("name", ["slurm.sh", "install.sh", "environment.sh", "Dockerfile", "kuberay.yaml"])
+def test_every_file_option_and_extra_that_a_script_or_manifest_names_exists(name: str) -> None:
+    text = (CLUSTER / name).read_text()
+    for path in re.findall(r"(?<![\w/])((?:cluster|docs|search_spaces)/[\w./-]*\w)", text):
+        assert (ROOT / path).is_file(), path
+    for sources in re.findall(r"^COPY --chown=ray (.*) \S+$", text, re.MULTILINE):
+        assert all((ROOT / source).exists() for source in sources.split()), sources
+    for extra in re.findall(r"--extra (\w+)", text):
+        assert extra in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    options = CliRunner().invoke(sweep.app, ["--help"], env={"COLUMNS": "200"}).output
+    typed = re.findall(r"(?:slurm\.sh search_spaces|orchestrator\.sweep)(.*)", text)
+    assert bool(typed) == (name == "slurm.sh")
+    assert all(option in options for line in typed for option in re.findall(r"(?<!\S)--[a-z-]+", line)), typed
+
+
 @pytest.mark.parametrize("name", FOR_RAY_UP)
 def test_what_is_sent_is_all_that_the_package_is_built_from(name: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -130,7 +149,7 @@ def test_ray_starts_nowhere_without_the_token(name: str) -> None:
     assert {"RAY_AUTH_MODE=token", "RAY_AUTH_TOKEN_PATH=/h/.ray/auth_token"} <= set(environment.stdout.splitlines())
 
 
-def remove(*path: str) -> Callable[[dict[str, Any]], None]:
+def remove(*path: Any) -> Callable[[dict[str, Any]], None]:
     def change(held: dict[str, Any]) -> None:
         for key in path[:-1]:
             held = held[key]
@@ -139,7 +158,7 @@ def remove(*path: str) -> Callable[[dict[str, Any]], None]:
     return change
 
 
-def put(value: Any, *path: str) -> Callable[[dict[str, Any]], None]:
+def put(value: Any, *path: Any) -> Callable[[dict[str, Any]], None]:
     def change(held: dict[str, Any]) -> None:
         for key in path[:-1]:
             held = held[key]
@@ -246,6 +265,98 @@ def test_every_command_and_file_that_a_page_names_exists(page: str) -> None:
         assert verb in {*cli.commands, "job"}, verb
 
 
+def closed(required: str = "", **properties: Any) -> dict[str, Any]:
+    """A schema of an object that has these fields and no others."""
+    return {
+        "type": "object", "properties": properties, "required": required.split(), "additionalProperties": False,
+    }  # fmt: skip
+
+
+TEXT, NUMBER, FLAG = {"type": "string", "minLength": 1}, {"type": "integer", "minimum": 0}, {"type": "boolean"}
+TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
+QUANTITIES = {
+    "type": "object",
+    "propertyNames": {"enum": ["cpu", "memory", "ephemeral-storage", "nvidia.com/gpu"]},
+    "additionalProperties": {"type": "string", "pattern": r"^\d+(\.\d+)?(m|Ki|Mi|Gi|Ti)?$"},
+}
+# Kubernetes takes a label's value only where it is short and begins and ends with a letter or a digit.
+LABELS = {
+    "type": "object",
+    "additionalProperties": {"type": "string", "pattern": r"^[A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?$"},
+}
+CONTAINER = closed(
+    "name image",
+    name={"type": "string", "pattern": "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"}, image=TEXT,
+    imagePullPolicy={"enum": ["Always", "IfNotPresent", "Never"]},
+    securityContext=closed(allowPrivilegeEscalation=FLAG),
+    resources=closed(requests=QUANTITIES, limits=QUANTITIES),
+    volumeMounts={"type": "array", "items": closed("name mountPath", name=TEXT, mountPath={"pattern": "^/"})},
+)  # fmt: skip
+VOLUME = {
+    **closed(
+        "name", name=TEXT, persistentVolumeClaim=closed("claimName", claimName=TEXT), emptyDir=closed(medium=TEXT)
+    ),
+    "minProperties": 2, "maxProperties": 2,
+}  # fmt: skip
+POD = closed(
+    "spec",
+    spec=closed(
+        "containers",
+        containers={"type": "array", "items": CONTAINER, "minItems": 1}, volumes={"type": "array", "items": VOLUME},
+        automountServiceAccountToken=FLAG, terminationGracePeriodSeconds=NUMBER,
+    ),
+)  # fmt: skip
+# The fields of KubeRay 1.5's RayCluster that the manifest uses, with their types.
+RAY_CLUSTER = closed(
+    "apiVersion kind metadata spec",
+    apiVersion={"const": "ray.io/v1"}, kind={"const": "RayCluster"}, metadata=closed("name", name=TEXT),
+    spec=closed(
+        "headGroupSpec workerGroupSpecs",
+        rayVersion=TEXT, authOptions=closed(mode={"enum": ["token"]}), enableInTreeAutoscaling=FLAG,
+        autoscalerOptions=closed(idleTimeoutSeconds=NUMBER),
+        headGroupSpec=closed("rayStartParams template", rayStartParams=TEXTS, labels=LABELS, template=POD),
+        workerGroupSpecs={"type": "array", "items": closed(
+            "groupName minReplicas maxReplicas rayStartParams template",
+            groupName=TEXT, replicas=NUMBER, minReplicas=NUMBER, maxReplicas=NUMBER, rayStartParams=TEXTS,
+            labels=LABELS, template=POD,
+        )},
+    ),
+)  # fmt: skip
+
+
+def test_the_kubernetes_manifest_has_only_fields_that_kuberay_knows() -> None:
+    manifest = yaml.safe_load((CLUSTER / "kuberay.yaml").read_text())
+    jsonschema.validate(manifest, RAY_CLUSTER)
+    [group] = manifest["spec"]["workerGroupSpecs"]
+    for pod in (manifest["spec"]["headGroupSpec"]["template"]["spec"], group["template"]["spec"]):
+        mounted = {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in pod["volumes"]}
+        for container in pod["containers"]:
+            resources = container["resources"]
+            assert all(resources["limits"][name] == amount for name, amount in resources["requests"].items())
+    from ray.scripts.scripts import cli
+
+    options = {name.removeprefix("--") for parameter in cli.commands["start"].params for name in parameter.opts}
+    assert set(manifest["spec"]["headGroupSpec"]["rayStartParams"]) <= options
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        put(0, "spec", "headGroupSpec", "rayStartParams", "num-cpus"),  # KubeRay takes texts alone
+        put("Gpu!", "spec", "headGroupSpec", "labels", PRICE),
+        put(True, "spec", "headGroupSpec", "template", "spec", "containers", 0, "imagePullPolcy"),
+        put("all", "spec", "workerGroupSpecs", 0, "maxReplicas"),
+        remove("spec", "workerGroupSpecs", 0, "groupName"),
+    ],
+)
+def test_a_manifest_that_kuberay_would_refuse_is_found_out(change: Callable[[dict[str, Any]], None]) -> None:
+    manifest = copy.deepcopy(yaml.safe_load((CLUSTER / "kuberay.yaml").read_text()))
+    change(manifest)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(manifest, RAY_CLUSTER)
+
+
 def test_the_kubernetes_manifest_has_authentication_on_and_the_pinned_ray() -> None:
     manifest = yaml.safe_load((CLUSTER / "kuberay.yaml").read_text())
     spec = manifest["spec"]
@@ -260,6 +371,8 @@ def test_the_kubernetes_manifest_has_authentication_on_and_the_pinned_ray() -> N
     assert worker["volumeMounts"] == head["volumeMounts"]
     assert group["template"]["spec"]["volumes"] == spec["headGroupSpec"]["template"]["spec"]["volumes"]
     assert group["maxReplicas"] > group["minReplicas"]
+    for labels in (spec["headGroupSpec"]["labels"], group["labels"]):
+        assert price_of(labels) > 0
 
 
 def test_the_installer_closes_the_token_and_installs_as_the_readme_does(tmp_path: Path) -> None:
@@ -285,33 +398,114 @@ def test_the_installer_closes_the_token_and_installs_as_the_readme_does(tmp_path
     assert calls.read_text() == f"{project}: sync --quiet --no-dev --extra cluster --extra aws\n"
 
 
-def test_a_slurm_job_starts_ray_on_its_nodes_under_a_token_of_its_own(tmp_path: Path) -> None:
+@dataclass
+class Slurm:
+    """The script in a project whose programs only write down how they were called."""
+
+    binaries: Path
+    home: Path
+    environment: dict[str, str]
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        command = ["bash", str(CLUSTER / "slurm.sh"), *arguments]
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=self.environment
+        )
+
+    def calls(self, program: str) -> str:
+        held = self.binaries / f"{program}.calls"
+        return held.read_text() if held.exists() else ""
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> Slurm:
     project, home = tmp_path / "cpcnn-sweeps", tmp_path / "home"
     (project / "cluster").mkdir(parents=True)
     home.mkdir()
     (project / "cluster" / "environment.sh").write_text((CLUSTER / "environment.sh").read_text())
     binaries = project / ".venv" / "bin"
-    calls = stub(
-        binaries / "ray", also="env | grep -q ^RAY_AUTH_MODE=token && stat -c '%a' $RAY_AUTH_TOKEN_PATH >>$0.modes"
-    )
-    python = stub(binaries / "python", also=f'[ "$1" = -c ] && exec {sys.executable} "$@"; sleep 1')
-    stub(binaries / "scontrol", also="echo first; echo second")
+    stub(binaries / "ray", also="env | grep -q ^RAY_AUTH_MODE=token && stat -c '%a' $RAY_AUTH_TOKEN_PATH >>$0.modes")
+    # A sweep that ends by itself, unless it is named `long`: that one ends when it is told to, as sweeps do.
+    sweep = f'[ "$1" = -c ] && exec {sys.executable} "$@"; trap "exit 130" TERM; [ "$3" = long ] || exit 0'
+    stub(binaries / "python", also=f"{sweep}; for _ in $(seq 600); do sleep 0.1; done")
+    stub(binaries / "scontrol", also='[ "$1" = show ] && echo first && echo second || true')
     stub(binaries / "srun", also='while case "$1" in -*) true;; *) false;; esac; do shift; done; exec "$@"')
-    stub(binaries / "hostname", also="echo 10.0.0.1")
+    stub(
+        binaries / "hostname",
+        also='[ "$1" = --ip-address ] && echo 127.0.1.1 || echo 127.0.0.1 10.0.0.1 10.9.9.9 fe80::1',
+    )
     environment = {
         "HOME": str(home), "PATH": os.environ["PATH"], "SLURM_SUBMIT_DIR": str(project), "SLURM_JOB_ID": "123",
         "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_NUM_NODES": "2", "SLURM_CPUS_PER_TASK": "8",
         "SLURM_GPUS_ON_NODE": "1",
     }  # fmt: skip
-    command = ["bash", str(CLUSTER / "slurm.sh"), "search_spaces/digits.py", "--trials", "7"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=60)
-    assert done.returncode == 0, done.stderr
-    started = calls.read_text()
+    return Slurm(binaries, home, environment)
+
+
+def test_a_slurm_job_starts_ray_on_its_nodes_under_a_token_of_its_own(slurm: Slurm) -> None:
+    _, errors = (job := slurm.start("search_spaces/digits.py", "--trials", "7")).communicate(timeout=60)
+    assert job.returncode == 0, errors
+    started = slurm.calls("ray")
     assert "start --head --node-ip-address=10.0.0.1 --port=20123 --include-dashboard=false --num-cpus=8" in started
     assert "start --address=10.0.0.1:20123 --num-cpus=8 --num-gpus=1 --block" in started
-    assert set((binaries / "ray.modes").read_text().split()) == {"600"}
-    assert "-m orchestrator.sweep search_spaces/digits.py --trials 7 --address 10.0.0.1:20123" in python.read_text()
-    assert not list((home / ".ray").iterdir())  # the token went with the job
+    assert set((slurm.binaries / "ray.modes").read_text().split()) == {"600"}
+    assert "-m orchestrator.sweep search_spaces/digits.py --trials 7 --address 10.0.0.1:20123" in slurm.calls("python")
+    assert "requeue" not in slurm.calls("scontrol")
+    assert not list((slurm.home / ".ray").iterdir())  # the token went with the job
+
+
+def test_a_slurm_job_whose_ray_does_not_start_says_so_and_ends(slurm: Slurm) -> None:
+    stub(slurm.binaries / "ray", also="exit 1")
+    _, errors = (job := slurm.start("search_spaces/digits.py")).communicate(timeout=60)
+    assert job.returncode == 1
+    assert "error: Ray did not start on first" in errors
+    assert "orchestrator.sweep" not in slurm.calls("python")
+
+
+@pytest.mark.parametrize(("number", "again"), [(signal.SIGUSR1, True), (signal.SIGTERM, False)])
+def test_a_slurm_job_out_of_time_stops_its_sweep_and_queues_itself_again_a_cancelled_one_does_not(
+    slurm: Slurm, number: signal.Signals, again: bool
+) -> None:
+    with slurm.start("long") as job:
+        deadline = time.monotonic() + 60
+        while "orchestrator.sweep long" not in slurm.calls("python"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(0.3)  # the script's next lines say what a signal does
+        job.send_signal(number)
+        _, errors = job.communicate(timeout=60)
+    assert job.returncode == 130, errors
+    assert ("requeue 123" in slurm.calls("scontrol")) is again
+    assert not list((slurm.home / ".ray").iterdir())
+
+
+def test_slurm_tells_the_script_and_not_its_steps_before_the_time_is_over() -> None:
+    options = re.findall(r"^#SBATCH (\S+)$", (CLUSTER / "slurm.sh").read_text(), re.MULTILINE)
+    assert {"--signal=B:USR1@120", "--requeue", "--open-mode=append"} <= set(options)
+
+
+@pytest.mark.parametrize("script", [*sorted(CLUSTER.glob("*.sh")), ROOT / ".ci" / "run"], ids=lambda path: path.name)
+def test_a_script_has_none_of_the_known_pitfalls(script: Path) -> None:
+    found = subprocess.run(
+        [Path(sys.executable).with_name("shellcheck"), "-x", script],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.parametrize("name", FOR_RAY_UP)
+def test_a_cluster_files_commands_have_none_of_the_known_pitfalls(name: str) -> None:
+    held = filled_in(name)
+    commands = [command for key, commands in held.items() if key.endswith("_commands") for command in commands]
+    # One after the other in one shell; what is sourced is looked at by itself.
+    found = subprocess.run(
+        [Path(sys.executable).with_name("shellcheck"), "--shell=bash", "--exclude=SC1090,SC1091", "-"],
+        input="\n".join(commands).replace("$RAY_HEAD_IP", "10.0.0.1"), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stdout
 
 
 def stub(path: Path, *, also: str = "") -> Path:

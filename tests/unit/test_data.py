@@ -227,6 +227,12 @@ def link_out(root: Path) -> None:
     (root / "test" / "0000000.png").symlink_to(outside)
 
 
+def link_in_a_circle(root: Path) -> None:
+    link = root / "test" / "0000000.png"
+    link.unlink()
+    link.symlink_to(link)
+
+
 def link_folder_out(root: Path) -> None:
     (root / "test").rename(root.parent / "elsewhere")
     (root / "test").symlink_to(root.parent / "elsewhere")
@@ -263,6 +269,10 @@ def link_folder_out(root: Path) -> None:
         (set_row("test", 1, "test/@SUM(A1).png,0"), ["test.csv, row 1", "'test/@SUM(A1).png' is a formula"]),
         (set_row("test", 1, "+1.png,0"), ["test.csv, row 1", "'+1.png' is a formula"]),
         (set_row("test", 1, "test/-1.png,0"), ["test.csv, row 1", "'test/-1.png' is a formula"]),
+        (set_row("test", 1, "test/\x1b[31m.png,0"), ["test.csv, row 1", "'test/\\x1b[31m.png' has characters that"]),
+        (set_row("test", 1, "test/\0.png,0"), ["test.csv, row 1", "'test/\\x00.png' has characters that cannot be"]),
+        (set_row("test", 1, f"test/{'a' * 300}.png,0"), ["test.csv, row 1", "cannot be read: ", "File name too long"]),
+        (link_in_a_circle, ["test.csv, row 1", "test/0000000.png cannot be read: "]),
         (link_out, ["test.csv, row 1", "'test/0000000.png' leads out of the data folder"]),
         (link_folder_out, ["test.csv, row 1", "'test/0000000.png' leads out of the data folder"]),
         (replace_image(b""), ["validation.csv, row 2", "validation/0000001.png cannot be decoded"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import pickle
 import sys
 import urllib.error
 import warnings
@@ -677,3 +678,22 @@ def test_a_file_of_other_content_is_refused(tmp_path: Path) -> None:
 def test_an_unknown_extractor_is_named() -> None:
     with pytest.raises(FidError, match="'inception' is no feature extractor; there are auto, inception-192"):
         features.resolve("inception")
+
+
+class _Hostile:
+    """An object whose unpickling would run code."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, tuple[Path]]:
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda held, path: path.write_bytes(pickle.dumps(held, protocol=2))])
+def test_weights_that_would_run_code_are_refused_and_not_run(save: Any, tmp_path: Path) -> None:
+    file, marker = tmp_path / "weights.pth", tmp_path / "executed"
+    save({"Conv2d_1a_3x3.conv.weight": _Hostile(marker)}, file)
+    with pytest.raises(FidError, match=r"weights\.pth cannot be read as weights"):
+        features._inception_extractor("inception-192", 192, file, torch.device("cpu"))
+    assert not marker.exists()

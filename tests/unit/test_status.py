@@ -62,6 +62,17 @@ def test_a_sweep_is_shown_from_its_files(store: Store) -> None:
     assert "left" not in said
 
 
+def test_what_the_nodes_have_cost_is_added_up_over_all_runs(store: Store) -> None:
+    assert "cost" not in shown(store)  # nobody pays for this machine
+    runs = [{"trials": 9, "cost": 1.25}, {"trials": 9}, {"trials": 9, "cost": 0.5, "price_per_hour": 1.39}]
+    store.write_sweep({"runs": runs})
+    (store.folder / "driver.json").write_text(json.dumps({"pid": 1, "host": "head", "since": "2025"}))
+    assert "cost so far: 1.75; an hour costs 1.39 now" in shown(store)
+    runs.append({"trials": 9, "cost": 0.25, "price_per_hour": 0.0, "max_cost": 20.0})
+    store.write_sweep({"runs": runs})
+    assert "cost so far: 2.00 of the 20.00 that --max-cost allows" in map(str.rstrip, shown(store).splitlines())
+
+
 def test_a_sweep_that_nobody_began_is_shown(store: Store) -> None:
     store.sweep_file.unlink()
     said = shown(store)

@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
-from orchestrator import watching
+from orchestrator import space, watching
 from orchestrator.cluster import PRICE, Cluster, ClusterError, Kind, Meter, Needs, Node, Patience
+from orchestrator.driver import Plan
+from orchestrator.resources import Share
 from orchestrator.search import Halt
 from orchestrator.store import Store
 
+ROOT = Path(__file__).resolve().parents[2]
 VERSIONS = {"torch": "2.15.0"}
 FIRST = Node("1", "10.0.0.1", {"CPU": 2.0}, {PRICE: "3.6"})
 SECOND = Node("2", "10.0.0.2", {"CPU": 2.0, "GPU": 1.0}, {PRICE: "7.2"})
@@ -133,7 +136,7 @@ def test_the_cost_is_written_down_and_ends_the_sweep_at_its_limit(world: World, 
     watch = make(limit=2.0)  # of which an earlier run spent 1
     world.now += 100
     assert step(watch, "RUNNING") is None
-    assert store.read_sweep() == {"runs": [{"cost": 1.0}, {"cost": 0.1}]}
+    assert store.read_sweep() == {"runs": [{"cost": 1.0}, {"cost": 0.1, "price_per_hour": 3.6, "max_cost": 2.0}]}
     world.cluster = Cluster([FIRST, SECOND])
     world.now += 100
     assert step(watch, "RUNNING") is None
@@ -141,7 +144,7 @@ def test_the_cost_is_written_down_and_ends_the_sweep_at_its_limit(world: World, 
     said = step(watch, "RUNNING")
     assert said is not None
     assert "the sweep has cost 2.10, which is what --max-cost allows" in said
-    assert store.read_sweep() == {"runs": [{"cost": 1.0}, {"cost": 1.1}]}
+    assert store.read_sweep() == {"runs": [{"cost": 1.0}, {"cost": 1.1, "price_per_hour": 0.0, "max_cost": 2.0}]}
 
 
 def test_nodes_that_do_not_fit_are_all_told_before_anything_runs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,11 +160,23 @@ def test_nodes_that_do_not_fit_are_all_told_before_anything_runs(world: World, m
     watching.check(world.cluster, Needs(VERSIONS, ()))
 
 
+def test_a_limit_that_no_price_would_ever_reach_is_refused(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.cluster = Cluster([Node("1", "10.0.0.1", {"CPU": 2.0}, {})])
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    plan = Plan("one", space.read(ROOT / "search_spaces" / "digits.py"), tmp_path, trials=2, max_cost=5.0)
+    with pytest.raises(ClusterError, match="--max-cost 5: no node has a price, so that it would end nothing"):
+        watching.begin(plan, Store(tmp_path), Share(1, 0.0, 1), {})
+    world.cluster = Cluster([FIRST])
+    assert watching.begin(plan, Store(tmp_path), Share(1, 0.0, 1), {}) == (Share(1, 0.0, 1), None)
+
+
 def test_what_may_come_is_read_from_what_ray_up_left_on_the_head(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert watching._kinds() == ()
-    gpu = Path(__file__).resolve().parents[2] / "cluster" / "gpu.yaml"
+    gpu = ROOT / "cluster" / "gpu.yaml"
     (tmp_path / "ray_bootstrap_config.yaml").write_text(gpu.read_text())
     assert watching._kinds() == (Kind("gpu", {"CPU": 4, "GPU": 1, "accelerator_type:T4": 1}, 4, 0.3),)

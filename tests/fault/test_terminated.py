@@ -1,0 +1,46 @@
+"""A driver that is told to end, as `kill`, `ray job stop` and Slurm do: it stops politely, Ray's own handler or not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator.store import Store
+from tests import fakes
+
+pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("ray")]
+
+SPACE = """
+from search_spaces import ints
+space = {"model.nr_filters": ints(16, 40)}
+settings = {"train.epochs": 1000}
+"""
+
+
+def test_sigterm_stops_a_sweep_between_two_epochs(tmp_path: Path) -> None:
+    space = tmp_path / "space.py"
+    space.write_text(SPACE)
+    environment = os.environ | {fakes.SECONDS: "0.2", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.fake_sweep", str(space), str(tmp_path), "1"]
+    trained = tmp_path / "fake" / "trained.txt"
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as driver:
+        deadline = time.monotonic() + 200
+        while not trained.exists():
+            assert time.monotonic() < deadline
+            assert driver.poll() is None, driver.stdout.read() if driver.stdout else ""
+            time.sleep(0.05)
+        driver.send_signal(signal.SIGTERM)
+        output, _ = driver.communicate(timeout=200)
+    assert driver.returncode == 130, output
+    assert "interrupted=True" in output
+    assert "SIGTERM" not in output  # Ray's report of a crash
+    [row] = Store(tmp_path / "fake").trials().rows()
+    assert row["state"] == "RUNNING"  # until the same command goes on
