@@ -16,6 +16,7 @@ from cpcnn_core.config import TrialConfig
 from cpcnn_core.data import DataError
 from orchestrator import command_line, driver, local_ray, stall, training
 from orchestrator.budget import Meter
+from orchestrator.cluster import ClusterError
 from orchestrator.driver import Outcome, Plan, SweepError, holding
 from orchestrator.ledger import MAX_RESTARTS, Ledger
 from orchestrator.objective import Objective
@@ -237,6 +238,29 @@ def test_only_its_owner_reads_the_token(tmp_path: Path, there: bool) -> None:
     assert token.stat().st_mode & 0o777 == 0o600
     assert (token.read_text() == "secret") == there
     assert len(token.read_text()) >= 6
+
+
+@pytest.mark.parametrize("failures", [2, 3])
+def test_a_ray_that_does_not_come_up_is_started_again_and_then_said_in_one_line(
+    failures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    starts = []
+
+    def start(**_: object) -> None:
+        starts.append(1)
+        if len(starts) <= failures:
+            raise Exception("The current node timed out\nduring startup.")  # noqa: TRY002 - what Ray raises
+
+    monkeypatch.setattr(ray, "init", start)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    if failures == 3:
+        with pytest.raises(ClusterError, match=r"3 times: The current node timed out during startup\. Its logs"):
+            local_ray._start()
+    else:
+        local_ray._start()
+    assert len(starts) == 3
 
 
 def test_the_next_command_is_spelt_as_the_user_spells_it(monkeypatch: pytest.MonkeyPatch) -> None:
