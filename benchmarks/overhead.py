@@ -4,11 +4,13 @@ First the time from one trial's end to the next one's first step, the process wa
 sweep in the same run. Then, without Ray, what the driver does for each suggestion, each reported epoch and each whole
 trial, and its memory, in one sweep of simulated trials of 5 epochs on 8 nodes: 1,000 of them (--full: 10,000), with a
 row after 100, 300, 1,000 and so on. Processor time, so that other work on the machine and the disk's pace stay out of
-it; for an epoch also by the clock.
+it; for an epoch also by the clock. --known N begins with a study of N finished trials: what a trial costs after them,
+without running them.
 """
 
 from __future__ import annotations
 
+import random
 import resource
 import statistics
 import tempfile
@@ -30,9 +32,9 @@ from orchestrator.objective import Objective
 from orchestrator.progress import Progress
 from orchestrator.recording import Place
 from orchestrator.resources import Resources
-from orchestrator.space import SearchSpace
+from orchestrator.space import SearchSpace, at_random
 from orchestrator.store import Store
-from orchestrator.study import Study
+from orchestrator.study import Recorded, Study
 from orchestrator.training import OnProgress, Score
 from search_spaces import choice, floats, ints
 
@@ -141,13 +143,14 @@ class Costs:
         return [f"{len(self.ended):,}", f"{len(self.epochs):,}", *times, f"{(_memory() - base) / 2**20:.0f}"]
 
 
-def simulated(folder: Path, trials: int) -> Iterator[Costs]:
-    """The costs so far, after each of the simulated trials has ended."""
+def simulated(folder: Path, trials: int, known: int = 0) -> Iterator[Costs]:
+    """The costs so far, after each of the simulated trials has ended; the study has heard of `known` others."""
     store = Store(folder)
     store.create()
     study = Study(SPACE, store, seed=0, trials=trials)
     view = Progress(Console(quiet=True), SPACE.objective, SPACE.searched, total=trials)
     ledger = Ledger(study, store, SPACE.objective, view, SPACE.schedule.scheduler(EPOCHS))
+    study.learn(finished(known))
     place = Place("simulated", "cpu", 1)
     costs = Costs()
     running: list[tuple[int, TrialConfig, int]] = []
@@ -178,6 +181,18 @@ def simulated(folder: Path, trials: int) -> Iterator[Costs]:
         raise ledger.fatal
 
 
+def finished(count: int) -> Iterator[tuple[str, Recorded]]:
+    """Trials that have ended, as a study hears of those of an earlier sweep."""
+    rng = random.Random(0)
+    for number in range(count):
+        config = SPACE.configure(at_random(rng))
+        row = {"trial_id": config.trial_id, "state": "COMPLETE"}
+        epochs = [measured(config, epoch).row() for epoch in range(1, EPOCHS + 1)]
+        params = SPACE.params_of(config)
+        assert params is not None
+        yield str(number), Recorded.of(row, epochs, params, SPACE.objective)
+
+
 def _memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
@@ -185,6 +200,7 @@ def _memory() -> int:
 def main(
     trials: Annotated[int, typer.Option(min=0, help="Real trials of each kind; 0: none.")] = 8,
     full: Annotated[bool, typer.Option("--full", help="10,000 simulated trials instead of 1,000.")] = False,
+    known: Annotated[int, typer.Option(min=0, help="Put so many trials into the study first, and simulate 100.")] = 0,
 ) -> None:
     """Print both tables."""
     import os
@@ -205,7 +221,8 @@ def main(
         table = Table(
             "simulated trials", "epochs", "ms an epoch", "by the clock", "a suggestion", "a trial", "MiB more"
         )
-        for costs in simulated(Path(folder) / "simulated", 10_000 if full else 1000):
+        count = LATEST if known else 10_000 if full else 1000
+        for costs in simulated(Path(folder) / "simulated", count, known):
             if len(costs.ended) in MARKS:
                 table.add_row(*costs.row(base))
                 console.print(*costs.row(base), style="dim")

@@ -39,6 +39,24 @@ objective = "val_bpd"
 """
 
 
+@pytest.mark.parametrize(
+    ("text", "given", "metric"),
+    [
+        ("", (), "val_acc"),
+        ("settings = {'eval.fid_every': 2}", (), "score"),
+        ("", ("eval.fid_every=1",), "score"),
+        ("settings = {'eval.fid_every': 2}", ("eval.fid_every=0",), "val_acc"),
+        ("settings = {'eval.fid_every': 2}\nobjective = 'val_bpd'", (), "val_bpd"),
+    ],
+)
+def test_a_file_without_an_objective_wants_accuracy_and_fid_where_fid_is_measured(
+    tmp_path: Path, text: str, given: tuple[str, ...], metric: str
+) -> None:
+    objective = space_of(tmp_path, f'space = {{"model.nr_filters": ints(8, 16)}}\n{text}', *given).objective
+    assert objective.metric == metric
+    assert objective.reads == (("val_acc", "fid") if metric == "score" else (metric,))
+
+
 def test_a_file_is_read_whole(tmp_path: Path) -> None:
     space = space_of(tmp_path, '"""Which one?"""\n' + BRANCHED)
     assert space.trials == 5
