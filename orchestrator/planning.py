@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cpcnn_core.config import TrialConfig
-from orchestrator import training
+from orchestrator import packing, training
 from orchestrator.progress import duration, settings
 from orchestrator.resources import Share
 from orchestrator.store import FINISHED
@@ -53,7 +53,11 @@ def show(console: Console, plan: Plan) -> None:
     """Print the plan. Raise what `sweep` would raise for bad input."""
     dataset = training.dataset(plan.space.default().data)
     training.check(plan.space.default())
-    share = plan.space.resources.share(_machine(), plan.trials)
+    resources, machine = plan.space.resources, _machine()
+    if resources.packs and machine["GPU"]:
+        resources, found = packing.probe(plan.space).packed(resources, machine)
+        console.print(found, highlight=False)
+    share = resources.share(machine, plan.trials)
     training.set_threads(share.cpus)
     smallest, largest = extremes(plan.space.extremes(), dataset)
     probed = {config.model.model_dump_json(): config for config in (smallest, largest)}
@@ -78,9 +82,10 @@ def show(console: Console, plan: Plan) -> None:
     rounds = math.ceil(left / share.concurrent)
     low, high = (rounds * held.trial_seconds for held in (probes[0], probes[-1]))
     limit = "" if plan.budget.hours is None else f"; --hours ends it after {plan.budget.hours:g} h"
+    besides = ", and drawing images for FID comes on top" if plan.space.default().eval.fid_every else ""
     console.print(
         f"time: {duration(low)} to {duration(high)} if no trial is stopped early (scheduler "
-        f"{plan.space.schedule.name}){limit}",
+        f"{plan.space.schedule.name}){besides}{limit}",
         highlight=False,
     )
     disk, free = left * probes[-1].disk_bytes, _free(plan.results)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+import search_spaces
 from cpcnn_core.config import LOCATIONS, ConfigError, TrialConfig, check_field
 from orchestrator import samplers
 from orchestrator.objective import Objective, ObjectiveError
@@ -248,11 +249,11 @@ def load(path: Path, given: Mapping[str, Scalar] | None = None) -> SearchSpace:
         raise SpaceError(f"{path}: there is no such space file{_nearby(path)}")
     try:
         module = runpy.run_path(str(path), run_name="space")
-    except Exception as error:  # noqa: BLE001 - the file is the user's program; whatever it raises is its mistake
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's program; whatever it raises is its mistake
         raise SpaceError(f"{path}{_line_of(error, path)}: {type(error).__name__}: {error}") from None
     for name in module:
         close = difflib.get_close_matches(name.lower(), _NAMES, n=1, cutoff=0.8)
-        if close and name not in _NAMES:
+        if close and name not in _NAMES and module[name] is not getattr(search_spaces, name, None):
             raise SpaceError(f"{path}: {name} means nothing in a space file; did you mean {close[0]}?")
     if not isinstance(module.get("space"), Mapping):
         raise SpaceError(f"{path}: `space` is missing; it maps configuration fields to choice, ints or floats")

@@ -84,7 +84,7 @@ def render(store: Store) -> RenderableType:
         lines.append(Text(f"{rate:.1f} trials an hour, about {left} left"))
     objective = _objective(asked)
     if objective is not None:
-        lines.append(Text(_best(entries, objective)))
+        lines.append(Text(_best(entries, objective, asked.get("space", {}))))
     for entry in running if driver is not None and driver.alive is not False else []:
         of = entry.trial["train.epochs"]
         lines.append(Text(f"  {entry.trial_id} runs: epoch {len(entry.epochs)}/{of} on {entry.trial['host'] or '?'}"))
@@ -121,12 +121,12 @@ def per_hour(attempts: Iterable[Mapping[str, Any]]) -> float | None:
     return len(rows) / hours if hours > 0 else None
 
 
-def _best(entries: list[Entry], objective: Objective) -> str:
+def _best(entries: list[Entry], objective: Objective, fields: Iterable[str]) -> str:
     for entry in leaderboard.ranked(entries, objective)[:1]:
         epoch = entry.best(objective)
         value = None if epoch is None else objective.value(epoch)
         if epoch is not None and value is not None:
-            searched = leaderboard.differing([each.settings() for each in entries])
+            searched = dict.fromkeys((*fields, *leaderboard.differing([each.settings() for each in entries])))
             settings = entry.settings()
             shown = ", ".join(f"{key.rpartition('.')[2]} {plain(settings[key])}" for key in searched if key in settings)
             worth = f"{objective.metric} {value:.4f} in epoch {epoch['epoch']}"

@@ -373,8 +373,9 @@ def test_resources_that_mean_nothing_are_refused(given: object, says: str) -> No
 def test_as_many_trials_share_a_gpu_as_its_memory_and_the_cores_allow(trial_gib: float, cores: float, fit: int) -> None:
     measured = Measured(int(trial_gib * 2**30), 80 * 2**30, "A100")
     assert measured.trials(cores) == fit
-    share = Resources.of({"gpus": 1 / fit}).share({"CPU": 256.0, "GPU": 4.0}, 1000)
-    assert share.concurrent == 4 * fit
+    resources, said = measured.packed(Resources.of({"gpus": "auto"}), {"CPU": 4 * cores, "GPU": 4.0})
+    assert resources.share({"CPU": 256.0, "GPU": 4.0}, 1000).concurrent == 4 * fit
+    assert f"of the 80.0 GiB of a A100: {fit} at once on each" in said
 
 
 def test_packing_is_for_machines_with_gpus() -> None:
