@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +20,7 @@ from rich.text import Text
 
 from orchestrator import command_line as cli
 from orchestrator import leaderboard
+from orchestrator.budget import spent
 from orchestrator.leaderboard import Entry
 from orchestrator.objective import Objective
 from orchestrator.progress import duration, plain
@@ -112,12 +112,9 @@ def driver_of(store: Store) -> Driver | None:
 
 
 def per_hour(attempts: Iterable[Mapping[str, Any]]) -> float | None:
-    """Trials that ended for each hour between the first start and the last end; None where it cannot be told yet."""
+    """Trials that ended for each hour in which any of them ran; None where it cannot be told yet."""
     rows = [row for row in attempts if row["state"] in FINISHED and row["ended"]]
-    if not rows:
-        return None
-    begun = min(datetime.fromisoformat(row["started"]) for row in rows)
-    hours = (max(datetime.fromisoformat(row["ended"]) for row in rows) - begun).total_seconds() / 3600
+    hours = spent(rows, ()).hours  # a night between two runs of the command is none of them
     return len(rows) / hours if hours > 0 else None
 
 
