@@ -1,22 +1,27 @@
 """`python -m benchmarks.overhead`: what a sweep costs beside the training itself.
 
 First the time from one trial's end to the next one's first step, the process warm, of our driver and of a plain Tune
-sweep in the same run. Then, without Ray, what the driver does for each suggestion and each reported epoch, and its
-memory, over 1,000 simulated trials of 5 epochs on 8 nodes (--full: 10,000). Medians, but where another word stands.
+sweep in the same run. Then, without Ray, what the driver does for each suggestion, each reported epoch and each whole
+trial, and its memory, in one sweep of simulated trials of 5 epochs on 8 nodes: 1,000 of them (--full: 10,000), with a
+row after 100, 300, 1,000 and so on. Processor time, so that other work on the machine and the disk's pace stay out of
+it; for an epoch also by the clock. --known N begins with a study of N finished trials, in memory: what a trial costs
+after them, without running them, and without the study's file, which takes the same at any size.
 """
 
 from __future__ import annotations
 
+import random
 import resource
 import statistics
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from optuna.storages import InMemoryStorage
 from rich.console import Console
 from rich.table import Table
 
@@ -28,14 +33,16 @@ from orchestrator.objective import Objective
 from orchestrator.progress import Progress
 from orchestrator.recording import Place
 from orchestrator.resources import Resources
-from orchestrator.space import SearchSpace
+from orchestrator.space import SearchSpace, at_random
 from orchestrator.store import Store
-from orchestrator.study import Study
+from orchestrator.study import Recorded, Study
 from orchestrator.training import OnProgress, Score
 from search_spaces import choice, floats, ints
 
 NODES = 8
 EPOCHS = 5
+LATEST = 100  # trials over which the costs at some moment are averaged
+MARKS = (100, 300, 1000, 3000, 10_000)
 SPACE = SearchSpace(
     "benchmarks.overhead",
     "",
@@ -60,11 +67,12 @@ def train(
     on_progress: OnProgress | None = None,  # noqa: ARG001 - a Trainer's
     score: Score | None = None,  # noqa: ARG001
 ) -> Iterator[EpochMetrics]:
-    """A Trainer that takes no time, and notes when."""
+    """A Trainer that takes no time, and notes when it begins and when its last epoch is done."""
     _note(store.folder)
     for epoch in range(reported + 1, config.train.epochs + 1):
+        if epoch == config.train.epochs:
+            _note(store.folder)  # nobody asks for more, so that nothing after the last epoch would run
         yield measured(config, epoch)
-    _note(store.folder)
 
 
 def measured(config: TrialConfig, epoch: int) -> EpochMetrics:
@@ -116,40 +124,76 @@ def plain(folder: Path, trials: int, cores: int) -> list[float]:
     return gaps(folder)
 
 
-def simulated(folder: Path, trials: int) -> tuple[list[float], list[float], int]:
-    """Seconds of each suggestion and of each reported epoch, and the growth of the process in bytes."""
+@dataclass
+class Costs:
+    """Of a simulated sweep so far: processor seconds of each suggestion, each reported epoch and each whole trial."""
+
+    suggestions: list[float] = field(default_factory=list)
+    epochs: list[float] = field(default_factory=list)
+    epochs_by_clock: list[float] = field(default_factory=list)
+    ended: list[float] = field(default_factory=list)  # processor seconds of the process at each trial's end
+
+    def row(self, base: int) -> list[str]:
+        """The table's row: means over the latest hundred trials, and the memory beyond `base` bytes."""
+        last = self.ended[-LATEST:]
+        whole = (last[-1] - last[0]) / (len(last) - 1)
+        means = (
+            statistics.mean(held[-LATEST * per :])
+            for held, per in ((self.epochs, EPOCHS), (self.epochs_by_clock, EPOCHS), (self.suggestions, 1))
+        )
+        times = (f"{1e3 * value:.0f}" for value in (*means, whole))
+        return [f"{len(self.ended):,}", f"{len(self.epochs):,}", *times, f"{(_memory() - base) / 2**20:.0f}"]
+
+
+def simulated(folder: Path, trials: int, known: int = 0) -> Iterator[Costs]:
+    """The costs so far, after each of the simulated trials has ended; the study has heard of `known` others."""
     store = Store(folder)
     store.create()
-    begun = _memory()
-    study = Study(SPACE, store, seed=0, trials=trials)
+    # A file would take 50 ms for each of the known ones.
+    study = Study(SPACE, store, seed=0, trials=trials, storage=InMemoryStorage() if known else None)
     view = Progress(Console(quiet=True), SPACE.objective, SPACE.searched, total=trials)
     ledger = Ledger(study, store, SPACE.objective, view, SPACE.schedule.scheduler(EPOCHS))
+    study.learn(finished(known))
     place = Place("simulated", "cpu", 1)
-    suggesting, reporting = [], []
+    costs = Costs()
     running: list[tuple[int, TrialConfig, int]] = []
     while True:
         while len(running) < NODES:
-            at = time.perf_counter()
+            at = time.process_time()
             suggestion = ledger.suggest()
             if suggestion is None:
                 break
-            suggesting.append(time.perf_counter() - at)
+            costs.suggestions.append(time.process_time() - at)
             ledger.started(suggestion.number)
             running.append((suggestion.number, suggestion.config, 1))
         if not running:
             break
         number, config, epoch = running.pop(0)
-        at = time.perf_counter()
+        at, by_clock = time.process_time(), time.perf_counter()
         stops = ledger.epoch(number, measured(config, epoch), place)
-        reporting.append(time.perf_counter() - at)
+        costs.epochs.append(time.process_time() - at)
+        costs.epochs_by_clock.append(time.perf_counter() - by_clock)
         if stops or epoch == EPOCHS:
             ledger.ended(number, None)
+            costs.ended.append(time.process_time())
+            yield costs
         else:
             running.append((number, config, epoch + 1))
     study.close()
     if ledger.fatal is not None:
         raise ledger.fatal
-    return suggesting, reporting, _memory() - begun
+
+
+def finished(count: int) -> Iterator[tuple[str, Recorded]]:
+    """Trials that have ended, as a study hears of those of an earlier sweep."""
+    rng = random.Random(0)
+    for number in range(count):
+        config = SPACE.configure(at_random(rng))
+        row = {"trial_id": config.trial_id, "state": "COMPLETE"}
+        epochs = [measured(config, epoch).row() for epoch in range(1, EPOCHS + 1)]
+        params = SPACE.params_of(config)
+        assert params is not None
+        yield str(number), Recorded.of(row, epochs, params, SPACE.objective)
 
 
 def _memory() -> int:
@@ -158,8 +202,8 @@ def _memory() -> int:
 
 def main(
     trials: Annotated[int, typer.Option(min=0, help="Real trials of each kind; 0: none.")] = 8,
-    sizes: Annotated[list[int] | None, typer.Option("--simulated", help="Simulated trials; 100 and 1,000.")] = None,
-    full: Annotated[bool, typer.Option("--full", help="10,000 simulated trials too.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="10,000 simulated trials instead of 1,000.")] = False,
+    known: Annotated[int, typer.Option(min=0, help="Put so many trials into the study first, and simulate 100.")] = 0,
 ) -> None:
     """Print both tables."""
     import os
@@ -175,21 +219,16 @@ def main(
                 found = run(Path(folder) / name.replace(" ", "-"), trials, cores)
                 table.add_row(name, str(trials), *(f"{f(found):.2f}" for f in (statistics.median, min, max)))
             console.print(table)
+        list(simulated(Path(folder) / "warm", NODES))  # what is imported on the way is no cost of a trial
+        base = _memory()
         table = Table(
-            "simulated trials", "epochs", "ms an epoch", "mean", "p99", "ms a suggestion", "last 100", "MiB more"
+            "simulated trials", "epochs", "ms an epoch", "by the clock", "a suggestion", "a trial", "MiB more"
         )
-        for size in [*(sizes or (100, 1000)), *([10_000] if full else [])]:
-            suggesting, reporting, grown = simulated(Path(folder) / str(size), size)
-            table.add_row(
-                f"{size:,}",
-                f"{len(reporting):,}",
-                f"{1e3 * statistics.median(reporting):.1f}",
-                f"{1e3 * statistics.mean(reporting):.1f}",
-                f"{1e3 * sorted(reporting)[int(0.99 * len(reporting))]:.1f}",
-                f"{1e3 * statistics.median(suggesting):.0f}",
-                f"{1e3 * statistics.median(suggesting[-100:]):.0f}",
-                f"{grown / 2**20:.0f}",
-            )
+        count = LATEST if known else 10_000 if full else 1000
+        for costs in simulated(Path(folder) / "simulated", count, known):
+            if len(costs.ended) in MARKS:
+                table.add_row(*costs.row(base))
+                console.print(*costs.row(base), style="dim")
         console.print(table)
 
 

@@ -7,8 +7,10 @@ from collections.abc import Iterable
 
 
 def nearest(word: str, names: Iterable[str]) -> str:
-    """`; did you mean X?` where one of `names` comes close to `word`, else the list of them all."""
+    """`; did you mean X?` where one of `names` comes close to `word`, else the list of them all; nothing of none."""
     known = list(names)
+    if not known:
+        return ""
     close = difflib.get_close_matches(word, known, n=1) or [
         name for name in known if name.rsplit(".", 1)[-1] == word.rsplit(".", 1)[-1]
     ]

@@ -386,10 +386,8 @@ def _tune(
 
         resources = plan.space.resources
         if resources.packs and available.get("GPU"):
-            measured = packing.measure(plan.space)
-            trials = measured.trials(available["CPU"] / available["GPU"] / (resources.cpus or 1))
-            say(measured.sentence(trials))
-            resources = replace(resources, gpus=1 / trials)
+            resources, found = packing.measure(plan.space).packed(resources, available)
+            say(found)
         try:
             share = resources.share(available, plan.trials)
         except ResourcesError as error:

@@ -13,12 +13,13 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.metrics import EpochMetrics
+from orchestrator import study_file
 from orchestrator.leaderboard import Entry
 from orchestrator.objective import Objective
 from orchestrator.recording import Place, Recording
 from orchestrator.scheduling import Schedule, Scheduler, Stopped
 from orchestrator.store import State, Store, StoreError, config_of
-from orchestrator.study import STORAGE_ERRORS, Study, StudyError, Suggestion
+from orchestrator.study import Study, StudyError, Suggestion
 
 BUDGET = "the sweep's budget was spent: "  # how `stopped` begins for a trial that nobody judged
 
@@ -231,6 +232,6 @@ class Ledger:
             # Tune would take it for a failure of the trial, and go on.
             self.fatal = error
             return None
-        except STORAGE_ERRORS as error:
+        except study_file.ERRORS as error:
             self.fatal = StudyError(f"{self._store.study_file}: cannot be written: {str(error).splitlines()[0]}")
             return None

@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import signal
+import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,13 +26,14 @@ _QUIET = {
 }
 
 _OBJECT_STORE_BYTES = 128 * 2**20  # results are small; Ray would take 30% of the memory
+_STARTS = 3  # attempts
 
 
 @contextmanager
 def started() -> Generator[dict[str, float]]:
     """Start or join Ray, and yield the resources it has, or may come to have. Stop what was started.
 
-    Raise ClusterError where the cluster cannot be joined.
+    Raise ClusterError where the cluster cannot be joined, or Ray does not start here.
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
@@ -57,19 +59,38 @@ def started() -> Generator[dict[str, float]]:
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ClusterError(f"--address {address}: {' '.join(str(error).split())}") from None
     else:
-        ray.init(
-            address="local",  # one that happens to run on this machine is somebody else's
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=_OBJECT_STORE_BYTES,
-        )
+        _start()
     if callable(terminate):
         signal.signal(signal.SIGTERM, terminate)  # Ray's own, which it puts in its place, aborts
     try:
         yield watching.look().totals() if address else ray.cluster_resources()
     finally:
         ray.shutdown()
+
+
+def _start() -> None:
+    """Start a Ray of our own. Raise ClusterError where it does not come up."""
+    import ray
+
+    for left in reversed(range(_STARTS)):
+        try:
+            ray.init(
+                address="local",  # one that happens to run on this machine is somebody else's
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=_OBJECT_STORE_BYTES,
+            )
+        except Exception as error:  # noqa: BLE001 - on a busy machine its processes miss one another; it has no class
+            ray.shutdown()
+            if not left:
+                said = " ".join(str(error).split()).rstrip(".")
+                raise ClusterError(
+                    f"Ray did not start on this machine, {_STARTS} times: {said}. Its logs are in ray/session_latest "
+                    f"under {tempfile.gettempdir()}; the same command tries again"
+                ) from None
+        else:
+            return
 
 
 def _ensure_token(path: Path) -> None:

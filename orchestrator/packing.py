@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from orchestrator.resources import Resources
     from orchestrator.space import SearchSpace
 
 CONTEXT_BYTES = 768 * 2**20  # that CUDA and its libraries hold for each process besides what torch allocates
@@ -24,6 +26,11 @@ class Measured:
         """How many such trials fit on a GPU with so many cores beside it; each needs a core. At least one."""
         fitting = int(self.gpu_bytes // (MARGIN * self.trial_bytes + CONTEXT_BYTES))
         return max(1, min(fitting, int(cores)))
+
+    def packed(self, resources: Resources, available: Mapping[str, float]) -> tuple[Resources, str]:
+        """The resources with a fraction for "auto" where Ray has `available`, and what was found in a sentence."""
+        trials = self.trials(available["CPU"] / available["GPU"] / (resources.cpus or 1))
+        return replace(resources, gpus=1 / trials), self.sentence(trials)
 
     def sentence(self, trials: int) -> str:
         """What was found, and what follows."""

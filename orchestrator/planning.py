@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cpcnn_core.config import TrialConfig
-from orchestrator import cluster_file, training
+from orchestrator import cluster_file, packing, training
 from orchestrator.cluster import Cluster, ClusterError
 from orchestrator.cluster import besides as of_node
 from orchestrator.progress import duration, settings
@@ -58,7 +58,11 @@ def show(console: Console, plan: Plan, cluster: Path | None = None) -> None:
     dataset = training.dataset(plan.space.default().data)
     training.check(plan.space.default())
     training.check_each(plan.space.extremes())
-    share = plan.space.resources.share(_machine(), plan.trials)
+    resources, machine = plan.space.resources, _machine()
+    if resources.packs and machine["GPU"]:
+        resources, found = packing.probe(plan.space).packed(resources, machine)
+        console.print(found, highlight=False)
+    share = resources.share(machine, plan.trials)
     training.set_threads(share.cpus)
     smallest, largest = extremes(plan.space.extremes(), dataset)
     probed = {config.model.model_dump_json(): config for config in (smallest, largest)}
@@ -83,9 +87,10 @@ def show(console: Console, plan: Plan, cluster: Path | None = None) -> None:
     rounds = math.ceil(left / share.concurrent)
     low, high = (rounds * held.trial_seconds for held in (probes[0], probes[-1]))
     limit = "" if plan.budget.hours is None else f"; --hours ends it after {plan.budget.hours:g} h"
+    besides = ", and drawing images for FID comes on top" if plan.space.default().eval.fid_every else ""
     console.print(
         f"time: {duration(low)} to {duration(high)} if no trial is stopped early (scheduler "
-        f"{plan.space.schedule.name}){limit}",
+        f"{plan.space.schedule.name}){besides}{limit}",
         highlight=False,
     )
     if rented is not None:

@@ -15,12 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+import search_spaces
 from cpcnn_core.config import LOCATIONS, ConfigError, TrialConfig, check_field
 from orchestrator import samplers
 from orchestrator.objective import Objective, ObjectiveError
 from orchestrator.resources import Resources, ResourcesError
 from orchestrator.scheduling import Schedule, ScheduleError
-from search_spaces import Choice, Distribution, Floats, Ints, Scalar, Space
+from search_spaces import Choice, Distribution, Floats, Ints, Scalar, Space, desirability
 
 _NAMES = ("space", "settings", "trials", "sampler", "objective", "scheduler", "resources", "stall_minutes")
 _ALL_CORNERS = 4096  # beyond this many combinations of extremes, a random part of them is checked
@@ -238,17 +239,21 @@ class SearchSpace:
         return f"{field}{_WHERE}{condition}" if repeated and condition else field
 
 
-def load(path: Path) -> SearchSpace:
-    """Read a space file; `SearchSpace.check` checks what it says. Raise SpaceError."""
+def load(path: Path, given: Mapping[str, Scalar] | None = None) -> SearchSpace:
+    """Read a space file; `SearchSpace.check` checks what it says. Raise SpaceError.
+
+    A file without an objective wants accuracy and FID alike where FID is measured, which `given` may say, else
+    accuracy.
+    """
     if not path.is_file():
         raise SpaceError(f"{path}: there is no such space file{_nearby(path)}")
     try:
         module = runpy.run_path(str(path), run_name="space")
-    except Exception as error:  # noqa: BLE001 - the file is the user's program; whatever it raises is its mistake
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's program; whatever it raises is its mistake
         raise SpaceError(f"{path}{_line_of(error, path)}: {type(error).__name__}: {error}") from None
     for name in module:
         close = difflib.get_close_matches(name.lower(), _NAMES, n=1, cutoff=0.8)
-        if close and name not in _NAMES:
+        if close and name not in _NAMES and module[name] is not getattr(search_spaces, name, None):
             raise SpaceError(f"{path}: {name} means nothing in a space file; did you mean {close[0]}?")
     if not isinstance(module.get("space"), Mapping):
         raise SpaceError(f"{path}: `space` is missing; it maps configuration fields to choice, ints or floats")
@@ -267,8 +272,9 @@ def load(path: Path) -> SearchSpace:
     stall = module.get("stall_minutes", SearchSpace.stall_minutes)
     if not isinstance(stall, int | float) or isinstance(stall, bool) or not 0 <= stall < math.inf:
         raise SpaceError(f"{path}: stall_minutes is {stall!r}; it must be a number of minutes, or 0 for never")
+    default = desirability() if {**settings, **(given or {})}.get("eval.fid_every") else "val_acc"
     try:
-        objective = Objective.of(module.get("objective", "val_acc"))
+        objective = Objective.of(module.get("objective", default))
         sampler = samplers.named(module.get("sampler", samplers.DEFAULT))
         schedule = Schedule.of(module.get("scheduler", "asha"))
         resources = Resources.of(module.get("resources", {}))
@@ -293,7 +299,7 @@ def load(path: Path) -> SearchSpace:
 def read(path: Path, given: Iterable[str] = (), *, seed: int = 0, sampler: str | None = None) -> SearchSpace:
     """The space in `path` with `key=value` settings and perhaps another sampler, checked. Raise SpaceError."""
     settings = parse_settings(given)
-    space = load(path).with_settings(settings).with_seed(seed)
+    space = load(path, settings).with_settings(settings).with_seed(seed)
     if sampler is not None:
         try:
             space = replace(space, sampler=samplers.named(sampler))
@@ -562,7 +568,7 @@ def _nearby(path: Path) -> str:
     return f"; there are {', '.join(there)}" if there else ""
 
 
-def _line_of(error: Exception, path: Path) -> str:
+def _line_of(error: BaseException, path: Path) -> str:
     if isinstance(error, SyntaxError) and error.lineno is not None:
         return f":{error.lineno}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]

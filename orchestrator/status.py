@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +21,7 @@ from rich.text import Text
 
 from orchestrator import command_line as cli
 from orchestrator import leaderboard, lease
+from orchestrator.budget import spent
 from orchestrator.leaderboard import Entry
 from orchestrator.objective import Objective
 from orchestrator.progress import duration, plain
@@ -85,11 +85,11 @@ def render(store: Store) -> RenderableType:
         left = duration((total - ended) / rate * 3600)
         lines.append(Text(f"{rate:.1f} trials an hour, about {left} left"))
     gone = driver is None or driver.alive is False
-    if (spent := cost(runs, running=not gone)) is not None:
-        lines.append(Text(spent))
+    if (bill := cost(runs, running=not gone)) is not None:
+        lines.append(Text(bill))
     objective = _objective(asked)
     if objective is not None:
-        lines.append(Text(_best(entries, objective)))
+        lines.append(Text(_best(entries, objective, asked.get("space", {}))))
     for entry in running if driver is not None and driver.alive is not False else []:
         of = entry.trial["train.epochs"]
         lines.append(Text(f"  {entry.trial_id} runs: epoch {len(entry.epochs)}/{of} on {entry.trial['host'] or '?'}"))
@@ -128,12 +128,9 @@ def _leaseholder(folder: RemotePath) -> Driver | None:
 
 
 def per_hour(attempts: Iterable[Mapping[str, Any]]) -> float | None:
-    """Trials that ended for each hour between the first start and the last end; None where it cannot be told yet."""
+    """Trials that ended for each hour in which any of them ran; None where it cannot be told yet."""
     rows = [row for row in attempts if row["state"] in FINISHED and row["ended"]]
-    if not rows:
-        return None
-    begun = min(datetime.fromisoformat(row["started"]) for row in rows)
-    hours = (max(datetime.fromisoformat(row["ended"]) for row in rows) - begun).total_seconds() / 3600
+    hours = spent(rows, ()).hours  # a night between two runs of the command is none of them
     return len(rows) / hours if hours > 0 else None
 
 
@@ -150,12 +147,12 @@ def cost(runs: Sequence[Mapping[str, Any]], *, running: bool) -> str | None:
     return said
 
 
-def _best(entries: list[Entry], objective: Objective) -> str:
+def _best(entries: list[Entry], objective: Objective, fields: Iterable[str]) -> str:
     for entry in leaderboard.ranked(entries, objective)[:1]:
         epoch = entry.best(objective)
         value = None if epoch is None else objective.value(epoch)
         if epoch is not None and value is not None:
-            searched = leaderboard.differing([each.settings() for each in entries])
+            searched = dict.fromkeys((*fields, *leaderboard.differing([each.settings() for each in entries])))
             settings = entry.settings()
             shown = ", ".join(f"{key.rpartition('.')[2]} {plain(settings[key])}" for key in searched if key in settings)
             worth = f"{objective.metric} {value:.4f} in epoch {epoch['epoch']}"

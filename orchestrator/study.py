@@ -10,7 +10,6 @@ Two invariants make a sweep survive being killed at any moment.
 from __future__ import annotations
 
 import random
-import sqlite3
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,17 +18,16 @@ from typing import Any, Literal
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.exceptions import ExperimentalWarning, StorageInternalError
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import event
-from sqlalchemy.exc import SQLAlchemyError
 
 from cpcnn_core.config import ConfigError, TrialConfig
-from orchestrator import samplers
+from orchestrator import samplers, study_file
 from orchestrator.objective import Objective
 from orchestrator.space import SearchSpace, at_random, by_optuna
 from orchestrator.store import FINISHED, Store, config_of
+from orchestrator.study_file import StudyFile
 from search_spaces import Choice, Distribution, Floats, Ints, Scalar
 
 NAME = "sweep"
@@ -45,10 +43,6 @@ _REOPENED = "reopened"
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 optuna.logging.disable_propagation()
-
-
-STORAGE_ERRORS = (SQLAlchemyError, StorageInternalError)
-"""What Optuna raises where the study's file cannot be written."""
 
 
 class StudyError(Exception):
@@ -126,9 +120,8 @@ class Study:
 
     def close(self) -> None:
         """Let go of the file."""
-        if isinstance(self._storage, RDBStorage):
-            self._storage.scoped_session.remove()
-            self._storage.engine.dispose()
+        if isinstance(self._storage, StudyFile):
+            self._storage.close()
 
     @property
     def finished(self) -> int:
@@ -429,20 +422,14 @@ def _recorded(space: SearchSpace, store: Store) -> dict[str, Recorded]:
     return found
 
 
-def _open(path: Path) -> RDBStorage:
+def _open(path: Path) -> StudyFile:
     try:
-        storage = RDBStorage(f"sqlite:///{path}")
-        # The write-ahead log needs no fsync for each of a trial's parameters, and is as safe against a kill.
-        event.listen(storage.engine, "connect", _tune)
-        storage.scoped_session.remove()
-        storage.engine.dispose()
-        storage.get_all_studies()
-    except (SQLAlchemyError, StorageInternalError) as error:
+        return StudyFile(path)
+    except study_file.ERRORS as error:
         raise StudyError(
             f"{path}: not a readable study ({str(error.__cause__ or error).splitlines()[0]}). "
             "Move it away and run the command again: the study is rebuilt from the tables"
         ) from None
-    return storage
 
 
 def _study(storage: BaseStorage, objective: Objective) -> optuna.Study:
@@ -455,11 +442,6 @@ def _study(storage: BaseStorage, objective: Objective) -> optuna.Study:
             warnings.simplefilter("ignore", ExperimentalWarning)
             study.set_metric_names(list(objective.reads))  # for Optuna's dashboard
     return study
-
-
-def _tune(connection: sqlite3.Connection, _: object) -> None:
-    connection.execute("pragma journal_mode = wal")
-    connection.execute("pragma synchronous = normal")
 
 
 def _distribution(held: Distribution) -> BaseDistribution:

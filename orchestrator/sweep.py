@@ -126,7 +126,7 @@ def main(
         asked = space.read(space_file, given or (), seed=seed, sampler=sampler)
         asked = replace(asked, schedule=asked.schedule.named(scheduler))
         plan = driver.Plan(
-            name=cli.folder_name(name or space_file.stem),
+            name=cli.folder_name(space_file.stem if name is None else name),
             space=asked,
             results=results,
             trials=trials or asked.trials,

@@ -7,7 +7,8 @@ A space file is a Python file with
 - `settings`: the fields that stay fixed, where their defaults will not do;
 - `trials`: how many configurations a sweep tries;
 - `sampler`: what chooses them: "tpe" (the default), "random", "grid", "nsga2" or "gp";
-- `objective`: the metric that it optimises, or `desirability`, `constrained` or `pareto` of several;
+- `objective`: the metric that it optimises, or `desirability`, `constrained` or `pareto` of several; without one,
+  `desirability()`, which is `val_acc` and `fid` alike, where FID is measured (`eval.fid_every`), else `val_acc`;
 - `scheduler`: which trials are stopped early: "asha" (the default), "promote", "median" or "none", or a mapping
   `{"name": "asha", "grace_epochs": 3, "reduction_factor": 3}`;
 - `resources`: what one trial gets, as `{"gpus": 0.5, "cpus": 2}` or `{"processes": 4}`;

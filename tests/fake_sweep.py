@@ -7,11 +7,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from orchestrator.cluster import ClusterError
 from orchestrator.driver import Plan, SweepError, run
 from orchestrator.progress import Progress
 from orchestrator.space import read
 from orchestrator.storage import located
 from orchestrator.store import StoreError
+from orchestrator.study import StudyError
 
 
 def main(space_file: str, results: str, trials: str) -> int:
@@ -20,7 +22,7 @@ def main(space_file: str, results: str, trials: str) -> int:
     with Progress(Console(), space.objective, space.searched, total=plan.trials) as view:
         try:
             outcome = run(plan, view)
-        except (SweepError, StoreError) as error:
+        except (SweepError, StoreError, StudyError, ClusterError) as error:
             print(f"error: {error}", file=sys.stderr)  # noqa: T201
             return 2
     print(outcome)  # noqa: T201

@@ -16,6 +16,7 @@ from cpcnn_core.config import TrialConfig
 from cpcnn_core.data import DataError
 from orchestrator import command_line, driver, local_ray, stall, training
 from orchestrator.budget import Meter
+from orchestrator.cluster import ClusterError
 from orchestrator.driver import Outcome, Plan, SweepError, holding
 from orchestrator.ledger import MAX_RESTARTS, Ledger
 from orchestrator.objective import Objective
@@ -239,6 +240,29 @@ def test_only_its_owner_reads_the_token(tmp_path: Path, there: bool) -> None:
     assert len(token.read_text()) >= 6
 
 
+@pytest.mark.parametrize("failures", [2, 3])
+def test_a_ray_that_does_not_come_up_is_started_again_and_then_said_in_one_line(
+    failures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    starts = []
+
+    def start(**_: object) -> None:
+        starts.append(1)
+        if len(starts) <= failures:
+            raise Exception("The current node timed out\nduring startup.")  # noqa: TRY002 - what Ray raises
+
+    monkeypatch.setattr(ray, "init", start)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    if failures == 3:
+        with pytest.raises(ClusterError, match=r"3 times: The current node timed out during startup\. Its logs"):
+            local_ray._start()
+    else:
+        local_ray._start()
+    assert len(starts) == 3
+
+
 def test_the_next_command_is_spelt_as_the_user_spells_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/somewhere/bin/python3")
     monkeypatch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)
@@ -349,8 +373,9 @@ def test_resources_that_mean_nothing_are_refused(given: object, says: str) -> No
 def test_as_many_trials_share_a_gpu_as_its_memory_and_the_cores_allow(trial_gib: float, cores: float, fit: int) -> None:
     measured = Measured(int(trial_gib * 2**30), 80 * 2**30, "A100")
     assert measured.trials(cores) == fit
-    share = Resources.of({"gpus": 1 / fit}).share({"CPU": 256.0, "GPU": 4.0}, 1000)
-    assert share.concurrent == 4 * fit
+    resources, said = measured.packed(Resources.of({"gpus": "auto"}), {"CPU": 4 * cores, "GPU": 4.0})
+    assert resources.share({"CPU": 256.0, "GPU": 4.0}, 1000).concurrent == 4 * fit
+    assert f"of the 80.0 GiB of a A100: {fit} at once on each" in said
 
 
 def test_packing_is_for_machines_with_gpus() -> None:

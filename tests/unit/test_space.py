@@ -39,6 +39,30 @@ objective = "val_bpd"
 """
 
 
+def test_a_file_may_import_all_words(tmp_path: Path) -> None:
+    path = tmp_path / "question.py"
+    path.write_text('from search_spaces import *\nspace = {"model.nr_filters": ints(8, 16)}')
+    assert read(path).size == 9
+
+
+@pytest.mark.parametrize(
+    ("text", "given", "metric"),
+    [
+        ("", (), "val_acc"),
+        ("settings = {'eval.fid_every': 2}", (), "score"),
+        ("", ("eval.fid_every=1",), "score"),
+        ("settings = {'eval.fid_every': 2}", ("eval.fid_every=0",), "val_acc"),
+        ("settings = {'eval.fid_every': 2}\nobjective = 'val_bpd'", (), "val_bpd"),
+    ],
+)
+def test_a_file_without_an_objective_wants_accuracy_and_fid_where_fid_is_measured(
+    tmp_path: Path, text: str, given: tuple[str, ...], metric: str
+) -> None:
+    objective = space_of(tmp_path, f'space = {{"model.nr_filters": ints(8, 16)}}\n{text}', *given).objective
+    assert objective.metric == metric
+    assert objective.reads == (("val_acc", "fid") if metric == "score" else (metric,))
+
+
 def test_a_file_is_read_whole(tmp_path: Path) -> None:
     space = space_of(tmp_path, '"""Which one?"""\n' + BRANCHED)
     assert space.trials == 5
@@ -100,6 +124,7 @@ def test_the_longest_trial_of_a_space(tmp_path: Path, text: str, epochs: int) ->
         ("settings = {}", ["`space` is missing"]),
         ('space = {"model.nr_filters": ints(9, 3)}', ["question.py:2", "ints(9, 3)", "above the high one"]),
         ("space = {", ["question.py:", "SyntaxError"]),
+        ("raise SystemExit(3)", ["question.py:2", "SystemExit: 3"]),
         ('space = {"train.batch_size": choice(16, 20), "train.accumulate": choice(1, 8)}', ["8 does not divide", "20"]),
         (
             'space = {"model.fusion": choice({"none": {"train.lr": 0.1}}), "train.lr": floats(1e-4, 1e-2)}',

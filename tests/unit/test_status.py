@@ -73,6 +73,17 @@ def test_what_the_nodes_have_cost_is_added_up_over_all_runs(store: Store) -> Non
     assert "cost so far: 2.00 of the 20.00 that --max-cost allows" in map(str.rstrip, shown(store).splitlines())
 
 
+def test_the_rate_is_that_of_the_hours_in_which_trials_ran() -> None:
+    def ended(day: int, hour: int) -> dict[str, object]:
+        started = f"2025-01-0{day}T{hour:02d}:00:00+00:00"
+        row = {"trial_id": f"{day}{hour}", "attempt": 1, "state": "COMPLETE", "started": started, "seconds": 3600.0}
+        return row | {"ended": f"2025-01-0{day}T{hour + 1:02d}:00:00+00:00"}
+
+    # two at a time for two hours, then a night, then one more hour
+    assert status.per_hour([ended(1, 20), ended(1, 20), ended(1, 21), ended(1, 21), ended(2, 9), ended(2, 9)]) == 2
+    assert status.per_hour([]) is None
+
+
 def test_a_sweep_that_nobody_began_is_shown(store: Store) -> None:
     store.sweep_file.unlink()
     said = shown(store)

@@ -1,0 +1,116 @@
+"""The file of an Optuna study, read once and from then on only written.
+
+Optuna's own storage reads every trial that has not ended from the file again for each question that a sampler asks,
+which took half of a driver's time. A study has one driver, so that what it wrote is what the file holds.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError
+from optuna.storages import InMemoryStorage, RDBStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import event
+from sqlalchemy.exc import SQLAlchemyError
+
+ERRORS = (SQLAlchemyError, StorageInternalError)
+"""What is raised where the file cannot be read or written."""
+
+
+class StudyFile(InMemoryStorage):
+    """A storage that reads from memory, and writes to the file first. One process at a time may hold it."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the file, or begin one. Raise one of ERRORS."""
+        super().__init__()
+        self._file = RDBStorage(f"sqlite:///{path}")
+        # The write-ahead log needs no fsync for each of a trial's parameters, and is as safe against a kill.
+        event.listen(self._file.engine, "connect", _tune)
+        self._let_go()  # of the connection that is not tuned
+        self._studies_there: dict[int, int] = {}  # by the number of a study in memory, that in the file
+        self._trials_there: dict[int, int] = {}
+        for study in self._file.get_all_studies():
+            held = super().create_new_study(study.directions, study.study_name)
+            self._studies_there[held] = study._study_id
+            for name, value in study.user_attrs.items():
+                super().set_study_user_attr(held, name, value)
+            for name, value in study.system_attrs.items():
+                super().set_study_system_attr(held, name, value)
+            for trial in self._file.get_all_trials(study._study_id, deepcopy=False):
+                self._trials_there[super().create_new_trial(held, trial)] = trial._trial_id
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._let_go()
+
+    def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
+        """Begin a study."""
+        there = self._file.create_new_study(directions, study_name)
+        held = super().create_new_study(directions, study_name)
+        self._studies_there[held] = there
+        return held
+
+    def delete_study(self, study_id: int) -> None:
+        """Delete a study."""
+        self._file.delete_study(self._studies_there.pop(study_id))
+        super().delete_study(study_id)
+
+    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
+        """Set an attribute of the study."""
+        self._file.set_study_user_attr(self._studies_there[study_id], key, value)
+        super().set_study_user_attr(study_id, key, value)
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        """Set one of Optuna's own attributes of the study."""
+        self._file.set_study_system_attr(self._studies_there[study_id], key, value)
+        super().set_study_system_attr(study_id, key, value)
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        """Begin a trial, or add one as it is."""
+        there = self._file.create_new_trial(self._studies_there[study_id], template_trial)
+        held = super().create_new_trial(study_id, template_trial)
+        self._trials_there[held] = there
+        return held
+
+    def set_trial_param(
+        self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
+    ) -> None:
+        """Set a parameter of a trial."""
+        self._file.set_trial_param(self._trials_there[trial_id], param_name, param_value_internal, distribution)
+        super().set_trial_param(trial_id, param_name, param_value_internal, distribution)
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        """Say how a trial stands. Return False where it was to begin and had begun."""
+        if not self._file.set_trial_state_values(self._trials_there[trial_id], state, values):
+            return False
+        return super().set_trial_state_values(trial_id, state, values)
+
+    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
+        """Set what an epoch of a trial is worth."""
+        self._file.set_trial_intermediate_value(self._trials_there[trial_id], step, intermediate_value)
+        super().set_trial_intermediate_value(trial_id, step, intermediate_value)
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Set an attribute of a trial."""
+        self._file.set_trial_user_attr(self._trials_there[trial_id], key, value)
+        super().set_trial_user_attr(trial_id, key, value)
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Set one of Optuna's own attributes of a trial."""
+        self._file.set_trial_system_attr(self._trials_there[trial_id], key, value)
+        super().set_trial_system_attr(trial_id, key, value)
+
+    def _let_go(self) -> None:
+        self._file.scoped_session.remove()
+        self._file.engine.dispose()
+
+
+def _tune(connection: sqlite3.Connection, _: object) -> None:
+    connection.execute("pragma journal_mode = wal")
+    connection.execute("pragma synchronous = normal")
