@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 
 from cpcnn_core.errors import DataError
+from cpcnn_core.files import cache_folder
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def folder(root: str) -> Path:
     if not listed:
         raise DataError(f"data.root: there is nothing at {root}; expected train.csv, validation.csv and test.csv there")
     stamps = (f"{name} {held['size']} {_stamp(held)}" for name, held in sorted(listed.items()))
-    copy = cache.folder() / f"fetched-{cache.digest([root, *stamps])}"
+    copy = cache_folder() / f"fetched-{cache.digest([root, *stamps])}"
     if copy.is_dir():
         return copy
     try:

@@ -16,10 +16,10 @@ from cpcnn_core import sampling
 from cpcnn_core.checkpoint import Weights
 from cpcnn_core.config import ConfigError
 from cpcnn_core.data import read_image
-from cpcnn_core.files import sha256
 from cpcnn_core.quality import Drawn
 from cpcnn_core.suggest import nearest
 from orchestrator import submission
+from orchestrator.storage import Folder
 from orchestrator.store import Store, StoreError, sweeps
 
 REQUEST = "request.json"
@@ -36,7 +36,7 @@ class Request:
     from_row: int = 0
 
 
-def weights_file(source: str, results: Path, *, sweep: str | None, epoch: int | None) -> Path:
+def weights_file(source: str, results: Folder, *, sweep: str | None, epoch: int | None) -> Folder:
     """The weights of a trial's epoch, its last kept one by default; `source` is a trial's id or a file of weights.
 
     Raise StoreError where there is no such trial, several sweeps have it, or the epoch's weights were not kept.
@@ -44,9 +44,9 @@ def weights_file(source: str, results: Path, *, sweep: str | None, epoch: int | 
     if Path(source).suffix == ".safetensors":
         return Path(source)
     searched = [Store(results / sweep)] if sweep is not None else sweeps(results)
-    holders = [store for store in searched if (store.epochs_folder / f"{source}.parquet").is_file()]
+    holders = [store for store in searched if store.epochs_of(source)]
     if not holders:
-        there = [file.stem for store in searched for file in sorted(store.trials_folder.glob("*.parquet"))]
+        there = [str(row["trial_id"]) for store in searched for row in store.latest_attempts().rows()]
         where = results if sweep is None else results / sweep
         raise StoreError(f"{where}: no trial {source} with a finished epoch{nearest(source, there) if there else ''}")
     if len(holders) > 1:
@@ -109,13 +109,13 @@ def draw(weights: Weights, asked: Request, on_row: Callable[[int, int], None] | 
     return Drawn(images.cpu(), labels)
 
 
-def write(out: Path, drawn: Drawn, asked: Request, file: Path) -> None:
+def write(out: Path, drawn: Drawn, asked: Request, weights: Folder, checksum: str) -> None:
     """Write each image, the picture of all, and what was asked for of which weights, to the new folder `out`."""
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp"))
     try:
         submission.write_samples(temporary, drawn)
-        content = {"weights": str(file), "sha256": sha256(file)} | asdict(asked)
+        content = {"weights": str(weights), "sha256": checksum} | asdict(asked)
         (temporary / REQUEST).write_text(json.dumps(content, indent=2) + "\n")
         temporary.chmod(0o755)
         temporary.rename(out)

@@ -18,12 +18,14 @@ import random
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, TypeAlias, TypeVar
 
 from cpcnn_core import files
@@ -254,6 +256,17 @@ def fetch(source: Folder, target: Path) -> None:
         return
     content = source.read_bytes()
     files.write_atomically(target, lambda stream: stream.write(content))
+
+
+@contextmanager
+def on_disk(file: Folder) -> Generator[Path]:
+    """The file on this machine: itself, or a copy that is gone afterwards. Raise FileNotFoundError."""
+    if isinstance(file, Path):
+        yield file
+        return
+    with TemporaryDirectory(prefix="cpcnn-") as folder:
+        fetch(file, Path(folder) / file.name)
+        yield Path(folder) / file.name
 
 
 def size(path: Folder) -> int | None:

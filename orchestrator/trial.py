@@ -14,8 +14,9 @@ from typer.core import TyperGroup
 
 from cpcnn_core.checkpoint import load_weights
 from cpcnn_core.config import ConfigError, TrialConfig
+from cpcnn_core.files import sha256
 from orchestrator import command_line as cli
-from orchestrator import drawing, importing, provenance, replaying, space, submission, tracking, training
+from orchestrator import drawing, importing, provenance, replaying, space, storage, submission, tracking, training
 from orchestrator.objective import Objective
 from orchestrator.progress import plain
 from orchestrator.recording import Recording
@@ -139,7 +140,8 @@ def sample(
         file = drawing.weights_file(
             source, results, sweep=None if sweep is None else cli.folder_name(sweep), epoch=epoch
         )
-        weights = load_weights(file)
+        with storage.on_disk(file) as here:
+            weights, checksum = load_weights(here), sha256(here)
         half = 0 if complete is None else weights.model.image_shape[1] // 2
         asked = drawing.Request(
             drawing.parse_counts(count or (), weights.model.nr_classes),
@@ -151,7 +153,7 @@ def sample(
         with _bar(console) as bar:
             task = bar.add_task("rows drawn", total=None)
             drawn = drawing.draw(weights, asked, lambda done, total: bar.update(task, completed=done, total=total))
-        drawing.write(out, drawn, asked, file)
+        drawing.write(out, drawn, asked, file, checksum)
     console.print(
         f"{len(drawn.labels)} images by {file} are in {out / submission.SAMPLES}, all in {out / submission.GRID}",
         soft_wrap=True,

@@ -112,7 +112,8 @@ def test_old_images_are_never_mixed_with_new_ones(results: Path) -> None:
 
 
 def test_a_trial_of_several_sweeps_is_asked_about(results: Path) -> None:
-    Store(results / "again").create()
-    (results / "again" / "epochs" / f"{CONFIG.trial_id}.parquet").write_bytes(b"")
+    again = Store(results / "again")
+    again.create()
+    again.add_epoch(CONFIG.trial_id, 1, metrics(EPOCH))
     assert "is in again, sweep; say which with --sweep" in sample(results, "--out", results / "out")[1]
     assert sample(results, "--sweep", "sweep", "--count", 1, "--out", results / "out")[0] == 0
