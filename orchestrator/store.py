@@ -488,7 +488,8 @@ class Store:
                 version = _version(file.schema_arrow)
                 if version > SCHEMA:
                     return None, f"{path}: passed over; a newer version of this program wrote it (schema {version})"
-                whole = columns is None or version < SCHEMA  # columns may have had other names then
+                # Columns may have had other names in a version from which there are steps.
+                whole = columns is None or any(earlier in _MIGRATIONS for earlier in range(version, SCHEMA))
                 table = file.read(None if whole else [name for name in columns or () if name in there])
         except FileNotFoundError:
             return None, None
@@ -591,12 +592,14 @@ def _version(schema: pa.Schema) -> int:
 def _migrated(table: pa.Table, version: int) -> pa.Table:
     """The table as version SCHEMA has it: each earlier version's step in turn."""
     for earlier in range(version, SCHEMA):
-        table = _MIGRATIONS[earlier](table)
+        if earlier in _MIGRATIONS:
+            table = _MIGRATIONS[earlier](table)
     return table.replace_schema_metadata(None)
 
 
-# By the version that they start from. 2 only adds files; columns that it added are null in earlier rows anyway.
-_MIGRATIONS: dict[int, typing.Callable[[pa.Table], pa.Table]] = {1: lambda table: table}
+# By the version that they start from. None starts from 1: 2 only adds files, and columns that it added are null in
+# earlier rows anyway.
+_MIGRATIONS: dict[int, typing.Callable[[pa.Table], pa.Table]] = {}
 
 
 def _last_of_each(table: pa.Table, order: Sequence[str], unique: Sequence[str]) -> pa.Table:
