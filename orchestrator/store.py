@@ -485,17 +485,22 @@ class Store:
                 missing = [name for name in required if name not in there]
                 if missing:
                     return None, f"{path}: a foreign file, passed over; it has no column {', '.join(missing)}"
-                version = int((file.schema_arrow.metadata or {}).get(_SCHEMA_KEY, 1))
+                version = _version(file.schema_arrow)
                 if version > SCHEMA:
                     return None, f"{path}: passed over; a newer version of this program wrote it (schema {version})"
-                table = file.read(None if columns is None else [name for name in columns if name in there])
+                # Columns may have had other names in a version from which there are steps.
+                whole = columns is None or any(earlier in _MIGRATIONS for earlier in range(version, SCHEMA))
+                table = file.read(None if whole else [name for name in columns or () if name in there])
         except FileNotFoundError:
             return None, None
         except RemoteError as error:
             raise StoreError(str(error)) from error
         except (OSError, ValueError, pa.ArrowException) as error:
             return None, f"{path}: not readable as Parquet, passed over ({str(error).splitlines()[0]})"
-        return _migrated(table, version), None
+        table = _migrated(table, version)
+        return table if columns is None else table.select(
+            [name for name in columns if name in table.column_names]
+        ), None
 
     def _read_trial(self, path: Folder, trial_id: str) -> pa.Table | None:
         """The rows of one trial in a compacted file, None where there is no such file."""
@@ -503,9 +508,11 @@ class Store:
         try:
             # Sorted by trial, the file's own statistics lead to the few row groups that may hold it.
             if isinstance(path, Path):
-                return pq.read_table(path, filters=chosen).replace_schema_metadata(None)
-            with path.open() as stream:
-                return pq.read_table(stream, filters=chosen).replace_schema_metadata(None)
+                table = pq.read_table(path, filters=chosen)
+            else:
+                with path.open() as stream:
+                    table = pq.read_table(stream, filters=chosen)
+            return _migrated(table, _version(table.schema))
         except RemoteError as error:
             raise StoreError(str(error)) from error
         except (OSError, pa.ArrowException):
@@ -513,9 +520,12 @@ class Store:
 
     def _schema(self, path: Folder, tag: str | None) -> pa.Schema:
         if isinstance(path, Path):
-            return pq.read_schema(path)
-        with self._opened(path, tag) as file:
-            return file.schema_arrow
+            schema = pq.read_schema(path)
+        else:
+            with self._opened(path, tag) as file:
+                schema = file.schema_arrow
+        version = _version(schema)
+        return schema if version >= SCHEMA else _migrated(schema.empty_table(), version).schema
 
     @contextmanager
     def _opened(self, path: Folder, tag: str | None) -> Generator[pq.ParquetFile]:
@@ -575,15 +585,21 @@ def _set_aside(path: Folder) -> None:
     path.unlink()
 
 
+def _version(schema: pa.Schema) -> int:
+    return int((schema.metadata or {}).get(_SCHEMA_KEY, 1))
+
+
 def _migrated(table: pa.Table, version: int) -> pa.Table:
     """The table as version SCHEMA has it: each earlier version's step in turn."""
     for earlier in range(version, SCHEMA):
-        table = _MIGRATIONS[earlier](table)
+        if earlier in _MIGRATIONS:
+            table = _MIGRATIONS[earlier](table)
     return table.replace_schema_metadata(None)
 
 
-# By the version that they start from. 2 only adds files; columns that it added are null in earlier rows anyway.
-_MIGRATIONS: dict[int, typing.Callable[[pa.Table], pa.Table]] = {1: lambda table: table}
+# By the version that they start from. None starts from 1: 2 only adds files, and columns that it added are null in
+# earlier rows anyway.
+_MIGRATIONS: dict[int, typing.Callable[[pa.Table], pa.Table]] = {}
 
 
 def _last_of_each(table: pa.Table, order: Sequence[str], unique: Sequence[str]) -> pa.Table:

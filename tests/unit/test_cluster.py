@@ -151,8 +151,12 @@ def test_versions_that_differ_are_listed() -> None:
 
 
 def test_a_nodes_answer_is_judged(tmp_path: Path) -> None:
-    needs = Needs({"torch": "2.15.0"}, (("/shared/results/a/sweep.json", "the results"), ("/data", "the data")))
+    results = "s3://bucket/results/a/sweep.json"
+    needs = Needs({"torch": "2.15.0"}, ((results, "the results"), ("/data", "the data")))
     assert needs.problem({"torch": "2.15.0"}, []) is None
+    assert "give the machine what it needs to read and write there" in str(
+        needs.problem({"torch": "2.15.0"}, [results])
+    )
     said = needs.problem({"torch": "2.11.0"}, ["/data"])
     assert said is not None
     assert said.splitlines() == [

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+import orchestrator.store as store_module
 from cpcnn_core.config import TrialConfig
 from orchestrator.storage import Folder, located
 from orchestrator.store import COMPACTED, SCHEMA, Attempt, State, Store, StoreError, Table, config_of, sweeps
@@ -296,6 +298,24 @@ def test_files_of_an_earlier_schema_are_read_and_of_a_later_one_named(store: Sto
     read = store.epochs()
     assert read.rows() == []
     assert "a newer version of this program wrote it" in read.problems[0]
+
+
+def test_each_earlier_schema_s_step_is_taken_in_turn(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.add_epoch("aaa", 1, metrics(1))
+
+    def renamed(table: pa.Table) -> pa.Table:
+        return table.rename_columns(["accuracy" if name == "val_acc" else name for name in table.column_names])
+
+    def doubled(table: pa.Table) -> pa.Table:
+        return table.append_column("double", pc.multiply(table["accuracy"], 2.0))
+
+    monkeypatch.setattr(store_module, "_MIGRATIONS", {**store_module._MIGRATIONS, SCHEMA: renamed, SCHEMA + 1: doubled})
+    monkeypatch.setattr(store_module, "SCHEMA", SCHEMA + 2)
+    [row] = store.epochs_of("aaa")
+    assert (row["accuracy"], row["double"]) == (0.5, 1.0)
+    assert store.epochs().rows()[0]["double"] == 1.0
+    assert store.epochs(["double"]).rows()[0]["double"] == 1.0
+    assert "double" in store.epoch_columns()
 
 
 def test_pandas_reads_the_tables_without_us(store: Store) -> None:
