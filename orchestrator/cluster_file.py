@@ -63,7 +63,7 @@ def cluster(path: Path) -> Cluster:
     """The cluster that `ray up` would make of the file, the head alone being up. Raise ClusterError."""
     content = load(path)
     if not content.get("available_node_types"):
-        raise ClusterError(f"{path}: tells neither what its machines have nor what they cost; as cluster/gpu.yaml does")
+        raise ClusterError(f"{path}: tells neither what its machines have nor what they cost, as cluster/gpu.yaml does")
     head = content["available_node_types"].get(content.get("head_node_type"), {})
     node = Node("head", "the head", head.get("resources", {}), head.get("labels", {}))
     return Cluster([node], kinds(content))

@@ -41,7 +41,7 @@ def drive(alone: Host, shared: Path) -> None:
     typed(alone, "ray get-auth-token --generate && chmod 600 ~/.ray/auth_token")
     assert "will do" in typed(alone, f"python -m orchestrator.sweep --check-cluster {cluster_file}")
     typed(alone, f"ray up -y {cluster_file}")
-    wait_for(lambda: nodes(alone) == 2, 600, "two nodes")
+    wait_for(lambda: nodes(alone) == 2, 1200, "two nodes")
     said = typed(
         alone,
         f"python -m orchestrator.sweep search_spaces/loopback_test_space.py --submit {URL} --name small "
@@ -50,8 +50,8 @@ def drive(alone: Host, shared: Path) -> None:
     job = re.search(r"as job (\S+); this machine may be switched off", said)
     assert job, said
     store = Store(shared / "results" / "small")
-    wait_for(lambda: store.sweep_file.exists() and ended(store) == TRIALS, 600, "all trials")
-    wait_for(lambda: "SUCCEEDED" in typed(alone, f"ray job status --address {URL} {job[1]}"), 120, "the driver")
+    wait_for(lambda: store.sweep_file.exists() and ended(store) == TRIALS, 1200, "all trials")
+    wait_for(lambda: "SUCCEEDED" in typed(alone, f"ray job status --address {URL} {job[1]}"), 300, "the driver")
     assert {row["state"] for row in store.trials().rows()} <= {"COMPLETE", "PRUNED"}, store.trials().rows()
     # from outside: this machine is no part of the cluster and sees only the folder
     command = ["best", "--metric", "val_acc", "--results", str(shared / "results"), "--out", str(shared / "won")]
