@@ -149,7 +149,7 @@ def simulated(folder: Path, trials: int, known: int = 0) -> Iterator[Costs]:
     """The costs so far, after each of the simulated trials has ended; the study has heard of `known` others."""
     store = Store(folder)
     store.create()
-    # A file would take 50 ms for each of the known ones.
+    # A file would take 40 ms for each of the known ones.
     study = Study(SPACE, store, seed=0, trials=trials, storage=InMemoryStorage() if known else None)
     view = Progress(Console(quiet=True), SPACE.objective, SPACE.searched, total=trials)
     ledger = Ledger(study, store, SPACE.objective, view, SPACE.schedule.scheduler(EPOCHS))
