@@ -72,12 +72,7 @@ class Trials:
             chosen[among[(among >= end - len(table)) & (among < end)] - (end - len(table))] = True
             if not chosen.any():
                 continue  # a sweep without a trial yet has none of these columns
-            alike = table.select(list(columns)).filter(arrays.mask(chosen))
-            if all(len(alike[name].unique()) == 1 for name in columns):  # as nearly always; grouping imports pandas
-                alike = alike.slice(0, 1)
-            else:
-                alike = alike.group_by(list(columns)).aggregate([])
-            for row in alike.to_pylist():
+            for row in _kinds(table.filter(arrays.mask(chosen)), columns):
                 found.setdefault(tuple(row[name] for name in columns), []).append(store)
         return found
 
@@ -395,7 +390,7 @@ def _drawn_alike(
     table = pa.concat_tables([pa.table({name: part[name] for name in RULER}) for part in parts])
     for condition in conditions:
         usable = usable & condition.holds(_column(table, condition.column))
-    kinds = table.filter(arrays.mask(usable)).group_by(list(RULER)).aggregate([]).to_pylist()
+    kinds = _kinds(table.filter(arrays.mask(usable)), RULER)
     kinds = [kind for kind in kinds if any(value is not None for value in kind.values())]
     if len(kinds) > 1:
         listed = "; ".join(", ".join(f"{name}={kind[name]}" for name in RULER) for kind in kinds)
@@ -435,6 +430,17 @@ def _one_objective(stores: Iterable[Store]) -> None:
             f"--metric {SCORE}: these sweeps have different objectives, whose scores do not compare ({listed}); choose "
             "one with --sweep, or a metric that is the same in all"
         )
+
+
+def _kinds(table: pa.Table, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The different rows that the table has in these columns."""
+    table = table.select(list(names))
+    if all(len(table[name].unique()) <= 1 for name in names):  # as nearly always; grouping imports pandas
+        table = table.slice(0, 1)
+    else:
+        table = table.group_by(list(names)).aggregate([])
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
 
 
 def _column(table: pa.Table, name: str) -> NDArray[Any]:
