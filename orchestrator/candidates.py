@@ -7,6 +7,7 @@ for it, with the same extractor, number of images and reference.
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from cpcnn_core.metrics import DIRECTIONS, RULER
 from cpcnn_core.suggest import nearest
-from orchestrator import storage, where
+from orchestrator import arrays, storage, where
 from orchestrator.choosing import Images, Normals, Sample
 from orchestrator.leaderboard import Entry
 from orchestrator.objective import SCORE, Direction, Objective
@@ -38,13 +39,50 @@ class ChoiceError(Exception):
     """Nothing that could be chosen."""
 
 
+class Trials:
+    """The trials of several sweeps, by number. Of ten thousand most are never looked at one by one."""
+
+    def __init__(self, tables: Sequence[tuple[Store, pa.Table]]) -> None:
+        self._tables = tuple(tables)
+        self._ends = np.cumsum([len(table) for _, table in self._tables]).tolist()
+        self._rows: dict[int, dict[str, Any]] = {}
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, number: int) -> tuple[Store, dict[str, Any]]:
+        """The trial's sweep, and its row of `trials`."""
+        part = bisect_right(self._ends, number)
+        store, table = self._tables[part]
+        if number not in self._rows:
+            at = number - (self._ends[part] - len(table))
+            [self._rows[number]] = table.slice(at, 1).to_pylist()
+        return store, self._rows[number]
+
+    def column(self, name: str) -> NDArray[Any]:
+        """What the trials have in that column, as `_column` gives it."""
+        return np.concatenate([_column(table, name) for _, table in self._tables])
+
+    def kinds(self, columns: Sequence[str], among: NDArray[np.int64]) -> dict[tuple[Any, ...], list[Store]]:
+        """The different values that the trials of these numbers have in the columns, and the sweeps that have them."""
+        found: dict[tuple[Any, ...], list[Store]] = {}
+        for end, (store, table) in zip(self._ends, self._tables, strict=True):
+            chosen = np.zeros(len(table), bool)
+            chosen[among[(among >= end - len(table)) & (among < end)] - (end - len(table))] = True
+            if not chosen.any():
+                continue  # a sweep without a trial yet has none of these columns
+            for row in _kinds(table.filter(arrays.mask(chosen)), columns):
+                found.setdefault(tuple(row[name] for name in columns), []).append(store)
+        return found
+
+
 @dataclass(frozen=True)
 class Epochs:
     """Epochs that have the metric and meet the conditions, best trial first, each trial's epochs in order."""
 
     objective: Objective
     stores: tuple[Store, ...]
-    trials: tuple[tuple[Store, dict[str, Any]], ...]  # the rows of those that are in `trial`, and others
+    trials: Trials  # those that are in `trial`, and others
     trial: NDArray[np.int64]  # (M,) index into `trials`
     epoch: NDArray[np.int64]  # (M,)
     values: Floats  # (M,) of the metric
@@ -105,41 +143,42 @@ def read(
     objective = _objective(metric, mode)
     of_epochs = [condition for condition in conditions if condition.column in known]
     of_trials = [condition for condition in conditions if condition.column not in known]
-    drawn = is_drawn(metric) or any(is_drawn(condition.column) for condition in conditions)
+    # Values of drawn images are compared only with their like; the conditions on RULER then say which are meant.
+    compared = metric == SCORE or is_drawn(metric) or any(is_drawn(condition.column) for condition in conditions)
     error_column = f"{metric}_standard_error"
     columns = [metric, "checkpoint", *(condition.column for condition in of_epochs)]
     columns += [error_column] if error_column in known else []
-    columns += list(RULER) if drawn or metric == SCORE else []
+    columns += list(RULER) if compared else []
 
-    trials: list[tuple[Store, dict[str, Any]]] = []
+    trials = Trials([(store, table.columns) for store, table in zip(stores, trial_tables, strict=True)])
+    before = 0
     parts: list[dict[str, Any]] = []
     problems: list[str] = []
     for store, table in zip(stores, trial_tables, strict=True):
         epochs = store.epochs(columns)
         problems += [*table.problems, *epochs.problems]
-        rows = table.rows()
-        fits = np.ones(len(rows), bool)
+        fits = np.ones(len(table.columns), bool)
         for condition in of_trials:
-            fits &= condition.holds([row.get(condition.column) for row in rows])
+            fits &= condition.holds(_column(table.columns, condition.column))
         index = pc.index_in(epochs.columns["trial_id"], table.columns["trial_id"].combine_chunks())
-        at = pc.fill_null(index, -1).to_numpy().astype(np.int64)
+        at = arrays.integers(index)
         mine = (at >= 0) & np.append(fits, False)[at]  # an epoch without a trial's row belongs to nobody
-        for condition in (held for held in of_epochs if held.column not in RULER):
+        for condition in (held for held in of_epochs if not (compared and held.column in RULER)):
             mine &= condition.holds(_column(epochs.columns, condition.column))
         found = {name: _column(epochs.columns, name)[mine] for name in columns if name not in {"checkpoint", *RULER}}
-        for name in RULER if drawn or metric == SCORE else ():
-            found[name] = epochs.columns[name].filter(pa.array(mine))
-        found["trial"] = at[mine] + len(trials)
-        found["epoch"] = epochs.columns["epoch"].to_numpy()[mine].astype(np.int64)
-        found["kept"] = epochs.columns["checkpoint"].is_valid().to_numpy()[mine]
+        for name in RULER if compared else ():
+            found[name] = epochs.columns[name].filter(arrays.mask(mine))
+        found["trial"] = at[mine] + before
+        before += len(table.columns)
+        found["epoch"] = arrays.integers(epochs.columns["epoch"])[mine]
+        found["kept"] = arrays.valid(epochs.columns["checkpoint"])[mine]
         parts.append(found)
-        trials += [(store, row) for row in rows]
     if not any(len(part["trial"]) for part in parts) and not conditions:
         raise ChoiceError("no trial has finished an epoch yet")
     values = np.concatenate([part[metric].astype(np.float64) for part in parts])
     usable = np.isfinite(values)
     alike: tuple[Any, ...] | None = None
-    if drawn or metric == SCORE:
+    if compared:
         usable, alike = _drawn_alike(parts, [held for held in of_epochs if held.column in RULER], usable, metric)
     if not usable.any():
         why = f" where {' and '.join(map(str, conditions))}" if conditions else ""
@@ -150,18 +189,18 @@ def read(
 
     trial, epoch = joined("trial"), joined("epoch")
     values = values[usable]
-    among = [trials[index] for index in np.unique(trial)]
-    _comparable(among)
+    kinds = trials.kinds(DATA, np.unique(trial))
+    _comparable(kinds)
     if metric == SCORE:
-        _one_objective({store.folder: store for store, _ in among}.values())
+        _one_objective({store.folder: store for of in kinds.values() for store in of}.values())
     errors = joined(error_column) if error_column in known else np.full(len(values), np.nan)
     scores = values if objective.direction == "max" else -values
     best = np.full(len(trials), -np.inf)
     np.maximum.at(best, trial, scores)
-    started = np.argsort(np.argsort([str(row["started"]) for _, row in trials], kind="stable"))
+    started = np.argsort(trials.column("started").astype(str).argsort(kind="stable"))
     order = np.lexsort((epoch, trial, started[trial], -best[trial]))
     unsorted = Epochs(
-        objective, tuple(stores), tuple(trials), trial, epoch, values, errors, joined("kept"), alike, tuple(problems)
+        objective, tuple(stores), trials, trial, epoch, values, errors, joined("kept"), alike, tuple(problems)
     )
     return unsorted.take(order)
 
@@ -292,9 +331,9 @@ def _images(among: Epochs, sign: float) -> tuple[Images | None, NDArray[np.int64
     features: list[Floats] = []
     rows: list[int] = []
     reason = "no predictions of theirs are stored"
-    images: list[str] | None = None
+    images: pa.ChunkedArray | None = None
     per_image = 1.0
-    for each in among.stores:
+    for each in (store for store in among.stores if store.is_remote):
         held = zip(among.trial, among.epoch, strict=True)
         of_store = [(among.trials[trial], int(epoch)) for trial, epoch in held]
         each.expect_predictions((str(trial["trial_id"]), epoch) for (store, trial), epoch in of_store if store is each)
@@ -306,15 +345,13 @@ def _images(among: Epochs, sign: float) -> tuple[Images | None, NDArray[np.int64
             if "not there" not in str(error):
                 reason = str(error)
             continue
-        names = table["image"].to_pylist() if images is None else images
-        if images is None:
-            images = names
-        elif not table["image"].equals(pa.chunked_array([images])):
+        images = table["image"] if images is None else images
+        if not table["image"].equals(images):
             reason = "their predictions are of other images"
             continue
         classes = sum(name.startswith("log_p_") for name in table.column_names)
-        log_p = np.stack([table[f"log_p_{label}"].to_numpy() for label in range(classes)], axis=1)
-        found = feature(log_p, table["label"].to_numpy())
+        log_p = np.stack([arrays.numbers(table[f"log_p_{label}"]) for label in range(classes)], axis=1)
+        found = feature(log_p, arrays.integers(table["label"]))
         value = float(metric(found.mean(axis=0)))
         if among.objective.metric == "val_bpd":
             if not rows:
@@ -356,7 +393,7 @@ def _drawn_alike(
     table = pa.concat_tables([pa.table({name: part[name] for name in RULER}) for part in parts])
     for condition in conditions:
         usable = usable & condition.holds(_column(table, condition.column))
-    kinds = table.filter(pa.array(usable)).group_by(list(RULER)).aggregate([]).to_pylist()
+    kinds = _kinds(table.filter(arrays.mask(usable)), RULER)
     kinds = [kind for kind in kinds if any(value is not None for value in kind.values())]
     if len(kinds) > 1:
         listed = "; ".join(", ".join(f"{name}={kind[name]}" for name in RULER) for kind in kinds)
@@ -370,16 +407,13 @@ def _drawn_alike(
     return usable, tuple(kinds[0][name] for name in RULER) if kinds else None
 
 
-def _comparable(trials: Iterable[tuple[Store, Mapping[str, Any]]]) -> None:
-    """Raise ChoiceError where the trials were measured on different data."""
-    kinds: dict[tuple[object, ...], set[str]] = {}
-    for store, row in trials:
-        kinds.setdefault(tuple(row[key] for key in DATA), set()).add(store.folder.name)
+def _comparable(kinds: Mapping[tuple[Any, ...], Iterable[Store]]) -> None:
+    """Raise ChoiceError where the trials, by what data they saw, saw different data."""
     if len(kinds) > 1:
         listed = "; ".join(
-            f"{', '.join(sorted(names))}: "
+            f"{', '.join(sorted({store.folder.name for store in stores}))}: "
             + ", ".join(f"{key}={plain(value)}" for key, value in zip(DATA, data, strict=True))
-            for data, names in kinds.items()
+            for data, stores in kinds.items()
         )
         raise ChoiceError(
             f"these trials saw different data, which no metric compares ({listed}); choose a sweep with --sweep, and "
@@ -401,14 +435,24 @@ def _one_objective(stores: Iterable[Store]) -> None:
         )
 
 
+def _kinds(table: pa.Table, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The different rows that the table has in these columns."""
+    table = table.select(list(names))
+    if all(len(table[name].unique()) <= 1 for name in names):  # as nearly always; grouping imports pandas
+        table = table.slice(0, 1)
+    else:
+        table = table.group_by(list(names)).aggregate([])
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
+
+
 def _column(table: pa.Table, name: str) -> NDArray[Any]:
     """A column for numpy: floats with NaN where it is null, other kinds as objects with None."""
     if name not in table.column_names:
         return np.full(len(table), np.nan)
     column = table[name]
     if pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or pa.types.is_null(column.type):
-        numbers: NDArray[np.float64] = pc.cast(column, pa.float64()).to_numpy()
-        return numbers
+        return arrays.numbers(column)
     return np.array(column.to_pylist(), dtype=object)
 
 

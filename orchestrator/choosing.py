@@ -6,9 +6,9 @@ values are such that more is better; whoever minimises turns the sign.
 The best of many noisy values is mostly the luckiest. Three things are done about it. A *paired bootstrap* redraws the
 images, the same ones for every candidate, so that what makes all of them right or wrong together cancels where they
 are compared. *Halving* chooses on one half of the images and reads the value on the other, many times over: what is
-read there is free of the luck that the choice picked up. And a *rule* that looks at neighbouring epochs, or at how a
-choice does on the other half, picks less luck to begin with. `benchmarks/choosing.py` measures all three against a
-known truth.
+read there is free of the luck that the choice picked up. And a *rule* that looks at neighbouring epochs and at other
+trials (`smoothing.py`), or at how a choice does on the other half, picks less luck to begin with.
+`benchmarks/choosing.py` measures all three against a known truth.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from typing import Literal, Protocol, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator import smoothing
+
 Array: TypeAlias = NDArray[np.float64]
 Rule = Literal["max", "corrected", "smoothed", "smallest"]
 RULES: tuple[Rule, ...] = get_args(Rule)
@@ -32,8 +34,6 @@ SPLITS = 400  # into halves
 
 _AT_ONCE = 2**22  # numbers per block of redraws, so that memory does not grow with their number
 _REDRAWS_OF_A_PART, _PICKS_OF_SMALLEST = 200, 50  # comparing all with the best, once per part, takes longest
-_WIDE, _BEST_SHARE = 5, 0.1
-_WIDTHS = (1, 2, 3, 5, 8, 13)  # how many neighbours on each side a smoothed epoch may look at
 
 
 class Sample(Protocol):
@@ -136,7 +136,7 @@ class Verdict:
     high: Array  # (M,)
     probability: Array  # (M,) that the candidate is truly the best; they add up to 1
     indistinguishable: NDArray[np.bool_]  # (M,) the set that holds the truly best with probability LEVEL
-    smoothed: Array  # (M,) with the neighbouring epochs
+    smoothed: Array  # (M,) expected true values, given the neighbouring epochs and the other trials
     chosen: int
     corrected: float  # the chosen one's value without the luck that choosing it picked up
     corrected_low: float
@@ -159,7 +159,8 @@ class Judge:
         self._quarters = sample.divided(splits, 1 / 4, rng)
         self._low, self._high = intervals(self._values, self._redrawn)
         self._together = indistinguishable(self._values, self._redrawn)
-        self._kernel = smoothing(candidates, self._values, self._redrawn)
+        errors = self._redrawn - self._redrawn.mean(axis=0)
+        self._kernel = smoothing.expectation(self._values, errors, candidates.trial, candidates.epoch)
 
     def verdict(self, rule: Rule = DEFAULT_RULE) -> Verdict:
         """Choose by `rule`, and say how sure that is."""
@@ -182,8 +183,8 @@ class Judge:
     def choose(self, rule: Rule = DEFAULT_RULE) -> int:
         """The candidate that `rule` picks among those allowed; of equals the first.
 
-        `max`: the best measured one. `smoothed`: the best with its neighbouring epochs. `corrected`: the trial whose
-        epochs, each picked on one half of the images, do best on the other, and of it the best smoothed epoch.
+        `max`: the best measured one. `smoothed`: the best expected true value (`smoothing.py`). `corrected`: the trial
+        whose epochs, each picked on one half of the images, do best on the other, and of it the best smoothed epoch.
         `smallest`: the smallest model that is not shown to be worse than the best, and of equal ones the best smoothed.
         """
         candidates, may = self._candidates, self._candidates.may
@@ -274,52 +275,12 @@ def indistinguishable(values: Array, redrawn: Array, level: float = LEVEL) -> ND
     return together
 
 
-def smoothing(candidates: Candidates, values: Array, redrawn: Array) -> Array:
-    """(M, M) the weights with which a trial's epochs speak for one another; rows add up to 1.
-
-    Each value is drawn towards its neighbours' mean by as much as chance explains of its distance from it,
-    positive-part James-Stein: where curves truly jump, they are left alone. Of the widths, that of the least estimated
-    risk (Mallows' C_p with the redraws' covariance S: |Ky - y|^2 + 2 tr(K S) - tr S estimates the squared error of Ky).
-    What counts for that is where the choice will fall: the best tenth by wide means, not by the values, which luck
-    would pick.
-    """
-    noise = _centred(redrawn - redrawn.mean(axis=0))
-    wide = _triangle(candidates, _WIDE) @ values
-    near = wide >= np.quantile(wide, 1 - _BEST_SHARE)
-    own = np.square(noise[:, near]).sum(axis=1).mean()
-    best, least = np.eye(len(values)), 0.0
-    for width in _WIDTHS:
-        kernel = _triangle(candidates, width)
-        explained = own - (noise @ kernel[near].T * noise[:, near]).sum(axis=1).mean()
-        distance = np.square((kernel @ values - values)[near]).sum()
-        if explained <= 0:
-            continue
-        share = min(1.0, explained / distance) if distance > 0 else 1.0
-        risk = share**2 * distance - 2 * share * explained
-        if risk < least:
-            best, least = (1 - share) * np.eye(len(values)) + share * kernel, risk
-    return best
-
-
 def _smallest(candidates: Candidates, smoothed: Array, together: NDArray[np.bool_]) -> int:
     if candidates.size is None:
         raise ValueError("the rule `smallest` needs the models' sizes")
     among = candidates.may & together
     among = among if among.any() else candidates.may
     return _argmax(smoothed, among & (candidates.size == candidates.size[among].min()))
-
-
-def _triangle(candidates: Candidates, width: int) -> Array:
-    """(M, M) the weights of a mean over the same trial's epochs, falling off to nothing `width` + 1 epochs away."""
-    near = np.maximum(0, 1 - np.abs(candidates.epoch[:, None] - candidates.epoch) / (width + 1))
-    weights = np.where(candidates.trial[:, None] == candidates.trial, near, 0.0)
-    normed: Array = weights / weights.sum(axis=1, keepdims=True)
-    return normed
-
-
-def _centred(values: Array) -> Array:
-    centred: Array = values - values.mean(axis=-1, keepdims=True)
-    return centred
 
 
 def _argmax(values: Array, among: NDArray[np.bool_]) -> int:

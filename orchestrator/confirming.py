@@ -147,7 +147,7 @@ def ask(epochs: Epochs, standings: Sequence[Mapping[str, Any]], *, finalists: in
         raise ChoiceError(
             f"--confirm {finalists}: there are {len(found)} different configurations to choose from, seeds apart"
         )
-    above = 1 + max(int(row[_SEED]) for _, row in epochs.trials)
+    above = 1 + int(epochs.trials.column(_SEED).max())
     first = list(found.values())[:finalists]
     [store] = [store for store in epochs.stores if store.folder.name == first[0].sweep]
     sweep = store.read_sweep() or {}

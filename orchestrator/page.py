@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from cpcnn_core.files import write_atomically
-from cpcnn_core.metrics import ruler_of
+from cpcnn_core.metrics import EpochMetrics, ruler_of
 from orchestrator import leaderboard
 from orchestrator.best import Choice, sentences, standings
 from orchestrator.candidates import DATA
@@ -148,32 +149,58 @@ def _pareto(entries: Sequence[Entry], _: Choice) -> str:
 
 
 def _curves(entries: Sequence[Entry], choice: Choice) -> str:
-    objective = choice.epochs.objective
-    drawn = leaderboard.ranked(entries, objective)[:_CURVES]
-    pairs: list[tuple[str, tuple[str, ...]]] = [
-        ("bits per dimension", ("train_bpd", "val_bpd")),
-        ("accuracy", ("train_acc", "val_acc")),
+    drawn = leaderboard.ranked(entries, choice.epochs.objective)[:_CURVES]
+    figures: list[tuple[str, tuple[str, ...]]] = [
+        ("bits per dimension (dotted: training)", ("train_bpd", "val_bpd")),
+        ("accuracy (dotted: training)", ("train_acc", "val_acc")),
+        ("FID (compares where measured alike)", ("fid",)),
     ]
-    per_class = sorted({name for entry in drawn for row in entry.epochs for name in row if name.startswith("fid.")})
-    pairs += [("FID (compares where measured alike)", ("fid",)), ("FID by class", tuple(per_class))]
-    parts = []
-    for title, names in pairs:
+    figures += [(name, (name,)) for name in _of_fusions(drawn)]
+    parts = [f"<p>The best {len(drawn)} trials. A click on a point leads to its trial.</p>"]
+    for title, names in figures:
         figure = go.Figure()
         for color, entry in enumerate(drawn):
-            for dash, name in enumerate(names):
-                points = [(row["epoch"], row[name]) for row in entry.epochs if row.get(name) is not None]
-                if not points:
-                    continue
-                x, y = zip(*points, strict=True)
-                trace = _points(x, y, [entry] * len(x), f"{entry.trial_id} {name}", lines=True)
-                trace.line = {
-                    "color": _color(color),
-                    "dash": ("dot", "solid", "dash", "dashdot")[dash % 4 if len(names) > 1 else 1],
-                }
-                figure.add_trace(trace)
+            for name, dash in zip(names, ("dot", "solid")[-len(names) :], strict=True):
+                _add_curve(figure, entry, name, entry.trial_id, color, dash)
         if len(figure.data):
             parts.append(_figure(figure, "epoch", title))
-    return f"<p>The best {len(drawn)} trials.</p>" + "".join(parts)
+    return "".join(parts) + _class_fids(drawn)
+
+
+def _class_fids(drawn: Sequence[Entry]) -> str:
+    """A line per class; of one trial, since all classes of all trials are a tangle."""
+    for entry in drawn:
+        names = sorted({name for row in entry.epochs for name, value in row.items() if _is_class_fid(name, value)})
+        figure = go.Figure()
+        for color, name in enumerate(names):
+            _add_curve(figure, entry, name, name, color, "solid")
+        if names:
+            said = f"<p>By class, of {_text(entry.trial_id)}, the best trial that has it.</p>"
+            return said + _figure(figure, "epoch", "FID of a class")
+    return ""
+
+
+def _is_class_fid(name: str, value: object) -> bool:
+    return name.startswith("fid.") and value is not None
+
+
+def _of_fusions(drawn: Sequence[Entry]) -> list[str]:
+    """The columns in which fusions tell of themselves, as FiLM of its gamma and beta."""
+    columns = dict.fromkeys(
+        name for entry in drawn for row in entry.epochs for name, value in row.items() if isinstance(value, float)
+    )
+    known = {field.name for field in fields(EpochMetrics)}
+    return [name for name in columns if name not in known and not name.startswith(("val_acc.", "fid."))]
+
+
+def _add_curve(figure: go.Figure, entry: Entry, column: str, name: str, color: int, dash: str) -> None:
+    points = [(row["epoch"], row[column]) for row in entry.epochs if row.get(column) is not None]
+    if points:
+        x, y = zip(*points, strict=True)
+        trace = _points(x, y, [entry] * len(x), name, lines=True)
+        trace.line = {"color": _color(color), "dash": dash}
+        trace.update(legendgroup=name, showlegend=name not in {other.name for other in figure.data})
+        figure.add_trace(trace)
 
 
 def _sizes(entries: Sequence[Entry], _: Choice) -> str:
@@ -207,7 +234,7 @@ def _importance(entries: Sequence[Entry], choice: Choice) -> str:
         "<p>The share of the variance over trials that goes with each setting alone, corrected for the number of its "
         "values (adjusted eta squared; numbers in thirds). Few trials say little.</p>"
         + _figure(figure, f"share of the variance of {objective.metric}", "")
-        + _figure(parallel, "", "")
+        + _figure(parallel, "", "", margin={"l": 60, "r": 60, "t": 60, "b": 20})
     )
 
 
@@ -277,21 +304,32 @@ def _confusion(_: Sequence[Entry], choice: Choice) -> str:
     )
 
 
-def _samples(_: Sequence[Entry], choice: Choice) -> str:
+def _samples(entries: Sequence[Entry], choice: Choice) -> str:
     parts = []
     stores = {store.folder.name: store for store in choice.epochs.stores}
+    rows = {(entry.store.folder.name, entry.trial_id, row["epoch"]): row for entry in entries for row in entry.epochs}
     for one in standings(choice)[:_FINALISTS]:
         store, trial_id = stores[one["sweep"]], str(one["trial_id"])
         files = sorted(store.samples_folder.glob(f"{trial_id}-*.png"))
         spread = sorted({round(at) for at in np.linspace(0, len(files) - 1, _PICTURES)}) if files else []
         for index in spread:
             content = base64.b64encode(files[index].read_bytes()).decode()
-            caption = f"{trial_id}, epoch {int(files[index].stem.rpartition('-')[2])}, a row per class"
+            epoch = int(files[index].stem.rpartition("-")[2])
+            measured = rows.get((store.folder.name, trial_id, epoch), {})
+            caption = f"{trial_id}, epoch {epoch}, a row per class{_fids(measured)}"
             parts.append(
                 f'<figure><img alt="{_text(caption)}" src="data:image/png;base64,{content}">'
                 f"<figcaption>{_text(caption)}</figcaption></figure>"
             )
     return "".join(parts) or _nothing("No samples were drawn: eval.fid_every was 0.")
+
+
+def _fids(row: Mapping[str, Any]) -> str:
+    """FID of the images, and of each class's."""
+    if row.get("fid") is None:
+        return ""
+    classes = [f"{value:.1f}" for name, value in sorted(row.items()) if _is_class_fid(name, value)]
+    return f"; FID {row['fid']:.1f}" + (f", by class {' '.join(classes)}" if classes else "")
 
 
 def _failures(entries: Sequence[Entry], _: Choice) -> str:
@@ -363,11 +401,11 @@ def _points(
     )
 
 
-def _figure(figure: go.Figure, x: str, y: str) -> str:
+def _figure(figure: go.Figure, x: str, y: str, *, margin: Mapping[str, int] | None = None) -> str:
     figure.update_layout(
         template="plotly_white",
         height=420,
-        margin={"l": 50, "r": 10, "t": 20, "b": 50},
+        margin=margin or {"l": 50, "r": 10, "t": 20, "b": 50},
         legend={"orientation": "h", "y": -0.25, "font": {"size": 10}},
         xaxis_title=x,
         yaxis_title=y,

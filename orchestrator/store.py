@@ -47,7 +47,7 @@ from pydantic import BaseModel
 
 from cpcnn_core.config import Scalar, TrialConfig, field_names
 from cpcnn_core.metrics import EpochMetrics
-from orchestrator import storage
+from orchestrator import arrays, storage
 from orchestrator.storage import Folder, RemoteError, RemotePath, write_atomically
 
 if TYPE_CHECKING:
@@ -425,8 +425,9 @@ class Store:
             found = list(pool.map(lambda file: self._read(file, kind.required, columns, tags[file]), files))
         problems = tuple(problem for _, problem in found if problem is not None)
         tables = {file: table for file, (table, _) in zip(files, found, strict=True) if table is not None}
-        empty = pa.schema([(name, type_) for name, type_ in kind.columns.items() if columns is None or name in columns])
-        whole, clashes = _concatenate(empty.empty_table(), tables)
+        known = [name for name in kind.columns if columns is None or name in columns]
+        empty = pa.table({name: pa.nulls(0, kind.columns[name]) for name in known})
+        whole, clashes = _concatenate(empty, tables)
         whole = _last_of_each(whole, kind.order, kind.unique)
         compacted, problem = None, None
         if isinstance(folder, Path) or folder / COMPACTED in tags:
@@ -437,7 +438,7 @@ class Store:
             if len(whole):
                 newer = pc.is_in(compacted["trial_id"], whole["trial_id"].combine_chunks())
                 compacted = compacted.filter(pc.invert(newer))
-            whole, more = _concatenate(empty.empty_table(), {folder / COMPACTED: compacted, folder: whole})
+            whole, more = _concatenate(empty, {folder / COMPACTED: compacted, folder: whole})
             clashes += more
         return Table(whole, problems + clashes)
 
@@ -610,9 +611,8 @@ def _last_of_each(table: pa.Table, order: Sequence[str], unique: Sequence[str]) 
     changes = np.zeros(len(table), dtype=bool)
     changes[-1] = True
     for name in unique:
-        values = table[name].to_numpy()
-        changes[:-1] |= values[1:] != values[:-1]
-    return table if changes.all() else table.filter(pa.array(changes))
+        changes[:-1] |= arrays.bools(pc.not_equal(table[name].slice(1), table[name].slice(0, len(table) - 1)))
+    return table if changes.all() else table.filter(arrays.mask(changes))
 
 
 def _concatenate(empty: pa.Table, tables: Mapping[Folder, pa.Table]) -> tuple[pa.Table, tuple[str, ...]]:

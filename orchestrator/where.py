@@ -57,6 +57,8 @@ class Condition:
             return held
         if len({isinstance(value, str) for value in listed[there]} | {isinstance(self.value, str)}) > 1:
             kind = "text, which is compared with text in quotes" if isinstance(self.value, float) else "numbers"
+            if all(isinstance(value, bool) for value in listed[there]):
+                kind = "true and false, which are compared with 1 and 0"
             raise WhereError(f"--where {self}: {self.column} holds {kind}")
         if isinstance(self.value, str) and self.operator not in {"==", "!="}:
             raise WhereError(f"--where {self}: texts are equal (==) or not (!=)")

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
 from PIL import Image
@@ -15,7 +17,7 @@ from typer.testing import CliRunner
 from cpcnn_core import evaluate
 from cpcnn_core.checkpoint import build_model, load_weights, save_weights
 from cpcnn_core.config import TrialConfig
-from orchestrator import best, candidates, export, submission, training
+from orchestrator import arrays, best, candidates, export, submission, training
 from orchestrator.candidates import ChoiceError, Epochs
 from orchestrator.objective import Direction
 from orchestrator.store import Attempt, Store
@@ -294,6 +296,12 @@ def test_several_sweeps_are_chosen_from_together(results: Path) -> None:
     )
 
 
+def test_a_sweep_that_has_only_begun_is_no_obstacle(results: Path) -> None:
+    judged(results, {1: [120]}, sweep="one")
+    Store(results / "two").create()
+    assert len(epochs(results, where="model.nr_filters == 2")) == 1
+
+
 def test_scores_of_different_objectives_are_never_mixed(results: Path) -> None:
     for sweep, limit in (("one", 30), ("two", 40), ("three", 30)):
         config = CONFIG.with_settings({"seed": limit})
@@ -347,6 +355,8 @@ def test_fids_that_were_not_measured_alike_are_never_mixed(
         == 1
     )
     assert len(epochs(results, "val_acc")) == 2  # accuracies compare all the same
+    alike = "fid_images == 100 and fid_extractor == 'classifier-1' and fid_reference != 'x'"
+    assert len(epochs(results, "val_acc", alike)) == 1  # and a condition holds though no FID is compared
 
 
 def test_a_fid_has_its_interval_from_its_standard_error_or_none_with_the_reason(results: Path) -> None:
@@ -399,6 +409,9 @@ def test_a_condition_on_a_misspelt_column_names_the_nearest(results: Path) -> No
         epochs(results, where="val_ac > 0")
     with pytest.raises(WhereError, match="text in quotes"):
         epochs(results, where="model.fusion == 3")
+    with pytest.raises(WhereError, match="compared with 1 and 0"):
+        epochs(results, where="train.flip == 'true'")
+    assert len(epochs(results, where="train.flip == 0")) == 1
 
 
 @pytest.mark.fresh
@@ -440,6 +453,26 @@ def test_a_submission_in_the_course_s_form(tmp_path: Path) -> None:
     assert (tmp_path / "submission_with_paths.csv").read_text() == "test/0000021.jpg,1\ntest/0000007.jpg,0\n"
 
 
-def test_best_starts_without_torch_ray_or_optuna() -> None:
-    code = "import sys, orchestrator.best; assert not {'torch', 'ray', 'optuna', 'pandas'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+def test_best_answers_without_torch_ray_optuna_or_pandas(results: Path) -> None:
+    judged(results, {1: [120, 150], 2: [100, 110]})
+    code = (
+        "import sys; from orchestrator.best import app; app(sys.argv[1:], standalone_mode=False);"
+        "assert not {'torch', 'ray', 'optuna', 'pandas'} & set(sys.modules)"
+    )
+    asked = ["--metric", "val_acc", "--where", "val_acc > 0.5", "--results", str(results), "--no-export"]
+    subprocess.run([sys.executable, "-c", code, *asked], check=True, timeout=300)
+
+
+@pytest.mark.parametrize("null", [[], [1], [0, 1, 2, 3, 4]])
+def test_columns_are_read_as_pandas_would_read_them(null: list[int]) -> None:
+    held = [None if at in null else at - 2 for at in range(5)]
+    chunked = pa.chunked_array([held[:2], [], held[1:]], pa.int64()).slice(1)  # offsets, and a chunk without anything
+    found = arrays.numbers(chunked)
+    np.testing.assert_array_equal(found, chunked.to_pandas().astype(float).to_numpy())
+    assert arrays.valid(chunked).tolist() == (~np.isnan(found)).tolist()
+    assert arrays.integers(chunked, -9).tolist() == [-9 if value is None else value for value in chunked.to_pylist()]
+    assert arrays.numbers(chunked.cast(pa.float32())).tolist() == pytest.approx(found.tolist(), nan_ok=True)
+    assert arrays.bools(pc.equal(chunked, chunked)).all()
+    assert chunked.filter(arrays.mask(arrays.valid(chunked))).to_pylist() == [
+        v for v in chunked.to_pylist() if v is not None
+    ]

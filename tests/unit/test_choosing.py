@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from orchestrator import smoothing
 from orchestrator.choosing import RULES, Candidates, Images, Judge, Normals, indistinguishable, probability_of_best
 
 
@@ -97,6 +98,32 @@ def test_neighbouring_epochs_outvote_a_lucky_one() -> None:
     judge = Judge(Candidates(images(correct), np.repeat([0, 1], 10), epochs))
     assert judge.choose("max") == 4
     assert judge.choose("smoothed") >= 10
+
+
+def test_expectations_are_nearer_to_the_truth_than_what_was_measured() -> None:
+    rng = np.random.default_rng(0)
+    n, T, E = 500, 8, 12
+    heights = 0.7 + 0.03 * rng.standard_normal(T)
+    truth = (heights[:, None] - 0.05 * np.linspace(1, 0, E) ** 2).ravel()
+    shared = rng.random((n, 1))
+    of_epochs = 0.15 * rng.standard_normal((n, T * E))
+    correct = (shared + of_epochs < truth).astype(float)
+    trial, epoch = np.repeat(np.arange(T), E), np.tile(np.arange(1, E + 1), T)
+    values = correct.mean(axis=0)
+    W = smoothing.expectation(values, (correct - values) / np.sqrt(n), trial, epoch)
+    np.testing.assert_allclose(W.sum(axis=1), 1)
+
+    def error(found: NDArray[np.float64]) -> float:
+        """What all share (how hard the images are) apart, since it decides nothing."""
+        return float((found - truth).std())
+
+    assert error(W @ values) < 0.6 * error(values)
+
+
+def test_without_noise_nothing_is_smoothed() -> None:
+    values = np.array([0.1, 0.9, 0.2])
+    W = smoothing.expectation(values, np.zeros((5, 3)), np.zeros(3, int), np.arange(3))
+    np.testing.assert_array_equal(W, np.eye(3))
 
 
 def test_curves_that_truly_jump_are_left_alone() -> None:

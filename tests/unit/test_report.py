@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
-import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from orchestrator import report
 from orchestrator.store import Attempt
+from tests.browser import Browser
 from tests.fakes import metrics
 from tests.unit.test_best import CONFIG, add, fids, judged
 
@@ -73,25 +75,76 @@ def test_failures_say_why_and_their_text_is_no_markup(results: Path) -> None:
     assert "fid: too few images (1 epochs)" in page
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Debian's chromium")
-def test_a_browser_draws_it_without_an_error(results: Path, tmp_path: Path) -> None:
-    judged(results, {1: [120, 150], 2: [100, 110], 3: [140, 149], 4: [90]})
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    program = shutil.which("chromium")
+    if program is None:
+        assert "CI" not in os.environ, "the report is checked in Debian's chromium, which is not installed"
+        pytest.skip("needs Debian's chromium")
+    with Browser(program, tmp_path_factory.mktemp("browser")) as started:
+        yield started
+
+
+def test_the_browser_hears_errors_and_requests(browser: Browser, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("<img src='http://127.0.0.1:9/a.png'><script>console.error('no'); undefined.x</script>")
+    browser.open(page, width=400)
+    assert browser.requests == [page.as_uri(), "http://127.0.0.1:9/a.png"]
+    for said in ("'no'", "TypeError", "ERR_"):
+        assert any(said in problem for problem in browser.problems), browser.problems
+
+
+def searched(results: Path) -> set[str]:
+    """A sweep that has something for every section, and its trials."""
+    store = judged(results, {1: [120, 150], 2: [100, 110], 3: [140, 149], 4: [90, 95]})
+    trials = {CONFIG.with_settings({"seed": seed}).trial_id for seed in range(1, 5)}
+    alike = {"fid_extractor": "classifier-1", "fid_images": 100, "fid_reference": "digits/validation-1"}
+    for trial_id in trials:
+        for row in store.epochs_of(trial_id):
+            epoch = int(row["epoch"])
+            extra = {f"fid.{label}": 50.0 + label - epoch for label in range(4)} | {
+                "block_film.gamma_mean": 1.0 / epoch
+            }
+            again = metrics(epoch, val_acc=row["val_acc"], fid=30.0 / epoch, extra=extra, kept_epochs=(1, 2), **alike)
+            store.add_epoch(trial_id, 1, again)
+            Image.new("RGB", (256, 40), (90, 90, 200)).save(store.samples_file(trial_id, epoch))
+    failed = CONFIG.with_settings({"model.nr_filters": 4})
+    attempt = Attempt(trial_id=failed.trial_id, attempt=1, number=9, state="FAILED", started="2025", error="disk full")
+    store.write_attempt(attempt, failed)
+    return trials
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_a_browser_draws_it_and_a_click_on_a_point_leads_to_its_trial(
+    browser: Browser, results: Path, width: int
+) -> None:
+    trials = searched(results)
     written(results)
-    done = subprocess.run(
-        [
-            *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"),
-            *(
-                "--host-resolver-rules=MAP * ~NOTFOUND",
-                f"--user-data-dir={tmp_path / 'browser'}",
-                "--window-size=1280,900",
-            ),
-            f"file://{results / 'report.html'}",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=True,
+    file = results / "report.html"
+    browser.open(file, width=width)
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    plots = browser.run(
+        "[...document.querySelectorAll('.plotly-graph-div')].map(plot => ["
+        "plot.querySelectorAll('.main-svg').length, plot.getBoundingClientRect().right, plot.layout.yaxis.title.text])"
     )
-    assert done.stdout.count('class="main-svg"') >= 5
-    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    assert not [line for line in console if "rror" in line or "ncaught" in line or "net::" in line]
+    names = {name for _, _, name in plots}
+    assert names >= {"val_acc", "accuracy (dotted: training)", "FID of a class", "block_film.gamma_mean"}
+    assert all(drawn and right <= width for drawn, right, _ in plots)
+    of_trials = browser.run(
+        "[...document.querySelectorAll('.plotly-graph-div')].map((plot, at) => [at, plot]).filter("
+        "([_, plot]) => plot.data.some(trace => trace.customdata)).map(([at]) => at)"
+    )
+    assert len(of_trials) >= 7
+    for plot in of_trials:
+        x, y = browser.run(
+            f"(() => {{ location.hash = ''; const plot = document.querySelectorAll('.plotly-graph-div')[{plot}];"
+            "plot.scrollIntoView({block: 'center'}); const box = plot.querySelector('.point').getBoundingClientRect();"
+            "return [box.x + box.width / 2, box.y + box.height / 2]; })()"
+        )
+        browser.click(x, y)
+        reached = browser.run("location.hash").removeprefix("#trial-")
+        assert reached in trials, (plot, reached)
+        row = browser.run("document.querySelector(':target').getBoundingClientRect().top")
+        assert 0 <= row < 900
+    assert browser.problems == []
+    assert browser.requests == [file.as_uri()]
