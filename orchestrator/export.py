@@ -68,16 +68,22 @@ def export(
     `choice` is what `best` says of how the epoch was chosen. The folder is loaded in a fresh process, which has to find
     the same metrics and predictions, before it gets its name.
 
-    Raise ExportError where `out` is taken and not to be replaced, MismatchError where `metric` (or, where evaluation
-    does not give it, any metric that it gives) differs by more than 1e-4. In both cases `out` is as it was.
+    Raise ExportError where `out` is taken and not to be replaced, or cannot be written; MismatchError where `metric`
+    (or, where evaluation does not give it, any metric that it gives) differs by more than 1e-4. In each case `out` is
+    as it was.
     """
     if out.exists() and not force:
         raise ExportError(f"{out}: exists; --force replaces it, --out DIR puts the export elsewhere")
+    if out.exists() and not out.is_dir():
+        raise ExportError(f"{out}: is a file; --out names a folder")
     if out.exists() and any(out.iterdir()) and not all((out / name).is_file() for name in (WEIGHTS, METRICS)):
         raise ExportError(f"{out}: holds something that is no export of ours; --force replaces only those")
     source = entry.store.folder / str(epoch["checkpoint"])
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp"))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp"))
+    except OSError as error:
+        raise ExportError(f"{out}: cannot be written: {error.strerror}; --out DIR puts the export elsewhere") from None
     try:
         weights = temporary / WEIGHTS
         try:

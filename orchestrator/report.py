@@ -13,6 +13,7 @@ from orchestrator.best import Sweeps, choose, chosen_sweeps
 from orchestrator.candidates import ChoiceError
 from orchestrator.choosing import DEFAULT_RULE, Rule
 from orchestrator.storage import beside
+from orchestrator.store import StoreError
 
 app = cli.command()
 
@@ -37,7 +38,10 @@ def main(
         from orchestrator import page  # plotly takes a second to import; a mistake is answered before
 
         file = out or beside(results) / "report.html"
-        page.write(file, stores, choice)
+        try:
+            page.write(file, stores, choice)
+        except OSError as error:
+            raise StoreError(f"{file}: cannot be written: {error.strerror}; --out FILE puts it elsewhere") from None
     for problem in epochs.problems:
         console.print(f"warning: {problem}", style="yellow", soft_wrap=True)
     console.print(

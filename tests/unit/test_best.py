@@ -141,6 +141,16 @@ def test_force_replaces_exports_and_nothing_else(results: Path, measured: Measur
     assert call("--metric", "val_acc", "--results", results, "--out", thesis, "--force")[0] == 0
 
 
+def test_a_place_that_no_folder_can_have_is_said_in_words(results: Path, measured: Measured) -> None:
+    add_real(results, measured)
+    thesis = results.parent / "thesis"
+    thesis.write_text("years of work")
+    code, output = call("--metric", "val_acc", "--results", results, "--out", thesis, "--force")
+    assert (code, "is a file" in output, thesis.read_text()) == (2, True, "years of work")
+    code, output = call("--metric", "val_acc", "--results", results, "--out", thesis / "winner")
+    assert (code, "cannot be written: File exists" in output) == (2, True)
+
+
 @pytest.mark.parametrize("metric", ["val_acc", "val_bpd"])
 def test_weights_that_do_not_give_the_recorded_metric_are_not_exported(
     results: Path, measured: Measured, metric: str

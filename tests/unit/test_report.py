@@ -52,6 +52,13 @@ def test_one_page_with_every_figure_and_nothing_from_elsewhere(results: Path) ->
     assert "No trial failed" in text
 
 
+def test_a_place_where_no_page_can_be_is_said_in_words(results: Path) -> None:
+    judged(results, {1: [120]})
+    done = CliRunner().invoke(report.app, ["--results", str(results), "--out", str(results)])
+    assert (done.exit_code, "cannot be written: Is a directory" in " ".join(done.output.split())) == (2, True)
+    assert not list(results.parent.glob(".*"))
+
+
 def test_fids_that_were_not_measured_alike_are_never_in_one_figure(results: Path) -> None:
     fids(results, [20.0, 10.0], seed=1)
     fids(results, [5.0], seed=2, fid_images=250)
