@@ -10,7 +10,7 @@ export RAY_AUTH_TOKEN_PATH="${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}"
 export RAY_USAGE_STATS_ENABLED=0
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV=0 # workers share the node's environment; Ray would build one for each
 
-# A node that is cut off keeps the trials that it runs until it gives the head up, by default after 190 seconds; the head
-# gives it up after 65, and has them run elsewhere. So let it be the first.
+# A node that is cut off keeps its trials until it gives the head up, by default after 190 seconds. The head gives the
+# node up after 65 and has them run elsewhere, where they wait two minutes for whoever holds them. So let it take 45 to 86.
 export RAY_grpc_client_keepalive_timeout_ms=20000
 export RAY_gcs_rpc_server_reconnect_timeout_s=20

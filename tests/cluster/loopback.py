@@ -51,7 +51,7 @@ def drive(alone: Host, shared: Path) -> None:
     assert job, said
     store = Store(shared / "results" / "small")
     wait_for(lambda: store.sweep_file.exists() and ended(store) == TRIALS, 1200, "all trials")
-    wait_for(lambda: "SUCCEEDED" in typed(alone, f"ray job status --address {URL} {job[1]}"), 300, "the driver")
+    wait_for(lambda: "succeeded" in typed(alone, f"ray job status --address {URL} {job[1]}"), 300, "the driver")
     assert {row["state"] for row in store.trials().rows()} <= {"COMPLETE", "PRUNED"}, store.trials().rows()
     # from outside: this machine is no part of the cluster and sees only the folder
     command = ["best", "--metric", "val_acc", "--results", str(shared / "results"), "--out", str(shared / "won")]
