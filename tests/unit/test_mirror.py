@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,8 @@ def test_what_an_orphan_wrote_a_moment_too_late_is_mended(tmp_path: Path, monkey
     epochs = training.run(CONFIG, store, fakes.train)
     next(epochs)
     next(epochs)
+    while "state-00000002.pt" not in held(store)["states"]:
+        time.sleep(0.01)  # what arrives after the orphan's would bury it
     folder = store.checkpoint_folder(ID)
     (folder / "weights-0002.safetensors").write_bytes(b"an orphan's")
     (folder / mirror.INDEX).write_bytes(b'{"history": [1, 2], "weights": {}, "states": {}}')

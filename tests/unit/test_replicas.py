@@ -124,7 +124,7 @@ from pathlib import Path
 from cpcnn_core.config import TrialConfig
 from orchestrator.replicas import Replicated
 from orchestrator.store import Store
-config = TrialConfig.from_flat({CONFIG.flat()!r})
+config = TrialConfig.from_flat({CONFIG.with_settings({"train.epochs": 1000}).flat()!r})
 for _ in Replicated("tests.fakes:train", 2, 1)(config, Store(Path({str(store.folder)!r})), reported=0):
     print("epoch", flush=True)
 """
