@@ -19,7 +19,7 @@ Worth: TypeAlias = tuple[tuple[float, ...], ...]
 """What an epoch is worth: a key per objective, each such that the smaller is the better one."""
 
 _GRACE_SHARE = 9  # the first rung, unless a space file says otherwise: a ninth of a trial's epochs ...
-_LEAST_GRACE = 2  # ... and never the first epoch, which says more about the warm-up than about the configuration
+_LEAST_GRACE = 3  # ... and no epoch before the third, which say more about the warm-up than about the configuration
 _LEAST_TRIALS = 5  # a median of fewer says nothing
 
 
@@ -32,7 +32,7 @@ class Schedule:
     """What a space file's `scheduler` says: a name, or a mapping of the name and the numbers below."""
 
     name: str = "asha"
-    grace_epochs: int | None = None  # no trial stops before; None: a ninth of the epochs, at least 2
+    grace_epochs: int | None = None  # no trial stops before; None: a ninth of the epochs, at least 3
     reduction_factor: int = 3  # of the trials at a rung, one in so many goes on
 
     @classmethod

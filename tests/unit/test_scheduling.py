@@ -24,8 +24,8 @@ def show(scheduler: Scheduler, trial: str, *accuracies: float | None) -> str | N
 @pytest.mark.parametrize(
     ("schedule", "epochs", "rungs"),
     [
-        (Schedule(), 4, (2,)),
-        (Schedule(), 2, ()),
+        (Schedule(), 4, (3,)),
+        (Schedule(), 3, ()),
         (Schedule(), 20, (3, 9)),
         (Schedule(), 100, (12, 36)),
         (Schedule("promote", grace_epochs=1, reduction_factor=4), 17, (1, 4, 16)),
