@@ -21,7 +21,11 @@ from orchestrator.stall import Stalls, last_dump
 from orchestrator.study import Suggestion
 from orchestrator.trainable import FAILURE, LOG, METRICS, NUMBER, PLACE, STORAGE
 
-_NODE_LOST = re.compile(r"node (?:has |was |is )?(?:died|dead|terminated|preempted)|preempt", re.IGNORECASE)
+# A machine whose processes are ended with it breaks its connections before Ray knows that it is gone: "unavailable". A
+# process that dies by itself is told as dead by its node, at the latest the next time.
+_NODE_LOST = re.compile(
+    r"node (?:has |was |is )?(?:died|dead|terminated|preempted)|preempt|actor is temporarily unavailable", re.IGNORECASE
+)
 
 
 class Halt(BaseException):

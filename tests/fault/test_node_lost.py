@@ -81,3 +81,18 @@ def test_the_trial_of_a_lost_node_goes_on_elsewhere_from_its_checkpoint(tmp_path
     attempts = store.attempts_of(lost)
     assert [row["state"] for row in attempts] == ["FAILED", "COMPLETE"]
     assert is_node_lost(attempts[0]["error"]), attempts[0]["error"]
+
+
+@pytest.mark.parametrize(
+    ("said", "lost"),
+    [
+        ("The actor died because its node has died. Node Id: 1d38", True),
+        (
+            "The actor 1d38 is unavailable: The actor is temporarily unavailable: RpcError: Connection reset by peer",
+            True,
+        ),
+        ("Worker unexpectedly exits with a connection error code 2. End of file.", False),
+    ],
+)
+def test_a_machine_that_went_away_is_told_from_a_process_that_died(said: str, lost: bool) -> None:
+    assert is_node_lost(f"the trial's process died: {said}") == lost
