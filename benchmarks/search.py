@@ -17,7 +17,7 @@ import math
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ import typer
 from optuna.storages import InMemoryStorage
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from benchmarks.record_curves import SPACE, TABLE, Epoch, Key, key_of, read
@@ -264,15 +265,18 @@ def main(
     with ProcessPoolExecutor(jobs) as pool:
         for name in dict.fromkeys(("random", *(method or METHODS))):
             one = partial(replay, METHODS[name], curves, workers=workers, budget=budget)
-            traces = [future.result() for future in [pool.submit(one, seed=seed) for seed in range(seeds)]]
-            of_method[name] = [regrets(trace, best, moments) for trace in traces]
+            replays = [pool.submit(one, seed=seed) for seed in range(seeds)]
+            ended = track(as_completed(replays), description=name, total=seeds, console=console)
+            of_method[name] = [regrets(future.result(), best, moments) for future in ended]
+            mean, half = mean_interval([regret[-1] for regret in of_method[name]])
+            console.print(f"{name}: {mean:.4f} ± {half:.4f} at the end", style="dim")
     last = statistics.mean(regret[-1] for regret in of_method["random"])
     for name, found in of_method.items():
         columns = list(zip(*found, strict=True))
         cells = []
         for share in SHARES:
             mean, half = mean_interval(columns[min(len(moments), math.ceil(share * len(moments))) - 1])
-            cells.append(f"{mean:.3f} ± {half:.3f}")
+            cells.append(f"{mean:.4f} ± {half:.4f}")
         reached = time_to([statistics.mean(column) for column in columns], moments, last)
         shown.add_row(name, *cells, "never" if reached is None else f"{reached / budget:.0%}")
     console.print(shown)
