@@ -55,6 +55,11 @@ def run(ops: Ops) -> None:
         op()
 
 
+def few_calls(device: torch.device) -> bool:
+    """Whether a call's own cost, which on a GPU is a kernel's, matters more than what a CPU computes quickly."""
+    return device.type != "cpu"
+
+
 def due(index: int) -> int:
     """How many resolutions have a row (column) that starts at row (column) `index` of the image: 3, 1, 2, 1, 3, ..."""
     return 1 if index % 2 else 2 if index % 4 else NR_LEVELS
@@ -87,15 +92,16 @@ class _Affine:
     scale: Tensor | None = None
     shift: Tensor | None = None
 
-    def record(self, ops: Ops, x: Tensor, at: At) -> None:
-        """Modulate x, the activation at column(s) `at`, in place."""
+    def record(self, ops: Ops, x: Tensor, at: At, out: Tensor | None = None) -> None:
+        """Modulate x, the activation at column(s) `at`, in place or into `out`."""
         scale, shift = _pick(self.scale, at), _pick(self.shift, at)
+        out = x if out is None else out
         if scale is not None and shift is not None:
-            ops.append(partial(torch.addcmul, shift, x, scale, out=x))
+            ops.append(partial(torch.addcmul, shift, x, scale, out=out))
         elif scale is not None:
-            ops.append(partial(x.mul_, scale))
+            ops.append(partial(torch.mul, x, scale, out=out))
         elif shift is not None:
-            ops.append(partial(x.add_, shift))
+            ops.append(partial(torch.add, x, shift, out=out))
 
     def __bool__(self) -> bool:
         return self.scale is not None or self.shift is not None
@@ -385,8 +391,7 @@ class _Skip:
         if self.affine:
             raw = self.node.raw[at]
             assert self.node.act is not None
-            ops.append(partial(raw.copy_, self.source.raw[at]))
-            self.affine.record(ops, raw, at)
+            self.affine.record(ops, self.source.raw[at], at, out=raw)
             self.net.concat_elu(ops, raw, self.node.act[at])
 
 
@@ -407,6 +412,7 @@ class _Memory:
         self.maps: list[list[_Map]] = [[] for _ in range(NR_LEVELS)]
         self.allocated: list[Tensor] = []
         C = model.config.nr_filters
+        self.few_calls = few_calls(self.like.device)
         self.minus = self.zeros(width, C, self.batch)
         self.minus_abs = self.zeros(width, C, self.batch)
         self.one: Tensor = self.like.new_ones(())  # a Python number would be made a tensor in every call
@@ -451,12 +457,20 @@ class _Memory:
     def concat_elu(self, ops: Ops, x: Tensor, out: Tensor) -> None:
         """Out (..., 2C, B) = concat-ELU of x (..., C, B), as max(x, e), max(-x, e) with e = exp(-|x|) - 1.
 
-        That holds for either sign of x, since exp(z) - 1 >= z, and takes one exponential for the two halves.
+        That holds for either sign of x, since exp(z) - 1 >= z, and takes one exponential for the two halves. A GPU
+        takes torch's elu, which is half as many kernels.
         """
+        positive, negative = out.chunk(2, dim=-2)
+        if self.few_calls:
+            ops += [
+                partial(torch.ops.aten.elu.out, x, out=positive),
+                partial(torch.neg, x, out=negative),
+                partial(F.elu_, negative),
+            ]
+            return
         minus, minus_abs = (
             (t[0] if x.dim() == 2 else t[: len(x)])[..., : x.shape[-2], :] for t in (self.minus, self.minus_abs)
         )
-        positive, negative = out.chunk(2, dim=-2)
         ops += [
             partial(torch.neg, x, out=minus),
             partial(torch.minimum, x, minus, out=minus_abs),
@@ -581,12 +595,13 @@ def cuda_graph(ops: Ops) -> Callable[[], None]:
 
     Not yet run: this was written on a machine without a GPU.
     """
-    graph = torch.cuda.CUDAGraph()
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
     try:
         # What other threads ask of the GPU meanwhile is none of this graph's business.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             run(ops)
     except RuntimeError as error:
+        torch.cuda.set_stream(stream)  # a capture that fails may leave its own behind
         if should_reduce_batch_size(error):
             raise
         logger.warning("a row's work was not captured as a CUDA graph, which costs time only: %s", error)
@@ -661,7 +676,7 @@ class _Head:
     def __init__(self, net: _Memory, ul: Tensor) -> None:
         conv = net.model.nin_out
         self.ul = ul
-        self.affine, self.one = net.affine("head", 0), net.one
+        self.affine, self.one, self.few_calls = net.affine("head", 0), net.one, net.few_calls
         self.weight, self.bias = folded(conv)[:, :, 0, 0].contiguous(), net.constant(_bias(conv))[0]
         self.params = net.zeros(len(self.weight), net.batch)
         self.act = net.zeros(*ul.shape[1:])
@@ -669,12 +684,15 @@ class _Head:
     def record(self, ops: Ops, column: int) -> None:
         x = self.ul[column]
         self.affine.record(ops, x, column)
-        ops += [
-            partial(torch.clamp, x, max=0, out=self.act),
-            self.act.exp_,
-            partial(self.act.sub_, self.one),
-            partial(torch.maximum, x, self.act, out=self.act),
-        ]
+        if self.few_calls:
+            ops.append(partial(torch.ops.aten.elu.out, x, out=self.act))
+        else:
+            ops += [
+                partial(torch.clamp, x, max=0, out=self.act),
+                self.act.exp_,
+                partial(self.act.sub_, self.one),
+                partial(torch.maximum, x, self.act, out=self.act),
+            ]
         _set_product(ops, self.params, self.bias, self.weight, self.act)
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cpcnn_core import likelihood, sampling
+from cpcnn_core import cached, likelihood, sampling
 from cpcnn_core.cached import CachedNetwork, Ops, cuda_graph, run
 from cpcnn_core.data import to_model
 from cpcnn_core.model import ConditionalPixelCNN
@@ -192,9 +192,13 @@ class TestCachedInThreads(SamplerContract):
 
 
 class TestCachedAsGraphs(SamplerContract):
-    """The control flow of captured rows, with a stand-in for the graph."""
+    """What a GPU does, its kernels and the control flow of captured rows, with a stand-in for the graph."""
 
     captured: list[int]
+
+    @pytest.fixture(autouse=True)
+    def as_on_a_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(cached, "few_calls", lambda _: True)
 
     @staticmethod
     def draw(*args: object, **settings: object) -> Tensor:
@@ -212,25 +216,50 @@ class TestCachedAsGraphs(SamplerContract):
         assert odd < even < every_fourth
 
 
+@pytest.mark.parametrize("fusion", COMPOSITIONS)
+def test_outputs_with_a_gpus_calls_which_are_fewer(fusion: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def calls() -> int:
+        captured: list[int] = []
+
+        def capture(ops: Ops) -> Callable[[], None]:
+            captured.append(len(ops))
+            return partial(run, ops)
+
+        model = network(fusion, (3, HEIGHT, WIDTH))
+        sample_cached(model, LABELS, draw_noise(model, len(LABELS), torch.Generator().manual_seed(0)), capture=capture)
+        return sum(captured)
+
+    on_a_cpu = calls()
+    monkeypatch.setattr(cached, "few_calls", lambda _: True)
+    assert calls() < 0.8 * on_a_cpu
+    assert_outputs_equal(network(fusion))
+
+
 @pytest.mark.parametrize("memory_ends", [False, True])
 def test_a_row_that_cannot_be_captured_is_computed_call_by_call(
     memory_ends: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     @contextmanager
     def refuse(*_: object, **__: object) -> Iterator[None]:
+        streams.append("the graph's")  # where torch before 2.15 leaves the caller
         yield
         raise RuntimeError("CUDA out of memory." if memory_ends else "operation not permitted when stream is capturing")
 
+    streams = ["the caller's"]
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: streams[-1])
+    monkeypatch.setattr(torch.cuda, "set_stream", streams.append)
     monkeypatch.setattr(torch.cuda, "graph", refuse)
     if memory_ends:  # which a smaller batch mends
         with pytest.raises(RuntimeError, match="out of memory"):
             sample_cached(model_of(), LABELS, noise_of(), capture=cuda_graph)
+        assert streams[-1] == "the caller's"
         return
     calls: list[int] = []
     again = cuda_graph([partial(calls.append, 1)])
     again()
     assert calls == [1, 1]
+    assert streams[-1] == "the caller's"
     assert "stream is capturing" in caplog.text
 
 
