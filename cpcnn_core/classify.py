@@ -11,12 +11,14 @@ from torch.nn.utils import parametrize
 from cpcnn_core.data import to_model
 from cpcnn_core.likelihood import log_prob
 from cpcnn_core.model import ConditionalPixelCNN
+from cpcnn_core.precision import whole_float32
 
 CPU_PIXELS = 32 * 32 * 32
 """On a CPU, pixels per forward pass: larger tensors leave its caches, and each is memory fresh from the system."""
 
 
 @torch.inference_mode()
+@whole_float32()
 def class_log_likelihoods(
     model: ConditionalPixelCNN,
     images: Tensor,

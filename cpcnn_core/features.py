@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from cpcnn_core import cache
 from cpcnn_core.data import Split, to_model, to_uint8
 from cpcnn_core.files import sha256
+from cpcnn_core.precision import whole_float32
 
 EXTRACTORS = ("auto", "inception-192", "inception-2048", "classifier")
 WEIGHTS_FILE = "pt_inception-2015-12-05-6726825d.pth"  # pytorch-fid's; the last part is the start of its SHA-256
@@ -46,6 +47,7 @@ class Extractor:
     network: Callable[[Tensor], Tensor]  # (B, C, H, W) uint8 -> (B, dims)
 
     @torch.no_grad()
+    @whole_float32()
     def __call__(self, images: Tensor, *, batch_size: int = 50) -> Tensor:
         """Features (N, dims), float32, on the CPU, of uint8 images (N, C, H, W)."""
         if images.dtype != torch.uint8 or images.ndim != 4:

@@ -20,6 +20,7 @@ from cpcnn_core import likelihood
 from cpcnn_core.cached import CachedNetwork, Capture, cuda_graph
 from cpcnn_core.data import to_model, to_uint8
 from cpcnn_core.model import ConditionalPixelCNN
+from cpcnn_core.precision import whole_float32
 
 SMALLEST_UNIFORM = 1e-5  # as OpenAI's code: keeps the logistic's tails finite
 BATCH_CPU, BATCH_ELSEWHERE = 128, 512  # images at a time where the caller does not say
@@ -99,6 +100,7 @@ def draw_noise(model: ConditionalPixelCNN, batch: int, generator: torch.Generato
 
 
 @torch.inference_mode()
+@whole_float32()
 def sample_reference(
     model: ConditionalPixelCNN,
     labels: Tensor,
@@ -135,6 +137,7 @@ def sample_reference(
 
 
 @torch.inference_mode()
+@whole_float32()
 def sample_cached(
     model: ConditionalPixelCNN,
     labels: Tensor,
