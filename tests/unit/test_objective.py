@@ -6,10 +6,11 @@ import math
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from cpcnn_core import augment
+from cpcnn_core import augment, layers
 from cpcnn_core.config import TrainConfig
 from cpcnn_core.initialise import data_dependent_init
 from cpcnn_core.labels import ENCODINGS, NULL_LABEL
@@ -104,7 +105,10 @@ def test_each_mask_is_used_in_its_own_block() -> None:
         assert not torch.equal(model(x, y, changed), plain), f"mask {index} does nothing"
 
 
-def test_concat_elu_and_its_gradient_are_torchs() -> None:
+@pytest.mark.parametrize("as_on_a_gpu", [False, True])
+def test_concat_elu_and_its_gradient_are_torchs(as_on_a_gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if as_on_a_gpu:
+        monkeypatch.setattr(layers, "_by_one_exponential", layers._by_few_kernels)
     x = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
     assert_close(concat_elu(x), F.elu(torch.cat([x, -x], dim=1)))
     assert torch.autograd.gradcheck(concat_elu, (x,))
@@ -148,6 +152,14 @@ def test_weight_decay_spares_biases_and_gains() -> None:
     spared_ids = {id(p) for p in spared["params"]}
     for name, parameter in model.named_parameters():
         assert (id(parameter) in spared_ids) == (name.endswith(("bias", "original0"))), name
+
+
+def test_a_gpu_updates_all_weights_in_few_kernels() -> None:
+    for device, fused in (("cpu", None), ("cuda", True)):
+        with FakeTensorMode(), torch.device(device):
+            model = torch.nn.Linear(2, 2)
+            optimizers = [build_optimizer(TrainConfig(optimizer=name), model) for name in ("adam", "adamw")]
+        assert [group["fused"] for each in optimizers for group in each.param_groups] == [fused] * 3
 
 
 def test_ema_follows_slowly_and_faster_at_first() -> None:
