@@ -134,13 +134,13 @@ class CheckpointFolder:
         """Metrics of every finished epoch that the newest usable state has behind it."""
         return [EpochMetrics.from_record(record) for record in self._index["history"]]
 
-    def load_state(self, device: torch.device) -> dict[str, Any] | None:
-        """The newest undamaged training state, or None. Cuts the history back to it."""
+    def load_state(self) -> dict[str, Any] | None:
+        """The newest undamaged training state, on the CPU, or None. Cuts the history back to it."""
         for name in sorted(self._index["states"], reverse=True):
             entry = self._index["states"][name]
             reason = self._damage(name, entry["sha256"])
             if reason is None:
-                state: dict[str, Any] = torch.load(self.folder / name, map_location=device, weights_only=True)
+                state: dict[str, Any] = torch.load(self.folder / name, map_location="cpu", weights_only=True)
                 self._index["history"] = self._index["history"][: entry["epoch"]]
                 return state
             logger.warning("checkpoint %s: %s; going back to the one before", self.folder / name, reason)

@@ -144,7 +144,7 @@ class Run:
         self.score = score
         self.dataset = dataset
         self.accelerator = accelerator
-        # Of several processes on a CPU, Accelerate numbers the device; no checkpoint loads from "cpu:0".
+        # Of several processes on a CPU, Accelerate numbers the device, as no tensor's is.
         device = torch.device("cpu") if accelerator.device.type == "cpu" else accelerator.device
         self.device = device
         if device.type == "cpu" and "bf16" in (config.train.precision, config.eval.precision) and not has_bf16_units():
@@ -170,7 +170,7 @@ class Run:
         self.compiled = not config.train.compile
 
         self.model = build_model(config, dataset.image_shape, dataset.nr_classes).to(device)
-        state = self.checkpoints.load_state(device)
+        state = self.checkpoints.load_state()
         if state is None and config.train.data_dependent_init:
             first = self._order()[:INIT_IMAGES].to(device)
             data_dependent_init(self.model, to_model(self.images[first]), self.labels[first])
@@ -449,6 +449,10 @@ class Run:
         }
 
     def _load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take in a state that lies on the CPU; each part of it goes where it is needed.
+
+        The optimizer leaves its counts of steps where they are and reads them in every step; a GPU would be waited for.
+        """
         self.model.load_state_dict(state["model"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
@@ -456,9 +460,9 @@ class Run:
         self.scheduler.last_epoch = state["scheduler"]["last_epoch"]
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.noise.set_state(state["noise"].cpu())
+        self.noise.set_state(state["noise"])
         self.epoch, self.position, self.step = state["epoch"], state["position"], state["step"]
-        self.sums = Sums(**state["sums"])
+        self.sums = Sums(**{name: total.to(self.device) for name, total in state["sums"].items()})
         self.micro_batch = state["micro_batch"]
 
 

@@ -22,8 +22,6 @@ from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
 from tests.contract.networks import images, network
 
-CPU = torch.device("cpu")
-
 
 def metrics(epoch: int, **values: float) -> EpochMetrics:
     plain = {
@@ -89,7 +87,7 @@ def test_the_newest_state_is_loaded_with_its_history(tmp_path: Path) -> None:
     for epoch in (1, 2, 3):
         save(folder, epoch)
     again = CheckpointFolder(tmp_path, CONFIG)
-    state = again.load_state(CPU)
+    state = again.load_state()
     assert state is not None
     assert state["epoch"] == 3
     assert state["weight"].tolist() == [3.0] * 3
@@ -113,7 +111,7 @@ def test_a_damaged_state_is_named_and_the_one_before_taken(
         newest.write_bytes(cut)
     again = CheckpointFolder(tmp_path, CONFIG)
     with caplog.at_level(logging.WARNING):
-        state = again.load_state(CPU)
+        state = again.load_state()
     assert state is not None
     assert state["epoch"] == 1
     assert [entry.epoch for entry in again.history] == [1]
@@ -125,7 +123,7 @@ def test_with_every_state_damaged_training_starts_afresh(tmp_path: Path) -> None
     save(folder, 1)
     (tmp_path / "state-00000001.pt").write_bytes(b"nothing")
     again = CheckpointFolder(tmp_path, CONFIG)
-    assert again.load_state(CPU) is None
+    assert again.load_state() is None
     assert again.history == []
 
 
@@ -139,7 +137,7 @@ def test_a_damaged_index_is_named_and_the_one_before_taken(
     (tmp_path / "index.json").write_text(content)
     with caplog.at_level(logging.WARNING):
         again = CheckpointFolder(tmp_path, CONFIG)
-        state = again.load_state(CPU)
+        state = again.load_state()
     assert state is not None
     assert state["epoch"] == 1
     assert "index.json" in caplog.text

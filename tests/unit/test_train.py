@@ -334,6 +334,21 @@ def test_no_step_waits_for_a_number_from_the_device(tmp_path: Path) -> None:
     assert reads.seen > 0
 
 
+def test_a_resumed_step_waits_for_no_number_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adam's counts of steps stay where they are loaded to, which is the CPU whatever trains."""
+    places: list[object] = []
+    load = torch.load
+
+    def noted(*args: Any, map_location: object, **settings: Any) -> Any:
+        places.append(map_location)
+        return load(*args, map_location=map_location, **settings)
+
+    next(fit(config(), tiny_dataset(), tmp_path))
+    monkeypatch.setattr(torch, "load", noted)
+    assert training.Run(config(), tiny_dataset(), tmp_path, Accelerator()).step == 4
+    assert places == ["cpu"]
+
+
 def test_film_statistics_are_logged_each_epoch(tmp_path: Path) -> None:
     epochs = list(fit(config(model__fusion="block_film", train__lr=1e-3), tiny_dataset(), tmp_path))
     assert epochs[0].row()["fusion.block_film.gamma_mean"] == pytest.approx(1.0, abs=0.05)
