@@ -714,7 +714,7 @@ class _Draw:
         self.component = torch.zeros(1, B, dtype=torch.int64, device=params.device)
         self.chosen = self.params.new_zeros(channels, numbers, 1, B)
         self.centred = self.params.new_zeros(channels, B)
-        self.one, self.mid_grey, self.step = (self.params.new_tensor(value) for value in (1, MID_GREY, 1 / MID_GREY))
+        self.one, self.mid_grey, self.step = (self.params.new_full((), value) for value in (1, MID_GREY, 1 / MID_GREY))
 
     def record(self, ops: Ops, column: int) -> None:
         if self.params is not self.source:

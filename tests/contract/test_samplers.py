@@ -10,6 +10,7 @@ from typing import Protocol
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cpcnn_core import cached, likelihood, sampling
 from cpcnn_core.cached import CachedNetwork, Ops, cuda_graph, run
@@ -233,6 +234,24 @@ def test_outputs_with_a_gpus_calls_which_are_fewer(fusion: str, monkeypatch: pyt
     monkeypatch.setattr(cached, "few_calls", lambda _: True)
     assert calls() < 0.8 * on_a_cpu
     assert_outputs_equal(network(fusion))
+
+
+def test_everything_lies_where_the_model_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors without memory say where they would lie, which takes no GPU."""
+
+    def unique(labels: Tensor, return_inverse: bool) -> tuple[Tensor, Tensor]:  # how many there are is not known
+        return labels, torch.arange(len(labels), device=labels.device)
+
+    monkeypatch.setattr(Tensor, "unique", unique)
+    monkeypatch.setattr(sampling, "_check", lambda *_: None)  # which looks at the labels
+    monkeypatch.setattr(sampling, "cuda_graph", lambda ops: partial(run, ops))
+    with FakeTensorMode():
+        with torch.device("cuda"):
+            model = network(COMPOSITIONS[0], (3, 4, 4), settled=False)
+        noise, given = torch.rand(4, 4, 4, 5), torch.zeros(4, 3, 4, 4, dtype=torch.uint8)
+        for sampler in (sample_cached, sample_reference):
+            drawn = sampler(model, torch.zeros(4, dtype=torch.int64), noise, given=given, from_row=2)
+            assert drawn.device.type == "cuda"
 
 
 @pytest.mark.parametrize("memory_ends", [False, True])
