@@ -210,7 +210,7 @@ class Run:
             self.step += 1
             done = min(self.position * batch_size, N)
             if not self.compiled:
-                self._wait()
+                self.wait()
                 compile_seconds, self.compiled = time.perf_counter() - step_started, True
             if self.device.type == "cpu" or len(unchecked) == GPU_CHECK_EVERY or done == N:
                 self._check_finite(unchecked)
@@ -221,7 +221,7 @@ class Run:
             if due and done < N and not unchecked:
                 saved = time.perf_counter()
                 self.checkpoints.save_state(self._state_dict(), epoch=self.epoch, step=self.step)
-        self._wait()
+        self.wait()
         train_seconds = time.perf_counter() - started
         sums = Sums(*(self.accelerator.reduce(total, "sum") for total in self.sums)) if self.world > 1 else self.sums
 
@@ -426,7 +426,8 @@ class Run:
             self.accelerator.wait_for_everyone()
         return metrics
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Wait until the device has done all that it was asked for."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 

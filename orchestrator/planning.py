@@ -142,14 +142,19 @@ def probe(config: TrialConfig, dataset: Dataset) -> Probe:
     with tempfile.TemporaryDirectory(prefix="cpcnn-probe-") as folder:
         run = Run(config.with_settings({"eval.fid_every": 0}), dataset, Path(folder), Accelerator())
         size = config.train.batch_size
-        chosen = torch.arange(size)
+        chosen = torch.arange(size, device=run.device)
         run.optimize(chosen)
         step = _seconds(run, lambda: [run.optimize(chosen) for _ in range(_STEPS)]) / _STEPS
         images = evaluate.fixed_subset(dataset.validation, min(config.eval.batch_size, len(dataset.validation)), 0)
         evaluating = _seconds(
             run,
             lambda: evaluate.evaluate(
-                run.model, images, run.log_prior, batch_size=config.eval.batch_size, accelerator=run.accelerator
+                run.model,
+                images,
+                run.log_prior,
+                batch_size=config.eval.batch_size,
+                bf16=config.eval.precision == "bf16",
+                accelerator=run.accelerator,
             ),
         )
         evaluated = len(dataset.validation) + len(run.train_subset)
@@ -223,12 +228,10 @@ def _free(results: Path) -> int:
 
 
 def _seconds(run: Run, work: Callable[[], object]) -> float:
-    import torch
-
+    run.wait()  # for what was asked for before
     begun = time.perf_counter()
     work()
-    if run.device.type == "cuda":
-        torch.cuda.synchronize(run.device)
+    run.wait()
     return time.perf_counter() - begun
 
 

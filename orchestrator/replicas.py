@@ -155,7 +155,9 @@ def _work(connection: Connection[Any, Any]) -> None:
 
     task = connection.recv()
     main = os.environ["RANK"] == "0"
-    if not torch.cuda.is_available():
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # before anything takes memory on the first one
+    else:
         os.environ["ACCELERATE_USE_CPU"] = "true"
     training.set_threads(task["threads"])
     told = 0.0

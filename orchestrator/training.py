@@ -75,6 +75,8 @@ def train(
     # A process that is used again keeps what the trial before set.
     AcceleratorState._reset_state(True)
     torch.set_default_dtype(torch.float32)
+    if config.train.compile:
+        torch.compiler.reset()  # after eight networks torch would compile no more, and say so in its log alone
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

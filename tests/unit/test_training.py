@@ -1,13 +1,22 @@
-"""What is found out about a space's data before any trial."""
+"""What is found out about a space's data before any trial, and what trials in one process leave one another."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from torch._dynamo import config as dynamo
 
-from cpcnn_core.config import ConfigError
+from cpcnn_core import train
+from cpcnn_core.config import ConfigError, TrialConfig
+from cpcnn_core.metrics import EpochMetrics
 from orchestrator import space, training
+from orchestrator.store import Store
+from orchestrator.trainable import GPUS, TrialProcess
+from tests.fakes import metrics
 
 SPACE = """
 \"\"\"Which batch?\"\"\"
@@ -30,3 +39,38 @@ def test_a_batch_larger_than_the_split_is_refused_in_every_branch(tmp_path: Path
         return
     with pytest.raises(ConfigError, match=r"train\.batch_size: 5000 is larger than the training split of \d+ images"):
         training.check_each(asked.extremes())
+
+
+def test_every_trial_of_a_process_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch compiles one piece of code for so many networks only, and from then on runs it as it is."""
+
+    def compiles(config: TrialConfig, *_: object, **__: object) -> Iterator[EpochMetrics]:
+        network = torch.nn.Linear(1, config.model.nr_filters)
+        torch.compile(Called(network), backend="eager", dynamic=False)(torch.zeros(1))
+        yield metrics(1)
+
+    monkeypatch.setattr(train, "fit", compiles)
+    monkeypatch.setattr(training, "dataset", lambda _: None)
+    store = Store(tmp_path / "sweep")
+    store.create()
+    with dynamo.patch(recompile_limit=1, fail_on_recompile_limit_hit=True):
+        for filters in (4, 6):
+            config = TrialConfig.from_flat({"model.nr_filters": filters, "train.compile": True})
+            assert [epoch.epoch for epoch in training.train(config, store, reported=0)] == [1]
+
+
+class Called(torch.nn.Module):
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.network(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("gpus", "visible"), [(0.0, ""), (0.5, "3")])
+def test_a_trial_without_a_gpu_sees_none(gpus: float, visible: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    monkeypatch.setattr(TrialProcess, "_begin", lambda *_: None)
+    TrialProcess.setup(TrialProcess.__new__(TrialProcess), {GPUS: gpus})
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == visible
