@@ -7,9 +7,12 @@ likelihood as published. Ours computes once what does not depend on the class, s
 fusion lets the label in. Both take turns on the same batch, and of each the fastest turn counts. `shared` is the share
 of the baseline's multiplications that ours saves; the ratio's other part is their speed.
 
-Agreement: the largest difference of a log-likelihood, in nats per image, and of how many images the likeliest class is
-the same; in bf16 too where the machine has units for it. The weights are random, so that classes differ by few nats and
-bf16 has more to upset than in a trained network.
+Where there is a GPU it is measured, by the clock, the baseline at torch's default, which rounds the factors of
+convolutions to TF32; ours in "fp32" does not. Otherwise ratios are of CPU time.
+
+Agreement: the largest difference of a log-likelihood from the baseline's in float32, in nats per image, and of how many
+images the likeliest class is the same; in bf16 too where the machine has units for it. The weights are random, so that
+classes differ by few nats and bf16 has more to upset than in a trained network.
 """
 
 from __future__ import annotations
@@ -29,11 +32,12 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import plain
-from benchmarks.timing import Seconds, fastest, peaks, timed, write
+from benchmarks.timing import Seconds, counted, device, fastest, machine, peaks, timed, write
 from cpcnn_core.classify import class_log_likelihoods
 from cpcnn_core.config import ModelConfig
 from cpcnn_core.data import to_model
 from cpcnn_core.model import ConditionalPixelCNN
+from cpcnn_core.precision import whole_float32
 
 SHAPE, NR_CLASSES = (3, 32, 32), 4
 FUSIONS = ("input_map", "block_mild", "skip_add", "bottleneck_add", "skip_add+bottleneck_add+head_add", "head_add")
@@ -57,17 +61,17 @@ class Result:
 
     @property
     def ratio(self) -> float:
-        return self.plain.cpu / self.ours.cpu
+        return counted(self.plain) / counted(self.ours)
 
 
 def measure(config: ModelConfig, images: int, turns: int, precisions: Iterable[str]) -> list[Result]:
     """Ours in each of the precisions and the baseline in turns, on random images."""
     torch.manual_seed(0)
-    model = ConditionalPixelCNN(config, SHAPE, NR_CLASSES).eval()
+    model = ConditionalPixelCNN(config, SHAPE, NR_CLASSES).eval().to(device())
     with torch.no_grad():
         for parameter in model.fusion.parameters():  # a label that matters
             parameter.add_(0.1 * torch.randn_like(parameter))
-    pixels = torch.randint(0, 256, (images, *SHAPE), dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (images, *SHAPE), dtype=torch.uint8).to(device())
     x = to_model(pixels)
     ours: dict[str, list[Seconds]] = {precision: [] for precision in precisions}
     mine: dict[str, Tensor] = {}
@@ -81,7 +85,11 @@ def measure(config: ModelConfig, images: int, turns: int, precisions: Iterable[s
             took_so_far.append(took)
         took, theirs = timed(lambda: plain.class_log_likelihoods(model, x))
         plains.append(took)
-    labels = torch.arange(NR_CLASSES)
+    if device().type == "cuda":
+        with whole_float32():
+            theirs = plain.class_log_likelihoods(model, x)
+    theirs = theirs.cpu()
+    labels = torch.arange(NR_CLASSES, device=device())
     with torch.no_grad(), FlopCounterMode(display=False) as mine_counted:
         model(x[:1], labels)
     with torch.no_grad(), FlopCounterMode(display=False) as plain_counted:
@@ -119,11 +127,15 @@ def main(
     asked = [(ModelConfig(fusion=name, nr_resnet=1, nr_filters=40, nr_logistic_mix=5), turns) for name in FUSIONS]
     if full:
         asked += [
-            (ModelConfig(fusion=name, nr_resnet=5, nr_filters=120, nr_logistic_mix=10), 1) for name in FUSIONS[1:3]
+            (
+                ModelConfig(fusion=name, nr_resnet=5, nr_filters=120, nr_logistic_mix=10),
+                1 if device().type == "cpu" else turns,
+            )
+            for name in FUSIONS[1:3]
         ]
-    title = f"log p(x | y) of {NR_CLASSES} classes, {images} images of 32x32x3, {torch.get_num_threads()} threads"
+    title = f"log p(x | y) of {NR_CLASSES} classes, {images} images of 32x32x3, {machine()}"
     table = Table(
-        "config", "fusion", "precision", "ours", "plain", "ratio, CPU", "ratio, wall", "shared", "GFLOP/s", "of peak",
+        "config", "fusion", "precision", "ours", "plain", "ratio", "ratio, wall", "shared", "GFLOP/s", "of peak",
         "nats", "same",
         title=title,
     )  # fmt: skip
@@ -133,13 +145,13 @@ def main(
         for result in measure(config, images, count, peak)
     ]
     for result in results:
-        speed = result.ours_gflop * 1e9 / result.ours.cpu
+        speed = result.ours_gflop * 1e9 / counted(result.ours)
         table.add_row(
             result.config,
             result.fusion,
             result.precision,
-            f"{result.ours.wall:.2f} s",
-            f"{result.plain.wall:.2f} s",
+            f"{result.ours.wall:.3g} s",
+            f"{result.plain.wall:.3g} s",
             f"{result.ratio:.2f}x",
             f"{result.plain.wall / result.ours.wall:.2f}x",
             f"{1 - result.ours_gflop / result.plain_gflop:.0%}",

@@ -119,7 +119,7 @@ def class_log_likelihoods(model: ConditionalPixelCNN, x: Tensor) -> Tensor:
     """Log p(x | y) (B, Y): every image once under every class."""
     Y = model.nr_classes
     repeated = x.repeat_interleave(Y, dim=0)
-    params = forward(model, repeated, torch.arange(Y).repeat(len(x)))
+    params = forward(model, repeated, torch.arange(Y, device=x.device).repeat(len(x)))
     return log_prob(repeated, params, n_mix=model.config.nr_logistic_mix).view(-1, Y)
 
 

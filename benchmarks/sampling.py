@@ -5,7 +5,8 @@
 Two baselines make one forward pass per pixel: `plain` is the plain eager network of benchmarks/plain.py, `reference`
 is `cpcnn_core.sampling.sample_reference`, whose network is already in the CPU's favourite layout. Their time is that of
 a pass over the whole batch times the number of pixels. Samplers and passes take turns, and of each the fastest
-turn counts, since what else the machine does only ever adds time.
+turn counts, since what else the machine does only ever adds time. Where there is a GPU it is measured: `plain` then at
+torch's default, which rounds the factors of convolutions to TF32, the other two in float32.
 
 Agreement, on the images drawn: `redrawn` is the share of sub-pixels that come out the same when they are drawn
 again, with the same noise, from the plain network's outputs; `outputs` is the largest difference, relative to
@@ -26,12 +27,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import plain
-from benchmarks.timing import Seconds, fastest, timed, write
+from benchmarks.timing import Seconds, device, fastest, machine, timed, write
 from cpcnn_core import likelihood
 from cpcnn_core.cached import CachedNetwork
 from cpcnn_core.config import ModelConfig
 from cpcnn_core.data import to_model
 from cpcnn_core.model import ConditionalPixelCNN
+from cpcnn_core.precision import whole_float32
 from cpcnn_core.sampling import draw_noise, sample_cached
 
 SHAPE, NR_CLASSES = (3, 32, 32), 4
@@ -68,8 +70,8 @@ class Result:
 def measure(config: ModelConfig, batch: int, turns: int) -> Result:
     """Sampler and baselines in turns."""
     torch.manual_seed(0)
-    model = ConditionalPixelCNN(config, SHAPE, NR_CLASSES).eval()
-    labels = torch.arange(batch) % NR_CLASSES
+    model = ConditionalPixelCNN(config, SHAPE, NR_CLASSES).eval().to(device())
+    labels = torch.arange(batch, device=device()) % NR_CLASSES
     noise = draw_noise(model, batch, torch.Generator().manual_seed(0))
     pixels = SHAPE[1] * SHAPE[2]
     ours, plains, references = [], [], []
@@ -80,13 +82,17 @@ def measure(config: ModelConfig, batch: int, turns: int) -> Result:
             x = to_model(images)
             took, params = timed(partial(plain.forward, model, x, labels))
             plains.append(took.times(pixels))
-            took, _ = timed(partial(model, x, labels))
+            with whole_float32():
+                took, _ = timed(partial(model, x, labels))
             references.append(took.times(pixels))
-        again = likelihood.sample(
-            params.permute(2, 3, 0, 1), noise, channels=SHAPE[0], n_mix=config.nr_logistic_mix
-        ).permute(2, 3, 0, 1)
         few = slice(0, CHECKED)
-        cached = CachedNetwork(model, labels[few]).replay(x[few])
+        with whole_float32():
+            if device().type == "cuda":
+                params = plain.forward(model, x, labels)
+            cached = CachedNetwork(model, labels[few]).replay(x[few])
+        again = likelihood.sample(
+            params.permute(2, 3, 0, 1), noise.to(x.device), channels=SHAPE[0], n_mix=config.nr_logistic_mix
+        ).permute(2, 3, 0, 1)
         difference = (cached - params[few]).abs() / (1 + params[few].abs())
     return Result(
         config=f"{config.nr_resnet}/{config.nr_filters}/{config.nr_logistic_mix}",
@@ -106,7 +112,7 @@ def show(results: list[Result]) -> Table:
     """One row per configuration and baseline."""
     table = Table(
         "config", "batch", "ours", "baseline", "extrapolated", "ratio, wall", "ratio, CPU", "redrawn", "outputs",
-        title=f"Drawing {SHAPE[1]}x{SHAPE[2]}x{SHAPE[0]} images, {FUSION}, {torch.get_num_threads()} threads",
+        title=f"Drawing {SHAPE[1]}x{SHAPE[2]}x{SHAPE[0]} images, {FUSION}, {machine()}",
     )  # fmt: skip
     for result in results:
         for name, baseline in (("plain", result.plain), ("reference", result.reference)):
@@ -137,7 +143,8 @@ def main(
         torch.set_num_threads(threads)
     configs = [(ModelConfig(fusion=FUSION, nr_resnet=1, nr_filters=40, nr_logistic_mix=5), turns)]
     if full:
-        configs.append((ModelConfig(fusion=FUSION, nr_resnet=5, nr_filters=120, nr_logistic_mix=10), 1))
+        large = ModelConfig(fusion=FUSION, nr_resnet=5, nr_filters=120, nr_logistic_mix=10)
+        configs.append((large, 1 if device().type == "cpu" else turns))
     load = os.getloadavg()[0]
     results = [measure(config, batch, count) for config, count in configs]
     Console(width=None if os.isatty(1) else 160).print(show(results))

@@ -29,11 +29,33 @@ class Seconds:
         return Seconds(self.wall * factor, self.cpu * factor)
 
 
+def device() -> torch.device:
+    """Where everything is measured: on a GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def timed(call: Callable[[], T]) -> tuple[Seconds, T]:
-    """Time one call."""
+    """Time one call, and what it asks of a GPU."""
+    _wait()
     wall, cpu = time.perf_counter(), time.process_time()
     result = call()
+    _wait()
     return Seconds(time.perf_counter() - wall, time.process_time() - cpu), result
+
+
+def machine() -> str:
+    """What was measured, for a table's title."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads"
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def counted(seconds: Seconds) -> float:
+    """Those that ratios are made of: of CPU, which other processes do not add to; with a GPU by the clock."""
+    return seconds.wall if torch.cuda.is_available() else seconds.cpu
 
 
 def fastest(turns: list[Seconds]) -> Seconds:
@@ -41,23 +63,28 @@ def fastest(turns: list[Seconds]) -> Seconds:
     return Seconds(min(turn.wall for turn in turns), min(turn.cpu for turn in turns))
 
 
-def matrix_peak(dtype: torch.dtype = torch.float32) -> float:
+def matrix_peak(dtype: torch.dtype = torch.float32, *, tf32: bool = False) -> float:
     """FLOP/s, of one CPU thread or the GPU, that a product of two large matrices reaches."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    size = 1024 if device == "cpu" else 8192
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    where = device()
+    size = 1024 if where.type == "cpu" else 8192
+    a, b = (torch.randn(size, size, device=where).to(dtype) for _ in range(2))
+    before = torch.get_float32_matmul_precision()
+    try:
+        if tf32 and where.type == "cuda":
+            torch.set_float32_matmul_precision("high")
+        with torch.inference_mode():
+            took = fastest([timed(lambda: torch.mm(a, b))[0] for _ in range(8)])
+    finally:
+        torch.set_float32_matmul_precision(before)
+    return 2 * size**3 / counted(took)
 
-    def product() -> float:
-        return torch.mm(a, b)[0, 0].item()  # reading one number waits for a GPU
 
-    with torch.inference_mode():
-        took = fastest([timed(product)[0] for _ in range(8)])
-    return 2 * size**3 / (took.cpu if device == "cpu" else took.wall)
+def peaks(*, tf32: bool = False) -> dict[str, float]:
+    """`matrix_peak` by precision. Without bf16 where the machine has no units for it: a step would take minutes.
 
-
-def peaks() -> dict[str, float]:
-    """`matrix_peak` by precision. Without bf16 where the machine has no units for it: a step would take minutes."""
-    found = {"fp32": matrix_peak()}
+    With `tf32` a GPU's "fp32" is what torch's convolutions make of it by default.
+    """
+    found = {"fp32": matrix_peak(tf32=tf32)}
     if torch.cuda.is_available() or has_bf16_units():
         found["bf16"] = matrix_peak(torch.bfloat16)
     return found
@@ -65,13 +92,14 @@ def peaks() -> dict[str, float]:
 
 def write(out: Path, results: list[dict[str, Any]], load_before: float) -> None:
     """The results as JSON, with the machine beside them."""
-    machine = {
+    of_machine = {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "capability": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
         "load_before": load_before,
     }
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
+    out.write_text(json.dumps({"machine": of_machine, "results": results}, indent=1) + "\n")
