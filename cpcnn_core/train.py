@@ -461,8 +461,12 @@ class Run:
         self.scheduler.last_epoch = state["scheduler"]["last_epoch"]
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.noise.set_state(state["noise"])
         self.epoch, self.position, self.step = state["epoch"], state["position"], state["step"]
+        try:
+            self.noise.set_state(state["noise"])
+        except RuntimeError:  # each kind of device has a generator of its own
+            logger.warning("the state was left by another kind of device than %s: its noise begins anew", self.device)
+            self.noise.manual_seed(self.config.seed + (self.step << 32))
         self.sums = Sums(**{name: total.to(self.device) for name, total in state["sums"].items()})
         self.micro_batch = state["micro_batch"]
 
