@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from cpcnn_core.config import TrialConfig
     from orchestrator.resources import Resources
     from orchestrator.space import SearchSpace
 
@@ -48,6 +49,13 @@ def measure(space: SearchSpace) -> Measured:
     return found
 
 
+def _takes(config: TrialConfig, nr_classes: int) -> tuple[float, bool]:
+    """What tells which of two configurations of a network needs more memory: passes at a time, then their precision."""
+    train = config.train
+    passes = train.batch_size / train.accumulate * (nr_classes if train.class_loss_weight else 1)
+    return passes, train.precision == "fp32"
+
+
 def probe(space: SearchSpace) -> Measured:
     """Train and evaluate the largest configuration for a moment, here."""
     import torch
@@ -55,7 +63,9 @@ def probe(space: SearchSpace) -> Measured:
     from orchestrator import planning, training
 
     dataset = training.dataset(space.default().data)
-    _, largest = planning.extremes(space.extremes(), dataset)
-    planning.probe(largest, dataset)
+    configs = list(space.extremes())
+    _, largest = planning.extremes(configs, dataset)
+    alike = (each for each in configs if each.model == largest.model)
+    planning.probe(max(alike, key=lambda each: _takes(each, dataset.nr_classes)), dataset)
     properties = torch.cuda.get_device_properties()
     return Measured(torch.cuda.max_memory_reserved(), properties.total_memory, properties.name)

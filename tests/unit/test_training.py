@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch._dynamo import config as dynamo
 from cpcnn_core import train
 from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.metrics import EpochMetrics
-from orchestrator import space, training
+from orchestrator import packing, planning, space, training
 from orchestrator.store import Store
 from orchestrator.trainable import GPUS, TrialProcess
 from tests.fakes import metrics
@@ -25,6 +26,21 @@ space = {{"model.fusion": choice({{"none": {{}}, "stem_add": {{"train.batch_size
 settings = {{"data.train_fraction": 0.1}}
 trials = 1
 objective = "val_acc"
+"""
+
+PACKED = """
+\"\"\"How large?\"\"\"
+from search_spaces import choice, ints
+space = {
+    "model.nr_filters": ints(4, 8),
+    "train.batch_size": choice([16, 8]),
+    "train.accumulate": choice([1, 2]),
+    "train.precision": choice(["fp32", "bf16"]),
+    "train.class_loss_weight": choice([0.5, 0.0]),
+}
+trials = 1
+objective = "val_acc"
+resources = {"gpus": "auto"}
 """
 
 
@@ -39,6 +55,22 @@ def test_a_batch_larger_than_the_split_is_refused_in_every_branch(tmp_path: Path
         return
     with pytest.raises(ConfigError, match=r"train\.batch_size: 5000 is larger than the training split of \d+ images"):
         training.check_each(asked.extremes())
+
+
+def test_what_is_packed_is_measured_with_the_largest_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "packed.py"
+    file.write_text(PACKED)
+    probed: list[TrialConfig] = []
+    monkeypatch.setattr(planning, "probe", lambda config, _: probed.append(config))
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 2**30)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda: SimpleNamespace(total_memory=2**36, name="a stand-in")
+    )
+    assert packing.probe(space.read(file, [], seed=0)) == packing.Measured(2**30, 2**36, "a stand-in")
+    (config,) = probed
+    assert config.model.nr_filters == 8
+    assert (config.train.batch_size, config.train.accumulate, config.train.class_loss_weight) == (16, 1, 0.5)
+    assert config.train.precision == "fp32"
 
 
 def test_every_trial_of_a_process_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
