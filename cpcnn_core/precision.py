@@ -13,8 +13,8 @@ import torch
 def whole_float32() -> Generator[None]:
     """Have a GPU's convolutions keep all of float32.
 
-    By default it rounds their factors to the 10 bits of TF32, so that log-likelihoods are off by a tenth of a nat, a
-    sampler that multiplies matrices draws other images than one that convolves, and features differ from a CPU's.
+    By default it rounds their factors to the 10 bits of TF32. Log-likelihoods and features would then be others than a
+    CPU's, and a sampler that multiplies matrices would draw other images than one that convolves.
     Training, whose gradients are noisier than that, is left at the default.
 
     The setting is the process's: only one thread may enter at a time.
