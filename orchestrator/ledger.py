@@ -201,7 +201,7 @@ class Ledger:
         if self._deaths[number] > MAX_RESTARTS:
             self._ended(number, error)
             return
-        self._recording(number).finish("FAILED", f"{error} (the trial was started again)")
+        self._recording(number).died(f"{error} (the trial was started again)")
         self._study.put_back(Suggestion(number, self._trials.pop(number).config))
 
     def _ended(self, number: int, error: str | None) -> None:

@@ -92,6 +92,9 @@ def render(store: Store) -> RenderableType:
         lines.append(Text(_best(entries, objective, asked.get("space", {}))))
     for entry in running if driver is not None and driver.alive is not False else []:
         of = entry.trial["train.epochs"]
+        if entry.trial["error"]:
+            lines.append(Text(f"  {entry.trial_id} waits to be started again: {entry.trial['error']}", style="yellow"))
+            continue
         lines.append(Text(f"  {entry.trial_id} runs: epoch {len(entry.epochs)}/{of} on {entry.trial['host'] or '?'}"))
     failed = [entry for entry in entries if entry.trial["state"] == "FAILED"]
     lines += [Text(f"  {each.trial_id} FAILED: {each.trial['error']}", style="red") for each in failed[-_FAILURES:]]

@@ -283,10 +283,15 @@ class Store:
 
     def write_attempt(self, attempt: Attempt, config: TrialConfig) -> None:
         """Add the attempt's row, or replace it."""
-        row = dataclasses.asdict(attempt) | config.flat()
-        kept = [held for held in self.attempts_of(attempt.trial_id) if held["attempt"] != attempt.attempt]
-        schema = _schema_of([*kept, row], _ATTEMPT_COLUMNS | _config_columns())
-        self._write_rows(self.trials_folder / f"{attempt.trial_id}.parquet", [*kept, row], schema)
+        self.write_attempts([attempt], config)
+
+    def write_attempts(self, attempts: Sequence[Attempt], config: TrialConfig) -> None:
+        """Add or replace several rows of one trial at once, so that no kill comes between them."""
+        rows = {held["attempt"]: held for held in self.attempts_of(config.trial_id)}
+        rows |= {attempt.attempt: dataclasses.asdict(attempt) | config.flat() for attempt in attempts}
+        ordered = [rows[attempt] for attempt in sorted(rows)]
+        schema = _schema_of(ordered, _ATTEMPT_COLUMNS | _config_columns())
+        self._write_rows(self.trials_folder / f"{config.trial_id}.parquet", ordered, schema)
 
     def epochs_of(self, trial_id: str) -> list[dict[str, Any]]:
         """The trial's rows of `epochs`, in order."""

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy.exc
@@ -93,6 +94,27 @@ def test_a_trial_whose_process_died_is_suggested_again_and_has_a_row_for_each_at
     assert [(row["epoch"], row["attempt"]) for row in store.epochs().rows()] == [(1, 2), (2, 2), (3, 2)]
 
 
+@pytest.mark.parametrize("suggested", [False, True])
+def test_a_trial_that_waits_to_be_started_again_outlives_its_driver(store: Store, suggested: bool) -> None:
+    def opened() -> tuple[Study, Ledger]:
+        study = Study(SPACE, store, seed=0, trials=4)
+        view = Progress(Console(quiet=True), SPACE.objective, SPACE.searched, total=4)
+        return study, Ledger(study, store, SPACE.objective, view)
+
+    study, ledger = opened()
+    number, config = begin(ledger)
+    ledger.epoch(number, metrics(1), HERE)
+    ledger.died(number, "its node has died", its_fault=False)
+    if suggested:
+        assert ledger.suggest() is not None  # there may be no machine for it for a while
+    study.close()  # the driver is killed
+    study, ledger = opened()
+    assert begin(ledger) == (number, config)
+    rows = [(row["state"], row["error"]) for row in store.attempts_of(config.trial_id)]
+    assert rows == [("FAILED", "its node has died (the trial was started again)"), ("RUNNING", None)]
+    study.close()
+
+
 def test_a_trial_whose_process_keeps_dying_is_failed_and_the_next_one_comes(ledger: Ledger, store: Store) -> None:
     first, config = begin(ledger)
     for _ in range(MAX_RESTARTS):
@@ -109,6 +131,20 @@ def test_an_attempt_that_nobody_ended_is_called_interrupted_by_the_next(store: S
     Recording(store, config, 0)
     rows = [(row["state"], row["error"]) for row in store.trials().rows()]
     assert rows == [("FAILED", INTERRUPTED), ("RUNNING", None)]
+
+
+def test_no_kill_leaves_a_resumed_trial_as_failed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TrialConfig()
+    Recording(store, config, 0)
+    write, states = Store._write_rows, []
+
+    def looked_at(self: Store, *arguments: Any) -> None:
+        write(self, *arguments)
+        states.append(self.latest_attempts().rows()[0]["state"])
+
+    monkeypatch.setattr(Store, "_write_rows", looked_at)
+    Recording(store, config, 0)
+    assert states == ["RUNNING"]
 
 
 def test_after_a_write_that_failed_nothing_more_is_written(
