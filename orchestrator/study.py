@@ -162,9 +162,16 @@ class Study:
         params = self._space.params_of(config)
         if params is None:
             return None
-        self._study.enqueue_trial({name: value for name, (value, _) in params.items()}, {_REOPENED: True})
-        trial, again, _ = self._suggest()
-        return None if again is None else Suggestion(trial.number, again)
+        # Not by way of Optuna's queue, in which others may wait already: rows that only the tables knew of.
+        begun = optuna.trial.create_trial(
+            state=TrialState.RUNNING,
+            params={name: value for name, (value, _) in params.items()},
+            distributions={name: _distribution(held) for name, (_, held) in params.items()},
+            user_attrs={"trial_id": config.trial_id, _REOPENED: True},
+        )
+        trial = optuna.Trial(self._study, self._storage.create_new_trial(self._study._study_id, begun))
+        self._start(trial, config)
+        return Suggestion(trial.number, config)
 
     def report(self, number: int, metrics: Mapping[str, Any]) -> None:
         """Tell what an epoch of a running trial is worth; a value that is missing is not told."""
@@ -279,7 +286,7 @@ class Study:
             trial.set_user_attr(_INVALID, str(error))
             self._study.tell(trial, state=TrialState.FAIL)
             return trial, None, str(error)
-        if self._is_done(config.trial_id) and not trial.user_attrs.get(_REOPENED):
+        if self._is_done(config.trial_id):
             self._tell_again(trial, config.trial_id)
             return trial, None, None
         self._start(trial, config)

@@ -147,6 +147,20 @@ def test_a_promotion_survives_the_driver(store: Store, begun: bool) -> None:
     assert len(store.epochs().rows()) == 2 + 2 + 4
 
 
+def test_a_promotion_is_of_one_trial_though_others_wait_to_go_on(store: Store) -> None:
+    with opened(store, "promote", trials=7) as ledger:
+        left = [begin(ledger) for _ in range(2)]
+        for accuracy in (0.3, 0.6, 0.5):
+            train(ledger, begin(ledger)[0], accuracy)
+    store.set_study_aside()  # as --extend does, or the loss of the file
+    with opened(store, "promote", trials=7) as ledger:
+        suggested = [begin(ledger)[1].trial_id for _ in range(5)]
+        assert len(set(suggested)) == 5  # none runs twice at once
+        assert {config.trial_id for _, config in left} < set(suggested)
+        assert ledger.suggest() is None
+    assert [row["state"] for row in store.latest_attempts().rows()].count("PRUNED") == 2
+
+
 def test_without_a_scheduler_what_was_stopped_goes_on(store: Store) -> None:
     with opened(store, "asha", trials=2) as ledger:
         train(ledger, begin(ledger)[0], 0.6)
