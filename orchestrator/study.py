@@ -335,6 +335,8 @@ class Study:
                 reached = None
                 if frozen.state == TrialState.COMPLETE:
                     reached = Worth(tuple(frozen.values), frozen.constraints)
+                elif trial_id in rows and _EARLIER not in frozen.user_attrs:  # PRUNED or failed, without values there
+                    reached = rows[trial_id].worth
                 if _EARLIER in frozen.user_attrs:
                     if reached is not None:
                         self._earlier[trial_id] = reached

@@ -160,6 +160,24 @@ def test_a_pruned_trial_is_told_as_such(store: Store) -> None:
     assert states(store) == ["PRUNED"]
 
 
+@pytest.mark.parametrize("state", ["PRUNED", "FAILED"])
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_a_trial_reached_is_told_of_its_double_by_every_driver(
+    store: Store, state: State, restarted: bool
+) -> None:
+    with studying(store, SMALL, trials=2) as study:
+        suggestion = study.next()
+        assert suggestion is not None
+        write_rows(store, suggestion.config, state, epochs=1)
+        study.end(suggestion.number, state, SMALL.objective.best(store.epochs_of(suggestion.config.trial_id)))
+        if not restarted:
+            assert study._run(suggestion.config) is None
+    if restarted:
+        with studying(store, SMALL, trials=2) as study:
+            assert study._run(suggestion.config) is None
+    assert states(store)[1] == "COMPLETE"
+
+
 def test_a_null_metric_is_no_score(store: Store) -> None:
     with studying(store) as study:
         suggestion = study.next()
