@@ -60,6 +60,10 @@ class Plan:
     trainer: str = training.TRAINER  # another one simulates trials
     warm_start: tuple[str, ...] = ()  # names of earlier sweeps in the same folder of results
 
+    def __post_init__(self) -> None:
+        """A small space may not have as many configurations as trials were asked for."""
+        object.__setattr__(self, "trials", int(min(self.trials, self.space.size)))
+
     @property
     def store(self) -> Store:
         return Store((self.results / self.name).absolute())

@@ -67,8 +67,7 @@ def show(console: Console, plan: Plan, cluster: Path | None = None) -> None:
     smallest, largest = extremes(plan.space.extremes(), dataset)
     probed = {config.model.model_dump_json(): config for config in (smallest, largest)}
     probes = [probe(config, dataset) for config in probed.values()]
-    trials = min(plan.trials, plan.space.size)
-    left = max(0, int(trials) - _finished(plan))
+    left = max(0, plan.trials - _finished(plan))
     _describe(console, plan, share, left)
     table = Table(box=SIMPLE_HEAD)
     for column in ("configuration", "parameters", "peak memory", "an epoch", "a trial", "disk", "settings"):

@@ -40,6 +40,7 @@ _DUPLICATE = "duplicate_of"
 _INVALID = "invalid"
 _EARLIER = "earlier_sweep"
 _REOPENED = "reopened"
+_EXHAUSTED = "exhausted"  # of the study: no configuration is left that may run and has not
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 optuna.logging.disable_propagation()
@@ -113,7 +114,7 @@ class Study:
         self._ends: dict[str, Worth | None] = {}  # by trial id: what each finished trial is worth
         self._known: set[str] = set()  # trial ids that are finished, running or about to run
         self._earlier: dict[str, Worth | None] = {}  # by trial id: those that earlier sweeps ran, told and not counted
-        self._exhausted = False
+        self._exhausted = bool(self._study.user_attrs.get(_EXHAUSTED))
         self._grid: Iterator[TrialConfig] | None = None
         self._use_sampler(0)
         self._reconcile(_recorded(space, store))
@@ -150,7 +151,9 @@ class Study:
         if self.is_over:
             return None
         suggestion = self._ask()
-        self._exhausted = suggestion is None
+        if suggestion is None:
+            self._exhausted = True
+            self._study.set_user_attr(_EXHAUSTED, True)  # the next driver need not look again
         return suggestion
 
     def put_back(self, suggestion: Suggestion) -> None:

@@ -236,6 +236,12 @@ def test_a_sweep_whose_data_is_missing_leaves_its_name_free(tmp_path: Path) -> N
     assert plan.store.read_sweep() is None
 
 
+def test_no_more_trials_are_planned_than_there_are_configurations(tmp_path: Path) -> None:
+    few = SearchSpace("a test", "", {"model.nr_filters": ints(8, 10)}, {}, 16, Objective("val_acc", "max"))
+    assert Plan("one", few, tmp_path, trials=16).trials == 3
+    assert Plan("one", few, tmp_path, trials=2).trials == 2
+
+
 @pytest.mark.parametrize(
     ("asked", "available", "trials", "share"),
     [

@@ -140,6 +140,20 @@ def test_small_spaces_are_exhausted_without_running_anything_twice(store: Store)
         assert study.next() is None
 
 
+def test_a_space_that_forbids_some_of_its_configurations_is_over_once_the_others_ran(store: Store) -> None:
+    # 6 does not divide the batch of 32
+    space = SearchSpace("a test", "", {"train.accumulate": ints(2, 6, step=2)}, {}, 3, SMALL.objective)
+    with studying(store, space, trials=3) as study:
+        while (suggestion := study.next()) is not None:
+            write_rows(store, suggestion.config, "COMPLETE")
+            study.end(suggestion.number, "COMPLETE", {"epoch": 1, "val_bpd": 3.0})
+        ran, asked = study.finished, len(states(store))
+        assert ran == 2
+    with studying(store, space, trials=3) as study:
+        assert study.is_over
+        assert (study.finished, len(states(store))) == (ran, asked)
+
+
 def test_a_failed_trial_counts_and_is_not_run_again(store: Store) -> None:
     with studying(store, SMALL, trials=2) as study:
         for state in ("FAILED", "PRUNED"):
