@@ -103,6 +103,9 @@ def run(plan: Plan, view: View) -> Outcome:
                 return Outcome(study.finished, ran=False, interrupted=False)
             meter = Meter(plan.budget, spent(store.trials().rows(), store.epochs().rows()))
             if limit := meter.exhausted():
+                ledger.cut(limit)  # what a killed driver left running
+                if ledger.fatal is not None:
+                    raise ledger.fatal
                 return Outcome(study.finished, ran=False, interrupted=False, spent=limit)
             if not new:
                 _check_data(plan)

@@ -30,7 +30,7 @@ import sqlite3
 import types
 import typing
 import uuid
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Container, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -299,11 +299,7 @@ class Store:
 
     def reported_epochs(self, trial_id: str) -> int:
         """How many epochs, from the first one on without a gap, have their row."""
-        held = {row["epoch"] for row in self.epochs_of(trial_id)}
-        reported = 0
-        while reported + 1 in held:
-            reported += 1
-        return reported
+        return without_a_gap({int(row["epoch"]) for row in self.epochs_of(trial_id)})
 
     def add_epoch(self, trial_id: str, attempt: int, metrics: EpochMetrics) -> None:
         """Add the epoch's row, or replace it; rows whose weights are no longer on disk lose their `checkpoint`."""
@@ -557,6 +553,14 @@ class Store:
         if len(content) + sum(len(kept) for _, kept in list(self._remembered.values())) < _REMEMBERED_BYTES:
             self._remembered[path] = (tag, content)
         return content
+
+
+def without_a_gap(epochs: Container[int]) -> int:
+    """How many of the epochs there are, from the first one on without a gap."""
+    reported = 0
+    while reported + 1 in epochs:
+        reported += 1
+    return reported
 
 
 def sweeps(results: Folder) -> list[Store]:

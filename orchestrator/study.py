@@ -160,6 +160,11 @@ class Study:
         """Let a running trial be the next to run, since its process died."""
         self._adopted.append(suggestion)
 
+    def take_left_behind(self) -> list[Suggestion]:
+        """All trials that an earlier driver, or a process that died, left unfinished; they are handed out with this."""
+        taken, self._adopted = self._adopted, []
+        return taken
+
     def reopen(self, config: TrialConfig) -> Suggestion | None:
         """Let a trial that was told as PRUNED go on: Optuna has no way back, so it gets another number there."""
         params = self._space.params_of(config)

@@ -16,7 +16,7 @@ from cpcnn_core import features
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.data import DataError
 from orchestrator import command_line, driver, local_ray, stall, training
-from orchestrator.budget import Meter
+from orchestrator.budget import Budget, Meter
 from orchestrator.cluster import ClusterError
 from orchestrator.driver import Outcome, Plan, SweepError, holding
 from orchestrator.ledger import MAX_RESTARTS, Ledger
@@ -223,6 +223,21 @@ def test_stopping_while_the_last_trials_run_is_an_interruption(tmp_path: Path, m
     assert run(stopped=True, ended=False) == Outcome(0, ran=True, interrupted=True)
     assert run(stopped=True, ended=True) == Outcome(1, ran=True, interrupted=False)  # nothing was cut short
     assert run(stopped=False, ended=False) == Outcome(1, ran=False, interrupted=False)
+
+
+def test_a_spent_budget_leaves_no_trial_running(tmp_path: Path) -> None:
+    plan = Plan("one", SPACE, tmp_path, trials=2, trainer="tests.fakes:train", budget=Budget(hours=1e-9))
+    plan.store.create()
+    driver._agree(plan, plan.store)
+    study = Study(SPACE, plan.store, seed=0, trials=2)
+    with Progress(Console(quiet=True), SPACE.objective, SPACE.searched, total=2) as view:
+        ledger = Ledger(study, plan.store, SPACE.objective, view)
+        number, _ = begin(ledger)
+        ledger.epoch(number, metrics(1, seconds=60.0), HERE)
+        study.close()  # the driver is killed
+        outcome = driver.run(plan, view)
+    assert outcome == Outcome(1, ran=False, interrupted=False, spent="--hours 1e-09")
+    assert plan.store.latest_attempts().rows()[0]["state"] == "PRUNED"
 
 
 def test_a_sweep_whose_data_is_missing_leaves_its_name_free(tmp_path: Path) -> None:

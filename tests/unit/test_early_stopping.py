@@ -187,6 +187,24 @@ def test_a_trial_whose_time_was_up_is_the_first_to_go_on(store: Store, schedule:
         assert begin(ledger)[1] != config
 
 
+def test_a_spent_budget_ends_what_was_left_behind_too_at_what_it_had_reached(store: Store) -> None:
+    with opened(store, "none") as ledger:
+        for accuracy in (0.5, 0.6):
+            number, _ = begin(ledger)
+            ledger.epoch(number, metrics(1, val_acc=accuracy), HERE)
+    with opened(
+        store, "none"
+    ) as ledger:  # the driver was killed; now one trial waits for its process, one is not asked
+        suggestion = ledger.suggest()
+        assert suggestion is not None
+        ledger.cut("--hours 1")
+        assert not ledger.is_over
+    assert list(states(store).values()) == [("PRUNED", 1, "the sweep's budget was spent: --hours 1")] * 2
+    study = Study(SPACE, store, seed=0, trials=3)
+    assert [trial.state.name for trial in study._study.trials] == ["PRUNED"] * 2  # and not failed
+    study.close()
+
+
 def test_a_machine_that_was_taken_away_is_not_the_trials_fault(store: Store) -> None:
     with opened(store, "asha") as ledger:
         number, config = begin(ledger)
