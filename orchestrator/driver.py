@@ -23,14 +23,14 @@ from filelock import FileLock, Timeout
 from cpcnn_core.config import ConfigError
 from cpcnn_core.metrics import ruler_of
 from cpcnn_core.suggest import nearest
-from orchestrator import cluster, growth, leaderboard, lease, packing, provenance, training, warm_start
+from orchestrator import cluster, growth, leaderboard, lease, packing, provenance, study_file, training, warm_start
 from orchestrator.budget import Budget, Meter, spent
 from orchestrator.leaderboard import Entry
 from orchestrator.lease import STALE_SECONDS, Beating, Lease, LeaseLostError, TakenError
 from orchestrator.ledger import Best, Ledger, View
 from orchestrator.resources import ResourcesError
 from orchestrator.space import SearchSpace
-from orchestrator.storage import Folder, RemoteError, RemotePath
+from orchestrator.storage import Folder, RemoteError, RemotePath, write_atomically
 from orchestrator.store import Store, StoreError, config_of, sweeps
 from orchestrator.study import Study
 
@@ -87,7 +87,7 @@ def run(plan: Plan, view: View) -> Outcome:
     store = plan.store
     store.create()
     store = store.patient()
-    with holding(store):
+    with holding(store), study_file.said(store.study_file):
         store.remove_leftovers()
         plan = _with_one_extractor(plan, store)
         new = store.read_sweep() is None
@@ -146,9 +146,15 @@ def _locked(store: Store) -> Generator[None]:
             f"{store.folder}: another driver runs this sweep: {_who(holder)}. Wait for it, stop it with Ctrl-C, "
             "or give this sweep another --name"
         ) from None
+    except OSError as error:
+        raise StoreError(f"{lock.lock_file}: cannot be written: {error.strerror or error}") from None
     try:
         me = {"pid": os.getpid(), "host": platform.node(), "since": provenance.now()}
-        holder.write_text(json.dumps(me) + "\n")
+        text = json.dumps(me) + "\n"
+        try:
+            write_atomically(holder, lambda stream: stream.write(text.encode()))
+        except OSError as error:
+            raise StoreError(f"{holder}: cannot be written: {error.strerror or error}") from None
         yield
     finally:
         # The lock file stays: deleting it would let a third driver lock a new file beside a second one's.

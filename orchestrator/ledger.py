@@ -232,11 +232,9 @@ class Ledger:
         if self.fatal is not None:
             return None
         try:
-            return action()
+            with study_file.said(self._store.study_file):
+                return action()
         except (StoreError, StudyError) as error:
             # Tune would take it for a failure of the trial, and go on.
             self.fatal = error
-            return None
-        except study_file.ERRORS as error:
-            self.fatal = StudyError(f"{self._store.study_file}: cannot be written: {str(error).splitlines()[0]}")
             return None

@@ -27,6 +27,7 @@ from orchestrator import samplers, study_file
 from orchestrator.objective import Objective
 from orchestrator.space import SearchSpace, at_random, by_optuna
 from orchestrator.store import FINISHED, Store, config_of
+from orchestrator.study_file import StudyError as StudyError
 from orchestrator.study_file import StudyFile
 from search_spaces import Choice, Distribution, Floats, Ints, Scalar
 
@@ -44,10 +45,6 @@ _EXHAUSTED = "exhausted"  # of the study: no configuration is left that may run 
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 optuna.logging.disable_propagation()
-
-
-class StudyError(Exception):
-    """A study that cannot be opened, or that cannot go on."""
 
 
 @dataclass(frozen=True)
@@ -440,6 +437,9 @@ def _recorded(space: SearchSpace, store: Store) -> dict[str, Recorded]:
 
 
 def _open(path: Path) -> StudyFile:
+    if not path.exists():
+        with study_file.said(path):
+            return StudyFile(path)
     try:
         return StudyFile(path)
     except study_file.ERRORS as error:

@@ -27,7 +27,8 @@ from orchestrator.recording import INTERRUPTED, Place, Recording
 from orchestrator.resources import Resources, ResourcesError, Share
 from orchestrator.space import SearchSpace
 from orchestrator.store import Store, StoreError
-from orchestrator.study import Study
+from orchestrator.study import Study, StudyError
+from orchestrator.study_file import StudyFile
 from search_spaces import ints
 from tests.fakes import metrics
 
@@ -171,6 +172,30 @@ def test_a_second_holder_is_told_who_the_first_is(store: Store) -> None:
         holding(store).__enter__()
     with holding(store):
         pass
+
+
+def test_a_disk_that_is_full_before_anything_runs_is_said(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(driver, "write_atomically", full)
+    with pytest.raises(StoreError, match=r"driver\.json: cannot be written: No space left on device"):
+        holding(store).__enter__()
+    monkeypatch.undo()
+    with holding(store):  # and the lock was let go
+        pass
+
+    def broken(*_: object) -> None:
+        raise sqlalchemy.exc.OperationalError("insert", {}, Exception("database or disk is full"))
+
+    monkeypatch.setattr(driver, "_agree", lambda *_: None)
+    monkeypatch.setattr(StudyFile, "create_new_study", broken)
+    plan = Plan("one", SPACE, store.folder.parent, trials=1, trainer="tests.fakes:train")
+    with (
+        Progress(Console(quiet=True), SPACE.objective, SPACE.searched, total=1) as view,
+        pytest.raises(StudyError, match=r"study\.db: cannot be written: .*disk is full"),
+    ):
+        driver.run(plan, view)
 
 
 def test_an_old_sweep_of_other_settings_is_refused_with_the_difference(tmp_path: Path) -> None:
