@@ -70,9 +70,13 @@ def main(
 def render(store: Store) -> RenderableType:
     """The state of one sweep."""
     entries, problems = leaderboard.read([store])
-    held = store.read_sweep() or {}
+    try:
+        held = store.read_sweep() or {}
+    except StoreError as error:
+        held = {}
+        problems.append(str(error))
     asked, runs = held.get("asked", {}), held.get("runs", [])
-    total = max(int(runs[-1]["trials"]) if runs else 0, 0) or len(entries)
+    total = int(runs[-1].get("trials") or 0 if runs else 0) or len(entries)
     states = Counter(str(entry.trial["state"]) for entry in entries)
     ended = sum(states[state] for state in FINISHED)
     driver = driver_of(store)
