@@ -109,9 +109,9 @@ def run(plan: Plan, view: View) -> Outcome:
                 return Outcome(study.finished, ran=False, interrupted=False, spent=limit)
             if not new:
                 _check_data(plan)
-            _record_run(plan, store)
-            for line in _warm_start(plan, study):
+            for line in _warm_start(plan, store, study):
                 view.note(line)
+            _record_run(plan, store)
             if study.finished or study.left_behind:
                 view.resumed(study.finished, _best_so_far(plan, entries))
             with _stopping() as stop:
@@ -285,7 +285,9 @@ def _record_run(plan: Plan, store: Store) -> None:
         "data_root": plan.space.settings.get("data.root"),
         "fid_weights": plan.space.settings.get("eval.fid_weights"),
     }
-    store.write_sweep({**held, "runs": [*held.get("runs", []), run]})
+    learned = [*held.get("warm_start", []), *plan.warm_start]
+    warm = {"warm_start": list(dict.fromkeys(learned))} if learned else {}
+    store.write_sweep({**held, **warm, "runs": [*held.get("runs", []), run]})
 
 
 def _changes(prefix: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Generator[str]:
@@ -311,19 +313,30 @@ def _trains_here(plan: Plan) -> bool:
     return plan.trainer == training.TRAINER and not os.environ.get("RAY_ADDRESS")
 
 
-def _warm_start(plan: Plan, study: Study) -> Generator[str]:
-    """Let the study learn from earlier sweeps; a line on each. Raise SweepError where there is no such sweep."""
+def _warm_start(plan: Plan, store: Store, study: Study) -> Generator[str]:
+    """Let the study learn from earlier sweeps; a line on each. Raise SweepError where there is no such sweep.
+
+    A study that was made anew, since the space grew or the file was lost, learns again what the one before had learned.
+    """
+    before = (store.read_sweep() or {}).get("warm_start", [])
+    lost = [name for name in before if name not in study.learned_from and name not in plan.warm_start]
+    if not plan.warm_start and not lost:
+        return
     found = {store.folder.name: store for store in sweeps(plan.results) if store.folder.name != plan.name}
     for name in plan.warm_start:
         if name not in found:
             raise SweepError(
                 f"--warm-start {name}: no other sweep of that name in {plan.results}{nearest(name, found)}"
             )
+    for name in lost:
+        if name not in found:
+            yield f"warm start from {name}: it is not in {plan.results} any more"
     own = (ruler_of(row) for row in plan.store.epochs().rows() if row["fid"] is not None)
     ruler = next(own, None)
-    if ruler is None and plan.warm_start and _trains_here(plan):
+    if ruler is None and _trains_here(plan):
         ruler = training.ruler(plan.space.default())
-    for harvest in warm_start.gather(plan.space, [found[name] for name in plan.warm_start], ruler):
+    wanted = [name for name in (*plan.warm_start, *lost) if name in found]
+    for harvest in warm_start.gather(plan.space, [found[name] for name in wanted], ruler):
         yield harvest.summary(study.learn(harvest.used))
 
 

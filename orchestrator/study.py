@@ -141,6 +141,12 @@ class Study:
         """Whether no trial is left to be asked for."""
         return not self._adopted and (self._exhausted or len(self._known) >= self._trials)
 
+    @property
+    def learned_from(self) -> set[str]:
+        """The earlier sweeps of whose trials the study was told."""
+        told = (trial.user_attrs.get(_EARLIER) for trial in self._study.get_trials(deepcopy=False))
+        return {source.rpartition("/")[0] for source in told if source is not None}
+
     def next(self) -> Suggestion | None:
         """The next trial to run: one that was left behind, otherwise a new one; None when there is none."""
         if self._adopted:
