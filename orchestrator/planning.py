@@ -20,6 +20,7 @@ from cpcnn_core.config import TrialConfig
 from orchestrator import cluster_file, packing, training
 from orchestrator.cluster import Cluster, ClusterError
 from orchestrator.cluster import besides as of_node
+from orchestrator.objective import Direction, pareto_front
 from orchestrator.progress import duration, settings
 from orchestrator.resources import Share
 from orchestrator.storage import RemotePath
@@ -34,6 +35,7 @@ _STEPS = 3  # timed, after one that is not
 _NETWORKS = 64  # of more, only a part is built to find the smallest and the largest
 _KEPT_WEIGHTS = 5  # the best by each of four metrics, and the last
 _BYTES = 4  # a float32
+_WAYS: tuple[Direction, ...] = ("min", "max")
 
 
 @dataclass(frozen=True)
@@ -193,14 +195,15 @@ def extremes(configs: Iterable[TrialConfig], dataset: Dataset) -> tuple[TrialCon
 
 
 def _smallest_and_largest(configs: Collection[TrialConfig]) -> list[TrialConfig]:
-    """Those whose whole numbers are all the smallest that they have, or all the largest: the others lie between."""
+    """Those than which none is smaller, or none larger, in all whole numbers: the others lie between."""
     held = [{key: value for key, value in config.model if type(value) is int} for config in configs]
-    bounds = {key: sorted({sizes[key] for sizes in held if key in sizes}) for key in held[0]}
-    return [
-        config
-        for config, sizes in zip(configs, held, strict=True)
-        if any(all(sizes[key] == bounds[key][end] for key in sizes if key in bounds) for end in (0, -1))
-    ]
+    shared = sorted(set.intersection(*(set(sizes) for sizes in held)))
+    sized = [([sizes[key] for key in shared], config) for config, sizes in zip(configs, held, strict=True)]
+    ends: list[TrialConfig] = []
+    for way in _WAYS:
+        front = pareto_front(sized, lambda item: item[0], [way] * len(shared))
+        ends += [config for _, config in front if not any(config is other for other in ends)]
+    return ends
 
 
 def _machine() -> dict[str, float]:
