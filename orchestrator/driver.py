@@ -446,7 +446,7 @@ def _tune(
         limit: list[str] = []
 
         def is_stopping() -> bool:
-            limit[:] = filter(None, [meter.tick(ledger.running * share.gpus)])
+            limit[:] = filter(None, [meter.tick(ledger.running, share.gpus)])
             return stop.requested or bool(limit)
 
         try:

@@ -95,8 +95,8 @@ class Ledger:
 
     @property
     def running(self) -> int:
-        """How many trials run, or are about to."""
-        return len(self._trials)
+        """How many trials have a process that runs them; others may wait for a place."""
+        return sum(trial.recording is not None for trial in self._trials.values())
 
     @property
     def is_over(self) -> bool:

@@ -172,6 +172,15 @@ def test_without_a_scheduler_what_was_stopped_goes_on(store: Store) -> None:
     assert [state for state, *_ in states(store).values()] == ["COMPLETE"] * 2
 
 
+def test_a_trial_that_waits_for_a_place_does_not_run(store: Store) -> None:
+    with opened(store, "none") as ledger:
+        suggestion = ledger.suggest()
+        assert suggestion is not None
+        assert (ledger.is_busy, ledger.running) == (True, 0)
+        ledger.started(suggestion.number)
+        assert ledger.running == 1
+
+
 @pytest.mark.parametrize("schedule", ["asha", "none"])
 def test_a_trial_whose_time_was_up_is_the_first_to_go_on(store: Store, schedule: str) -> None:
     with opened(store, schedule) as ledger:
@@ -240,13 +249,14 @@ def test_hours_are_those_in_which_anything_ran_and_gpu_hours_are_added_up() -> N
 def test_a_meter_counts_on_and_names_the_limit_that_comes_first() -> None:
     now = [0.0]
 
-    def tick(meter: Meter, seconds: float, gpus: float) -> str | None:
+    def tick(meter: Meter, seconds: float, trials: int) -> str | None:
         now[0] += seconds
-        return meter.tick(gpus)
+        return meter.tick(trials, gpus=1)
 
     meter = Meter(Budget(hours=2, gpu_hours=3), Spent(0.5, 1), lambda: now[0])
     assert tick(meter, 1000, 4) is None  # nothing ran before the first look
     assert tick(meter, 1800, 1) is None
+    assert tick(meter, 1e9, 0) is None  # while the trials wait for machines
     assert tick(meter, 1799, 3) is None
     assert tick(meter, 2, 3) == "--gpu-hours 3"
     assert Meter(Budget(), Spent(1e9, 1e9)).exhausted() is None
