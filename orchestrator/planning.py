@@ -86,7 +86,7 @@ def show(console: Console, plan: Plan, cluster: Path | None = None) -> None:
         )
     console.print(table)
     rounds = math.ceil(left / share.concurrent)
-    low, high = (rounds * held.trial_seconds for held in (probes[0], probes[-1]))
+    low, high = (rounds * seconds for seconds in _range(probes))
     limit = "" if plan.budget.hours is None else f"; --hours ends it after {plan.budget.hours:g} h"
     besides = ", and drawing images for FID comes on top" if plan.space.default().eval.fid_every else ""
     console.print(
@@ -96,7 +96,7 @@ def show(console: Console, plan: Plan, cluster: Path | None = None) -> None:
     )
     if rented is not None:
         console.print(f"{cluster}: {_bill(plan, rented, left, probes)}", highlight=False, soft_wrap=True)
-    disk = left * probes[-1].disk_bytes
+    disk = left * max(held.disk_bytes for held in probes)
     if isinstance(plan.results, RemotePath):
         console.print(f"storage: at most {_size(disk)} at {plan.results}", highlight=False)
         return
@@ -104,6 +104,12 @@ def show(console: Console, plan: Plan, cluster: Path | None = None) -> None:
     console.print(f"disk: at most {_size(disk)}; {_size(free)} are free at {plan.results}", highlight=False)
     if disk > free:
         console.print("warning: that may not be enough", style="yellow")
+
+
+def _range(probes: list[Probe]) -> tuple[float, float]:
+    """The seconds of the shortest trial and of the longest, which need not be that of the largest network."""
+    seconds = [held.trial_seconds for held in probes]
+    return min(seconds), max(seconds)
 
 
 def _bill(plan: Plan, rented: Cluster, left: int, probes: list[Probe]) -> str:
@@ -116,7 +122,7 @@ def _bill(plan: Plan, rented: Cluster, left: int, probes: list[Probe]) -> str:
         raise ClusterError(problem)
     price = rented.highest_price
     rounds = math.ceil(left / share.concurrent)
-    low, high = (rounds * held.trial_seconds / 3600 * price for held in (probes[0], probes[-1]))
+    low, high = (rounds * seconds / 3600 * price for seconds in _range(probes))
     limits = [f"--hours {hours:g} at most {hours * price:.2f}" for hours in [plan.budget.hours] if hours is not None]
     limits += [f"--max-cost {plan.max_cost:g} ends it there"] if plan.max_cost is not None else []
     return "; ".join(

@@ -23,6 +23,11 @@ def test_the_smallest_and_the_largest_network_are_found() -> None:
     ]
 
 
+def test_a_small_network_may_take_longer() -> None:
+    probes = [planning.Probe(TrialConfig.from_flat({"train.epochs": 2}), 1, 1, seconds, 1) for seconds in (9.0, 4.0)]
+    assert planning._range(probes) == (8.0, 18.0)
+
+
 def test_they_are_found_where_no_branch_is_the_smallest_in_everything() -> None:
     branches = {
         "none": {"model.nr_resnet": 1, "model.nr_filters": 16},
