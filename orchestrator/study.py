@@ -337,10 +337,10 @@ class Study:
         """Make the study and the rows agree, and adopt the trials that an earlier driver left behind."""
         running = []
         for frozen in self._study.get_trials(deepcopy=False):
-            if _DUPLICATE in frozen.user_attrs or _INVALID in frozen.user_attrs:
-                continue
             if frozen.state == TrialState.RUNNING:
-                running.append(frozen)
+                running.append(frozen)  # also one that was about to be told as a double, or as not allowed
+            elif _DUPLICATE in frozen.user_attrs or _INVALID in frozen.user_attrs:
+                continue
             elif frozen.state.is_finished() and "trial_id" in frozen.user_attrs:
                 trial_id = frozen.user_attrs["trial_id"]
                 reached = None

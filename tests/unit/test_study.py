@@ -192,6 +192,22 @@ def test_what_a_trial_reached_is_told_of_its_double_by_every_driver(
     assert states(store)[1] == "COMPLETE"
 
 
+def test_a_double_whose_driver_was_killed_before_it_was_told_is_told(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with studying(store, SMALL, trials=2) as study:
+        suggestion = study.next()
+        assert suggestion is not None
+        write_rows(store, suggestion.config, "COMPLETE")
+        study.end(suggestion.number, "COMPLETE", {"epoch": 1, "val_bpd": 3.2})
+        monkeypatch.setattr(study, "_tell", lambda *_: None)
+        assert study._run(suggestion.config) is None
+    assert states(store) == ["COMPLETE", "RUNNING"]
+    with studying(store, SMALL, trials=2) as study:
+        assert (study.finished, study.left_behind) == (1, 0)
+    assert states(store) == ["COMPLETE", "COMPLETE"]
+
+
 def test_a_null_metric_is_no_score(store: Store) -> None:
     with studying(store) as study:
         suggestion = study.next()
