@@ -289,7 +289,15 @@ class Store:
         """Add or replace several rows of one trial at once, so that no kill comes between them."""
         rows = {held["attempt"]: held for held in self.attempts_of(config.trial_id)}
         rows |= {attempt.attempt: dataclasses.asdict(attempt) | config.flat() for attempt in attempts}
-        ordered = [rows[attempt] for attempt in sorted(rows)]
+        # The options of other trials' fusions, columns of the compacted file, are null in this one's rows.
+        ordered = [
+            {
+                name: value
+                for name, value in rows[attempt].items()
+                if value is not None or not name.startswith(OPTION_PREFIX)
+            }
+            for attempt in sorted(rows)
+        ]
         schema = _schema_of(ordered, _ATTEMPT_COLUMNS | _config_columns())
         self._write_rows(self.trials_folder / f"{config.trial_id}.parquet", ordered, schema)
 
