@@ -68,9 +68,15 @@ class ModelConfig(_Section):
         from cpcnn_core.fusion import FusionError, options_of
 
         try:
-            options_of(self.fusion, self.fusion_options)
+            options = options_of(self.fusion, self.fusion_options)
         except FusionError as error:
             raise ValueError(str(error)) from None
+        # As the variant declares them, or 16 and the 16.0 of a table's column would be two trials.
+        typed = {
+            variant: {option: getattr(options[variant], option) for option in given}
+            for variant, given in self.fusion_options.items()
+        }
+        object.__setattr__(self, "fusion_options", typed)
         if self.label_encoding == "one_hot" and self.label_dim is not None:
             raise ValueError(
                 f"model.label_dim: {self.label_dim} has no meaning for one_hot, whose size is the number of classes; "

@@ -57,12 +57,15 @@ class Meter:
         self._clock = clock
         self._last: float | None = None
 
-    def tick(self, gpus: float) -> str | None:
-        """`gpus` have been in use since the last tick. Return which limit is reached, None while none is."""
+    def tick(self, running: int, gpus: float) -> str | None:
+        """So many trials have run since the last tick, each holding `gpus`. Return which limit is reached, if one is.
+
+        While none runs, since machines are still to come, no hours pass.
+        """
         now = self._clock()
-        hours = 0.0 if self._last is None else (now - self._last) / _HOUR
+        hours = 0.0 if self._last is None or not running else (now - self._last) / _HOUR
         self._last = now
-        self._spent = Spent(self._spent.hours + hours, self._spent.gpu_hours + hours * gpus)
+        self._spent = Spent(self._spent.hours + hours, self._spent.gpu_hours + hours * running * gpus)
         return self.exhausted()
 
     def exhausted(self) -> str | None:

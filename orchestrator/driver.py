@@ -23,14 +23,14 @@ from filelock import FileLock, Timeout
 from cpcnn_core.config import ConfigError
 from cpcnn_core.metrics import ruler_of
 from cpcnn_core.suggest import nearest
-from orchestrator import cluster, growth, leaderboard, lease, packing, provenance, training, warm_start
+from orchestrator import cluster, growth, leaderboard, lease, packing, provenance, study_file, training, warm_start
 from orchestrator.budget import Budget, Meter, spent
 from orchestrator.leaderboard import Entry
 from orchestrator.lease import STALE_SECONDS, Beating, Lease, LeaseLostError, TakenError
 from orchestrator.ledger import Best, Ledger, View
 from orchestrator.resources import ResourcesError
 from orchestrator.space import SearchSpace
-from orchestrator.storage import Folder, RemoteError, RemotePath
+from orchestrator.storage import Folder, RemoteError, RemotePath, write_atomically
 from orchestrator.store import Store, StoreError, config_of, sweeps
 from orchestrator.study import Study
 
@@ -60,6 +60,10 @@ class Plan:
     trainer: str = training.TRAINER  # another one simulates trials
     warm_start: tuple[str, ...] = ()  # names of earlier sweeps in the same folder of results
 
+    def __post_init__(self) -> None:
+        """A small space may not have as many configurations as trials were asked for."""
+        object.__setattr__(self, "trials", int(min(self.trials, self.space.size)))
+
     @property
     def store(self) -> Store:
         return Store((self.results / self.name).absolute())
@@ -83,7 +87,7 @@ def run(plan: Plan, view: View) -> Outcome:
     store = plan.store
     store.create()
     store = store.patient()
-    with holding(store):
+    with holding(store), study_file.said(store.study_file):
         store.remove_leftovers()
         plan = _with_one_extractor(plan, store)
         new = store.read_sweep() is None
@@ -99,12 +103,15 @@ def run(plan: Plan, view: View) -> Outcome:
                 return Outcome(study.finished, ran=False, interrupted=False)
             meter = Meter(plan.budget, spent(store.trials().rows(), store.epochs().rows()))
             if limit := meter.exhausted():
+                ledger.cut(limit)  # what a killed driver left running
+                if ledger.fatal is not None:
+                    raise ledger.fatal
                 return Outcome(study.finished, ran=False, interrupted=False, spent=limit)
             if not new:
                 _check_data(plan)
-            _record_run(plan, store)
-            for line in _warm_start(plan, study):
+            for line in _warm_start(plan, store, study):
                 view.note(line)
+            _record_run(plan, store)
             if study.finished or study.left_behind:
                 view.resumed(study.finished, _best_so_far(plan, entries))
             with _stopping() as stop:
@@ -139,9 +146,15 @@ def _locked(store: Store) -> Generator[None]:
             f"{store.folder}: another driver runs this sweep: {_who(holder)}. Wait for it, stop it with Ctrl-C, "
             "or give this sweep another --name"
         ) from None
+    except OSError as error:
+        raise StoreError(f"{lock.lock_file}: cannot be written: {error.strerror or error}") from None
     try:
         me = {"pid": os.getpid(), "host": platform.node(), "since": provenance.now()}
-        holder.write_text(json.dumps(me) + "\n")
+        text = json.dumps(me) + "\n"
+        try:
+            write_atomically(holder, lambda stream: stream.write(text.encode()))
+        except OSError as error:
+            raise StoreError(f"{holder}: cannot be written: {error.strerror or error}") from None
         yield
     finally:
         # The lock file stays: deleting it would let a third driver lock a new file beside a second one's.
@@ -272,7 +285,9 @@ def _record_run(plan: Plan, store: Store) -> None:
         "data_root": plan.space.settings.get("data.root"),
         "fid_weights": plan.space.settings.get("eval.fid_weights"),
     }
-    store.write_sweep({**held, "runs": [*held.get("runs", []), run]})
+    learned = [*held.get("warm_start", []), *plan.warm_start]
+    warm = {"warm_start": list(dict.fromkeys(learned))} if learned else {}
+    store.write_sweep({**held, **warm, "runs": [*held.get("runs", []), run]})
 
 
 def _changes(prefix: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Generator[str]:
@@ -298,19 +313,30 @@ def _trains_here(plan: Plan) -> bool:
     return plan.trainer == training.TRAINER and not os.environ.get("RAY_ADDRESS")
 
 
-def _warm_start(plan: Plan, study: Study) -> Generator[str]:
-    """Let the study learn from earlier sweeps; a line on each. Raise SweepError where there is no such sweep."""
+def _warm_start(plan: Plan, store: Store, study: Study) -> Generator[str]:
+    """Let the study learn from earlier sweeps; a line on each. Raise SweepError where there is no such sweep.
+
+    A study that was made anew, since the space grew or the file was lost, learns again what the one before had learned.
+    """
+    before = (store.read_sweep() or {}).get("warm_start", [])
+    lost = [name for name in before if name not in study.learned_from and name not in plan.warm_start]
+    if not plan.warm_start and not lost:
+        return
     found = {store.folder.name: store for store in sweeps(plan.results) if store.folder.name != plan.name}
     for name in plan.warm_start:
         if name not in found:
             raise SweepError(
                 f"--warm-start {name}: no other sweep of that name in {plan.results}{nearest(name, found)}"
             )
+    for name in lost:
+        if name not in found:
+            yield f"warm start from {name}: it is not in {plan.results} any more"
     own = (ruler_of(row) for row in plan.store.epochs().rows() if row["fid"] is not None)
     ruler = next(own, None)
-    if ruler is None and plan.warm_start and _trains_here(plan):
+    if ruler is None and _trains_here(plan):
         ruler = training.ruler(plan.space.default())
-    for harvest in warm_start.gather(plan.space, [found[name] for name in plan.warm_start], ruler):
+    wanted = [name for name in (*plan.warm_start, *lost) if name in found]
+    for harvest in warm_start.gather(plan.space, [found[name] for name in wanted], ruler):
         yield harvest.summary(study.learn(harvest.used))
 
 
@@ -420,7 +446,7 @@ def _tune(
         limit: list[str] = []
 
         def is_stopping() -> bool:
-            limit[:] = filter(None, [meter.tick(ledger.running * share.gpus)])
+            limit[:] = filter(None, [meter.tick(ledger.running, share.gpus)])
             return stop.requested or bool(limit)
 
         try:

@@ -18,7 +18,7 @@ from orchestrator.leaderboard import Entry
 from orchestrator.objective import Objective
 from orchestrator.recording import Place, Recording
 from orchestrator.scheduling import Schedule, Scheduler, Stopped
-from orchestrator.store import State, Store, StoreError, config_of
+from orchestrator.store import State, Store, StoreError, config_of, without_a_gap
 from orchestrator.study import Study, StudyError, Suggestion
 
 BUDGET = "the sweep's budget was spent: "  # how `stopped` begins for a trial that nobody judged
@@ -95,8 +95,8 @@ class Ledger:
 
     @property
     def running(self) -> int:
-        """How many trials run, or are about to."""
-        return len(self._trials)
+        """How many trials have a process that runs them; others may wait for a place."""
+        return sum(trial.recording is not None for trial in self._trials.values())
 
     @property
     def is_over(self) -> bool:
@@ -133,7 +133,8 @@ class Ledger:
         )
 
     def cut(self, reason: str) -> None:
-        """The budget is spent: what runs ends here, and is the first to go on under a larger one."""
+        """The budget is spent: what runs or was left behind ends here, and is the first to go on under a larger one."""
+        self._guarded(self._take_left_behind)
         for number in list(self._trials):
             self._trials[number].stopped = f"{BUDGET}{reason}"
             self.ended(number, None)
@@ -149,15 +150,19 @@ class Ledger:
                 return None
             number, config = suggestion.number, suggestion.config
             again = self._paused.pop(config.trial_id, None)
-            self._trials[number] = _Trial(config)
-            reported = self._store.reported_epochs(config.trial_id)
+            # Its rows now, for it may end before a process has begun to run it.
+            self._trials[number] = _Trial(config, rows=self._rows(config))
+            reported = without_a_gap(self._trials[number].rows)
             # A trial that was left behind may stand at a rung already, its driver killed before it could judge.
             stopped = None if again is not None else self._judge(config, reported)
             if stopped is None:
                 return suggestion
             self._trials[number].stopped = stopped
-            self._trials[number].rows = self._rows(config)
             self._ended(number, None)
+
+    def _take_left_behind(self) -> None:
+        for suggestion in self._study.take_left_behind():
+            self._trials[suggestion.number] = _Trial(suggestion.config, rows=self._rows(suggestion.config))
 
     def _reopened(self, *, nothing_new: bool) -> Suggestion | None:
         trial_id = self._resumable(nothing_new=nothing_new)
@@ -201,7 +206,7 @@ class Ledger:
         if self._deaths[number] > MAX_RESTARTS:
             self._ended(number, error)
             return
-        self._recording(number).finish("FAILED", f"{error} (the trial was started again)")
+        self._recording(number).died(f"{error} (the trial was started again)")
         self._study.put_back(Suggestion(number, self._trials.pop(number).config))
 
     def _ended(self, number: int, error: str | None) -> None:
@@ -227,11 +232,9 @@ class Ledger:
         if self.fatal is not None:
             return None
         try:
-            return action()
+            with study_file.said(self._store.study_file):
+                return action()
         except (StoreError, StudyError) as error:
             # Tune would take it for a failure of the trial, and go on.
             self.fatal = error
-            return None
-        except study_file.ERRORS as error:
-            self.fatal = StudyError(f"{self._store.study_file}: cannot be written: {str(error).splitlines()[0]}")
             return None

@@ -20,6 +20,7 @@ from cpcnn_core.config import TrialConfig
 from orchestrator import cluster_file, packing, training
 from orchestrator.cluster import Cluster, ClusterError
 from orchestrator.cluster import besides as of_node
+from orchestrator.objective import Direction, pareto_front
 from orchestrator.progress import duration, settings
 from orchestrator.resources import Share
 from orchestrator.storage import RemotePath
@@ -34,6 +35,7 @@ _STEPS = 3  # timed, after one that is not
 _NETWORKS = 64  # of more, only a part is built to find the smallest and the largest
 _KEPT_WEIGHTS = 5  # the best by each of four metrics, and the last
 _BYTES = 4  # a float32
+_WAYS: tuple[Direction, ...] = ("min", "max")
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,7 @@ def show(console: Console, plan: Plan, cluster: Path | None = None) -> None:
     smallest, largest = extremes(plan.space.extremes(), dataset)
     probed = {config.model.model_dump_json(): config for config in (smallest, largest)}
     probes = [probe(config, dataset) for config in probed.values()]
-    trials = min(plan.trials, plan.space.size)
-    left = max(0, int(trials) - _finished(plan))
+    left = max(0, plan.trials - _finished(plan))
     _describe(console, plan, share, left)
     table = Table(box=SIMPLE_HEAD)
     for column in ("configuration", "parameters", "peak memory", "an epoch", "a trial", "disk", "settings"):
@@ -85,7 +86,7 @@ def show(console: Console, plan: Plan, cluster: Path | None = None) -> None:
         )
     console.print(table)
     rounds = math.ceil(left / share.concurrent)
-    low, high = (rounds * held.trial_seconds for held in (probes[0], probes[-1]))
+    low, high = (rounds * seconds for seconds in _range(probes))
     limit = "" if plan.budget.hours is None else f"; --hours ends it after {plan.budget.hours:g} h"
     besides = ", and drawing images for FID comes on top" if plan.space.default().eval.fid_every else ""
     console.print(
@@ -95,7 +96,7 @@ def show(console: Console, plan: Plan, cluster: Path | None = None) -> None:
     )
     if rented is not None:
         console.print(f"{cluster}: {_bill(plan, rented, left, probes)}", highlight=False, soft_wrap=True)
-    disk = left * probes[-1].disk_bytes
+    disk = left * max(held.disk_bytes for held in probes)
     if isinstance(plan.results, RemotePath):
         console.print(f"storage: at most {_size(disk)} at {plan.results}", highlight=False)
         return
@@ -103,6 +104,12 @@ def show(console: Console, plan: Plan, cluster: Path | None = None) -> None:
     console.print(f"disk: at most {_size(disk)}; {_size(free)} are free at {plan.results}", highlight=False)
     if disk > free:
         console.print("warning: that may not be enough", style="yellow")
+
+
+def _range(probes: list[Probe]) -> tuple[float, float]:
+    """The seconds of the shortest trial and of the longest, which need not be that of the largest network."""
+    seconds = [held.trial_seconds for held in probes]
+    return min(seconds), max(seconds)
 
 
 def _bill(plan: Plan, rented: Cluster, left: int, probes: list[Probe]) -> str:
@@ -115,7 +122,7 @@ def _bill(plan: Plan, rented: Cluster, left: int, probes: list[Probe]) -> str:
         raise ClusterError(problem)
     price = rented.highest_price
     rounds = math.ceil(left / share.concurrent)
-    low, high = (rounds * held.trial_seconds / 3600 * price for held in (probes[0], probes[-1]))
+    low, high = (rounds * seconds / 3600 * price for seconds in _range(probes))
     limits = [f"--hours {hours:g} at most {hours * price:.2f}" for hours in [plan.budget.hours] if hours is not None]
     limits += [f"--max-cost {plan.max_cost:g} ends it there"] if plan.max_cost is not None else []
     return "; ".join(
@@ -199,14 +206,15 @@ def extremes(configs: Iterable[TrialConfig], dataset: Dataset) -> tuple[TrialCon
 
 
 def _smallest_and_largest(configs: Collection[TrialConfig]) -> list[TrialConfig]:
-    """Those whose whole numbers are all the smallest that they have, or all the largest: the others lie between."""
+    """Those than which none is smaller, or none larger, in all whole numbers: the others lie between."""
     held = [{key: value for key, value in config.model if type(value) is int} for config in configs]
-    bounds = {key: sorted({sizes[key] for sizes in held if key in sizes}) for key in held[0]}
-    return [
-        config
-        for config, sizes in zip(configs, held, strict=True)
-        if any(all(sizes[key] == bounds[key][end] for key in sizes if key in bounds) for end in (0, -1))
-    ]
+    shared = sorted(set.intersection(*(set(sizes) for sizes in held)))
+    sized = [([sizes[key] for key in shared], config) for config, sizes in zip(configs, held, strict=True)]
+    ends: list[TrialConfig] = []
+    for way in _WAYS:
+        front = pareto_front(sized, lambda item: item[0], [way] * len(shared))
+        ends += [config for _, config in front if not any(config is other for other in ends)]
+    return ends
 
 
 def _machine() -> dict[str, float]:

@@ -31,10 +31,11 @@ class Recording:
         self._store = store
         self._begun = time.monotonic()
         earlier = store.attempts_of(config.trial_id)
-        for row in earlier:
-            if row["state"] == "RUNNING":
-                held = Attempt(**{name: row[name] for name in Attempt.__dataclass_fields__ if name in row})
-                store.write_attempt(replace(held, state="FAILED", error=INTERRUPTED), config)
+        left = [
+            Attempt(**{name: row[name] for name in Attempt.__dataclass_fields__ if name in row})
+            for row in earlier
+            if row["state"] == "RUNNING"
+        ]
         self._attempt = Attempt(
             trial_id=config.trial_id,
             attempt=1 + max((int(row["attempt"]) for row in earlier), default=0),
@@ -45,7 +46,9 @@ class Recording:
             gpus=gpus,
             git_commit=git_commit(),
         )
-        store.write_attempt(self._attempt, config)
+        # Together: a trial whose last row is a FAILED one has ended, and would not be taken up again.
+        ended = [replace(held, state="FAILED", error=held.error or INTERRUPTED) for held in left]
+        store.write_attempts([*ended, self._attempt], config)
 
     @property
     def attempt(self) -> Attempt:
@@ -67,6 +70,10 @@ class Recording:
         )
         if first:
             self._store.write_attempt(self._attempt, self.config)
+
+    def died(self, error: str) -> None:
+        """Write why the attempt ended. The trial has not: its row says RUNNING until the next attempt begins."""
+        self.finish("RUNNING", error)
 
     def finish(self, state: State, error: str | None = None, *, stopped: str | None = None) -> None:
         """Write how the attempt ended, and why if it FAILED (`error`) or was PRUNED (`stopped`)."""

@@ -10,8 +10,8 @@ from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.suggest import nearest
 from orchestrator.objective import Objective
 from orchestrator.space import parse_settings
-from orchestrator.storage import remove_tree
-from orchestrator.store import Store, StoreError, config_of
+from orchestrator.storage import Folder, remove_tree
+from orchestrator.store import Store, StoreError, config_of, sweeps
 
 # What two runs of the same trial may differ in; and the score, which follows from the metrics.
 _NOT_COMPARED = {
@@ -28,6 +28,38 @@ _NOT_COMPARED = {
     "micro_batch",
     "checkpoint",
 }
+
+
+def holder(results: Folder, trial_id: str, sweep: str | None) -> Store:
+    """The sweep that ran the trial, `sweep` or the only one. Raise StoreError where none did, or several."""
+    if sweep is not None:
+        return Store((results / sweep).absolute())
+    begun = [store for store in sweeps(results) if store.read_sweep() is not None]  # replays ask nothing
+    holders = [store for store in begun if store.attempts_of(trial_id)]
+    if not holders:
+        there = [str(row["trial_id"]) for store in begun for row in store.latest_attempts().rows()]
+        raise StoreError(f"{results}: no sweep holds a trial {trial_id}{nearest(trial_id, there) if there else ''}")
+    if len(holders) > 1:
+        names = ", ".join(store.folder.name for store in holders)
+        raise StoreError(f"{results}: trial {trial_id} is in {names}; say which with --sweep")
+    return Store(holders[0].folder.absolute())
+
+
+def scratch(results: Folder, name: str) -> Store:
+    """The folder that replays go to, which are deleted when they are run again. Raise StoreError for a sweep's."""
+    store = Store((results / name).absolute())
+    if store.read_sweep() is not None:
+        raise StoreError(f"--name {name}: {store.folder} holds a sweep, whose rows a replay would replace")
+    return store
+
+
+def threads_by_epoch(attempts: Iterable[Mapping[str, Any]], epochs: Iterable[Mapping[str, Any]]) -> dict[int, int]:
+    """How many threads of torch trained each epoch, where its attempt says so: another number adds up in another
+    order.
+    """
+    of_attempt = {row["attempt"]: row.get("threads") for row in attempts}
+    held = {int(row["epoch"]): of_attempt.get(row["attempt"]) for row in epochs}
+    return {epoch: int(threads) for epoch, threads in held.items() if threads is not None}
 
 
 def recorded_config(store: Store, trial_id: str, given: Iterable[str]) -> TrialConfig:

@@ -19,7 +19,7 @@ from ray.tune.search import Searcher
 from orchestrator.ledger import Ledger
 from orchestrator.stall import Stalls, last_dump
 from orchestrator.study import Suggestion
-from orchestrator.trainable import FAILURE, LOG, METRICS, NUMBER, PLACE, STORAGE
+from orchestrator.trainable import BUSY, FAILURE, LOG, METRICS, NUMBER, PLACE, STORAGE
 
 # A machine whose processes are ended with it breaks its connections before Ray knows that it is gone: "unavailable". A
 # process that dies by itself is told as dead by its node, at the latest the next time.
@@ -100,6 +100,8 @@ class LedgerCallback(Callback):  # type: ignore[misc]
         result = trial.last_result or {}
         if result.get(STORAGE):
             self._ledger.halt(trial.config[NUMBER], result[FAILURE])
+        elif result.get(BUSY):  # a node that was cut off may train on for minutes
+            self._ledger.died(trial.config[NUMBER], result[FAILURE], its_fault=False)
         else:
             self._ledger.ended(trial.config[NUMBER], result.get(FAILURE))
 

@@ -70,9 +70,13 @@ def main(
 def render(store: Store) -> RenderableType:
     """The state of one sweep."""
     entries, problems = leaderboard.read([store])
-    held = store.read_sweep() or {}
+    try:
+        held = store.read_sweep() or {}
+    except StoreError as error:
+        held = {}
+        problems.append(str(error))
     asked, runs = held.get("asked", {}), held.get("runs", [])
-    total = max(int(runs[-1]["trials"]) if runs else 0, 0) or len(entries)
+    total = int(runs[-1].get("trials") or 0 if runs else 0) or len(entries)
     states = Counter(str(entry.trial["state"]) for entry in entries)
     ended = sum(states[state] for state in FINISHED)
     driver = driver_of(store)
@@ -92,6 +96,9 @@ def render(store: Store) -> RenderableType:
         lines.append(Text(_best(entries, objective, asked.get("space", {}))))
     for entry in running if driver is not None and driver.alive is not False else []:
         of = entry.trial["train.epochs"]
+        if entry.trial["error"]:
+            lines.append(Text(f"  {entry.trial_id} waits to be started again: {entry.trial['error']}", style="yellow"))
+            continue
         lines.append(Text(f"  {entry.trial_id} runs: epoch {len(entry.epochs)}/{of} on {entry.trial['host'] or '?'}"))
     failed = [entry for entry in entries if entry.trial["state"] == "FAILED"]
     lines += [Text(f"  {each.trial_id} FAILED: {each.trial['error']}", style="red") for each in failed[-_FAILURES:]]

@@ -30,7 +30,7 @@ import sqlite3
 import types
 import typing
 import uuid
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Container, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -283,10 +283,23 @@ class Store:
 
     def write_attempt(self, attempt: Attempt, config: TrialConfig) -> None:
         """Add the attempt's row, or replace it."""
-        row = dataclasses.asdict(attempt) | config.flat()
-        kept = [held for held in self.attempts_of(attempt.trial_id) if held["attempt"] != attempt.attempt]
-        schema = _schema_of([*kept, row], _ATTEMPT_COLUMNS | _config_columns())
-        self._write_rows(self.trials_folder / f"{attempt.trial_id}.parquet", [*kept, row], schema)
+        self.write_attempts([attempt], config)
+
+    def write_attempts(self, attempts: Sequence[Attempt], config: TrialConfig) -> None:
+        """Add or replace several rows of one trial at once, so that no kill comes between them."""
+        rows = {held["attempt"]: held for held in self.attempts_of(config.trial_id)}
+        rows |= {attempt.attempt: dataclasses.asdict(attempt) | config.flat() for attempt in attempts}
+        # The options of other trials' fusions, columns of the compacted file, are null in this one's rows.
+        ordered = [
+            {
+                name: value
+                for name, value in rows[attempt].items()
+                if value is not None or not name.startswith(OPTION_PREFIX)
+            }
+            for attempt in sorted(rows)
+        ]
+        schema = _schema_of(ordered, _ATTEMPT_COLUMNS | _config_columns())
+        self._write_rows(self.trials_folder / f"{config.trial_id}.parquet", ordered, schema)
 
     def epochs_of(self, trial_id: str) -> list[dict[str, Any]]:
         """The trial's rows of `epochs`, in order."""
@@ -294,11 +307,7 @@ class Store:
 
     def reported_epochs(self, trial_id: str) -> int:
         """How many epochs, from the first one on without a gap, have their row."""
-        held = {row["epoch"] for row in self.epochs_of(trial_id)}
-        reported = 0
-        while reported + 1 in held:
-            reported += 1
-        return reported
+        return without_a_gap({int(row["epoch"]) for row in self.epochs_of(trial_id)})
 
     def add_epoch(self, trial_id: str, attempt: int, metrics: EpochMetrics) -> None:
         """Add the epoch's row, or replace it; rows whose weights are no longer on disk lose their `checkpoint`."""
@@ -552,6 +561,14 @@ class Store:
         if len(content) + sum(len(kept) for _, kept in list(self._remembered.values())) < _REMEMBERED_BYTES:
             self._remembered[path] = (tag, content)
         return content
+
+
+def without_a_gap(epochs: Container[int]) -> int:
+    """How many of the epochs there are, from the first one on without a gap."""
+    reported = 0
+    while reported + 1 in epochs:
+        reported += 1
+    return reported
 
 
 def sweeps(results: Folder) -> list[Store]:

@@ -27,6 +27,7 @@ from orchestrator import samplers, study_file
 from orchestrator.objective import Objective
 from orchestrator.space import SearchSpace, at_random, by_optuna
 from orchestrator.store import FINISHED, Store, config_of
+from orchestrator.study_file import StudyError as StudyError
 from orchestrator.study_file import StudyFile
 from search_spaces import Choice, Distribution, Floats, Ints, Scalar
 
@@ -40,13 +41,10 @@ _DUPLICATE = "duplicate_of"
 _INVALID = "invalid"
 _EARLIER = "earlier_sweep"
 _REOPENED = "reopened"
+_EXHAUSTED = "exhausted"  # of the study: no configuration is left that may run and has not
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 optuna.logging.disable_propagation()
-
-
-class StudyError(Exception):
-    """A study that cannot be opened, or that cannot go on."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ class Study:
         self._ends: dict[str, Worth | None] = {}  # by trial id: what each finished trial is worth
         self._known: set[str] = set()  # trial ids that are finished, running or about to run
         self._earlier: dict[str, Worth | None] = {}  # by trial id: those that earlier sweeps ran, told and not counted
-        self._exhausted = False
+        self._exhausted = bool(self._study.user_attrs.get(_EXHAUSTED))
         self._grid: Iterator[TrialConfig] | None = None
         self._use_sampler(0)
         self._reconcile(_recorded(space, store))
@@ -143,6 +141,12 @@ class Study:
         """Whether no trial is left to be asked for."""
         return not self._adopted and (self._exhausted or len(self._known) >= self._trials)
 
+    @property
+    def learned_from(self) -> set[str]:
+        """The earlier sweeps of whose trials the study was told."""
+        told = (trial.user_attrs.get(_EARLIER) for trial in self._study.get_trials(deepcopy=False))
+        return {source.rpartition("/")[0] for source in told if source is not None}
+
     def next(self) -> Suggestion | None:
         """The next trial to run: one that was left behind, otherwise a new one; None when there is none."""
         if self._adopted:
@@ -150,21 +154,35 @@ class Study:
         if self.is_over:
             return None
         suggestion = self._ask()
-        self._exhausted = suggestion is None
+        if suggestion is None:
+            self._exhausted = True
+            self._study.set_user_attr(_EXHAUSTED, True)  # the next driver need not look again
         return suggestion
 
     def put_back(self, suggestion: Suggestion) -> None:
         """Let a running trial be the next to run, since its process died."""
         self._adopted.append(suggestion)
 
+    def take_left_behind(self) -> list[Suggestion]:
+        """All trials that an earlier driver, or a process that died, left unfinished; they are handed out with this."""
+        taken, self._adopted = self._adopted, []
+        return taken
+
     def reopen(self, config: TrialConfig) -> Suggestion | None:
         """Let a trial that was told as PRUNED go on: Optuna has no way back, so it gets another number there."""
         params = self._space.params_of(config)
         if params is None:
             return None
-        self._study.enqueue_trial({name: value for name, (value, _) in params.items()}, {_REOPENED: True})
-        trial, again, _ = self._suggest()
-        return None if again is None else Suggestion(trial.number, again)
+        # Not by way of Optuna's queue, in which others may wait already: rows that only the tables knew of.
+        begun = optuna.trial.create_trial(
+            state=TrialState.RUNNING,
+            params={name: value for name, (value, _) in params.items()},
+            distributions={name: _distribution(held) for name, (_, held) in params.items()},
+            user_attrs={"trial_id": config.trial_id, _REOPENED: True},
+        )
+        trial = optuna.Trial(self._study, self._storage.create_new_trial(self._study._study_id, begun))
+        self._start(trial, config)
+        return Suggestion(trial.number, config)
 
     def report(self, number: int, metrics: Mapping[str, Any]) -> None:
         """Tell what an epoch of a running trial is worth; a value that is missing is not told."""
@@ -279,7 +297,7 @@ class Study:
             trial.set_user_attr(_INVALID, str(error))
             self._study.tell(trial, state=TrialState.FAIL)
             return trial, None, str(error)
-        if self._is_done(config.trial_id) and not trial.user_attrs.get(_REOPENED):
+        if self._is_done(config.trial_id):
             self._tell_again(trial, config.trial_id)
             return trial, None, None
         self._start(trial, config)
@@ -319,15 +337,17 @@ class Study:
         """Make the study and the rows agree, and adopt the trials that an earlier driver left behind."""
         running = []
         for frozen in self._study.get_trials(deepcopy=False):
-            if _DUPLICATE in frozen.user_attrs or _INVALID in frozen.user_attrs:
-                continue
             if frozen.state == TrialState.RUNNING:
-                running.append(frozen)
+                running.append(frozen)  # also one that was about to be told as a double, or as not allowed
+            elif _DUPLICATE in frozen.user_attrs or _INVALID in frozen.user_attrs:
+                continue
             elif frozen.state.is_finished() and "trial_id" in frozen.user_attrs:
                 trial_id = frozen.user_attrs["trial_id"]
                 reached = None
                 if frozen.state == TrialState.COMPLETE:
                     reached = Worth(tuple(frozen.values), frozen.constraints)
+                elif trial_id in rows and _EARLIER not in frozen.user_attrs:  # PRUNED or failed, without values there
+                    reached = rows[trial_id].worth
                 if _EARLIER in frozen.user_attrs:
                     if reached is not None:
                         self._earlier[trial_id] = reached
@@ -423,6 +443,9 @@ def _recorded(space: SearchSpace, store: Store) -> dict[str, Recorded]:
 
 
 def _open(path: Path) -> StudyFile:
+    if not path.exists():
+        with study_file.said(path):
+            return StudyFile(path)
     try:
         return StudyFile(path)
     except study_file.ERRORS as error:

@@ -7,7 +7,8 @@ which took half of a driver's time. A study has one driver, so that what it wrot
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,19 @@ from sqlalchemy.exc import SQLAlchemyError
 
 ERRORS = (SQLAlchemyError, StorageInternalError)
 """What is raised where the file cannot be read or written."""
+
+
+class StudyError(Exception):
+    """A study that cannot be opened, or that cannot go on."""
+
+
+@contextmanager
+def said(path: Path) -> Generator[None]:
+    """Raise StudyError, with the file's name, where it cannot be written."""
+    try:
+        yield
+    except ERRORS as error:
+        raise StudyError(f"{path}: cannot be written: {str(error.__cause__ or error).splitlines()[0]}") from None
 
 
 class StudyFile(InMemoryStorage):

@@ -25,6 +25,7 @@ OBJECTIVE, PROCESSES = "objective", "processes"
 BESIDES = "besides"  # what the trial asks of its node besides CPUs and GPUs
 LOG, STALL_SECONDS = "log", "stall_seconds"
 METRICS, PLACE, FAILURE, STORAGE = "epoch_metrics", "place", "failure", "storage"
+BUSY = "busy"  # why it failed: an orphan of an earlier attempt has not ended yet
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,12 @@ class TrialProcess(Trainable):  # type: ignore[misc]
                 logger.exception("the trial failed")
                 with contextlib.suppress(OSError):  # which is then what went wrong, and said already
                     self._store.publish_log(self._config.trial_id)
-                return {FAILURE: training.describe(error), STORAGE: training.is_storage_failure(error), "done": True}
+                return {
+                    FAILURE: training.describe(error),
+                    STORAGE: training.is_storage_failure(error),
+                    BUSY: isinstance(error, training.TrialBusyError),
+                    "done": True,
+                }
             if metrics is None:
                 return {"done": True}
             done = metrics.epoch >= self._config.train.epochs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -164,7 +165,7 @@ def sample(
 @app.command()
 def replay(
     trial_id: Annotated[str, typer.Argument(metavar="TRIAL_ID", help="As the tables and the leaderboard name it.")],
-    sweep: Annotated[str, typer.Option(help="The sweep that ran it.")],
+    sweep: Annotated[str | None, typer.Option(help="The sweep that ran it, where several did.")] = None,
     results: cli.Results = Path("results"),
     given: Annotated[
         list[str] | None, typer.Option("--set", metavar="data.root=PATH", help="Where the data lies now.")
@@ -178,17 +179,16 @@ def replay(
     """
     console = cli.console()
     with cli.plain_errors(training.TrialBusyError):
-        recorded = Store((results / cli.folder_name(sweep)).absolute())
+        recorded = replaying.holder(results, trial_id, None if sweep is None else cli.folder_name(sweep))
         config = replaying.recorded_config(recorded, trial_id, given or ())
-        store = Store((results / cli.folder_name(name or f"{sweep}-replays")).absolute())
+        store = replaying.scratch(results, cli.folder_name(name or f"{recorded.folder.name}-replays"))
         store.create()
         training.check(config)
         _print_settings(console, config)
-        threads = recorded.attempts_of(trial_id)[-1].get("threads")
-        if threads is not None:
-            training.set_threads(threads)  # another number of them adds up in another order
         wanted = recorded.epochs_of(trial_id)
-        error = train(console, config, store, replaying.recorded_objective(recorded), until=len(wanted))
+        threads = replaying.threads_by_epoch(recorded.attempts_of(trial_id), wanted)
+        objective = replaying.recorded_objective(recorded)
+        error = train(console, config, store, objective, until=len(wanted), threads=threads)
     if error is not None:
         cli.fail(f"trial {config.trial_id}: {error}", cli.FAILED)
     differences = replaying.differences(wanted, store.epochs_of(trial_id))
@@ -200,9 +200,18 @@ def replay(
 
 
 def train(
-    console: Console, config: TrialConfig, store: Store, objective: Objective | None, *, until: int | None = None
+    console: Console,
+    config: TrialConfig,
+    store: Store,
+    objective: Objective | None,
+    *,
+    until: int | None = None,
+    threads: Mapping[int, int] | None = None,
 ) -> str | None:
-    """Train, showing and recording each epoch, all that are missing, or anew `until` one. Return what went wrong."""
+    """Train, showing and recording each epoch, all that are missing, or anew `until` one. Return what went wrong.
+
+    `threads` says with how many of torch's an epoch is trained; those that it does not name with as many as before.
+    """
     console.print("epoch  " + "  ".join(f"{name:>9}" for name in _COLUMNS))
     earlier = [] if until is not None else store.epochs_of(config.trial_id)
     for row in earlier:
@@ -224,10 +233,15 @@ def train(
                 replaying.forget(store, config.trial_id)
             begun.append(Recording(store, config, number=None))
 
+        def prepare(epoch: int) -> None:
+            if threads is not None and epoch in threads:
+                training.set_threads(threads[epoch])
+
         def on_progress(stage: str, done: int, total: int) -> None:
             bar.update(task, description=stage, completed=done, total=total)
 
         try:
+            prepare(1)
             epochs = training.run(
                 config,
                 store,
@@ -241,6 +255,7 @@ def train(
                 _print_epoch(console, metrics.row())
                 if metrics.epoch == until:
                     break
+                prepare(metrics.epoch + 1)
             epochs.close()
         except KeyboardInterrupt:
             console.print(f"Stopped. To go on where it stands:\n  {cli.same()}", soft_wrap=True, highlight=False)

@@ -195,7 +195,7 @@ def test_a_recorded_trial_comes_out_again_as_it_was(tmp_path: Path, space: Path)
     [recorded] = store.latest_attempts().rows()
     trial_id = recorded["trial_id"]
     for _ in range(2):  # a second replay begins anew
-        code, said = call_here(trial.app, "replay", trial_id, "--sweep", "tiny-trials", "--results", results)
+        code, said = call_here(trial.app, "replay", trial_id, "--results", results)
         assert code == 0, said
         assert "All metrics of 2 epochs are as recorded." in said
     replays = Store(results / "tiny-trials-replays")

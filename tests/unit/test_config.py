@@ -94,6 +94,13 @@ def test_a_number_means_the_same_whether_written_as_integer_or_float() -> None:
     assert TrialConfig.from_flat({"train.lr": 1}).trial_id == TrialConfig.from_flat({"train.lr": 1.0}).trial_id
 
 
+def test_an_option_of_a_fusion_means_the_same_whether_read_as_integer_or_float() -> None:
+    name = "model.fusion_options.block_film.hidden"
+    whole, real = (TrialConfig.from_flat({"model.fusion": "block_film", name: value}) for value in (8, 8.0))
+    assert whole.trial_id == real.trial_id
+    assert repr(real.flat()[name]) == "8"
+
+
 def test_frozen() -> None:
     with pytest.raises(ValidationError):
         TrialConfig().seed = 3  # type: ignore[misc]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy.exc
@@ -15,7 +16,7 @@ from cpcnn_core import features
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.data import DataError
 from orchestrator import command_line, driver, local_ray, stall, training
-from orchestrator.budget import Meter
+from orchestrator.budget import Budget, Meter
 from orchestrator.cluster import ClusterError
 from orchestrator.driver import Outcome, Plan, SweepError, holding
 from orchestrator.ledger import MAX_RESTARTS, Ledger
@@ -26,7 +27,8 @@ from orchestrator.recording import INTERRUPTED, Place, Recording
 from orchestrator.resources import Resources, ResourcesError, Share
 from orchestrator.space import SearchSpace
 from orchestrator.store import Store, StoreError
-from orchestrator.study import Study
+from orchestrator.study import Study, StudyError
+from orchestrator.study_file import StudyFile
 from search_spaces import ints
 from tests.fakes import metrics
 
@@ -93,6 +95,27 @@ def test_a_trial_whose_process_died_is_suggested_again_and_has_a_row_for_each_at
     assert [(row["epoch"], row["attempt"]) for row in store.epochs().rows()] == [(1, 2), (2, 2), (3, 2)]
 
 
+@pytest.mark.parametrize("suggested", [False, True])
+def test_a_trial_that_waits_to_be_started_again_outlives_its_driver(store: Store, suggested: bool) -> None:
+    def opened() -> tuple[Study, Ledger]:
+        study = Study(SPACE, store, seed=0, trials=4)
+        view = Progress(Console(quiet=True), SPACE.objective, SPACE.searched, total=4)
+        return study, Ledger(study, store, SPACE.objective, view)
+
+    study, ledger = opened()
+    number, config = begin(ledger)
+    ledger.epoch(number, metrics(1), HERE)
+    ledger.died(number, "its node has died", its_fault=False)
+    if suggested:
+        assert ledger.suggest() is not None  # there may be no machine for it for a while
+    study.close()  # the driver is killed
+    study, ledger = opened()
+    assert begin(ledger) == (number, config)
+    rows = [(row["state"], row["error"]) for row in store.attempts_of(config.trial_id)]
+    assert rows == [("FAILED", "its node has died (the trial was started again)"), ("RUNNING", None)]
+    study.close()
+
+
 def test_a_trial_whose_process_keeps_dying_is_failed_and_the_next_one_comes(ledger: Ledger, store: Store) -> None:
     first, config = begin(ledger)
     for _ in range(MAX_RESTARTS):
@@ -109,6 +132,20 @@ def test_an_attempt_that_nobody_ended_is_called_interrupted_by_the_next(store: S
     Recording(store, config, 0)
     rows = [(row["state"], row["error"]) for row in store.trials().rows()]
     assert rows == [("FAILED", INTERRUPTED), ("RUNNING", None)]
+
+
+def test_no_kill_leaves_a_resumed_trial_as_failed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TrialConfig()
+    Recording(store, config, 0)
+    write, states = Store._write_rows, []
+
+    def looked_at(self: Store, *arguments: Any) -> None:
+        write(self, *arguments)
+        states.append(self.latest_attempts().rows()[0]["state"])
+
+    monkeypatch.setattr(Store, "_write_rows", looked_at)
+    Recording(store, config, 0)
+    assert states == ["RUNNING"]
 
 
 def test_after_a_write_that_failed_nothing_more_is_written(
@@ -135,6 +172,30 @@ def test_a_second_holder_is_told_who_the_first_is(store: Store) -> None:
         holding(store).__enter__()
     with holding(store):
         pass
+
+
+def test_a_disk_that_is_full_before_anything_runs_is_said(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(driver, "write_atomically", full)
+    with pytest.raises(StoreError, match=r"driver\.json: cannot be written: No space left on device"):
+        holding(store).__enter__()
+    monkeypatch.undo()
+    with holding(store):  # and the lock was let go
+        pass
+
+    def broken(*_: object) -> None:
+        raise sqlalchemy.exc.OperationalError("insert", {}, Exception("database or disk is full"))
+
+    monkeypatch.setattr(driver, "_agree", lambda *_: None)
+    monkeypatch.setattr(StudyFile, "create_new_study", broken)
+    plan = Plan("one", SPACE, store.folder.parent, trials=1, trainer="tests.fakes:train")
+    with (
+        Progress(Console(quiet=True), SPACE.objective, SPACE.searched, total=1) as view,
+        pytest.raises(StudyError, match=r"study\.db: cannot be written: .*disk is full"),
+    ):
+        driver.run(plan, view)
 
 
 def test_an_old_sweep_of_other_settings_is_refused_with_the_difference(tmp_path: Path) -> None:
@@ -189,6 +250,21 @@ def test_stopping_while_the_last_trials_run_is_an_interruption(tmp_path: Path, m
     assert run(stopped=False, ended=False) == Outcome(1, ran=False, interrupted=False)
 
 
+def test_a_spent_budget_leaves_no_trial_running(tmp_path: Path) -> None:
+    plan = Plan("one", SPACE, tmp_path, trials=2, trainer="tests.fakes:train", budget=Budget(hours=1e-9))
+    plan.store.create()
+    driver._agree(plan, plan.store)
+    study = Study(SPACE, plan.store, seed=0, trials=2)
+    with Progress(Console(quiet=True), SPACE.objective, SPACE.searched, total=2) as view:
+        ledger = Ledger(study, plan.store, SPACE.objective, view)
+        number, _ = begin(ledger)
+        ledger.epoch(number, metrics(1, seconds=60.0), HERE)
+        study.close()  # the driver is killed
+        outcome = driver.run(plan, view)
+    assert outcome == Outcome(1, ran=False, interrupted=False, spent="--hours 1e-09")
+    assert plan.store.latest_attempts().rows()[0]["state"] == "PRUNED"
+
+
 def test_a_sweep_whose_data_is_missing_leaves_its_name_free(tmp_path: Path) -> None:
     wrong = SPACE.with_settings({"data.name": "cpen455", "data.root": str(tmp_path / "nowhere")})
     plan = Plan("one", wrong, tmp_path, trials=1)
@@ -198,6 +274,12 @@ def test_a_sweep_whose_data_is_missing_leaves_its_name_free(tmp_path: Path) -> N
     ):
         driver.run(plan, view)
     assert plan.store.read_sweep() is None
+
+
+def test_no_more_trials_are_planned_than_there_are_configurations(tmp_path: Path) -> None:
+    few = SearchSpace("a test", "", {"model.nr_filters": ints(8, 10)}, {}, 16, Objective("val_acc", "max"))
+    assert Plan("one", few, tmp_path, trials=16).trials == 3
+    assert Plan("one", few, tmp_path, trials=2).trials == 2
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,20 @@ def test_a_promotion_survives_the_driver(store: Store, begun: bool) -> None:
     assert len(store.epochs().rows()) == 2 + 2 + 4
 
 
+def test_a_promotion_is_of_one_trial_though_others_wait_to_go_on(store: Store) -> None:
+    with opened(store, "promote", trials=7) as ledger:
+        left = [begin(ledger) for _ in range(2)]
+        for accuracy in (0.3, 0.6, 0.5):
+            train(ledger, begin(ledger)[0], accuracy)
+    store.set_study_aside()  # as --extend does, or the loss of the file
+    with opened(store, "promote", trials=7) as ledger:
+        suggested = [begin(ledger)[1].trial_id for _ in range(5)]
+        assert len(set(suggested)) == 5  # none runs twice at once
+        assert {config.trial_id for _, config in left} < set(suggested)
+        assert ledger.suggest() is None
+    assert [row["state"] for row in store.latest_attempts().rows()].count("PRUNED") == 2
+
+
 def test_without_a_scheduler_what_was_stopped_goes_on(store: Store) -> None:
     with opened(store, "asha", trials=2) as ledger:
         train(ledger, begin(ledger)[0], 0.6)
@@ -156,6 +170,15 @@ def test_without_a_scheduler_what_was_stopped_goes_on(store: Store) -> None:
         assert train(ledger, number, 0.5, first=3) == EPOCHS
         assert ledger.is_over
     assert [state for state, *_ in states(store).values()] == ["COMPLETE"] * 2
+
+
+def test_a_trial_that_waits_for_a_place_does_not_run(store: Store) -> None:
+    with opened(store, "none") as ledger:
+        suggestion = ledger.suggest()
+        assert suggestion is not None
+        assert (ledger.is_busy, ledger.running) == (True, 0)
+        ledger.started(suggestion.number)
+        assert ledger.running == 1
 
 
 @pytest.mark.parametrize("schedule", ["asha", "none"])
@@ -171,6 +194,24 @@ def test_a_trial_whose_time_was_up_is_the_first_to_go_on(store: Store, schedule:
         assert again == config
         assert train(ledger, number, 0.5, first=2) == EPOCHS
         assert begin(ledger)[1] != config
+
+
+def test_a_spent_budget_ends_what_was_left_behind_too_at_what_it_had_reached(store: Store) -> None:
+    with opened(store, "none") as ledger:
+        for accuracy in (0.5, 0.6):
+            number, _ = begin(ledger)
+            ledger.epoch(number, metrics(1, val_acc=accuracy), HERE)
+    with opened(
+        store, "none"
+    ) as ledger:  # the driver was killed; now one trial waits for its process, one is not asked
+        suggestion = ledger.suggest()
+        assert suggestion is not None
+        ledger.cut("--hours 1")
+        assert not ledger.is_over
+    assert list(states(store).values()) == [("PRUNED", 1, "the sweep's budget was spent: --hours 1")] * 2
+    study = Study(SPACE, store, seed=0, trials=3)
+    assert [trial.state.name for trial in study._study.trials] == ["PRUNED"] * 2  # and not failed
+    study.close()
 
 
 def test_a_machine_that_was_taken_away_is_not_the_trials_fault(store: Store) -> None:
@@ -208,13 +249,14 @@ def test_hours_are_those_in_which_anything_ran_and_gpu_hours_are_added_up() -> N
 def test_a_meter_counts_on_and_names_the_limit_that_comes_first() -> None:
     now = [0.0]
 
-    def tick(meter: Meter, seconds: float, gpus: float) -> str | None:
+    def tick(meter: Meter, seconds: float, trials: int) -> str | None:
         now[0] += seconds
-        return meter.tick(gpus)
+        return meter.tick(trials, gpus=1)
 
     meter = Meter(Budget(hours=2, gpu_hours=3), Spent(0.5, 1), lambda: now[0])
     assert tick(meter, 1000, 4) is None  # nothing ran before the first look
     assert tick(meter, 1800, 1) is None
+    assert tick(meter, 1e9, 0) is None  # while the trials wait for machines
     assert tick(meter, 1799, 3) is None
     assert tick(meter, 2, 3) == "--gpu-hours 3"
     assert Meter(Budget(), Spent(1e9, 1e9)).exhausted() is None

@@ -91,6 +91,14 @@ def test_a_sweep_that_nobody_began_is_shown(store: Store) -> None:
     assert "no driver has held it" in said
 
 
+def test_a_broken_sweep_json_is_named_and_the_rest_is_shown(store: Store) -> None:
+    record(store, 8, 0.5).finish("COMPLETE")
+    store.sweep_file.write_text("{")
+    said = shown(store)
+    assert "1 of 1 trials have ended (1 COMPLETE)" in said
+    assert "sweep.json: not readable as JSON" in said
+
+
 @pytest.mark.parametrize(("host", "pid", "alive"), [("elsewhere", 1, None), (platform.node(), 2**22 + 1, False)])
 def test_a_driver_is_alive_gone_or_out_of_sight(store: Store, host: str, pid: int, alive: bool | None) -> None:
     (store.folder / "driver.json").write_text(json.dumps({"pid": pid, "host": host, "since": "2025"}))

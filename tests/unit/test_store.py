@@ -243,6 +243,18 @@ def test_compaction_changes_no_row_and_leaves_running_trials_alone(store: Store)
     ]
 
 
+def test_a_compacted_trial_that_goes_on_leaves_the_options_of_other_fusions_as_they_were(store: Store) -> None:
+    option = "model.fusion_options.input_concat.dim"
+    concat = CONFIG.with_settings({"model.fusion": "input_concat", option: 16})
+    plain = CONFIG.with_settings({"model.fusion": "none"})
+    for config in (concat, plain):
+        store.write_attempt(attempt(1, "PRUNED", config.trial_id), config)
+    store.compact(at_least=1)
+    store.write_attempt(attempt(2, "RUNNING", plain.trial_id), plain)
+    assert store.trials().columns.schema.field(option).type == "int64"
+    assert {config_of(row).trial_id for row in store.trials().rows()} == {concat.trial_id, plain.trial_id}
+
+
 @everywhere
 def test_a_compacted_trial_goes_on_in_a_file_of_its_own(store: Store) -> None:
     config = ended(store, 3)[1]

@@ -140,6 +140,20 @@ def test_small_spaces_are_exhausted_without_running_anything_twice(store: Store)
         assert study.next() is None
 
 
+def test_a_space_that_forbids_some_of_its_configurations_is_over_once_the_others_ran(store: Store) -> None:
+    # 6 does not divide the batch of 32
+    space = SearchSpace("a test", "", {"train.accumulate": ints(2, 6, step=2)}, {}, 3, SMALL.objective)
+    with studying(store, space, trials=3) as study:
+        while (suggestion := study.next()) is not None:
+            write_rows(store, suggestion.config, "COMPLETE")
+            study.end(suggestion.number, "COMPLETE", {"epoch": 1, "val_bpd": 3.0})
+        ran, asked = study.finished, len(states(store))
+        assert ran == 2
+    with studying(store, space, trials=3) as study:
+        assert study.is_over
+        assert (study.finished, len(states(store))) == (ran, asked)
+
+
 def test_a_failed_trial_counts_and_is_not_run_again(store: Store) -> None:
     with studying(store, SMALL, trials=2) as study:
         for state in ("FAILED", "PRUNED"):
@@ -158,6 +172,40 @@ def test_a_pruned_trial_is_told_as_such(store: Store) -> None:
         study.report(suggestion.number, row)
         study.end(suggestion.number, "PRUNED", row)
     assert states(store) == ["PRUNED"]
+
+
+@pytest.mark.parametrize("state", ["PRUNED", "FAILED"])
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_a_trial_reached_is_told_of_its_double_by_every_driver(
+    store: Store, state: State, restarted: bool
+) -> None:
+    with studying(store, SMALL, trials=2) as study:
+        suggestion = study.next()
+        assert suggestion is not None
+        write_rows(store, suggestion.config, state, epochs=1)
+        study.end(suggestion.number, state, SMALL.objective.best(store.epochs_of(suggestion.config.trial_id)))
+        if not restarted:
+            assert study._run(suggestion.config) is None
+    if restarted:
+        with studying(store, SMALL, trials=2) as study:
+            assert study._run(suggestion.config) is None
+    assert states(store)[1] == "COMPLETE"
+
+
+def test_a_double_whose_driver_was_killed_before_it_was_told_is_told(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with studying(store, SMALL, trials=2) as study:
+        suggestion = study.next()
+        assert suggestion is not None
+        write_rows(store, suggestion.config, "COMPLETE")
+        study.end(suggestion.number, "COMPLETE", {"epoch": 1, "val_bpd": 3.2})
+        monkeypatch.setattr(study, "_tell", lambda *_: None)
+        assert study._run(suggestion.config) is None
+    assert states(store) == ["COMPLETE", "RUNNING"]
+    with studying(store, SMALL, trials=2) as study:
+        assert (study.finished, study.left_behind) == (1, 0)
+    assert states(store) == ["COMPLETE", "COMPLETE"]
 
 
 def test_a_null_metric_is_no_score(store: Store) -> None:

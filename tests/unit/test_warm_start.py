@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -159,12 +160,23 @@ def test_the_driver_says_what_it_learnt_and_names_a_sweep_that_is_not_there(
     add(store_of(tmp_path, "digits-old"))
     monkeypatch.setattr(driver, "_tune", lambda *_: None)
 
-    def run(name: str) -> None:
-        plan = Plan("new", SPACE, tmp_path, trials=2, trainer="tests.fakes:train", warm_start=(name,))
+    def run(*names: str) -> None:
+        plan = Plan("new", SPACE, tmp_path, trials=2, trainer="tests.fakes:train", warm_start=names)
         with Progress(Console(width=200), SPACE.objective, SPACE.searched, total=2) as view:
             driver.run(plan, view)
 
     run("digits-old")
     assert "warm start from digits-old: 1 trials used\n" in capsys.readouterr().out
+    run()
+    assert "warm start" not in capsys.readouterr().out  # the study knows it
+    Store(tmp_path / "new").set_study_aside()  # as --extend does, or the loss of the file
+    run()
+    assert "warm start from digits-old: 1 trials used\n" in capsys.readouterr().out
+    assert (Store(tmp_path / "new").read_sweep() or {})["warm_start"] == ["digits-old"]
+    shutil.rmtree(tmp_path / "digits-old")
+    Store(tmp_path / "new").set_study_aside()
+    run()
+    assert "warm start from digits-old: it is not in" in capsys.readouterr().out
+    add(store_of(tmp_path, "digits-old"))
     with pytest.raises(SweepError, match=r"--warm-start digits-odl: no other sweep .* did you mean digits-old\?"):
         run("digits-odl")

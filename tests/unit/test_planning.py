@@ -1,0 +1,36 @@
+"""What a plan says, without the probe, which trains."""
+
+from __future__ import annotations
+
+from cpcnn_core.config import TrialConfig
+from orchestrator import planning, training
+from orchestrator.objective import Objective
+from orchestrator.space import SearchSpace
+from search_spaces import Space, choice, ints
+
+
+def sizes(fields: Space) -> list[tuple[int, int]]:
+    space = SearchSpace("a test", "", fields, {"model.nr_logistic_mix": 2}, 4, Objective("val_acc", "max"))
+    found = planning.extremes(space.extremes(), training.dataset(TrialConfig().data))
+    return [(config.model.nr_resnet, config.model.nr_filters) for config in found]
+
+
+def test_the_smallest_and_the_largest_network_are_found() -> None:
+    assert sizes({"model.nr_resnet": ints(1, 2), "model.nr_filters": ints(4, 8)}) == [(1, 4), (2, 8)]
+    assert sizes({"train.epochs": ints(1, 2), "model.nr_filters": choice(4), "model.nr_resnet": choice(1)}) == [
+        (1, 4),
+        (1, 4),
+    ]
+
+
+def test_a_small_network_may_take_longer() -> None:
+    probes = [planning.Probe(TrialConfig.from_flat({"train.epochs": 2}), 1, 1, seconds, 1) for seconds in (9.0, 4.0)]
+    assert planning._range(probes) == (8.0, 18.0)
+
+
+def test_they_are_found_where_no_branch_is_the_smallest_in_everything() -> None:
+    branches = {
+        "none": {"model.nr_resnet": 1, "model.nr_filters": 16},
+        "stem_add": {"model.nr_resnet": 2, "model.nr_filters": 4},
+    }
+    assert sizes({"model.fusion": choice(branches)}) == [(2, 4), (1, 16)]

@@ -1,0 +1,59 @@
+"""What Ray Tune's events become in the ledger; no Ray is started."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cpcnn_core.config import TrialConfig
+from cpcnn_core.metrics import EpochMetrics
+from orchestrator.ledger import Ledger
+from orchestrator.search import LedgerCallback
+from orchestrator.stall import Stalls
+from orchestrator.store import Store
+from orchestrator.trainable import LOG, NUMBER, TrialProcess
+from orchestrator.training import TrialBusyError
+
+
+class Events:
+    """A ledger that only writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[Any, ...]] = []
+
+    def ended(self, number: int, error: str | None) -> None:
+        self.heard.append(("ended", number, error))
+
+    def died(self, number: int, error: str, *, its_fault: bool = True) -> None:
+        self.heard.append(("died", number, error, its_fault))
+
+    def halt(self, number: int, error: str) -> None:
+        self.heard.append(("halt", number, error))
+
+
+@pytest.mark.parametrize(
+    ("error", "heard"),
+    [
+        (ValueError("bad"), ("ended", 3, "ValueError: bad")),
+        (OSError(28, "No space left on device"), ("halt", 3, "OSError: [Errno 28] No space left on device")),
+        (TrialBusyError("held"), ("died", 3, "TrialBusyError: held", False)),
+    ],
+)
+def test_a_trial_is_failed_for_its_own_faults_only(tmp_path: Path, error: Exception, heard: tuple[Any, ...]) -> None:
+    def training() -> Generator[EpochMetrics]:
+        raise error
+        yield
+
+    process = object.__new__(TrialProcess)
+    process._store, process._config = Store(tmp_path), TrialConfig()
+    process._log, process._stall_seconds = tmp_path / "log", 0.0
+    process._epochs, process._place = training(), None
+    events: Any = Events()
+    ledger: Ledger = events
+    trial: Any = SimpleNamespace(trial_id="one", config={NUMBER: 3, LOG: "log"}, last_result=process.step())
+    LedgerCallback(ledger, lambda: False, Stalls(0.0)).on_trial_complete(0, [trial], trial)
+    assert events.heard == [heard]
