@@ -79,6 +79,8 @@ class Ledger:
     def recall(self, entries: Iterable[Entry]) -> None:
         """Show the scheduler the curves of earlier runs, and remember which trials were stopped."""
         for entry in entries:
+            if entry.trial["state"] == "FAILED":
+                continue
             try:
                 config = config_of(entry.trial)
             except ConfigError:
@@ -219,6 +221,8 @@ class Ledger:
         self._study.end(number, state, best)
         if state == "PRUNED" and trial.stopped:
             self._pause(trial.config, done, trial.stopped)
+        if state == "FAILED":
+            self._scheduler.forget(trial.config.trial_id)
         del self._trials[number]
         self._view.ended(number, trial.config, state, value, error or trial.stopped)
 

@@ -93,6 +93,12 @@ class Scheduler:
         if epoch in self._at and (standing := _standing(curve, epoch)) is not None:
             self._at[epoch].put(trial, standing)
 
+    def forget(self, trial: str) -> None:
+        """The trial has failed: it takes no other's place at a rung any more."""
+        self._curves.pop(trial, None)
+        for rung in self._at.values():
+            rung.remove(trial)
+
     def stops(self, trial: str, epoch: int) -> str | None:
         """Why the trial, which has finished so many epochs, shall not go on for now; None where it shall."""
         rung = self._at.get(epoch)
@@ -182,11 +188,21 @@ class _Rung:
     def put(self, trial: str, value: Worth) -> None:
         """Add a trial, or replace it."""
         if len(value) == 1:
-            if trial in self._worth:
-                del self._ordered[bisect.bisect_left(self._ordered, self._worth[trial])]
+            self._unplace(trial)
             bisect.insort(self._ordered, value)
-        self._worth[trial] = value
+        self._worth[trial] = value  # a trial that is replaced keeps its place in the order of arrival
         self._fronts = None
+
+    def remove(self, trial: str) -> None:
+        """Forget a trial, if it was here."""
+        self._unplace(trial)
+        self._worth.pop(trial, None)
+        self._fronts = None
+
+    def _unplace(self, trial: str) -> None:
+        value = self._worth.get(trial)
+        if value is not None and len(value) == 1:
+            del self._ordered[bisect.bisect_left(self._ordered, value)]
 
     def ahead(self, trial: str) -> int:
         """How many trials are strictly better: with several objectives, lie on a better non-dominated front."""

@@ -147,6 +147,20 @@ def test_a_promotion_survives_the_driver(store: Store, begun: bool) -> None:
     assert len(store.epochs().rows()) == 2 + 2 + 4
 
 
+def test_a_promoted_trial_that_fails_leaves_its_place_to_the_next_one(store: Store) -> None:
+    with opened(store, "promote") as ledger:
+        for accuracy in (0.3, 0.6, 0.5):
+            train(ledger, begin(ledger)[0], accuracy)
+        best, _ = begin(ledger)
+        ledger.ended(best, "ValueError: a bad configuration")
+        assert not ledger.is_over
+    with opened(store, "promote") as ledger:  # nor does it hold its place in the next driver
+        assert train(ledger, begin(ledger)[0], 0.5, first=3) == EPOCHS
+        assert ledger.is_over
+    held = sorted((state, epochs) for state, epochs, _ in states(store).values())
+    assert held == [("COMPLETE", 4), ("FAILED", 2), ("PRUNED", 2)]
+
+
 def test_a_promotion_is_of_one_trial_though_others_wait_to_go_on(store: Store) -> None:
     with opened(store, "promote", trials=7) as ledger:
         left = [begin(ledger) for _ in range(2)]
