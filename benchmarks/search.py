@@ -62,6 +62,7 @@ METHODS: dict[str, Method] = {
     "tpe + asha": Method("tpe", "asha"),
     "tpe + promote": Method("tpe", "promote"),
     "one epoch, then the top 4": Method("random", top=4),  # Bohdal et al. 2023
+    "one epoch, then the top 16": Method("random", top=16),
 }
 
 
@@ -239,7 +240,7 @@ def main(
     table: Annotated[Path, typer.Option()] = TABLE,
 ) -> None:
     """Replay all methods on all seeds."""
-    console = Console(width=160)
+    console = Console(width=200)
     curves = read(table)
     if len(curves) < workers:
         console.print(f"{table} holds {len(curves)} curves; `python -m benchmarks.record_curves` records them")
