@@ -21,7 +21,7 @@ from orchestrator.store import Store
 from tests import fakes
 
 TRIALS, EPOCHS = 6, 4
-PATIENCE = 240  # seconds; Ray starts in five on an idle machine, and in a minute or more on a busy one
+PATIENCE = 600  # seconds; Ray starts in five on an idle machine, and in a minute or more on a busy one
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("ray")]
 SPACE = f"""
