@@ -20,6 +20,7 @@ from cpcnn_core.config import TrialConfig
 from orchestrator import cluster_file, packing, training
 from orchestrator.cluster import Cluster, ClusterError
 from orchestrator.cluster import besides as of_node
+from orchestrator.ledger import BUDGET
 from orchestrator.objective import Direction, pareto_front
 from orchestrator.progress import duration, settings
 from orchestrator.resources import Share
@@ -85,6 +86,9 @@ def show(console: Console, plan: Plan, cluster: Path | None = None) -> None:
             settings(held.config, plan.space.searched),
         )
     console.print(table)
+    if not left:
+        console.print("Every trial has ended; nothing is left to run.")
+        return
     rounds = math.ceil(left / share.concurrent)
     low, high = (rounds * seconds for seconds in _range(probes))
     limit = "" if plan.budget.hours is None else f"; --hours ends it after {plan.budget.hours:g} h"
@@ -227,7 +231,8 @@ def _machine() -> dict[str, float]:
 def _finished(plan: Plan) -> int:
     if not plan.store.trials_folder.is_dir():
         return 0
-    return sum(row["state"] in FINISHED for row in plan.store.latest_attempts().rows())
+    rows = plan.store.latest_attempts().rows()
+    return sum(row["state"] in FINISHED and not str(row["stopped"] or "").startswith(BUDGET) for row in rows)
 
 
 def _free(results: Path) -> int:
