@@ -295,6 +295,9 @@ def test_the_global_generator_neither_matters_nor_moves(tmp_path: Path) -> None:
     assert losses(dataset, tmp_path / "c", seed=1) != first
 
 
+# What torch 2.11's own compiler does with functions that have a gradient of their own, and where it leaves the graph.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.filterwarnings(r"ignore:The \.grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_compiled_training_is_the_same_and_its_warm_up_is_reported_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
