@@ -31,6 +31,11 @@ Best: TypeAlias = tuple[float, TrialConfig, int]
 """The best value so far, the trial that reached it, and in which epoch."""
 
 
+def was_cut(stopped: str | None) -> bool:
+    """Whether a trial that was `stopped` so had only run out of the sweep's budget: a larger one takes it up again."""
+    return stopped is not None and stopped.startswith(BUDGET)
+
+
 class View(Protocol):
     """Whoever watches the sweep."""
 
@@ -178,8 +183,7 @@ class Ledger:
         return self._scheduler.stops(config.trial_id, epoch) if 0 < epoch < config.train.epochs else None
 
     def _pause(self, config: TrialConfig, epochs: int, stopped: str) -> None:
-        judged = not stopped.startswith(BUDGET)
-        self._paused[config.trial_id] = _Paused(epochs=epochs, config=config, judged=judged)
+        self._paused[config.trial_id] = _Paused(epochs=epochs, config=config, judged=not was_cut(stopped))
 
     def _rows(self, config: TrialConfig) -> dict[int, dict[str, Any]]:
         return {row["epoch"]: row for row in self._store.epochs_of(config.trial_id)}

@@ -20,7 +20,7 @@ from cpcnn_core.config import TrialConfig
 from orchestrator import cluster_file, packing, training
 from orchestrator.cluster import Cluster, ClusterError
 from orchestrator.cluster import besides as of_node
-from orchestrator.ledger import BUDGET
+from orchestrator.ledger import was_cut
 from orchestrator.objective import Direction, pareto_front
 from orchestrator.progress import duration, settings
 from orchestrator.resources import Share
@@ -232,7 +232,7 @@ def _finished(plan: Plan) -> int:
     if not plan.store.trials_folder.is_dir():
         return 0
     rows = plan.store.latest_attempts().rows()
-    return sum(row["state"] in FINISHED and not str(row["stopped"] or "").startswith(BUDGET) for row in rows)
+    return sum(row["state"] in FINISHED and not was_cut(row["stopped"]) for row in rows)
 
 
 def _free(results: Path) -> int:
