@@ -47,6 +47,7 @@ class Holder:
     kernel: str | None  # tells two machines of the same name apart, and a machine before and after it was started
     work: str | None  # the folder on its machine that goes with the lease
     over: bool = False  # let go of
+    token: str = ""  # of one attempt alone: two of one process in one millisecond are alike in all else
 
     def __str__(self) -> str:
         return f"pid {self.pid} on {self.host}, since {self.since}"
@@ -126,7 +127,7 @@ class Lease:
     def _next(
         cls, folder: RemotePath, kind: str, earlier: Seen | None, work: str | None
     ) -> tuple[Lease, Holder | None]:
-        me = Holder(os.getpid(), platform.node(), provenance.now(), _kernel(), work)
+        me = Holder(os.getpid(), platform.node(), provenance.now(), _kernel(), work, token=uuid.uuid4().hex)
         number = 1 if earlier is None else earlier.number + 1
         if not _file(folder, kind, number).create(_content(me)):
             now = seen(folder, kind)

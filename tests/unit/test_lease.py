@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from orchestrator import driver, lease, status
+from orchestrator import driver, lease, provenance, status
 from orchestrator.driver import SweepError, holding
 from orchestrator.lease import STALE_SECONDS, Holder, Lease, LeaseLostError, TakenError, seen
-from orchestrator.storage import remove_tree
+from orchestrator.storage import RemotePath, remove_tree
 from orchestrator.store import Store, StoreError
 from tests import remote
 from tests.fakes import metrics
@@ -57,6 +57,28 @@ def test_of_many_who_want_a_lease_one_gets_it(store: Store) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert sorted(pool.map(holder, range(8)), key=str) == [None, *[os.getpid()] * 7][::-1]
+
+
+def test_two_attempts_of_one_process_in_one_millisecond_are_told_apart(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provenance, "now", lambda: "2026-01-01T00:00:00.000+00:00")
+    assert Lease._next(store.folder, "driver", None, None)  # type: ignore[arg-type]
+    with pytest.raises(TakenError):
+        Lease._next(store.folder, "driver", None, None)  # type: ignore[arg-type]
+
+
+def test_a_first_attempt_whose_answer_was_lost_counts(store: Store) -> None:
+    create = RemotePath.create
+
+    def arrives_in_silence(self: RemotePath, content: bytes) -> bool:
+        return create(self, content) and False
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RemotePath, "create", arrives_in_silence)
+        taken, before = Lease._next(store.folder, "driver", None, None)  # type: ignore[arg-type]
+    assert before is None
+    taken.look()
 
 
 def test_a_second_driver_is_refused_with_the_first_one_s_pid_and_host(store: Store) -> None:
