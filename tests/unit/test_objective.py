@@ -154,12 +154,12 @@ def test_weight_decay_spares_biases_and_gains() -> None:
         assert (id(parameter) in spared_ids) == (name.endswith(("bias", "original0"))), name
 
 
-def test_a_gpu_updates_all_weights_in_few_kernels() -> None:
-    for device, fused in (("cpu", None), ("cuda", True)):
+def test_all_weights_are_updated_in_one_call_where_they_lie() -> None:
+    for device in ("cpu", "cuda"):
         with FakeTensorMode(), torch.device(device):
             model = torch.nn.Linear(2, 2)
             optimizers = [build_optimizer(TrainConfig(optimizer=name), model) for name in ("adam", "adamw")]
-        assert [group["fused"] for each in optimizers for group in each.param_groups] == [fused] * 3
+        assert [group["fused"] for each in optimizers for group in each.param_groups] == [True] * 3
 
 
 def test_ema_follows_slowly_and_faster_at_first() -> None:
