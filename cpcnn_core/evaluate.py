@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 import torch
@@ -137,16 +137,17 @@ def evaluate(
 
     `on_images` hears (images done, images in all) of this process's share.
     """
+    measured = partial(
+        class_log_likelihoods, model, batch_size=batch_size, bf16=bf16, log_prior=log_prior, on_images=on_images
+    )
     images = split.images
     if accelerator is not None and accelerator.num_processes > 1:
         world, rank = accelerator.num_processes, accelerator.process_index
         share = math.ceil(len(images) / world)
         # Each process needs the same number of rows to gather; the surplus ones are cut off again.
         mine = torch.arange(rank * share, (rank + 1) * share).clamp(max=len(images) - 1)
-        local = class_log_likelihoods(
-            model, images[mine.to(images.device)], batch_size=batch_size, bf16=bf16, on_images=on_images
-        )
+        local = measured(images[mine.to(images.device)])
         table = accelerator.gather(local.to(accelerator.device))[: len(images)].cpu()
     else:
-        table = class_log_likelihoods(model, images, batch_size=batch_size, bf16=bf16, on_images=on_images)
+        table = measured(images)
     return Evaluation(split.names, split.labels.cpu(), table, log_prior, model.image_shape)

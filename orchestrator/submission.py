@@ -46,10 +46,14 @@ class Predictions:
 
 def predictions(model: ConditionalPixelCNN, config: TrialConfig, dataset: Dataset) -> Predictions:
     """Predict the test split; its labels are not looked at."""
-    log_p = class_log_likelihoods(
-        model, dataset.test.images, batch_size=config.eval.batch_size, bf16=config.eval.precision == "bf16"
-    )
     prior = log_prior(config.eval.prior, dataset.train.labels, dataset.nr_classes)
+    log_p = class_log_likelihoods(
+        model,
+        dataset.test.images,
+        batch_size=config.eval.batch_size,
+        bf16=config.eval.precision == "bf16",
+        log_prior=prior,
+    )
     return Predictions(dataset.test.names, log_p + prior)
 
 

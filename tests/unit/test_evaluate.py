@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from sklearn.metrics import confusion_matrix, f1_score
 from torch import Tensor
 from torch.testing import assert_close
 
+from cpcnn_core import classify
 from cpcnn_core.classify import class_log_likelihoods, log_posterior, predict
 from cpcnn_core.data import Split
 from cpcnn_core.evaluate import Evaluation, evaluate, log_prior
@@ -98,13 +100,81 @@ def test_every_image_counts_once_whatever_the_batch_size(batch_size: int) -> Non
     assert found.names == tuple("abcde")
 
 
-def test_bf16_rounds_the_network_and_not_the_likelihood() -> None:
+def random_pixels(count: int) -> Tensor:
+    return torch.randint(0, 256, (count, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+def test_bf16_rounds_the_network_and_neither_its_ends_nor_the_likelihood(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classify, "SAMPLE", 0)
+    monkeypatch.setattr(classify, "SURE", 0.0)  # nothing is computed again
     model = network("block_film")
-    pixels = torch.randint(0, 256, (6, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    exact = class_log_likelihoods(model, pixels, batch_size=9)
-    rounded = class_log_likelihoods(model, pixels, batch_size=9, bf16=True)
+    seen: dict[str, torch.dtype] = {}
+
+    def note(name: str, _module: torch.nn.Module, _inputs: object, out: Tensor) -> None:
+        seen[name] = out.dtype
+
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(partial(note, name))
+    exact = class_log_likelihoods(model, random_pixels(6), batch_size=9)
+    seen.clear()
+    rounded = class_log_likelihoods(model, random_pixels(6), batch_size=9, bf16=True)
     assert not torch.equal(rounded, exact)
     assert_close(rounded, exact, rtol=0.02, atol=0)  # 8 bits of mantissa are 0.4 %
+    ends = {"u_init.conv", "ul_init.0.conv", "ul_init.1.conv", "nin_out.conv"}
+    assert {name for name, dtype in seen.items() if dtype == torch.float32} == ends
+    assert len(seen) > 40
+
+
+def test_bf16_predicts_what_float32_predicts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, pixels = network("bottleneck_film"), random_pixels(200)
+    exact = class_log_likelihoods(model, pixels, batch_size=24)
+    settled = class_log_likelihoods(model, pixels, batch_size=24, bf16=True)
+    monkeypatch.setattr(classify, "SAMPLE", 0)
+    monkeypatch.setattr(classify, "SURE", 0.0)
+    rounded = class_log_likelihoods(model, pixels, batch_size=24, bf16=True)
+    assert not torch.equal(exact.argmax(dim=1), rounded.argmax(dim=1))
+    assert torch.equal(exact.argmax(dim=1), settled.argmax(dim=1))
+    assert 20 < (settled == rounded).all(dim=1).sum() < 180
+
+
+@given(st.integers(0, 10_000), st.integers(1, 200), st.sampled_from([0.1, 3.0, 30.0]), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_close_calls_are_computed_again(seed: int, count: int, error: float, with_prior: bool) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    exact = 20 * torch.randn(count, NR_CLASSES, generator=generator).double() - 500
+    coarse = exact + error * torch.randn(count, NR_CLASSES, generator=generator)
+    prior = torch.tensor([0.98, 0.01, 0.01]).log().double() if with_prior else None
+    again: list[int] = []
+
+    def one_pass(_model: object, numbers: Tensor, *, bf16: bool) -> Tensor:
+        if not bf16:
+            again.extend(numbers.flatten().tolist())
+        return (coarse if bf16 else exact)[numbers.flatten()].clone()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classify, "_log_likelihoods", one_pass)
+        table = class_log_likelihoods(
+            network("none"), torch.arange(count)[:, None, None, None], batch_size=21, bf16=True, log_prior=prior
+        )
+    added = torch.zeros(NR_CLASSES) if prior is None else prior
+    assert torch.equal(predict(table, added), predict(exact, added))
+    assert torch.equal(table[again], exact[again])
+    others = [i for i in range(count) if i not in again]
+    assert torch.equal(table[others], coarse[others])
+    assert len(again) >= min(count, classify.SAMPLE)
+    leads = (coarse + added).topk(2, dim=1).values
+    closest_first = (leads[:, 0] - leads[:, 1])[again]
+    assert torch.equal(closest_first, closest_first.sort().values)
+
+
+def test_a_network_without_a_label_has_no_close_calls() -> None:
+    """All classes are equally likely in either precision."""
+    model = network("none")
+    exact = class_log_likelihoods(model, random_pixels(60), batch_size=9)
+    rounded = class_log_likelihoods(model, random_pixels(60), batch_size=9, bf16=True)
+    assert (exact == rounded).all(dim=1).sum() < 30
+    assert torch.equal(predict(exact, torch.zeros(NR_CLASSES)), predict(rounded, torch.zeros(NR_CLASSES)))
 
 
 def test_evaluation_leaves_the_mode_of_the_network_as_it_was() -> None:
