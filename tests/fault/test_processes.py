@@ -114,12 +114,15 @@ def test_a_sweep_stopped_killed_and_robbed_of_workers_ends_as_if_nothing_had_hap
     with sweep.running(0.3) as driver:
         sweep.wait_for_epochs(before + 2)
 
-        def at_work() -> list[str]:
-            return [process for _, epoch, process, _ in sweep.trained()[-1:] if epoch == str(EPOCHS)]
+        victims: list[int] = []
 
-        # the worst moment: the process is between two trials
-        sweep.wait(lambda: bool(set(at_work()) - earlier))
-        os.kill(int(at_work()[0]), signal.SIGKILL)
+        def between_two_trials() -> bool:  # the worst moment
+            last = [process for _, epoch, process, _ in sweep.trained()[-1:] if epoch == str(EPOCHS)]
+            victims.extend(map(int, set(last) - earlier))
+            return bool(victims)
+
+        sweep.wait(between_two_trials)
+        os.kill(victims[0], signal.SIGKILL)
         output, _ = driver.communicate(timeout=PATIENCE)
         assert driver.returncode == 0, output
 
