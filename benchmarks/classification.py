@@ -41,9 +41,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import plain
 from benchmarks.timing import Seconds, counted, device, fastest, machine, peaks, timed, write
 from benchmarks.training import NR_CLASSES, dataset
-from cpcnn_core.classify import class_log_likelihoods
 from cpcnn_core.config import EvalConfig, TrialConfig
 from cpcnn_core.data import to_model
+from cpcnn_core.evaluate import log_likelihoods, log_prior
 from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.precision import whole_float32
 from cpcnn_core.train import Run
@@ -101,6 +101,7 @@ def measure(settings: dict[str, object], images: int, turns: int, precisions: It
     x = to_model(pixels)
     ours: dict[str, list[Seconds]] = {precision: [] for precision in precisions}
     mine: dict[str, Tensor] = {}
+    prior = log_prior("uniform", torch.arange(NR_CLASSES), NR_CLASSES)
     plains, plains_small = [], []
 
     def theirs_of_all(at_once: int) -> Tensor:
@@ -110,7 +111,7 @@ def measure(settings: dict[str, object], images: int, turns: int, precisions: It
         for precision, took_so_far in ours.items():
             bf16 = precision == "bf16"
             took, mine[precision] = timed(
-                lambda bf16=bf16: class_log_likelihoods(model, pixels, batch_size=BATCH, bf16=bf16)
+                lambda bf16=bf16: log_likelihoods(model, pixels, prior, batch_size=BATCH, bf16=bf16)
             )
             took_so_far.append(took)
         plains_small.append(timed(lambda: theirs_of_all(SMALL))[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -17,11 +18,11 @@ CPU_PIXELS = 32 * 32 * 32
 """On a CPU, pixels per forward pass: larger tensors leave its caches, and each is memory fresh from the system."""
 
 
-SURE = 1.5
-"""In bf16, how many times the largest error found two classes must lie apart to be believed."""
+CLOSE_CALLS = 32
+"""How many of bf16's close calls are computed again at a time, and the fewest."""
 
-SAMPLE = 16
-"""The fewest images whose error is looked at, where there are so many."""
+SURE = 2.0
+"""In bf16, how many times the largest error found two classes must lie apart to be believed."""
 
 
 @torch.inference_mode()
@@ -32,66 +33,65 @@ def class_log_likelihoods(
     *,
     batch_size: int,
     bf16: bool = False,
-    log_prior: Tensor | None = None,
     on_images: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Log p(x | y) in nats for every image and class: images (N, C, H, W) -> (N, Y) float64 on the CPU.
 
     `batch_size` is the most images times classes per forward pass; on a CPU, which is faster with few, `CPU_PIXELS` is
     another limit. What does not depend on the class, with late fusions the larger part of the network, is computed once
-    per image. `on_images` hears (images done, images in all).
-
-    With `bf16` the network runs under autocast, the likelihood in float32 all the same. A trained network's errors are
-    then some nats, its close calls no further apart: images whose two likeliest classes under `log_prior` (Y,), by
-    default uniform, are not further apart than `SURE` times the largest error found so far are computed again in
-    float32, the closest first. So predictions are those of float32, and the rows of the others are rounded.
+    per image. With `bf16` the network runs under autocast, the likelihood in float32 all the same; whoever wants to
+    know the likeliest class has `with_close_calls_settled` look at the result. `on_images` hears (images done, images
+    in all).
     """
+    device = next(model.parameters()).device
     Y = model.nr_classes
-    if next(model.parameters()).device.type == "cpu":
+    if device.type == "cpu":
         batch_size = min(batch_size, CPU_PIXELS // images.shape[2:].numel())
-    at_once = max(1, batch_size // Y)
     was_training = model.training
     model.eval()
     rows: list[Tensor] = []
     done = 0
     with parametrize.cached():  # weight norm once, not once per batch
-        for chunk in images.split(at_once):
-            rows.append(_log_likelihoods(model, chunk, bf16=bf16))
+        for chunk in images.split(max(1, batch_size // Y)):
+            x = to_model(chunk.to(device))
+            labels = torch.arange(Y, device=device).repeat(len(chunk))
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                params = model(x, labels)
+            log_p = log_prob(x.repeat_interleave(Y, dim=0), params.float(), n_mix=model.config.nr_logistic_mix)
+            rows.append(log_p.view(-1, Y).cpu().double())
             done += len(chunk)
             if on_images is not None:
                 on_images(done, len(images))
-        table = torch.cat(rows)
-        if bf16 and Y > 1:
-            _settle_close_calls(model, images, table, torch.zeros(Y) if log_prior is None else log_prior, at_once)
     model.train(was_training)
-    return table
+    return torch.cat(rows)
 
 
-def _log_likelihoods(model: ConditionalPixelCNN, images: Tensor, *, bf16: bool) -> Tensor:
-    """(N, Y) float64 on the CPU, by one forward pass."""
-    device, Y = next(model.parameters()).device, model.nr_classes
-    x = to_model(images.to(device))
-    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        params = model(x, torch.arange(Y, device=device).repeat(len(images)))
-    log_p = log_prob(x.repeat_interleave(Y, dim=0), params.float(), n_mix=model.config.nr_logistic_mix)
-    return log_p.view(-1, Y).cpu().double()
+def with_close_calls_settled(table: Tensor, log_prior: Tensor, exact: Callable[[Tensor], Tensor]) -> Tensor:
+    """Put float32's rows into bf16's table (N, Y) of log p(x | y), wherever the likeliest class might be another.
 
-
-def _settle_close_calls(
-    model: ConditionalPixelCNN, images: Tensor, table: Tensor, log_prior: Tensor, at_once: int
-) -> None:
-    """Put float32's rows into the table (N, Y) of bf16 wherever its error might change the likeliest class."""
+    A trained network's errors in bf16 are some nats, and its close calls no further apart. `exact` gives the rows, in
+    float32, of images by their numbers (n,). It is asked for the images whose two likeliest classes are closest, until
+    the next ones are further apart than `SURE` times the largest error that was found. That leaves hardly a prediction
+    that is not float32's; a guarantee it is not, for among the others an error might be larger still.
+    """
+    N, Y = table.shape
+    if Y == 1 or N == 0:
+        return table
     first, second = (table + log_prior).topk(2, dim=1).values.unbind(dim=1)
-    lead, order = (first - second).sort()
-    error, compared = 0.0, 0
-    for leads, chunk in zip(lead.split(at_once), order.split(at_once), strict=True):
-        if compared >= SAMPLE and leads[0] >= SURE * error:
+    leads, order = (first - second).nan_to_num(nan=0.0).sort()
+    table = table.clone()
+    largest = math.nan
+    for lead, chunk in zip(leads.split(CLOSE_CALLS), order.split(CLOSE_CALLS), strict=True):
+        if lead[0] >= SURE * largest:
             break
-        exact = _log_likelihoods(model, images[chunk.to(images.device)], bf16=False)
-        off = table[chunk] - exact
-        found = (off.amax(dim=1) - off.amin(dim=1)).max().item()  # of a difference of two classes
-        error, compared = max(error, found), compared + len(chunk)
-        table[chunk] = exact
+        rows = exact(chunk)
+        error = table[chunk] - rows
+        found = (
+            (error.amax(dim=1) - error.amin(dim=1)).max().nan_to_num(nan=math.inf).item()
+        )  # of two classes' difference
+        largest = found if math.isnan(largest) else max(largest, found)
+        table[chunk] = rows
+    return table
 
 
 def log_posterior(log_likelihood: Tensor, log_prior: Tensor, *, temperature: float = 1.0) -> Tensor:

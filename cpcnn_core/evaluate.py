@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from cpcnn_core.classify import class_log_likelihoods, log_posterior, predict
+from cpcnn_core.classify import class_log_likelihoods, log_posterior, predict, with_close_calls_settled
 from cpcnn_core.data import Split
 from cpcnn_core.likelihood import bits_per_dim
 from cpcnn_core.model import ConditionalPixelCNN
@@ -123,6 +123,46 @@ def fixed_subset(split: Split, count: int, seed: int) -> Split:
     return split.take(sorted(order[:count].tolist()))
 
 
+def log_likelihoods(
+    model: ConditionalPixelCNN,
+    images: Tensor,
+    log_prior: Tensor,
+    *,
+    batch_size: int,
+    bf16: bool = False,
+    accelerator: Accelerator | None = None,
+    on_images: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Log p(x | y), (N, Y), as `class_log_likelihoods` gives it; with several processes each takes its share of images.
+
+    With `bf16`, close calls under `log_prior` (Y,) are computed again in float32, the same ones however many processes
+    there are and whatever the batch size; memory is then float32's. `on_images` hears (images done, images in all) of
+    this process's share, the last of it once more whenever some were computed again.
+    """
+    world, rank = (1, 0) if accelerator is None else (accelerator.num_processes, accelerator.process_index)
+
+    def table(images: Tensor, bf16: bool, on_images: Callable[[int, int], None] | None) -> Tensor:
+        run = partial(class_log_likelihoods, model, batch_size=batch_size, bf16=bf16, on_images=on_images)
+        if accelerator is None or world == 1:
+            return run(images)
+        share = math.ceil(len(images) / world)
+        # Each process needs the same number of rows to gather; the surplus ones are cut off again.
+        mine = torch.arange(rank * share, (rank + 1) * share).clamp(max=len(images) - 1)
+        local = run(images[mine.to(images.device)])
+        rows: Tensor = accelerator.gather(local.to(accelerator.device))
+        return rows[: len(images)].cpu()
+
+    def exact(numbers: Tensor) -> Tensor:
+        rows = table(images[numbers.to(images.device)], False, None)
+        if on_images is not None:  # a sign of life
+            share = math.ceil(len(images) / world)
+            on_images(share, share)
+        return rows
+
+    found = table(images, bf16, on_images)
+    return with_close_calls_settled(found, log_prior, exact) if bf16 else found
+
+
 def evaluate(
     model: ConditionalPixelCNN,
     split: Split,
@@ -133,21 +173,14 @@ def evaluate(
     accelerator: Accelerator | None = None,
     on_images: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Evaluate every image of a labelled split; with several processes each takes its share and all get the whole.
-
-    `on_images` hears (images done, images in all) of this process's share.
-    """
-    measured = partial(
-        class_log_likelihoods, model, batch_size=batch_size, bf16=bf16, log_prior=log_prior, on_images=on_images
+    """Evaluate every image of a labelled split, by `log_likelihoods`."""
+    table = log_likelihoods(
+        model,
+        split.images,
+        log_prior,
+        batch_size=batch_size,
+        bf16=bf16,
+        accelerator=accelerator,
+        on_images=on_images,
     )
-    images = split.images
-    if accelerator is not None and accelerator.num_processes > 1:
-        world, rank = accelerator.num_processes, accelerator.process_index
-        share = math.ceil(len(images) / world)
-        # Each process needs the same number of rows to gather; the surplus ones are cut off again.
-        mine = torch.arange(rank * share, (rank + 1) * share).clamp(max=len(images) - 1)
-        local = measured(images[mine.to(images.device)])
-        table = accelerator.gather(local.to(accelerator.device))[: len(images)].cpu()
-    else:
-        table = measured(images)
     return Evaluation(split.names, split.labels.cpu(), table, log_prior, model.image_shape)

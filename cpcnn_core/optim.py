@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Adam or AdamW over all parameters; weight decay spares what is no matrix or filter (biases, weight norm's g).
 
-    The update of them all is one call (on a GPU a few kernels), where by default it is hundreds in every step: up to an
-    eighth of a small network's step on a CPU.
+    The update of them all is one call (on a GPU a few kernels), where by default it is hundreds in every step: up to a
+    seventh of a small network's step on a CPU.
     """
     betas = (config.beta1, config.beta2)
     if config.optimizer == "adam":

@@ -15,10 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from cpcnn_core import quality
-from cpcnn_core.classify import class_log_likelihoods
 from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.data import DataError, Dataset
-from cpcnn_core.evaluate import log_prior
+from cpcnn_core.evaluate import log_likelihoods, log_prior
 from cpcnn_core.fid import Distance, FidError, fid
 
 if TYPE_CHECKING:
@@ -47,12 +46,12 @@ class Predictions:
 def predictions(model: ConditionalPixelCNN, config: TrialConfig, dataset: Dataset) -> Predictions:
     """Predict the test split; its labels are not looked at."""
     prior = log_prior(config.eval.prior, dataset.train.labels, dataset.nr_classes)
-    log_p = class_log_likelihoods(
+    log_p = log_likelihoods(
         model,
         dataset.test.images,
+        prior,
         batch_size=config.eval.batch_size,
         bf16=config.eval.precision == "bf16",
-        log_prior=prior,
     )
     return Predictions(dataset.test.names, log_p + prior)
 
