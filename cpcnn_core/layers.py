@@ -39,7 +39,8 @@ class _ConcatELU(torch.autograd.Function):
 def _by_one_exponential(x: Tensor) -> Tensor:
     minus_x = -x
     below = x.abs().neg_().exp_().sub_(1)
-    return torch.cat([torch.maximum(x, below), torch.maximum(minus_x, below)], dim=1)
+    reused = None if torch.compiler.is_compiling() else minus_x  # which torch 2.11 cannot compile
+    return torch.cat([torch.maximum(x, below), torch.maximum(minus_x, below, out=reused)], dim=1)
 
 
 def _by_few_kernels(x: Tensor) -> Tensor:
