@@ -40,7 +40,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import plain
 from benchmarks.timing import Seconds, counted, device, fastest, machine, peaks, timed, write
-from benchmarks.training import NR_CLASSES, dataset
+from benchmarks.training import NR_CLASSES, dataset, network
 from cpcnn_core.config import EvalConfig, TrialConfig
 from cpcnn_core.data import to_model
 from cpcnn_core.evaluate import log_likelihoods, log_prior
@@ -145,15 +145,6 @@ def measure(settings: dict[str, object], images: int, turns: int, precisions: It
     ]
 
 
-def _settings(fusion: str, nr_resnet: int, nr_filters: int, n_mix: int) -> dict[str, object]:
-    return {
-        "model.fusion": fusion,
-        "model.nr_resnet": nr_resnet,
-        "model.nr_filters": nr_filters,
-        "model.nr_logistic_mix": n_mix,
-    }
-
-
 @app.command()
 def main(
     full: Annotated[bool, typer.Option("--full", help="5/120/10 too: some minutes more.")] = False,
@@ -171,10 +162,10 @@ def main(
     peak = peaks()
     if images is None:
         images = 96 if "bf16" in peak else 32
-    asked = [(_settings(name, 1, 40, 5), turns) for name in FUSIONS]
+    asked = [(network(name, (1, 40, 5)), turns) for name in FUSIONS]
     if full:
         large = 1 if device().type == "cpu" else turns
-        asked += [(_settings(name, 5, 120, 10), large) for name in FUSIONS[1:3]]
+        asked += [(network(name, (5, 120, 10)), large) for name in FUSIONS[1:3]]
     title = f"log p(x | y) of {NR_CLASSES} classes, {images} images of 32x32x3, {machine()}"
     table = Table(
         "config", "fusion", "precision", "ours", "plain", "ratio", "ratio, wall", "against 32", "shared", "GFLOP/s",

@@ -94,18 +94,18 @@ def dataset(images: int) -> Dataset:
     return Dataset("random", split, split, split, tuple("abcd"))
 
 
+def network(fusion: str, sizes: tuple[int, int, int]) -> dict[str, object]:
+    """The settings of a network of `sizes`: nr_resnet, nr_filters, nr_logistic_mix."""
+    return {"model.fusion": fusion} | dict(
+        zip(("model.nr_resnet", "model.nr_filters", "model.nr_logistic_mix"), sizes, strict=True)
+    )
+
+
 def measure(sizes: tuple[int, int, int], batch: int, steps: int, precision: str, *, compiled: bool = False) -> Result:
     """Ours and the baseline in turns."""
     config = TrialConfig.from_flat(
-        {
-            "model.fusion": "block_mild",
-            "model.nr_resnet": sizes[0],
-            "model.nr_filters": sizes[1],
-            "model.nr_logistic_mix": sizes[2],
-            "train.batch_size": batch,
-            "train.precision": precision,
-            "train.compile": compiled,
-        }
+        network("block_mild", sizes)
+        | {"train.batch_size": batch, "train.precision": precision, "train.compile": compiled}
     )
     data = dataset(batch)
     with tempfile.TemporaryDirectory() as folder:

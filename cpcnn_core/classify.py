@@ -17,7 +17,6 @@ from cpcnn_core.precision import whole_float32
 CPU_PIXELS = 32 * 32 * 32
 """On a CPU, pixels per forward pass: larger tensors leave its caches, and each is memory fresh from the system."""
 
-
 CLOSE_CALLS = 32
 """How many of bf16's close calls are computed again at a time, and the fewest."""
 
@@ -80,16 +79,13 @@ def with_close_calls_settled(table: Tensor, log_prior: Tensor, exact: Callable[[
     first, second = (table + log_prior).topk(2, dim=1).values.unbind(dim=1)
     leads, order = (first - second).nan_to_num(nan=0.0).sort()
     table = table.clone()
-    largest = math.nan
+    errors: list[float] = []  # of differences of two classes, the largest of each chunk
     for lead, chunk in zip(leads.split(CLOSE_CALLS), order.split(CLOSE_CALLS), strict=True):
-        if lead[0] >= SURE * largest:
+        if errors and lead[0] >= SURE * max(errors):
             break
         rows = exact(chunk)
         error = table[chunk] - rows
-        found = (
-            (error.amax(dim=1) - error.amin(dim=1)).max().nan_to_num(nan=math.inf).item()
-        )  # of two classes' difference
-        largest = found if math.isnan(largest) else max(largest, found)
+        errors.append((error.amax(dim=1) - error.amin(dim=1)).max().nan_to_num(nan=math.inf).item())
         table[chunk] = rows
     return table
 

@@ -140,6 +140,7 @@ def log_likelihoods(
     this process's share, the last of it once more whenever some were computed again.
     """
     world, rank = (1, 0) if accelerator is None else (accelerator.num_processes, accelerator.process_index)
+    all_mine = math.ceil(len(images) / world)
 
     def table(images: Tensor, bf16: bool, on_images: Callable[[int, int], None] | None) -> Tensor:
         run = partial(class_log_likelihoods, model, batch_size=batch_size, bf16=bf16, on_images=on_images)
@@ -155,8 +156,7 @@ def log_likelihoods(
     def exact(numbers: Tensor) -> Tensor:
         rows = table(images[numbers.to(images.device)], False, None)
         if on_images is not None:  # a sign of life
-            share = math.ceil(len(images) / world)
-            on_images(share, share)
+            on_images(all_mine, all_mine)
         return rows
 
     found = table(images, bf16, on_images)
