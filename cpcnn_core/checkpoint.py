@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
+from cpcnn_core import seeds
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.errors import CheckpointError as CheckpointError
 from cpcnn_core.files import sha256, write_atomically
@@ -44,7 +45,7 @@ _INDEX, _INDEX_BEFORE = "index.json", "index.before.json"
 def build_model(config: TrialConfig, image_shape: tuple[int, int, int], nr_classes: int) -> ConditionalPixelCNN:
     """A network initialised from the config's seed alone; the global generators stay as they are."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.manual_seed(seeds.seed(config.seed, seeds.Purpose.WEIGHTS))
         return ConditionalPixelCNN(config.model, image_shape, nr_classes)
 
 

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
+from cpcnn_core import seeds
 from cpcnn_core.classify import class_log_likelihoods, log_posterior, predict, with_close_calls_settled
 from cpcnn_core.data import Split
 from cpcnn_core.likelihood import bits_per_dim
@@ -119,7 +120,7 @@ def log_prior(prior: Literal["uniform", "empirical"], train_labels: Tensor, nr_c
 
 def fixed_subset(split: Split, count: int, seed: int) -> Split:
     """A random choice of `count` images that depends on the seed alone, or all where there are fewer."""
-    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(split), generator=seeds.generator(seed, seeds.Purpose.TRAIN_SUBSET))
     return split.take(sorted(order[:count].tolist()))
 
 

@@ -14,19 +14,23 @@ if TYPE_CHECKING:
     from cpcnn_core.config import TrainConfig
 
 
-def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+def build_optimizer(config: TrainConfig, model: nn.Module, image_shape: tuple[int, int, int]) -> torch.optim.Optimizer:
     """Adam or AdamW over all parameters; weight decay spares what is no matrix or filter (biases, weight norm's g).
+
+    But for eps, Adam's update does not depend on the gradient's scale. The loss here is a mean of bits per sub-pixel
+    over the batch of images (C, H, W), in starter code and papers a sum of nats; eps is scaled as the gradient is.
 
     The update of them all is one call (on a GPU a few kernels), where by default it is hundreds in every step: up to a
     seventh of a small network's step on a CPU.
     """
     betas = (config.beta1, config.beta2)
+    eps = config.adam_eps / (config.batch_size * math.prod(image_shape) * math.log(2.0))
     if config.optimizer == "adam":
-        return torch.optim.Adam(model.parameters(), lr=config.lr, betas=betas, fused=True)
+        return torch.optim.Adam(model.parameters(), lr=config.lr, betas=betas, eps=eps, fused=True)
     directions = [p for p in model.parameters() if _is_matrix(p)]
     others = [p for p in model.parameters() if not _is_matrix(p)]
     groups = [{"params": directions, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=betas, fused=True)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=eps, fused=True)
 
 
 def _is_matrix(parameter: Tensor) -> bool:

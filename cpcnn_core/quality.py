@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor
 
-from cpcnn_core import data, fid
+from cpcnn_core import data, fid, seeds
 from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.data import Dataset
 from cpcnn_core.features import Extractor, FidError, extractor
@@ -69,7 +69,7 @@ def draw(
     """
     labels = torch.arange(model.nr_classes).repeat_interleave(per_class)
     device = model.nin_out.conv.bias.device
-    generator = torch.Generator().manual_seed(seed)  # the CPU's, whatever draws: the same noise everywhere
+    generator = seeds.generator(seed, seeds.Purpose.SAMPLES)  # the CPU's, whatever draws: the same noise everywhere
     if accelerator is None or accelerator.num_processes == 1:
         images = sample(model, labels.to(device), generator=generator, on_row=on_row)
         return Drawn(images.cpu(), labels)
@@ -93,7 +93,7 @@ class Yardstick:
 
     def measure(self, drawn: Drawn, *, seed: int) -> Scores:
         """FID, per-class FID and KID; what cannot be measured is a Distance with a reason."""
-        generator = torch.Generator().manual_seed(seed) if self.extrapolate else None
+        generator = seeds.generator(seed, seeds.Purpose.EXTRAPOLATION) if self.extrapolate else None
         return fid.score(drawn.images, drawn.labels, self.extract, self.reference, extrapolate_with=generator)
 
 

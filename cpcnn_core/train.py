@@ -19,7 +19,7 @@ from accelerate.utils import release_memory
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 
-from cpcnn_core import augment, evaluate, quality
+from cpcnn_core import augment, evaluate, quality, seeds
 from cpcnn_core.checkpoint import CheckpointFolder, build_model
 from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.data import Dataset, Split, to_model
@@ -31,6 +31,7 @@ from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.objective import Objective
 from cpcnn_core.optim import Average, build_optimizer, build_scheduler
 from cpcnn_core.quality import Drawn
+from cpcnn_core.seeds import Purpose
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +103,8 @@ def check_fits(config: TrialConfig, dataset: Dataset) -> None:
     """Raise ConfigError where the config asks for what this data set cannot give."""
     if config.source is not None:
         raise ConfigError(f"source: {config.source} is an imported checkpoint, which is evaluated and not trained")
+    config.check_protocol()
+    dataset.check_digest(config.data.digest)
     if config.train.batch_size > len(dataset.train):
         raise ConfigError(
             f"train.batch_size: {config.train.batch_size} is larger than the training split of {len(dataset.train)} "
@@ -165,16 +168,16 @@ class Run:
         self.position = 0  # optimizer steps done of the epoch in progress
         self.step = 0
         self.sums = Sums.zero(device)
-        self.noise = torch.Generator(device).manual_seed(config.seed)
         self.micro_batch = math.ceil(config.train.batch_size / self.world / config.train.accumulate)
         self.compiled = not config.train.compile
 
         self.model = build_model(config, dataset.image_shape, dataset.nr_classes).to(device)
         state = self.checkpoints.load_state()
         if state is None and config.train.data_dependent_init:
-            first = self._order()[:INIT_IMAGES].to(device)
+            some = seeds.generator(config.seed, Purpose.INITIALISATION)
+            first = torch.randperm(len(self.labels), generator=some)[:INIT_IMAGES].to(device)
             data_dependent_init(self.model, to_model(self.images[first]), self.labels[first])
-        self.optimizer = build_optimizer(config.train, self.model)
+        self.optimizer = build_optimizer(config.train, self.model, dataset.image_shape)
         self.scheduler = build_scheduler(config.train, self.optimizer, self.steps_per_epoch)
         self.ema = Average(self.model, config.train.ema_decay) if config.train.ema_decay is not None else None
         if state is not None:
@@ -309,26 +312,28 @@ class Run:
         """Gather and augment a global batch, drawing the randomness of all of it in every process alike."""
         train, device = self.config.train, self.device
         B = train.batch_size
+        # A stream for each step: nothing of it has to be kept, or lost, between a kill and the resumption.
+        noise = seeds.generator(self.config.seed, Purpose.STEP, self.step, device=device)
         padding = chosen[:1].expand(B - len(chosen))
         index = torch.cat([chosen, padding])
         images, labels = self.images[index], self.labels[index]
         if train.flip:
-            images = augment.flip(images, torch.rand(B, generator=self.noise, device=device) < 0.5)
+            images = augment.flip(images, torch.rand(B, generator=noise, device=device) < 0.5)
         if train.shift:
             limit = train.shift
-            offsets = torch.randint(-limit, limit + 1, (B, 2), generator=self.noise, device=device)
+            offsets = torch.randint(-limit, limit + 1, (B, 2), generator=noise, device=device)
             images = augment.shift(images, offsets)
         withheld = torch.zeros(B, dtype=torch.bool, device=device)
         if train.label_dropout > 0:
-            withheld = torch.rand(B, generator=self.noise, device=device) < train.label_dropout
+            withheld = torch.rand(B, generator=noise, device=device) < train.label_dropout
         weights = (torch.arange(B, device=device) < len(chosen)).float()
-        batch = Batch(images, labels, withheld, weights, self.model.dropout_masks(B, self.noise))
+        batch = Batch(images, labels, withheld, weights, self.model.dropout_masks(B, noise))
         surplus = -B % self.world
         return batch if surplus == 0 else _padded(batch, surplus)
 
     def _order(self) -> Tensor:
         """The order of the images in the epoch in progress; it follows from seed and epoch alone."""
-        generator = torch.Generator().manual_seed(self.config.seed + (self.epoch << 32))
+        generator = seeds.generator(self.config.seed, Purpose.ORDER, self.epoch)
         return torch.randperm(len(self.labels), generator=generator)
 
     def _check_finite(self, norms: list[Tensor]) -> None:
@@ -441,7 +446,6 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": {"last_epoch": self.scheduler.last_epoch},
             "scaler": None if scaler is None else scaler.state_dict(),
-            "noise": self.noise.get_state(),
             "epoch": self.epoch,
             "position": self.position,
             "step": self.step,
@@ -462,11 +466,6 @@ class Run:
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.epoch, self.position, self.step = state["epoch"], state["position"], state["step"]
-        try:
-            self.noise.set_state(state["noise"])
-        except RuntimeError:  # each kind of device has a generator of its own
-            logger.warning("the state was left by another kind of device than %s: its noise begins anew", self.device)
-            self.noise.manual_seed(self.config.seed + (self.step << 32))
         self.sums = Sums(**{name: total.to(self.device) for name, total in state["sums"].items()})
         self.micro_batch = state["micro_batch"]
 

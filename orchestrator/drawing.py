@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from cpcnn_core import sampling
+from cpcnn_core import sampling, seeds
 from cpcnn_core.checkpoint import Weights
 from cpcnn_core.config import ConfigError
 from cpcnn_core.data import read_image
@@ -100,7 +100,7 @@ def draw(weights: Weights, asked: Request, on_row: Callable[[int, int], None] | 
         images = sampling.sample(
             model.to(device),
             labels.to(device),
-            generator=torch.Generator().manual_seed(asked.seed),
+            generator=seeds.generator(asked.seed, seeds.Purpose.SAMPLES),
             temperature=asked.temperature,
             given=given,
             from_row=asked.from_row,

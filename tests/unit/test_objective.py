@@ -143,9 +143,27 @@ def test_schedules() -> None:
     assert lr_factor(cosine, 5 + 45 // 2, 5) == pytest.approx(0.55, abs=0.03)
 
 
+@pytest.mark.parametrize("eps", [1e-8, 1e-2])
+def test_adam_weighs_its_eps_as_for_a_sum_of_nats(eps: float) -> None:
+    """The first update of the starter code's loss, which is a sum over the batch, in nats."""
+    pixels, labels, withheld, weights = batch()
+    settings = TrainConfig(batch_size=4, lr=0.01, adam_eps=eps)
+    model, starter = network("block_mild"), network("block_mild")
+    before = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
+    optimizer = build_optimizer(settings, model, model.image_shape)
+    total, _, _ = Objective(model, UNIFORM)(pixels, labels, withheld, weights, None)
+    (total / 4).backward()
+    optimizer.step()
+    of_sum = torch.optim.Adam(starter.parameters(), lr=0.01, eps=eps)
+    (-log_prob(images(4), starter(images(4), labels), n_mix=2).sum()).backward()  # type: ignore[no-untyped-call]
+    of_sum.step()
+    ours, theirs = (torch.nn.utils.parameters_to_vector(each.parameters()) - before for each in (model, starter))
+    assert_close(ours, theirs, atol=1e-5, rtol=1e-3)
+
+
 def test_weight_decay_spares_biases_and_gains() -> None:
     model = network("block_mild")
-    optimizer = build_optimizer(TrainConfig(optimizer="adamw", weight_decay=0.1), model)
+    optimizer = build_optimizer(TrainConfig(optimizer="adamw", weight_decay=0.1), model, model.image_shape)
     decayed, spared = optimizer.param_groups
     assert decayed["weight_decay"] == 0.1
     assert spared["weight_decay"] == 0.0
@@ -158,7 +176,7 @@ def test_all_weights_are_updated_in_one_call_where_they_lie() -> None:
     for device in ("cpu", "cuda"):
         with FakeTensorMode(), torch.device(device):
             model = torch.nn.Linear(2, 2)
-            optimizers = [build_optimizer(TrainConfig(optimizer=name), model) for name in ("adam", "adamw")]
+            optimizers = [build_optimizer(TrainConfig(optimizer=name), model, (1, 8, 8)) for name in ("adam", "adamw")]
         assert [group["fused"] for each in optimizers for group in each.param_groups] == [True] * 3
 
 
