@@ -14,8 +14,19 @@ from cpcnn_core.suggest import nearest
 Scalar = str | int | float | bool | None
 FusionOptions = dict[str, dict[str, int | float | str | bool]]
 
+PROTOCOL = 2
+"""The version of how a configuration becomes numbers: it rises whenever the same configuration and data would give
+others, so that trials before and after are never taken for one another.
+
+1: up to release 0.1. Images in the same order in every epoch, pixels of resized images rounded, Adam's eps on the mean.
+2: every random stream from (seed, purpose, step); cpen455 unrounded by default; Adam's eps as for a sum of nats.
+"""
+
 # Where the files lie says nothing about what was trained, so it is no part of a trial's identity.
 LOCATIONS = frozenset({"data.root", "eval.fid_weights"})
+
+# Settings that a trial of protocol 1 did not have, and so no part of its identity.
+_SINCE_PROTOCOL_2 = frozenset({"protocol", "data.digest", "train.adam_eps"})
 
 
 class ConfigError(ValueError):
@@ -33,14 +44,26 @@ NonNegative = Annotated[float, Field(ge=0.0)]
 
 
 class DataConfig(_Section):
-    """What is learnt. `image_size` and `channels` default to the data set's own (digits 8 and 1, cpen455 32 and 3)."""
+    """What is learnt. `image_size` and `channels` default to the data set's own (digits 8 and 1, cpen455 32 and 3).
+
+    `quantize` rounds the pixels of resized images to the 256 levels. It is off for cpen455, whose course trains and
+    grades on what resizing gives, and on for the digits. `digest` stands for the data's content (`Dataset.digest`);
+    where it is given, other data is refused.
+    """
 
     name: Literal["digits", "cpen455"] = "digits"
     root: str | None = None
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None
     image_size: Annotated[int, Field(ge=4, multiple_of=4)] | None = None
     channels: Literal[1, 3] | None = None
     train_fraction: Fraction = 1.0
-    quantize: bool = True
+    quantize: bool | None = None
+
+    @model_validator(mode="after")
+    def _quantize_as_the_data_set_does(self) -> Self:
+        if self.quantize is None:
+            object.__setattr__(self, "quantize", self.name == "digits")
+        return self
 
     @model_validator(mode="after")
     def _root_where_needed(self) -> Self:
@@ -94,7 +117,10 @@ class ModelConfig(_Section):
 
 
 class TrainConfig(_Section):
-    """How it is learnt. `batch_size` is the global one: all processes, all accumulated micro-batches."""
+    """How it is learnt. `batch_size` is the global one: all processes, all accumulated micro-batches.
+
+    `adam_eps` is Adam's eps for the gradient of a sum of nats over the batch, as starter code and papers have it.
+    """
 
     epochs: Positive = 10
     batch_size: Positive = 32
@@ -103,6 +129,7 @@ class TrainConfig(_Section):
     lr: Annotated[float, Field(gt=0.0)] = 1e-3
     beta1: Probability = 0.9
     beta2: Probability = 0.999
+    adam_eps: Annotated[float, Field(gt=0.0)] = 1e-8
     weight_decay: NonNegative = 0.0
     schedule: Literal["constant", "exponential", "cosine"] = "constant"
     lr_gamma: Annotated[float, Field(gt=0.0, le=1.0)] = 0.999995
@@ -168,6 +195,7 @@ class TrialConfig(_Section):
     """One trial: data, model, training, evaluation and the seed that all its generators start from.
 
     `source` is the SHA-256 of the checkpoint file that an imported trial's weights came from; a trained trial has none.
+    `protocol` is the version of how all this becomes numbers.
     """
 
     data: DataConfig = Field(default_factory=DataConfig)
@@ -176,23 +204,29 @@ class TrialConfig(_Section):
     eval: EvalConfig = Field(default_factory=EvalConfig)
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     source: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    protocol: Annotated[int, Field(ge=1, le=PROTOCOL)] = PROTOCOL
 
     @classmethod
     def from_flat(cls, settings: Mapping[str, Any]) -> TrialConfig:
         """Build from dotted keys (`{"model.nr_filters": 40}`). Raise one ConfigError that names every bad field."""
-        tree: dict[str, Any] = {}
-        for key, value in settings.items():
-            check_field(key)
-            *path, last = key.split(".")
-            node = tree
-            for part in path:
-                node = node.setdefault(part, {})
-            node[last] = value
-        return cls.from_tree(tree)
+        return cls._validated(_nested(settings))
+
+    @classmethod
+    def from_record(cls, settings: Mapping[str, Any]) -> TrialConfig:
+        """Build from the dotted keys of a row of `trials`. Raise ConfigError.
+
+        A row of protocol 1 does not name its protocol, and has nulls where it stands in one table with later ones.
+        """
+        given = {key: value for key, value in settings.items() if value is not None or key not in _SINCE_PROTOCOL_2}
+        return cls.from_tree(_nested(given))
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> TrialConfig:
-        """Build from nested dictionaries, as `config.json` holds them. Raise ConfigError."""
+        """Build from nested dictionaries, as weights and `config.json` hold them. Raise ConfigError."""
+        return cls._validated({"protocol": 1, **tree})
+
+    @classmethod
+    def _validated(cls, tree: Mapping[str, Any]) -> TrialConfig:
         try:
             return cls.model_validate(tree)
         except ValidationError as error:
@@ -205,12 +239,35 @@ class TrialConfig(_Section):
     @property
     def trial_id(self) -> str:
         """12 hex digits: SHA-256 of the canonical JSON of every setting but the data's location."""
-        canonical = {key: value for key, value in self.flat().items() if key not in LOCATIONS}
+        ignored = LOCATIONS if self.protocol > 1 else LOCATIONS | _SINCE_PROTOCOL_2
+        canonical = {key: value for key, value in self.flat().items() if key not in ignored}
         return hashlib.sha256(json.dumps(canonical, sort_keys=True).encode()).hexdigest()[:12]
 
     def with_settings(self, settings: Mapping[str, Any]) -> TrialConfig:
         """A copy with some dotted keys changed, validated anew."""
         return TrialConfig.from_flat({**self.flat(), **settings})
+
+    def check_protocol(self) -> None:
+        """Raise ConfigError where training this would go by another protocol than the configuration names."""
+        if self.protocol != PROTOCOL:
+            raise ConfigError(
+                f"protocol: this was recorded under protocol {self.protocol}, and this release trains by protocol "
+                f"{PROTOCOL}, which gives other numbers. Reading, choosing and exporting work here; training, "
+                "continuing and replaying need the release that recorded it, whose commit its rows hold as git_commit"
+            )
+
+
+def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys as nested dictionaries. Raise ConfigError for one that is no field."""
+    tree: dict[str, Any] = {}
+    for key, value in settings.items():
+        check_field(key)
+        *path, last = key.split(".")
+        node = tree
+        for part in path:
+            node = node.setdefault(part, {})
+        node[last] = value
+    return tree
 
 
 def field_names() -> tuple[str, ...]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
@@ -29,7 +32,7 @@ HIDDEN = -1  # the label of an image whose class is not told
 _DIGITS_HELD_OUT_PER_CLASS = 30  # in the validation and in the test split
 _CPEN455_CLASSES = 4
 _SPLIT_SEED = 455  # a data set is the same one in every trial, whatever the trial's own seed
-_CACHE_FORMAT = 1  # raise where decoding or resizing changes
+_CACHE_FORMAT = 2  # raise where decoding or resizing changes
 _FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r")
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 
@@ -65,13 +68,18 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Three splits of one data set. All labels of `train` and `validation` are known; those of `test` may be hidden."""
+    """Three splits of one data set. All labels of `train` and `validation` are known; those of `test` may be hidden.
+
+    `digest`, 32 hex digits, stands for the content: the decoded source images and the labels of every split, in order,
+    before resizing, rounding or taking a fraction, which are settings. Data made in memory has none.
+    """
 
     name: str
     train: Split
     validation: Split
     test: Split
     class_names: tuple[str, ...]
+    digest: str | None = None
 
     @property
     def nr_classes(self) -> int:
@@ -83,10 +91,23 @@ class Dataset:
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
 
+    def check_digest(self, expected: str | None) -> None:
+        """Raise DataError where this is not the data that is expected."""
+        if expected is not None and expected != self.digest:
+            raise DataError(
+                f"data.digest: the data is another than the one asked for: its images or labels have the digest "
+                f"{self.digest}, expected {expected}; give the folder of that data with --set data.root=PATH, or begin "
+                "anew under another --name"
+            )
+
 
 def load(config: DataConfig) -> Dataset:
-    """Read, resize and split the data set that `config` names. Raise DataError where something is wrong with it."""
+    """Read, resize and split the data set that `config` names.
+
+    Raise DataError where something is wrong with it, or where it is not the data that `config.digest` stands for.
+    """
     dataset = _LOADERS[config.name](config)
+    dataset.check_digest(config.digest)
     if config.train_fraction == 1.0:
         return dataset
     kept = [
@@ -94,9 +115,7 @@ def load(config: DataConfig) -> Dataset:
         for of_class in _shuffled_by_class(dataset.train.labels)
         for index in of_class[: max(1, round(config.train_fraction * len(of_class)))]
     ]
-    return Dataset(
-        dataset.name, dataset.train.take(sorted(kept)), dataset.validation, dataset.test, dataset.class_names
-    )
+    return replace(dataset, train=dataset.train.take(sorted(kept)))
 
 
 def to_model(images: Tensor) -> Tensor:
@@ -116,12 +135,8 @@ def _digits(config: DataConfig) -> Dataset:
     # The import takes seconds, so that a cached copy pays even for so little data.
     raw = cache.tensors("digits", cache.digest([version("scikit-learn"), str(_CACHE_FORMAT)]), _digits_of_sklearn)
     levels, labels = raw["levels"], raw["labels"]
-    images = _fit(
-        levels.float()[:, None] / 16,
-        channels=config.channels or 1,
-        size=config.image_size or 8,
-        quantize=config.quantize,
-    )
+    fitted = _fit(levels.float()[:, None] / 16, channels=config.channels or 1, size=config.image_size or 8)
+    images = _on_grid(fitted) if config.quantize else fitted * 2 - 1
     held_out = _DIGITS_HELD_OUT_PER_CLASS
     parts: dict[str, list[int]] = {name: [] for name in SPLITS}
     for of_class in _shuffled_by_class(labels):
@@ -133,6 +148,7 @@ def _digits(config: DataConfig) -> Dataset:
         "digits",
         **{name: everything.take(sorted(indices)) for name, indices in parts.items()},
         class_names=tuple(str(digit) for digit in range(10)),
+        digest=cache.digest([levels, labels]),
     )
 
 
@@ -153,25 +169,55 @@ def _cpen455(config: DataConfig) -> Dataset:
         raise DataError(
             f"data.root: {root} is no folder; expected the one that holds train.csv, validation.csv and test.csv"
         )
-    channels, size, quantize = config.channels or 3, config.image_size or 32, config.quantize
     rows = {split: _read_csv(root, split) for split in SPLITS}
     everything = [row for split in SPLITS for row in rows[split]]
-    # What is hashed is what is decoded: the files are read once, and fit in memory since their pixels must.
-    files = [row.read() for row in everything]
-
-    def decode() -> dict[str, Tensor]:
-        decoded = (row.decode(file, channels) for row, file in zip(everything, files, strict=True))
-        fitted = [_fit(image[None], channels=channels, size=size, quantize=quantize) for image in decoded]
-        return {"images": torch.cat(fitted)}
-
-    parameters = f"format {_CACHE_FORMAT}, {channels} channels, size {size}, quantize {quantize}"
-    images = cache.tensors("cpen455", cache.digest([parameters, *files]), decode)["images"]
-    all_of_them = Split(images, torch.tensor([row.label for row in everything]), tuple(row.name for row in everything))
+    labels = torch.tensor([row.label for row in everything])
+    images, hashes = _images(
+        root, everything, channels=config.channels or 3, size=config.image_size or 32, quantize=bool(config.quantize)
+    )
+    all_of_them = Split(images, labels, tuple(row.name for row in everything))
     splits: dict[str, Split] = {}
     start = 0
     for split in SPLITS:
         splits[split] = all_of_them.take(range(start, start := start + len(rows[split])))
-    return Dataset("cpen455", **splits, class_names=tuple(str(label) for label in range(_CPEN455_CLASSES)))
+    return Dataset(
+        "cpen455",
+        **splits,
+        class_names=tuple(str(label) for label in range(_CPEN455_CLASSES)),
+        digest=cache.digest([hashes, labels, *(f"{split} {len(rows[split])}" for split in SPLITS)]),
+    )
+
+
+def _images(root: Path, rows: Sequence[_Row], *, channels: int, size: int, quantize: bool) -> tuple[Tensor, Tensor]:
+    """The images of the rows (N, C, H, W) at the wanted size, and the SHA-256 of each source image (N, 32) uint8.
+
+    Decoded once: as long as every file has the size and time of change that it had, what was kept serves. Images that
+    need no resizing lie on the 8-bit grid as they are, so that there `quantize` changes nothing.
+    """
+
+    def decode() -> dict[str, Tensor]:
+        fitted, hashes, resized = [], [], False
+        for row in rows:  # one file after another: sources may be much larger than what they are fitted to
+            rgb = row.decode(row.read())
+            hashes.append(_hash(rgb))
+            resized |= rgb.shape[:2] != (size, size)
+            fitted.append(_fit(_as_floats(rgb, channels)[None], channels=channels, size=size))
+        images = torch.cat(fitted)
+        return {
+            "images": _on_grid(images) if quantize or not resized else images * 2 - 1,
+            "hashes": torch.stack(hashes),
+        }
+
+    parameters = f"format {_CACHE_FORMAT}, {channels} channels, size {size}, quantize {quantize}"
+    found = cache.tensors(
+        "cpen455", cache.digest([parameters, str(root.resolve()), *(row.stamp() for row in rows)]), decode
+    )
+    return found["images"], found["hashes"]
+
+
+def _hash(rgb: NDArray[np.uint8]) -> Tensor:
+    digest = hashlib.sha256(f"{rgb.shape}".encode() + rgb.tobytes()).digest()
+    return torch.frombuffer(bytearray(digest), dtype=torch.uint8)
 
 
 def files(config: DataConfig, split: Split) -> list[Path]:
@@ -186,12 +232,12 @@ def read_image(path: Path, image_shape: tuple[int, int, int]) -> Tensor:
     """The image in a file as a model of images (C, H, W) sees it: resized, uint8. Raise DataError."""
     channels, size, _ = image_shape
     try:
-        pixels = _decode(path.read_bytes(), channels)
+        pixels = _as_floats(_decode(path.read_bytes()), channels)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    return _fit(pixels[None], channels=channels, size=size, quantize=True)[0]
+    return _on_grid(_fit(pixels[None], channels=channels, size=size))[0]
 
 
 _LOADERS: dict[str, Callable[[DataConfig], Dataset]] = {"digits": _digits, "cpen455": _cpen455}
@@ -207,35 +253,51 @@ class _Row:
     path: Path
     label: int
 
+    def stamp(self) -> str:
+        """What changes when the file does: its name, its size, and two times, of which one cannot be set back."""
+        with self._naming_what_is_wrong():
+            found = self.path.stat()
+        return f"{self.name} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
+
     def read(self) -> bytes:
-        try:
+        with self._naming_what_is_wrong():
             return self.path.read_bytes()
+
+    def decode(self, file: bytes) -> NDArray[np.uint8]:
+        """(H, W, 3)."""
+        try:
+            return _decode(file)
+        except DataError as error:
+            raise self.error(f"{self.name} {error}") from None
+
+    @contextmanager
+    def _naming_what_is_wrong(self) -> Iterator[None]:
+        try:
+            yield
         except FileNotFoundError:
             raise self.error(f"{self.name} does not exist; expected an image file at {self.path}") from None
         except OSError as error:
             raise self.error(f"{self.name} cannot be read: {error}") from None
 
-    def decode(self, file: bytes, channels: int) -> Tensor:
-        """(C, H, W) in [0, 1]."""
-        try:
-            return _decode(file, channels)
-        except DataError as error:
-            raise self.error(f"{self.name} {error}") from None
-
     def error(self, problem: str) -> DataError:
         return _row_error(self.csv, self.number, problem)
 
 
-def _decode(file: bytes, channels: int) -> Tensor:
-    """(C, H, W) in [0, 1]. Raise DataError, which says what is wrong with it, but not with which file."""
+def _decode(file: bytes) -> NDArray[np.uint8]:
+    """(H, W, 3). Raise DataError, which says what is wrong with it, but not with which file."""
     try:
         with Image.open(io.BytesIO(file)) as image:
             if image.mode not in _EIGHT_BIT_MODES:
                 raise DataError(f"has pixels of mode {image.mode}; expected 8 bits per channel")
-            pixels = np.array(image.convert("RGB" if channels == 3 else "L"))
+            return np.array(image.convert("RGB"))
     except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         reason = "no known image format" if isinstance(error, UnidentifiedImageError) else error
         raise DataError(f"cannot be decoded ({reason}); expected a whole JPEG or PNG image") from None
+
+
+def _as_floats(rgb: NDArray[np.uint8], channels: int) -> Tensor:
+    """(H, W, 3) as (C, H, W) in [0, 1]; one channel is the luma of ITU-R 601, of a grey image its own."""
+    pixels = rgb if channels == 3 else np.array(Image.fromarray(rgb).convert("L"))
     return torch.from_numpy(pixels).reshape(*pixels.shape[:2], channels).permute(2, 0, 1).float() / 255
 
 
@@ -324,17 +386,19 @@ class _Inside:
         return path
 
 
-def _fit(images: Tensor, *, channels: int, size: int, quantize: bool) -> Tensor:
-    """(N, C, H, W) in [0, 1] at the wanted size, as a Split holds it.
+def _fit(images: Tensor, *, channels: int, size: int) -> Tensor:
+    """(N, C, H, W) in [0, 1] at the wanted size, unrounded.
 
     Antialiased bilinear on floats is what torchvision's `Resize` does to the tensors of the starter code.
     """
     if images.shape[-2:] != (size, size):
         images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
-    images = images.expand(-1, channels, -1, -1)
-    if quantize:
-        return (images * 255).round().clamp(0, 255).to(torch.uint8)
-    return (images * 2 - 1).contiguous()
+    return images.expand(-1, channels, -1, -1).contiguous()
+
+
+def _on_grid(images: Tensor) -> Tensor:
+    """Values in [0, 1] as the nearest of the 256 levels."""
+    return (images * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def _shuffled_by_class(labels: Tensor) -> list[list[int]]:

@@ -54,7 +54,9 @@ class Finalist:
 
     def run(self, seed: int) -> TrialConfig:
         """Its configuration on another seed. Raise ConfigError where it cannot be trained."""
-        return TrialConfig.from_flat({**self.settings, _SEED: seed})
+        config = TrialConfig.from_record({**self.settings, _SEED: seed})
+        config.check_protocol()
+        return config
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from cpcnn_core.config import ConfigError
+from cpcnn_core.config import PROTOCOL, ConfigError, DataConfig
+from cpcnn_core.errors import DataError
 from cpcnn_core.metrics import ruler_of
 from cpcnn_core.suggest import nearest
 from orchestrator import cluster, growth, leaderboard, lease, packing, provenance, study_file, training, warm_start
@@ -89,7 +90,8 @@ def run(plan: Plan, view: View) -> Outcome:
     store = store.patient()
     with holding(store), study_file.said(store.study_file):
         store.remove_leftovers()
-        plan = _with_one_extractor(plan, store)
+        _check_protocol(store)
+        plan = _with_one_data_set(_with_one_extractor(plan, store), store)
         new = store.read_sweep() is None
         if new:
             _check_data(plan)  # before the folder is bound to this question
@@ -237,6 +239,59 @@ def _with_one_extractor(plan: Plan, store: Store) -> Plan:
     settled = plan.space.with_settings({training.EXTRACTOR: decided})
     settled.check()
     return replace(plan, space=settled)
+
+
+def _check_protocol(store: Store) -> None:
+    """Raise SweepError where the sweep was begun under another protocol, whose trials do not go on under this one."""
+    asked = (store.read_sweep() or {}).get("asked")
+    if asked is None:
+        return
+    begun = asked.get("protocol", 1)
+    if begun != PROTOCOL:
+        commits = [run["git_commit"] for run in (store.read_sweep() or {}).get("runs", []) if run.get("git_commit")]
+        release = f" (commit {commits[-1]})" if commits else ""
+        raise SweepError(
+            f"{store.folder}: was begun under protocol {begun}, and this release trains by protocol {PROTOCOL}, which "
+            f"gives other numbers. To go on with it takes the release that began it{release}; to ask anew, give this "
+            "sweep another --name. status, best, report and export read it as it is"
+        )
+
+
+def _with_one_data_set(plan: Plan, store: Store) -> Plan:
+    """Say in the space by its digest which data all trials are about. Raise SweepError where the sweep had other data.
+
+    Simulated trials have no data.
+    """
+    if plan.trainer != training.TRAINER:
+        return plan
+    held = (store.read_sweep() or {}).get("asked", {}).get("settings", {}).get(training.DIGEST)
+    config = plan.space.default().data
+    digest = config.digest or _digest(config, held)
+    if held is not None and held != digest:
+        raise SweepError(
+            f"{store.folder}: was begun with other data: its digest is {held}, that of the data at "
+            f"{config.root or config.name} is {digest}. Trials of different data do not go into one sweep; give the "
+            "folder of its data with --set data.root=PATH, or give this sweep another --name"
+        )
+    return replace(plan, space=plan.space.with_settings({training.DIGEST: digest}))
+
+
+def _digest(config: DataConfig, held: str | None) -> str | None:
+    """The digest of the data as it is now, read by a node of the cluster where it is not here.
+
+    A sweep that has ended is looked at again without its data: where that cannot be read, `held`, its own, stands.
+    """
+    try:
+        return training.digest(config)
+    except DataError:
+        if held is not None:
+            return held
+        if not os.environ.get("RAY_ADDRESS"):
+            raise
+    from orchestrator import local_ray
+
+    with local_ray.started():
+        return local_ray.elsewhere(training.digest, config)
 
 
 def _agree(plan: Plan, store: Store) -> None:

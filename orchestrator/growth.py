@@ -30,12 +30,12 @@ def refusals(held: Mapping[str, Any], asked: Mapping[str, Any], fields: Structur
     for key, value in asked["settings"].items():
         if key in fixed and fixed[key] != value:
             yield f"settings: {key} changed"
-        elif key not in fixed and key not in held["fields"] and _default(key) != value:
-            yield f"settings: {key} was {_default(key)!r}, its default"
+        elif key not in fixed and key not in held["fields"] and _default(key, fixed) != value:
+            yield f"settings: {key} was {_default(key, fixed)!r}, its default"
         elif key in held["fields"]:
             yield f"space: {key} does not vary any more"
     for key in fixed:
-        if key not in asked["settings"] and key not in fields and _default(key) != fixed[key]:
+        if key not in asked["settings"] and key not in fields and _default(key, fixed) != fixed[key]:
             yield f"settings: {key} is gone"
     yield from _shrunk(held["fields"], fields, fixed, "")
 
@@ -60,7 +60,7 @@ def _shrunk(before: Structure, now: Structure, fixed: Mapping[str, Scalar], at: 
         elif not _keeps_steps(was, held):
             yield f"space: {field}{at} has other steps, which miss some that were there"
     for field, held in now.items():
-        value = fixed.get(field, _default(field))
+        value = fixed.get(field, _default(field, fixed))
         if field not in before and not _admits(held, value):
             yield f"space: {field}{at} is new and does not admit {value!r}, which trials had so far"
 
@@ -98,5 +98,7 @@ def _key(value: Scalar) -> tuple[bool, Scalar]:
     return isinstance(value, bool), value  # True is 1 to Python
 
 
-def _default(field: str) -> Scalar:
-    return TrialConfig().flat().get(field)
+def _default(field: str, settings: Mapping[str, Scalar]) -> Scalar:
+    name = settings.get("data.name")  # which decides some of the defaults
+    config = TrialConfig() if name is None else TrialConfig.from_flat({"data.name": name, "data.root": "."})
+    return config.flat().get(field)

@@ -47,7 +47,9 @@ def import_trial(
     imported = import_starter(
         file, config, image_shape=dataset.image_shape, nr_classes=dataset.nr_classes, rename=rename
     )
-    config = imported.config.with_settings({"source": sha256(file), "train.epochs": EPOCH})
+    config = imported.config.with_settings(
+        {"source": sha256(file), "train.epochs": EPOCH, training.DIGEST: dataset.digest}
+    )
     model = imported.model
     yardstick = quality.yardstick(config, dataset) if config.eval.fid_every else None
     prior = evaluate.log_prior(config.eval.prior, dataset.train.labels, dataset.nr_classes)

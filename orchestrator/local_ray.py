@@ -8,9 +8,10 @@ import os
 import secrets
 import signal
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from orchestrator.cluster import ClusterError
 
@@ -66,6 +67,22 @@ def started() -> Generator[dict[str, float]]:
         yield watching.look().totals() if address else ray.cluster_resources()
     finally:
         ray.shutdown()
+
+
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
+
+
+def elsewhere(function: Callable[[Argument], Result], argument: Argument) -> Result:
+    """What the function returns on a node of the cluster that is joined. Raise what it raises there."""
+    import ray
+    from ray.exceptions import RayTaskError
+
+    try:
+        found: Result = ray.get(ray.remote(function).options(num_cpus=1).remote(argument))
+    except RayTaskError as error:
+        raise error.cause or error from None
+    return found
 
 
 def _start() -> None:

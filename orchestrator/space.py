@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import search_spaces
-from cpcnn_core.config import LOCATIONS, ConfigError, TrialConfig, check_field
+from cpcnn_core.config import LOCATIONS, PROTOCOL, ConfigError, TrialConfig, check_field
 from orchestrator import samplers
 from orchestrator.objective import Objective, ObjectiveError
 from orchestrator.resources import Resources, ResourcesError
@@ -27,6 +27,7 @@ _NAMES = ("space", "settings", "trials", "sampler", "objective", "scheduler", "r
 _ALL_CORNERS = 4096  # beyond this many combinations of extremes, a random part of them is checked
 _SOME_CORNERS = 512
 _WHERE = " where "
+_OF_ALL_TRIALS = frozenset({"data.name", "data.root", "data.digest", "protocol", "source"})
 
 
 class SpaceError(ValueError):
@@ -134,6 +135,7 @@ class SearchSpace:
         """What identifies the space, as JSON: two files with the same description ask the same question."""
         where = {key: value for key, value in self.settings.items() if key not in LOCATIONS}
         return {
+            "protocol": PROTOCOL,
             "space": {field: str(distribution) for field, distribution in self.fields.items()},
             "settings": where,
             "sampler": self.sampler,
@@ -171,6 +173,10 @@ class SearchSpace:
                 check_field(field)
             except ConfigError as error:
                 raise SpaceError(f"{where}space: {error}") from None
+            if field in _OF_ALL_TRIALS:
+                raise SpaceError(
+                    f"{where}{field} cannot be searched: trials of other data are never compared; fix it in settings"
+                )
             if field.startswith("eval.fid_"):
                 raise SpaceError(
                     f"{where}{field} cannot be searched: its values decide which FIDs compare; fix it in settings"

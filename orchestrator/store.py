@@ -591,7 +591,7 @@ def config_of(row: Mapping[str, Any]) -> TrialConfig:
     flat = {name: row[name] for name in names if name in row}
     # A fusion's options are columns of all rows once one trial has them; in the other trials' rows they are null.
     options = {name: row[name] for name in row if name.startswith(OPTION_PREFIX) and row[name] is not None}
-    return TrialConfig.from_flat(flat | options)
+    return TrialConfig.from_record(flat | options)
 
 
 def _set_aside(path: Folder) -> None:

@@ -34,6 +34,7 @@ OnProgress = Callable[[str, int, int], None]
 Score = Callable[[EpochMetrics], tuple[float | None, str | None]]  # an objective's: the score, or why there is none
 
 EXTRACTOR = "eval.fid_extractor"
+DIGEST = "data.digest"
 TRAINER = "orchestrator.training:train"
 
 _STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN}
@@ -139,12 +140,28 @@ def run(
                 yield metrics
 
 
-@lru_cache(maxsize=2)
 def dataset(config: DataConfig) -> Dataset:
-    """The data set, loaded once per process."""
+    """The data set, loaded once per process. Raise DataError, also where it is not the one of `config.digest`."""
+    found = _loaded(config.model_copy(update={"digest": None}))
+    found.check_digest(config.digest)
+    return found
+
+
+@lru_cache(maxsize=2)
+def _loaded(config: DataConfig) -> Dataset:
     from cpcnn_core.data import load
 
     return load(config)
+
+
+def digest(config: DataConfig) -> str | None:
+    """What stands for the content of the data. Raise DataError."""
+    return dataset(config).digest
+
+
+def identified(config: TrialConfig) -> TrialConfig:
+    """The config with the digest of its data, which is part of what the trial is. Raise DataError."""
+    return config.with_settings({DIGEST: digest(config.data)})
 
 
 def with_one_extractor(config: TrialConfig) -> TrialConfig:

@@ -67,7 +67,7 @@ def run(
     settings = [*(given or ()), *([f"train.epochs={epochs}"] if epochs is not None else [])]
     with cli.plain_errors(training.TrialBusyError):
         asked = space.read(space_file, settings, seed=seed)
-        config = training.with_one_extractor(asked.default())
+        config = training.identified(training.with_one_extractor(asked.default()))
         store = Store((results / cli.folder_name(name or f"{space_file.stem}-trials")).absolute())
         store.create()
         _introduce(store, asked)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cpcnn_core.config import ConfigError, TrialConfig
+from cpcnn_core.config import PROTOCOL, ConfigError, TrialConfig
 from cpcnn_core.metrics import OF_IMAGES, Ruler, ruler_of
 from orchestrator.space import SearchSpace
 from orchestrator.store import FINISHED, Store, config_of
@@ -84,6 +84,8 @@ def _usable(
         return f"the configuration is none of today's ({error})"
     if config.source is not None:
         return "it is an imported checkpoint, which no space gives"
+    if config.protocol != PROTOCOL:
+        return f"it was recorded under protocol {config.protocol}, not {PROTOCOL}"
     params, reason = space.admit(_as_measured_here(space, config))
     if reason is not None:
         return reason

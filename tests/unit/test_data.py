@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 from torch.testing import assert_close
 
@@ -158,8 +159,8 @@ def test_a_folder_of_images_becomes_three_splits(root: Path) -> None:
 
 
 def test_resizing_is_bilinear_and_antialiased(root: Path) -> None:
-    floats = data.load(config(root, image_size=8, quantize=False)).validation
-    rounded = data.load(config(root, image_size=8)).validation
+    floats = data.load(config(root, image_size=8)).validation  # as the course trains and grades
+    rounded = data.load(config(root, image_size=8, quantize=True)).validation
     for name, exact, integer in zip(floats.names, floats.images, rounded.images, strict=True):
         channels = np.asarray(Image.open(root / name), dtype=np.float32).transpose(2, 0, 1)
         resized = [Image.fromarray(channel).resize((8, 8), Image.Resampling.BILINEAR) for channel in channels]
@@ -312,9 +313,9 @@ def decodings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     decode = data._Row.decode
 
-    def spy(row: data._Row, file: bytes, channels: int) -> torch.Tensor:
+    def spy(row: data._Row, file: bytes) -> NDArray[np.uint8]:
         seen.append(row.name)
-        return decode(row, file, channels)
+        return decode(row, file)
 
     monkeypatch.setattr(data._Row, "decode", spy)
     return seen
@@ -330,12 +331,114 @@ def test_images_are_decoded_once(root: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert torch.equal(getattr(first, split).images, getattr(second, split).images)
 
 
-@pytest.mark.parametrize("change", [{"image_size": 8}, {"channels": 1}, {"quantize": False}])
+@pytest.mark.parametrize("change", [{"image_size": 8}, {"channels": 1}, {"quantize": True}])
 def test_another_shape_is_decoded_anew(root: Path, change: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     data.load(config(root))
     seen = decodings(monkeypatch)
     data.load(config(root, **change))
     assert len(seen) == sum(SIZES.values())
+
+
+def test_images_that_need_no_resizing_are_the_same_rounded_or_not(root: Path) -> None:
+    as_they_are = data.load(config(root, image_size=12)).train.images
+    assert as_they_are.dtype == torch.uint8
+    assert torch.equal(as_they_are, data.load(config(root, image_size=12, quantize=True)).train.images)
+
+
+def test_sources_are_in_memory_one_at_a_time(root: Path) -> None:
+    open_ones = []
+
+    class Noted(bytes):
+        def __del__(self) -> None:
+            open_ones.pop()
+
+    def noted(row: data._Row) -> bytes:
+        open_ones.append(row.name)
+        most.append(len(open_ones))
+        return Noted(row.path.read_bytes())
+
+    most: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data._Row, "read", noted)
+        data.load(config(root))
+    assert len(most) == sum(SIZES.values())
+    assert max(most) <= 2  # the next one is read before the last one's name is bound anew
+
+
+# ---------------------------------------------------------------------------------------------------------- digest
+
+
+def digest(root: Path, **settings: object) -> str:
+    found = data.load(config(root, **settings)).digest
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"image_size": 8}, {"channels": 1}, {"quantize": True}, {"train_fraction": 0.5}],
+    ids=str,
+)
+def test_the_digest_is_of_the_content_whatever_the_settings(root: Path, change: dict[str, object]) -> None:
+    assert digest(root, **change) == digest(root)
+
+
+def test_the_digest_is_of_the_content_wherever_it_lies_and_whatever_files_are_called(root: Path) -> None:
+    before = digest(root)
+    moved = root.rename(root.with_name("elsewhere"))
+    assert digest(moved) == before
+    (moved / "train" / "0000003.png").rename(moved / "train" / "renamed.png")
+    edit(moved / "train.csv", lambda rows: [row.replace("0000003", "renamed") for row in rows])
+    assert digest(moved) == before
+    Image.open(moved / "train" / "renamed.png").save(moved / "train" / "renamed.bmp")  # the same pixels
+    edit(moved / "train.csv", lambda rows: [row.replace("renamed.png", "renamed.bmp") for row in rows])
+    assert digest(moved) == before
+
+
+def _other_pixel(root: Path) -> None:
+    path = root / "test" / "0000002.png"
+    image = Image.open(path)
+    image.putpixel((11, 11), (image.getpixel((11, 11))[0] ^ 1, 0, 0))  # type: ignore[index,operator]
+    image.save(path)
+
+
+def _other_label(root: Path) -> None:
+    set_row("train", 1, "train/0000000.png,3")(root)
+
+
+def _other_order(root: Path) -> None:
+    edit(root / "validation.csv", lambda rows: rows[::-1])
+
+
+def _other_splits(root: Path) -> None:
+    moved = (root / "validation.csv").read_text().splitlines()
+    edit(root / "train.csv", lambda rows: [*rows, moved[0]])
+    edit(root / "validation.csv", lambda rows: rows[1:])
+
+
+def _fewer(root: Path) -> None:
+    edit(root / "test.csv", lambda rows: rows[:-1])
+
+
+@pytest.mark.parametrize("change", [_other_pixel, _other_label, _other_order, _other_splits, _fewer])
+def test_other_content_has_another_digest(root: Path, change: Callable[[Path], None]) -> None:
+    before = digest(root)
+    change(root)
+    assert digest(root) != before
+
+
+def test_other_data_than_the_digest_stands_for_is_refused(root: Path) -> None:
+    expected = digest(root)
+    _other_label(root)
+    with pytest.raises(DataError, match=f"digest {digest(root)}, expected {expected}; give the folder of that data"):
+        data.load(config(root, digest=expected))
+
+
+@pytest.mark.usefixtures("digits_cache")
+def test_digits_have_a_digest_too() -> None:
+    whole = data.load(DataConfig(name="digits"))
+    assert whole.digest == data.load(DataConfig(name="digits", train_fraction=0.1, image_size=16)).digest
+    assert len(whole.digest or "") == 32
 
 
 def test_a_changed_image_is_seen(root: Path) -> None:
