@@ -343,6 +343,14 @@ def _export(
         compared = done.checked.get(metric)
         agreed = f": {metric} {compared[0]:.6f} recorded, {compared[1]:.6f} measured again" if compared else ""
         console.print(f"Exported epoch {number} of trial {entry.trial_id}{agreed}.", highlight=False)
+        if done.as_graded is not None:
+            console.print(
+                "Its pixels are rounded, and so are those of the predictions handed in. The course's scripts do not "
+                f"round: they would give the weights val_acc {done.as_graded['val_acc']:.6f}, val_bpd "
+                f"{done.as_graded['val_bpd']:.6f}.",
+                soft_wrap=True,
+                highlight=False,
+            )
         console.print(f"  {done.folder} ({CARD} says what is in it)", soft_wrap=True, highlight=False)
     return done.folder
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from cpcnn_core.config import TrialConfig
+from cpcnn_core.config import PROTOCOL, TrialConfig
 from orchestrator import submission
 from orchestrator.leaderboard import Entry
 from orchestrator.progress import plain
@@ -96,6 +96,13 @@ def _certainty(choice: Mapping[str, Any] | None, measured: Mapping[str, Any]) ->
     said = [
         f"- measured again before the export: {name} {value:.5f}" for name, value in measured["measured_again"].items()
     ]
+    if measured["as_graded"] is not None:
+        own, graded = measured["measured_again"], measured["as_graded"]
+        said.append(
+            "- this trial rounds the pixels of resized images. On its own pixels, which the predictions handed in are "
+            f"of, it has {_both(own)}; the course's scripts do not round, and give conditional_pixelcnn.pth "
+            f"{_both(graded)}"
+        )
     handed = measured["submission"]
     if handed["fid"] is not None:
         said.append(
@@ -122,6 +129,10 @@ def _certainty(choice: Mapping[str, Any] | None, measured: Mapping[str, Any]) ->
     return [*said, *(f"- {note}" for note in choice["notes"])]
 
 
+def _both(found: Mapping[str, float]) -> str:
+    return f"val_acc {found['val_acc']:.5f} and val_bpd {found['val_bpd']:.5f}"
+
+
 def _confirmed(choice: Mapping[str, Any]) -> list[str]:
     confirmed = choice["confirmed"]
     best = confirmed["finalists"][0]
@@ -142,7 +153,7 @@ def _confirmed(choice: Mapping[str, Any]) -> list[str]:
 
 def _commands(config: TrialConfig, sweep: Mapping[str, Any]) -> list[str]:
     source = sweep.get("source")
-    if source is None or config.source is not None:
+    if source is None or config.source is not None or config.protocol != PROTOCOL:
         return ["python -m orchestrator.export FOLDER"]
     defaults = TrialConfig().flat()
     settings = [

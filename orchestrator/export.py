@@ -51,6 +51,7 @@ class Exported:
 
     folder: Path
     checked: Mapping[str, tuple[float, float]]  # by metric: recorded, measured again
+    as_graded: Mapping[str, float] | None  # the same on unrounded pixels, where the trial's are rounded
 
 
 def export(
@@ -95,6 +96,7 @@ def export(
         data = training.dataset(config.data)
         again = _evaluate(loaded, config, data)
         checked = _check(again, epoch, metric, str(entry.trial["device"]))
+        as_graded = _as_graded(loaded, config)
         predicted = submission.predictions(loaded.model, config, data)
         drawn = submission.draw(loaded.model, config)
         distance = submission.measure(drawn, config, data, _device())
@@ -109,6 +111,7 @@ def export(
             "choice": choice,
             "recorded": dict(epoch),
             "measured_again": {name: measured for name, (_, measured) in checked.items()},
+            "as_graded": as_graded,  # as the course's scripts, which do not round pixels, would measure the weights
             "confusion": again.confusion.tolist(),  # rows: true classes, columns: predicted ones
             "submission": _fid(distance) | {"images_per_class": submission.PER_CLASS, "test_images": len(data.test)},
             "trained": {key: entry.trial[key] for key in ("git_commit", "host", "device", "started", "ended")},
@@ -124,7 +127,7 @@ def export(
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    return Exported(out, checked)
+    return Exported(out, checked, as_graded)
 
 
 def verify(folder: Path, data_root: Scalar = None) -> dict[str, float]:
@@ -202,6 +205,17 @@ def _evaluate(loaded: checkpoint.Weights, config: TrialConfig, data: Dataset) ->
         batch_size=config.eval.batch_size,
         bf16=config.eval.precision == "bf16",
     )
+
+
+def _as_graded(loaded: checkpoint.Weights, config: TrialConfig) -> dict[str, float] | None:
+    """The validation metrics on the pixels that the course's scripts grade on; None where they are the trial's own."""
+    if config.data.name != "cpen455" or not config.data.quantize:
+        return None
+    unrounded = training.dataset(config.data.model_copy(update={"quantize": False}))
+    if unrounded.validation.images.dtype == torch.uint8:  # nothing was resized, so nothing was rounded
+        return None
+    found = _evaluate(loaded, config, unrounded).metrics()
+    return {name: found[name] for name in ("val_acc", "val_bpd")}
 
 
 def _device() -> str:
