@@ -319,7 +319,7 @@ class Study:
             self._tell(trial, "COMPLETE", reached)
 
     def _unseen(self) -> TrialConfig | None:
-        rng = random.Random(f"{self._seed}/{len(self._known)}")
+        rng = random.Random(f"unseen/{self._seed}/{len(self._known)}")  # the sampler has {seed}/{number}
         for _ in range(_DRAWS):
             try:
                 drawn = self._space.configure(at_random(rng))
