@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
+import itertools
+import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -16,15 +18,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from cpcnn_core import cache, fetching
+from cpcnn_core import cache, fetching, image_files
 from cpcnn_core.errors import DataError as DataError
 
 if TYPE_CHECKING:
     from cpcnn_core.config import DataConfig
+
+_log = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
 HIDDEN = -1  # the label of an image whose class is not told
@@ -32,9 +36,8 @@ HIDDEN = -1  # the label of an image whose class is not told
 _DIGITS_HELD_OUT_PER_CLASS = 30  # in the validation and in the test split
 _CPEN455_CLASSES = 4
 _SPLIT_SEED = 455  # a data set is the same one in every trial, whatever the trial's own seed
-_CACHE_FORMAT = 2  # raise where decoding or resizing changes
+_CACHE_FORMAT = 3  # raise where decoding or resizing changes
 _FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r")
-_EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,10 +174,12 @@ def _cpen455(config: DataConfig) -> Dataset:
         )
     rows = {split: _read_csv(root, split) for split in SPLITS}
     everything = [row for split in SPLITS for row in rows[split]]
+    _check_each_once(rows)
     labels = torch.tensor([row.label for row in everything])
     images, hashes = _images(
         root, everything, channels=config.channels or 3, size=config.image_size or 32, quantize=bool(config.quantize)
     )
+    _say_what_splits_share(rows, hashes)
     all_of_them = Split(images, labels, tuple(row.name for row in everything))
     splits: dict[str, Split] = {}
     start = 0
@@ -186,6 +191,53 @@ def _cpen455(config: DataConfig) -> Dataset:
         class_names=tuple(str(label) for label in range(_CPEN455_CLASSES)),
         digest=cache.digest([hashes, labels, *(f"{split} {len(rows[split])}" for split in SPLITS)]),
     )
+
+
+def _check_each_once(splits: Mapping[str, Sequence[_Row]]) -> None:
+    """Raise DataError where a split names a file twice, or two splits disagree about its label.
+
+    Whatever the names are: `a.png`, `./a.png` and a link to it are one file.
+    """
+    seen: dict[tuple[int, int], _Row] = {}
+    for rows in splits.values():
+        for row in rows:
+            found = row.stat
+            before = seen.setdefault((found.st_dev, found.st_ino), row)
+            if before is row:
+                continue
+            name = "" if before.name == row.name else f" as {before.name}"
+            if before.csv == row.csv:
+                raise row.error(f"{row.name} is in row {before.number} already{name}; expected each image once")
+            if row.label != before.label and HIDDEN not in {row.label, before.label}:
+                raise row.error(
+                    f"{row.name} has label {row.label}, and label {before.label} in row {before.number} of "
+                    f"{before.csv}{name}; expected one label for one file"
+                )
+
+
+def _say_what_splits_share(splits: Mapping[str, Sequence[_Row]], hashes: Tensor) -> None:
+    """Log how many images stand in two splits: accuracy on images that were trained on says little."""
+    labels: dict[str, dict[bytes, int]] = {}
+    start = 0
+    for split, rows in splits.items():
+        own = hashes[start : start + len(rows)].numpy()
+        labels[split] = {pixels.tobytes(): row.label for pixels, row in zip(own, rows, strict=True)}
+        start += len(rows)
+    for one, other in itertools.combinations(splits, 2):
+        shared = labels[one].keys() & labels[other].keys()
+        differing = sum(
+            HIDDEN not in (pair := {labels[one][held], labels[other][held]}) and len(pair) > 1 for held in shared
+        )
+        if shared:
+            said = f", {differing} of them with another label" if differing else ""
+            _log.warning(
+                "%d of the %d images of %s are in %s too%s; what is measured on them says little of new images",
+                len(shared),
+                len(labels[other]),
+                other,
+                one,
+                said,
+            )
 
 
 def _images(root: Path, rows: Sequence[_Row], *, channels: int, size: int, quantize: bool) -> tuple[Tensor, Tensor]:
@@ -232,7 +284,7 @@ def read_image(path: Path, image_shape: tuple[int, int, int]) -> Tensor:
     """The image in a file as a model of images (C, H, W) sees it: resized, uint8. Raise DataError."""
     channels, size, _ = image_shape
     try:
-        pixels = _as_floats(_decode(path.read_bytes()), channels)
+        pixels = _as_floats(image_files.decode(path.read_bytes()), channels)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
     except DataError as error:
@@ -255,9 +307,13 @@ class _Row:
 
     def stamp(self) -> str:
         """What changes when the file does: its name, its size, and two times, of which one cannot be set back."""
-        with self._naming_what_is_wrong():
-            found = self.path.stat()
+        found = self.stat
         return f"{self.name} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
+
+    @cached_property
+    def stat(self) -> os.stat_result:
+        with self._naming_what_is_wrong():
+            return self.path.stat()
 
     def read(self) -> bytes:
         with self._naming_what_is_wrong():
@@ -266,7 +322,7 @@ class _Row:
     def decode(self, file: bytes) -> NDArray[np.uint8]:
         """(H, W, 3)."""
         try:
-            return _decode(file)
+            return image_files.decode(file)
         except DataError as error:
             raise self.error(f"{self.name} {error}") from None
 
@@ -281,18 +337,6 @@ class _Row:
 
     def error(self, problem: str) -> DataError:
         return _row_error(self.csv, self.number, problem)
-
-
-def _decode(file: bytes) -> NDArray[np.uint8]:
-    """(H, W, 3). Raise DataError, which says what is wrong with it, but not with which file."""
-    try:
-        with Image.open(io.BytesIO(file)) as image:
-            if image.mode not in _EIGHT_BIT_MODES:
-                raise DataError(f"has pixels of mode {image.mode}; expected 8 bits per channel")
-            return np.array(image.convert("RGB"))
-    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        reason = "no known image format" if isinstance(error, UnidentifiedImageError) else error
-        raise DataError(f"cannot be decoded ({reason}); expected a whole JPEG or PNG image") from None
 
 
 def _as_floats(rgb: NDArray[np.uint8], channels: int) -> Tensor:
@@ -310,14 +354,10 @@ def _read_csv(root: Path, split: str) -> list[_Row]:
     expected = f"expected rows like {split}/0000001.jpg,0 without a header"
     inside = _Inside(root)
     rows: list[_Row] = []
-    first_row: dict[str, int] = {}
     for number, cells in _lines(path, expected):
         if len(cells) != 2:
             raise _row_error(path, number, f"{len(cells)} columns instead of 2; {expected}")
         name, label = cells
-        if name in first_row:
-            raise _row_error(path, number, f"{name} is in row {first_row[name]} already; expected each image once")
-        first_row[name] = number
         label_of_row = _label(label, path, number, split, expected)
         if not name.isprintable():
             raise _row_error(path, number, f"{name!r} has characters that cannot be printed; rename the file")

@@ -24,6 +24,8 @@ from cpcnn_core.precision import whole_float32
 EXTRACTORS = ("auto", "inception-192", "inception-2048", "classifier")
 WEIGHTS_FILE = "pt_inception-2015-12-05-6726825d.pth"  # pytorch-fid's; the last part is the start of its SHA-256
 
+BATCH = 50  # images that a network sees at once, as in pytorch-fid
+
 _PUBLISHED_HASH = "6726825d"
 _CONNECT_SECONDS = 10  # after which a machine counts as one without a way to the download
 _log = logging.getLogger(__name__)
@@ -48,7 +50,7 @@ class Extractor:
 
     @torch.no_grad()
     @whole_float32()
-    def __call__(self, images: Tensor, *, batch_size: int = 50) -> Tensor:
+    def __call__(self, images: Tensor, *, batch_size: int = BATCH) -> Tensor:
         """Features (N, dims), float32, on the CPU, of uint8 images (N, C, H, W)."""
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise FidError(f"images are {images.dtype} of shape {tuple(images.shape)}; expected uint8 (N, C, H, W)")

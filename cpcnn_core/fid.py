@@ -18,12 +18,12 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from cpcnn_core import cache
+from cpcnn_core import cache, image_files
 from cpcnn_core.data import HIDDEN, Split, to_uint8
-from cpcnn_core.features import EXTRACTORS, Extractor, FidError, extractor
+from cpcnn_core.errors import DataError
+from cpcnn_core.features import BATCH, EXTRACTORS, Extractor, FidError, extractor
 
 __all__ = [
     "EXTRACTORS",
@@ -218,17 +218,17 @@ def reference_of_files(extract: Extractor, files: Sequence[Path], name: str, lab
     """The images in `files` at their own size, as pytorch-fid reads them: what the course's FID measures against."""
     if extract.name.startswith("classifier"):
         raise FidError("the extractor `classifier` knows images of its data set's size only; give the split instead")
-    try:
-        contents = [path.read_bytes() for path in files]
-    except OSError as error:
-        raise FidError(f"a reference image cannot be read: {error}") from None
 
     def features() -> Tensor:
-        same_size = itertools.groupby((_read_image(path) for path in files), key=lambda image: image.shape)
-        return torch.cat([extract(torch.stack(list(images))) for _, images in same_size])
+        # A batch in memory at a time: photographs are large.
+        found = []
+        for _, images in itertools.groupby(map(_read_image, files), key=lambda image: image.shape):
+            while batch := list(itertools.islice(images, BATCH)):
+                found.append(extract(torch.stack(batch)))
+        return torch.cat(found)
 
     labels = torch.full((len(files),), HIDDEN) if labels is None else labels
-    return _reference(extract, cache.digest(contents), name, labels, features)
+    return _reference(extract, cache.digest(map(_content, files)), name, labels, features)
 
 
 def _reference(extract: Extractor, digest: str, name: str, labels: Tensor, features: Callable[[], Tensor]) -> Reference:
@@ -242,12 +242,18 @@ def _reference(extract: Extractor, digest: str, name: str, labels: Tensor, featu
     return Reference(f"{name}-{digest[:8]}", extract.name, kept["features"], labels, gaussian)
 
 
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise FidError(f"a reference image cannot be read: {error}") from None
+
+
 def _read_image(path: Path) -> Tensor:
     try:
-        with Image.open(path) as image:
-            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-    except (OSError, SyntaxError) as error:
-        raise FidError(f"the reference image {path} cannot be decoded ({error})") from None
+        return torch.from_numpy(image_files.decode(_content(path))).permute(2, 0, 1)
+    except DataError as error:
+        raise FidError(f"the reference image {path} {error}") from None
 
 
 # ------------------------------------------------------------------------------------------------------- the metrics

@@ -59,12 +59,18 @@ def predictions(model: ConditionalPixelCNN, config: TrialConfig, dataset: Datase
 def write_predictions(folder: Path, made: Predictions, distance: float | None) -> None:
     """Write both forms of the CSV, and the logits. Without a FID the first form ends without its row."""
     pairs = list(zip(made.names, made.labels, strict=True))
-    short = [("id", "label"), *((_file_name(name), label) for name, label in pairs)]
+    short = [("id", "label"), *zip(_ids(made.names), made.labels, strict=True)]
     (folder / PREDICTIONS).write_text(
         _csv([*short, *([] if distance is None else [("fid", repr(float(distance)))])]), newline=""
     )
     (folder / PREDICTIONS_WITH_PATHS).write_text(_csv(pairs), newline="")
     np.save(folder / LOGITS, made.logits.numpy())
+
+
+def _ids(names: Sequence[str]) -> Sequence[str]:
+    """File names alone; as the data set has them where that would give two images one id."""
+    short = [_file_name(name) for name in names]
+    return short if len(set(short)) == len(short) else names
 
 
 def _file_name(name: str) -> str:

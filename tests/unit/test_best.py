@@ -463,6 +463,13 @@ def test_a_submission_in_the_course_s_form(tmp_path: Path) -> None:
     assert (tmp_path / "submission_with_paths.csv").read_text() == "test/0000021.jpg,1\ntest/0000007.jpg,0\n"
 
 
+def test_no_id_stands_twice_in_a_submission(tmp_path: Path) -> None:
+    names = ("test/a/1.jpg", "test/b/1.jpg", "test/c/2.jpg")
+    made = submission.Predictions(names, torch.eye(3, dtype=torch.float64))
+    submission.write_predictions(tmp_path, made, None)
+    assert (tmp_path / "submission.csv").read_text() == "id,label\ntest/a/1.jpg,0\ntest/b/1.jpg,1\ntest/c/2.jpg,2\n"
+
+
 def test_best_answers_without_torch_ray_optuna_or_pandas(results: Path) -> None:
     judged(results, {1: [120, 150], 2: [100, 110]})
     code = (

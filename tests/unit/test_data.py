@@ -228,6 +228,14 @@ def link_out(root: Path) -> None:
     (root / "test" / "0000000.png").symlink_to(outside)
 
 
+def link(name: str, target: str) -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        (root / name).unlink()
+        (root / name).symlink_to(root / target)
+
+    return change
+
+
 def link_in_a_circle(root: Path) -> None:
     link = root / "test" / "0000000.png"
     link.unlink()
@@ -261,6 +269,12 @@ def link_folder_out(root: Path) -> None:
             ["validation.csv, row 4", "unlabelled split used for validation"],
         ),
         (set_row("train", 5, "train/0000001.png,1"), ["train.csv, row 5", "train/0000001.png is in row 2 already"]),
+        (set_row("train", 5, "./train//0000001.png,1"), ["row 5", "is in row 2 already as train/0000001.png"]),
+        (link("train/0000004.png", "train/0000001.png"), ["row 5", "is in row 2 already as train/0000001.png"]),
+        (
+            set_row("validation", 3, "train/0000001.png,2"),
+            ["validation.csv, row 3", "has label 2, and label 1 in row 2 of", "train.csv; expected one label"],
+        ),
         (set_row("train", 2, "train/9999999.png,1"), ["train.csv, row 2", "train/9999999.png does not exist"]),
         (set_row("train", 2, "train,1"), ["train.csv, row 2", "train cannot be read"]),
         (set_row("train", 2, ",1"), ["train.csv, row 2", "'' leads out of the data folder"]),
@@ -299,10 +313,32 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_a_symbolic_link_within_the_folder_is_fine(root: Path) -> None:
-    (root / "test" / "0000000.png").unlink()
-    (root / "test" / "0000000.png").symlink_to(root / "test" / "0000001.png")
-    images = data.load(config(root)).test.images
-    assert torch.equal(images[0], images[1])
+    (root / "elsewhere").mkdir()
+    (root / "test" / "0000000.png").rename(root / "elsewhere" / "a.png")
+    (root / "test" / "0000000.png").symlink_to(root / "elsewhere" / "a.png")
+    assert len(data.load(config(root)).test) == SIZES["test"]
+
+
+@pytest.mark.parametrize("by", ["path", "link", "content", "none"])
+def test_images_that_two_splits_share_are_said_with_counts(
+    root: Path, by: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    if by == "path":
+        set_row("validation", 3, "./train//0000001.png,1")(root)
+        set_row("validation", 4, "train/0000002.png,2")(root)
+    elif by == "link":
+        link("validation/0000002.png", "train/0000002.png")(root)
+        link("validation/0000003.png", "train/0000003.png")(root)
+    elif by == "content":
+        for index in (2, 3):
+            pixels = Image.open(root / "train" / f"000000{index}.png")
+            pixels.save(root / "validation" / f"000000{index}.bmp")
+            set_row("validation", index + 1, f"validation/000000{index}.bmp,{3 - index}")(root)
+    data.load(config(root))
+    said = [record.getMessage() for record in caplog.records]
+    labels = ", 2 of them with another label" if by == "content" else ""
+    expected = f"2 of the 4 images of validation are in train too{labels}; what is measured on them says little of new"
+    assert [expected in line for line in said] == ([] if by == "none" else [True])
 
 
 # ----------------------------------------------------------------------------------------------------------- cache
