@@ -19,6 +19,7 @@ from orchestrator import candidates, leaderboard, where
 from orchestrator import command_line as cli
 from orchestrator.candidates import ChoiceError, Epochs
 from orchestrator.choosing import DEFAULT_RULE, RULES, Candidates, Judge, Rule, Verdict
+from orchestrator.names import identifier
 from orchestrator.objective import Direction
 from orchestrator.progress import plain
 from orchestrator.space import parse_settings
@@ -49,7 +50,12 @@ def main(
         int | None, typer.Option(min=2, metavar="K", help="Also say what averaging the K best trials would gain.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")] = False,
-    out: Annotated[Path | None, typer.Option(help="The folder to export to; one within the sweep's folder.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            parser=cli.local, metavar="FOLDER", help="The folder to export to; one within the sweep's folder."
+        ),
+    ] = None,
     export: Annotated[bool, typer.Option("--export/--no-export", help="Whether to export the choice.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Replace a folder that exists.")] = False,
     given: Annotated[
@@ -57,7 +63,7 @@ def main(
     ] = None,
 ) -> None:
     """Print the best trials with how sure that is; export the choice with all that is handed in."""
-    console = Console(stderr=True) if as_json else cli.console()
+    console = cli.console(stderr=as_json)
     with cli.plain_errors(ChoiceError, where.WhereError):
         settings = parse_settings(given or ())
         if set(settings) - {"data.root"}:
@@ -331,7 +337,9 @@ def _export(
     entry, epoch = epochs.entry(row)
     number = epoch["epoch"]
     sweep = entry.store.folder
-    folder = out or beside(sweep.parent) / sweep.name / "exports" / f"{metric}-{entry.trial_id}-{number:04d}"
+    folder = (
+        out or beside(sweep.parent) / sweep.name / "exports" / f"{identifier(metric)}-{entry.trial_id}-{number:04d}"
+    )
     try:
         with cli.plain_errors():
             done = write(entry, epoch, metric, folder, force=force, data_root=data_root, choice=described)

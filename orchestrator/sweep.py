@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,7 @@ from orchestrator.objective import ParetoObjective
 from orchestrator.progress import Progress
 from orchestrator.resources import ResourcesError
 from orchestrator.scheduling import ScheduleError
+from orchestrator.storage import spelled
 from orchestrator.study import StudyError
 from orchestrator.track import TensorBoardOption, WandbOption
 
@@ -45,8 +47,9 @@ def _submit(console: Console, context: typer.Context, plan: driver.Plan, address
     settings = context.params["given"] or ()
     job = launch.submit(address, space_file, options, name=plan.name, results=plan.results, settings=settings)
     console.print(f"The cluster runs it as job {job}; this machine may be switched off.", highlight=False)
-    for verb in ("logs --follow", "status", "stop"):
-        console.print(f"  uv run ray job {verb} --address {address} {job}", soft_wrap=True, highlight=False)
+    for verb in (["logs", "--follow"], ["status"], ["stop"]):
+        command = shlex.join(["uv", "run", "ray", "job", *verb, "--address", address, job])
+        console.print(f"  {command}", soft_wrap=True, highlight=False)
 
 
 def _typed(context: typer.Context) -> list[str]:
@@ -99,7 +102,10 @@ def main(
         bool, typer.Option("--dry-run", help="Say what the sweep would cost, and do not run it.")
     ] = False,
     cluster: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="With --dry-run: what it would cost on the cluster of FILE.")
+        Path | None,
+        typer.Option(
+            parser=cli.local, metavar="FILE", help="With --dry-run: what it would cost on the cluster of FILE."
+        ),
     ] = None,
     address: Annotated[
         str | None, typer.Option(help="A running Ray cluster, HOST:PORT or auto; RAY_ADDRESS. None: a Ray of our own.")
@@ -117,7 +123,13 @@ def main(
     tensorboard: TensorBoardOption = False,
     check_cluster: Annotated[  # noqa: ARG001 - it has done its work
         Path | None,
-        typer.Option(metavar="FILE", callback=_check_cluster, is_eager=True, help="Only say what is wrong with FILE."),
+        typer.Option(
+            parser=cli.local,
+            metavar="FILE",
+            callback=_check_cluster,
+            is_eager=True,
+            help="Only say what is wrong with FILE.",
+        ),
     ] = None,
 ) -> None:
     """Search SPACE. The same command again resumes the sweep where it was stopped or killed."""
@@ -176,7 +188,7 @@ def show(console: Console, plan: driver.Plan) -> None:
     else:
         console.print(leaderboard.table(ranked, objective))
     if ranked and ranked[0].best(objective, kept=True) is not None:
-        where = [] if plan.results == Path("results") else ["--results", str(plan.results)]
+        where = [] if plan.results == Path("results") else ["--results", spelled(plan.results)]
         following = cli.again("orchestrator.best", "--metric", objective.column, "--sweep", plan.name, *where)
         console.print("Next, check and export the winner:")
         console.print(f"  {following}", soft_wrap=True, highlight=False)
