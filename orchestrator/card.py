@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from cpcnn_core.config import PROTOCOL, TrialConfig
+from cpcnn_core.config import LOCATIONS, PROTOCOL, Scalar, TrialConfig
 from orchestrator import submission
 from orchestrator.leaderboard import Entry
+from orchestrator.markdown import block, code, prose
 from orchestrator.progress import plain
+from orchestrator.space import parse_settings
 from orchestrator.store import StoreError
 
 if TYPE_CHECKING:
@@ -34,7 +37,7 @@ def written(entry: Entry, config: TrialConfig, measured: Mapping[str, Any], data
         sweep = entry.store.read_sweep() or {}
     except StoreError:
         sweep = {}
-    choice = measured["choice"]
+    choice, trained = measured["choice"], measured["trained"]
     epoch = measured["recorded"]["epoch"]
     lines = [
         "# Model card",
@@ -42,12 +45,12 @@ def written(entry: Entry, config: TrialConfig, measured: Mapping[str, Any], data
         (
             f"A class-conditional PixelCNN++ that draws and classifies {config.data.name} images of "
             f"{'x'.join(map(str, data.image_shape))} (channels, height, width) in {data.nr_classes} classes. "
-            f"Epoch {epoch} of trial `{entry.trial_id}` of the sweep `{entry.store.folder.name}`."
+            f"Epoch {epoch} of trial `{entry.trial_id}` of the sweep {code(entry.store.folder.name)}."
         ),
         "",
         "## What was searched, on what",
         "",
-        str(sweep.get("question") or "The sweep did not say."),
+        prose(str(sweep.get("question") or "The sweep did not say.")),
         "",
         *_searched(sweep),
         (
@@ -61,22 +64,20 @@ def written(entry: Entry, config: TrialConfig, measured: Mapping[str, Any], data
         "",
         "## The configuration",
         "",
-        *(f"- `{name}`: {plain(value)}" for name, value in config.flat().items() if value is not None),
+        *(f"- {code(name)}: {prose(plain(value))}" for name, value in config.flat().items() if value is not None),
         "",
         "## Where it comes from",
         "",
         (
-            f"- trained by commit `{measured['trained']['git_commit']}` on {measured['trained']['device']}, "
-            f"{measured['trained']['started']} to {measured['trained']['ended']}"
+            f"- trained by commit `{trained['git_commit']}` on {prose(str(trained['device']))}, {trained['started']} "
+            f"to {trained['ended']}"
         ),
         f"- exported by commit `{measured['exported']['git_commit']}` at {measured['exported']['at']}",
         *(f"- {name} {version}" for name, version in measured["versions"].items()),
         "",
         "To train it again, and to check this folder:",
         "",
-        "```",
-        *_commands(config, sweep),
-        "```",
+        *block(_commands(config, sweep)),
         "",
         "## Files",
         "",
@@ -89,7 +90,7 @@ def _searched(sweep: Mapping[str, Any]) -> list[str]:
     space = sweep.get("asked", {}).get("space", {})
     if not isinstance(space, Mapping) or not space:
         return []
-    return [*(f"- `{name}`: {value}" for name, value in space.items()), ""]
+    return [*(f"- {code(name)}: {prose(str(value))}" for name, value in space.items()), ""]
 
 
 def _certainty(choice: Mapping[str, Any] | None, measured: Mapping[str, Any]) -> list[str]:
@@ -110,7 +111,7 @@ def _certainty(choice: Mapping[str, Any] | None, measured: Mapping[str, Any]) ->
             f"{handed['fid_extractor']}, reference {handed['fid_reference']}; no FID measured otherwise compares"
         )
     else:
-        said.append(f"- no FID of the images handed in: {handed['fid_error']}")
+        said.append(f"- no FID of the images handed in: {prose(str(handed['fid_error']))}")
     if choice is None:
         return said
     if "confirmed" in choice:
@@ -126,7 +127,7 @@ def _certainty(choice: Mapping[str, Any] | None, measured: Mapping[str, Any]) ->
             ),
             f"- of the trials listed in metrics.json {together} cannot be told from the best",
         ]
-    return [*said, *(f"- {note}" for note in choice["notes"])]
+    return [*said, *(f"- {prose(note)}" for note in choice["notes"])]
 
 
 def _both(found: Mapping[str, float]) -> str:
@@ -147,7 +148,7 @@ def _confirmed(choice: Mapping[str, Any]) -> list[str]:
         ),
         f"- its runs: {runs}; {best['value_before']:.4f} is what the search found, and had no part in this",
         f"- the rule, recorded before the runs: {confirmed['rule']}",
-        *(f"- {note}" for note in confirmed["notes"]),
+        *(f"- {prose(note)}" for note in confirmed["notes"]),
     ]
 
 
@@ -156,16 +157,20 @@ def _commands(config: TrialConfig, sweep: Mapping[str, Any]) -> list[str]:
     if source is None or config.source is not None or config.protocol != PROTOCOL:
         return ["python -m orchestrator.export FOLDER"]
     defaults = TrialConfig().flat()
-    settings = [
-        f"--set {name}={'PATH' if name == 'data.root' else _typed(value)}"
+    settings = {
+        name: "PATH" if name == "data.root" else value
         for name, value in config.flat().items()
         if defaults.get(name) != value and name != "seed"
-    ]
+    }
+    given = [argument for name, value in settings.items() for argument in ("--set", f"{name}={_typed(name, value)}")]
     return [
-        f"python -m orchestrator.trial {source} --seed {config.seed} {' '.join(settings)}".rstrip(),
+        shlex.join(["python", "-m", "orchestrator.trial", source, "--seed", str(config.seed), *given]),
         "python -m orchestrator.export FOLDER",
     ]
 
 
-def _typed(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def _typed(name: str, value: Scalar) -> str:
+    """The value as --set reads it: a string as it is, unless it would be read as a number, true, false or null."""
+    if isinstance(value, str) and (name in LOCATIONS or parse_settings([f"{name}={value}"]) == {name: value}):
+        return value
+    return json.dumps(value)
