@@ -91,7 +91,7 @@ def export(
             storage.fetch(source, weights)
         except FileNotFoundError:
             raise ExportError(f"{source}: the table names this checkpoint, but it is gone") from None
-        loaded = checkpoint.load_weights(weights)
+        loaded = checkpoint.load_weights(weights, origin=source)
         config = _located(loaded.config, data_root)
         data = training.dataset(config.data)
         again = _evaluate(loaded, config, data)
@@ -102,7 +102,8 @@ def export(
         distance = submission.measure(drawn, config, data, _device())
         submission.write_samples(temporary, drawn)
         submission.write_predictions(temporary, predicted, None if isinstance(distance, str) else distance.value)
-        starter.export_starter(temporary / STARTER_WEIGHTS, loaded.model.cpu(), starter.Layout.of_notes(loaded.notes))
+        layout = starter.Layout.of_notes(loaded.notes, source)
+        starter.export_starter(temporary / STARTER_WEIGHTS, loaded.model.cpu(), layout)
         _write_json(temporary / CONFIG, loaded.config.model_dump(mode="json"))
         measured = {
             "sweep": entry.store.folder.name,

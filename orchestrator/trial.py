@@ -13,9 +13,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typer.core import TyperGroup
 
+from cpcnn_core import renaming
 from cpcnn_core.checkpoint import load_weights
 from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.files import sha256
+from cpcnn_core.fusion import FUSIONS
+from cpcnn_core.starter import Choices
 from orchestrator import command_line as cli
 from orchestrator import drawing, importing, provenance, replaying, space, storage, submission, tracking, training
 from orchestrator.objective import Objective
@@ -82,12 +85,28 @@ def run(
 
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint of the starter code, .pth.")],
-    fusion: Annotated[str, typer.Option(help="The fusion that the file's network has.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A checkpoint of the starter code, .pth or safetensors.")
+    ],
+    fusion: Annotated[
+        str,
+        typer.Option(help=f"The fusion that the file's network has: {', '.join(FUSIONS)}; or several joined by +."),
+    ],
     rename: Annotated[
         list[str] | None,
-        typer.Option(metavar="OLD=NEW", help="The file's name (or dotted prefix) of a parameter, and ours."),
+        typer.Option(
+            metavar="OLD=NEW",
+            help="The file's name of a parameter (or what names begin with up to a dot), and ours. `*` stands for any "
+            "characters; A+B=NEW joins two tensors; the same OLD again uses it twice. docs/import.md has examples.",
+        ),
     ] = None,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A tensor of the file to leave out; `*` as in --rename. May be repeated."),
+    ] = None,
+    first_classes: Annotated[
+        bool, typer.Option("--first-classes", help="Of label tables with more classes than the data, take the first.")
+    ] = False,
     given: cli.Settings = None,
     results: cli.Results = Path("results"),
     name: Annotated[str, typer.Option(help="The folder in RESULTS.")] = "imported",
@@ -101,7 +120,12 @@ def import_(
         settings = {"data.name": "cpen455", **space.parse_settings(given or ()), "model.fusion": fusion}
         config = training.with_one_extractor(TrialConfig.from_flat(settings))
         store = Store((results / cli.folder_name(name)).absolute())
-        config, metrics = importing.import_trial(file, config, store, rename=importing.parse_renames(rename or ()))
+        choices = Choices(tuple(map(renaming.parse, rename or ())), tuple(drop or ()), first_classes)
+
+        def say(remark: str) -> None:
+            console.print(f"{file}: {remark}", soft_wrap=True, highlight=False)
+
+        config, metrics = importing.import_trial(file, config, store, choices=choices, say=say)
         if store.read_sweep() is None:
             store.write_sweep(
                 {"name": name, "question": "Imported checkpoints.", "created": provenance.now(), "runs": []}
@@ -142,7 +166,7 @@ def sample(
             source, results, sweep=None if sweep is None else cli.folder_name(sweep), epoch=epoch
         )
         with storage.on_disk(file) as here:
-            weights, checksum = load_weights(here), sha256(here)
+            weights, checksum = load_weights(here, origin=file), sha256(here)
         half = 0 if complete is None else weights.model.image_shape[1] // 2
         asked = drawing.Request(
             drawing.parse_counts(count or (), weights.model.nr_classes),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -126,6 +127,28 @@ def test_the_winner_is_exported_with_weights_configuration_and_metrics(results: 
     assert "exists; --force replaces it" in output
     assert call("--metric", "val_acc", "--results", results, "--out", out, "--force")[0] == 0
     assert (out / "metrics.json").stat().st_mtime_ns > before
+
+
+def test_weights_that_are_damaged_or_not_finite_are_not_exported(results: Path, measured: Measured) -> None:
+    folder = add_real(results, measured).checkpoint_folder(CONFIG.trial_id)
+    file, out = folder / measured.weights.name, results.parent / "winner"
+    content = file.read_bytes()
+    index = {"format": 1, "trial_id": CONFIG.trial_id, "history": [], "states": {}, "weights": {}}
+    index["weights"] = {file.name: hashlib.sha256(content).hexdigest()}
+    (folder / "index.json").write_bytes(json.dumps(index).encode())
+    file.write_bytes(content[:-7] + bytes([content[-7] ^ 1]) + content[-6:])
+    code, output = call("--metric", "val_acc", "--results", results, "--out", out)
+    assert (code, out.exists()) == (2, False)
+    assert f"{file}: damaged, its SHA-256 is not the one that index.json beside it records" in output
+
+    file.write_bytes(content[:-4] + b"\xff" * 4)  # a NaN
+    index["weights"] = {file.name: hashlib.sha256(file.read_bytes()).hexdigest()}
+    (folder / "index.json").write_bytes(json.dumps(index).encode())
+    code, output = call("--metric", "val_acc", "--results", results, "--out", out)
+    assert (code, out.exists()) == (2, False)
+    assert f"{file}: 1 of" in output
+    assert "NaN or infinite values" in output
+    assert [path.name for path in results.parent.iterdir() if path.name.startswith(".")] == []
 
 
 def test_force_replaces_exports_and_nothing_else(results: Path, measured: Measured) -> None:
