@@ -8,6 +8,7 @@
     checkpoints/<trial_id>/        weights and training state, the core's business
     samples/<trial_id>-0003.png    images drawn after an epoch, one row per class
     logs/<trial_id>.log            what the trial's process said
+    set-aside/                     files of `trials` and `epochs` that could not be read, once others took their place
 
 `trials` and `epochs` have one writer, the driver; a trial's process writes its predictions, log and checkpoints. Every
 file is written under a temporary name and renamed, or behind a URL put there in one request, so a reader never sees
@@ -25,6 +26,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import sqlite3
 import types
@@ -52,6 +54,8 @@ from orchestrator.storage import Folder, RemoteError, RemotePath, write_atomical
 
 if TYPE_CHECKING:
     import pandas as pd  # takes a second to import, and who only asks for rows or columns does without
+
+logger = logging.getLogger(__name__)
 
 State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAILED"]
 FINISHED: tuple[State, ...] = ("COMPLETE", "PRUNED", "FAILED")
@@ -287,7 +291,8 @@ class Store:
 
     def write_attempts(self, attempts: Sequence[Attempt], config: TrialConfig) -> None:
         """Add or replace several rows of one trial at once, so that no kill comes between them."""
-        rows = {held["attempt"]: held for held in self.attempts_of(config.trial_id)}
+        earlier = self._rows(self.trials_folder, config.trial_id, _ATTEMPT_KEY, to_write=True)
+        rows = {held["attempt"]: held for held in earlier}
         rows |= {attempt.attempt: dataclasses.asdict(attempt) | config.flat() for attempt in attempts}
         # The options of other trials' fusions, columns of the compacted file, are null in this one's rows.
         ordered = [
@@ -313,7 +318,8 @@ class Store:
         """Add the epoch's row, or replace it; rows whose weights are no longer on disk lose their `checkpoint`."""
         row: dict[str, Any] = {"trial_id": trial_id, "attempt": attempt} | metrics.row()
         row["checkpoint"] = None if metrics.checkpoint is None else f"checkpoints/{trial_id}/{metrics.checkpoint}"
-        rows = [held for held in self.epochs_of(trial_id) if held["epoch"] != metrics.epoch]
+        earlier = self._rows(self.epochs_folder, trial_id, _EPOCH_KEY, to_write=True)
+        rows = [held for held in earlier if held["epoch"] != metrics.epoch]
         for held in rows:
             if held["epoch"] not in metrics.kept_epochs:
                 held["checkpoint"] = None
@@ -451,15 +457,31 @@ class Store:
             clashes += more
         return Table(whole, problems + clashes)
 
-    def _rows(self, folder: Folder, trial_id: str, required: tuple[str, ...]) -> list[dict[str, Any]]:
+    def _rows(
+        self, folder: Folder, trial_id: str, required: tuple[str, ...], *, to_write: bool = False
+    ) -> list[dict[str, Any]]:
         path = folder / f"{trial_id}.parquet"
         table, problem = self._read(path, required)
-        if table is None and problem is not None:
-            _set_aside(path)  # whatever this is, the next write would bury it
+        if table is None and problem is not None and to_write:
+            aside = self._set_aside(path)  # whatever this is, the next write would bury it
+            logger.warning("%s It was moved to %s", f"{problem.rstrip('.')}.", aside)
         if table is None:
             table = self._read_trial(folder / COMPACTED, trial_id)
         rows: list[dict[str, Any]] = [] if table is None else table.to_pylist()
         return rows
+
+    def _set_aside(self, path: Folder) -> Folder:
+        """Move a file to where no reader of a whole folder meets it. Return its new place."""
+        number = 1
+        while (aside := self.folder / "set-aside" / f"{path.parent.name}-{path.stem}-{number}{path.suffix}").is_file():
+            number += 1
+        if isinstance(path, Path) and isinstance(aside, Path):
+            aside.parent.mkdir(exist_ok=True)
+            path.replace(aside)
+        else:
+            aside.write_bytes(path.read_bytes())
+            path.unlink()
+        return aside
 
     def _write_rows(self, path: Folder, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
         self._write_table(path, pa.Table.from_pylist(rows, schema=schema))
@@ -592,15 +614,6 @@ def config_of(row: Mapping[str, Any]) -> TrialConfig:
     # A fusion's options are columns of all rows once one trial has them; in the other trials' rows they are null.
     options = {name: row[name] for name in row if name.startswith(OPTION_PREFIX) and row[name] is not None}
     return TrialConfig.from_record(flat | options)
-
-
-def _set_aside(path: Folder) -> None:
-    name = f"{path.name}.broken"
-    if isinstance(path, Path):
-        path.replace(path.with_name(name))
-        return
-    (path.parent / name).write_bytes(path.read_bytes())
-    path.unlink()
 
 
 def _version(schema: pa.Schema) -> int:

@@ -145,13 +145,25 @@ def test_a_reader_names_a_broken_or_foreign_file_and_goes_on(store: Store, harm:
 
 
 @everywhere
-def test_a_writer_puts_a_broken_file_aside_instead_of_burying_it(store: Store) -> None:
-    store.add_epoch(ID, 1, metrics(1))
+def test_a_writer_puts_a_broken_file_where_no_reader_meets_it_and_says_so(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
     file = store.epochs_folder / f"{ID}.parquet"
-    break_file(file)
-    store.add_epoch(ID, 1, metrics(2))
-    assert [row["epoch"] for row in store.epochs().rows()] == [2]
-    assert (file.parent / f"{file.name}.broken").exists()
+    for number in (1, 2):
+        store.add_epoch(ID, 1, metrics(1))
+        break_file(file)
+        assert store.epochs_of(ID) == []  # a reader leaves it where it is
+        assert not caplog.records
+        store.add_epoch(ID, 1, metrics(2))
+        assert [row["epoch"] for row in store.epochs().rows()] == [2]
+        aside = store.folder / "set-aside" / f"epochs-{ID}-{number}.parquet"
+        assert len(aside.read_bytes()) == 50
+        [said] = [record.getMessage() for record in caplog.records]
+        assert f"{file}: not readable as Parquet" in said
+        assert f"It was moved to {aside}" in said
+        caplog.clear()
+        if isinstance(store.epochs_folder, Path):
+            assert len(pd.read_parquet(store.epochs_folder)) == 1
 
 
 def test_a_table_with_fewer_columns_from_an_earlier_version_is_still_read(store: Store) -> None:
