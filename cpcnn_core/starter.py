@@ -8,7 +8,7 @@ submission calls its label's parameters, and how it cuts them into tensors, is i
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -123,7 +123,7 @@ def import_starter(
     with _naming(path):
         origins, problems = _spread(origins, network.shapes)
     stored = _stored(path, origins, tensors, network, problems, first_classes=choices.first_classes)
-    remarks += [remark for at in stored.values() if (remark := _cut(at, tensors)) is not None]
+    remarks += [remark for at in stored.values() for remark in _cut(at, tensors)]
     state = {name: at.as_ours(_parts(at, tensors), network.shapes[name]) for name, at in stored.items()}
     network.model.load_state_dict(state)
     usual = _usual_layout(network.model, Layout())
@@ -313,11 +313,10 @@ def _parts(stored: Stored, tensors: Mapping[str, Tensor]) -> list[Tensor]:
     ]
 
 
-def _cut(stored: Stored, tensors: Mapping[str, Tensor]) -> str | None:
+def _cut(stored: Stored, tensors: Mapping[str, Tensor]) -> Iterator[str]:
     for name, shape in zip(stored.names, stored.shapes, strict=True):
         if (held := tuple(tensors[name].shape)) != shape:
-            return f"of {name} {held} the first classes are taken, {shape}"
-    return None
+            yield f"of {name} {held} the first classes are taken, {shape}"
 
 
 def _usual_layout(model: ConditionalPixelCNN, layout: Layout | None = None) -> dict[str, Stored]:

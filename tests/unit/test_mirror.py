@@ -201,11 +201,11 @@ BROKEN = [
     "null",
     '{"history": []}',
     '{"history": {}, "weights": {}, "states": {}}',
-    '{"history": [], "weights": {"../../x": null}, "states": {}}',
+    '{"history": [], "weights": {"../weights-0001.safetensors": null}, "states": {}}',
     '{"history": [], "weights": {"weights-0001.safetensors": 3}, "states": {}}',
     '{"history": [], "weights": {}, "states": {"state-00000001.pt": "x"}}',
     '{"history": [], "weights": {}, "states": {"state-00000001.pt": {"epoch": 1}}}',
-    '{"history": [], "weights": {}, "states": {"/etc/passwd": {"sha256": "' + "1" * 64 + '", "epoch": 1}}}',
+    '{"history": [], "weights": {}, "states": {"../state-00000001.pt": {"sha256": "' + "1" * 64 + '", "epoch": 1}}}',
 ]
 
 
