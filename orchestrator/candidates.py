@@ -17,7 +17,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from cpcnn_core.metrics import DIRECTIONS, RULER
+from cpcnn_core.metrics import DIRECTIONS, RULER, least
 from cpcnn_core.suggest import nearest
 from orchestrator import arrays, storage, where
 from orchestrator.choosing import Images, Normals, Sample
@@ -176,7 +176,7 @@ def read(
     if not any(len(part["trial"]) for part in parts) and not conditions:
         raise ChoiceError("no trial has finished an epoch yet")
     values = np.concatenate([part[metric].astype(np.float64) for part in parts])
-    usable = np.isfinite(values)
+    usable = np.isfinite(values) & (values >= least(metric))
     alike: tuple[Any, ...] | None = None
     if compared:
         usable, alike = _drawn_alike(parts, [held for held in of_epochs if held.column in RULER], usable, metric)
@@ -351,6 +351,9 @@ def _images(among: Epochs, sign: float) -> tuple[Images | None, NDArray[np.int64
             continue
         classes = sum(name.startswith("log_p_") for name in table.column_names)
         log_p = np.stack([arrays.numbers(table[f"log_p_{label}"]) for label in range(classes)], axis=1)
+        if not np.isfinite(log_p).all():
+            reason = "their predictions are no likelihoods: the network had diverged"
+            continue
         found = feature(log_p, arrays.integers(table["label"]))
         value = float(metric(found.mean(axis=0)))
         if among.objective.metric == "val_bpd":

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cpcnn_core.config import TrialConfig
+from cpcnn_core.errors import LikelihoodError
 from orchestrator import cluster_file, packing, training
 from orchestrator.cluster import Cluster, ClusterError
 from orchestrator.cluster import besides as of_node
@@ -157,17 +159,18 @@ def probe(config: TrialConfig, dataset: Dataset) -> Probe:
         run.optimize(chosen)
         step = _seconds(run, lambda: [run.optimize(chosen) for _ in range(_STEPS)]) / _STEPS
         images = evaluate.fixed_subset(dataset.validation, min(config.eval.batch_size, len(dataset.validation)), 0)
-        evaluating = _seconds(
-            run,
-            lambda: evaluate.evaluate(
-                run.model,
-                images,
-                run.log_prior,
-                batch_size=config.eval.batch_size,
-                bf16=config.eval.precision == "bf16",
-                accelerator=run.accelerator,
-            ),
-        )
+
+        def evaluating() -> None:
+            with suppress(LikelihoodError):  # of a network that diverges this soon; it took as long
+                evaluate.evaluate(
+                    run.model,
+                    images,
+                    run.log_prior,
+                    batch_size=config.eval.batch_size,
+                    bf16=config.eval.precision == "bf16",
+                    accelerator=run.accelerator,
+                )
+
         evaluated = len(dataset.validation) + len(run.train_subset)
         parameters = sum(each.numel() for each in run.model.parameters())
         weights = _BYTES * parameters
@@ -177,7 +180,7 @@ def probe(config: TrialConfig, dataset: Dataset) -> Probe:
             config,
             parameters,
             peak_memory(run.device),
-            step * run.steps_per_epoch + evaluating * evaluated / len(images),
+            step * run.steps_per_epoch + _seconds(run, evaluating) * evaluated / len(images),
             min(config.train.epochs, _KEPT_WEIGHTS) * weights + 2 * state + config.train.epochs * predictions,
         )
 
