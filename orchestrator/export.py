@@ -23,7 +23,7 @@ import typer
 from cpcnn_core import checkpoint, evaluate, starter
 from cpcnn_core.config import ConfigError, Scalar, TrialConfig
 from cpcnn_core.data import DataError, Dataset
-from cpcnn_core.errors import CheckpointError
+from cpcnn_core.errors import CheckpointError, LikelihoodError
 from cpcnn_core.fid import Distance
 from cpcnn_core.files import sha256
 from orchestrator import card, provenance, storage, submission, training
@@ -125,6 +125,9 @@ def export(
         verify_in_fresh_process(temporary, data_root)
         temporary.chmod(0o755)
         _replace(temporary, out)
+    except LikelihoodError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise ExportError(f"{source}: {error}; such a network says nothing, and nothing was exported") from None
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

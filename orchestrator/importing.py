@@ -10,6 +10,7 @@ from typing import Any
 from cpcnn_core import evaluate, quality
 from cpcnn_core.checkpoint import CheckpointFolder
 from cpcnn_core.config import TrialConfig
+from cpcnn_core.errors import CheckpointError, LikelihoodError
 from cpcnn_core.files import sha256
 from cpcnn_core.metrics import EpochMetrics
 from cpcnn_core.starter import Choices, import_starter
@@ -46,8 +47,11 @@ def import_trial(
     prior = evaluate.log_prior(config.eval.prior, dataset.train.labels, dataset.nr_classes)
     subset = evaluate.fixed_subset(dataset.train, config.eval.train_images, config.seed)
     batch_size, bf16 = config.eval.batch_size, config.eval.precision == "bf16"
-    result = evaluate.evaluate(model, dataset.validation, prior, batch_size=batch_size, bf16=bf16)
-    on_train = evaluate.evaluate(model, subset, prior, batch_size=batch_size, bf16=bf16) if len(subset) else None
+    try:
+        result = evaluate.evaluate(model, dataset.validation, prior, batch_size=batch_size, bf16=bf16)
+        on_train = evaluate.evaluate(model, subset, prior, batch_size=batch_size, bf16=bf16) if len(subset) else None
+    except LikelihoodError as error:
+        raise CheckpointError(f"{file}: {error}; such a network says nothing") from None
     measured: dict[str, Any] = dict(result.metrics())
     of_classes: dict[str, float] = {}
     drawn = None

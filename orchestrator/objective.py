@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar
 
 from cpcnn_core.config import TrialConfig
-from cpcnn_core.metrics import DIRECTIONS, EpochMetrics
+from cpcnn_core.metrics import DIRECTIONS, EpochMetrics, least
 from cpcnn_core.suggest import nearest
 from search_spaces import Constrained, Desirability, Goal, Pareto
 
@@ -325,7 +325,7 @@ def _signed(values: Sequence[float], directions: Sequence[Direction]) -> tuple[f
 
 def _number(epoch: Mapping[str, Any], metric: str) -> float | None:
     value = epoch.get(metric)
-    return float(value) if value is not None and math.isfinite(value) else None
+    return float(value) if value is not None and math.isfinite(value) and value >= least(metric) else None
 
 
 def _why_null(row: Mapping[str, Any], metrics: Iterable[str]) -> str:

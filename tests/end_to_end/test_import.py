@@ -133,3 +133,18 @@ def test_weights_that_are_not_finite_are_not_imported(tmp_path: Path, checkpoint
     assert f"{checkpoint}: 1 of" in done.output
     assert "NaN or infinite values: nin_out.lin_a.bias (1 of 6 values)" in done.output
     assert not list(results.rglob("*.parquet"))
+
+
+def test_a_network_that_diverged_is_no_checkpoint(tmp_path: Path, checkpoint: Path) -> None:
+    tensors = {
+        name.removeprefix("module."): tensor
+        for name, tensor in torch.load(checkpoint, weights_only=True)["model_state_dict"].items()
+    }
+    tensors["nin_out.lin_a.weight_g"].fill_(3e38)  # finite, and what comes out is not
+    torch.save(tensors, checkpoint)
+    results = tmp_path / "results"
+    arguments = ["import", str(checkpoint), "--fusion", "block_mild", "--rename", "bias=fusion.block_mild.e"]
+    done = CliRunner().invoke(trial.app, [*arguments, "--set", "data.name=digits", "--results", str(results)])
+    assert done.exit_code == 2
+    assert "s.pth: log p(image | class) is not finite for" in " ".join(done.output.split())
+    assert not list(results.rglob("*.parquet"))

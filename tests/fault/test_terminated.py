@@ -43,4 +43,4 @@ def test_sigterm_stops_a_sweep_between_two_epochs(tmp_path: Path) -> None:
     assert "interrupted=True" in output
     assert "SIGTERM" not in output  # Ray's report of a crash
     [row] = Store(tmp_path / "fake").trials().rows()
-    assert row["state"] == "RUNNING"  # until the same command goes on
+    assert (row["state"], row["error"], row["stopped"]) == ("INTERRUPTED", None, "SIGTERM")

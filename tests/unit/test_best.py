@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -106,6 +107,46 @@ def in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(export, "verify_in_fresh_process", export.verify)
         monkeypatch.setattr(submission, "PER_CLASS", 1)
     monkeypatch.setattr(submission, "measure", lambda *_: "not measured")
+
+
+def test_a_network_that_diverged_is_not_exported(results: Path, measured: Measured) -> None:
+    store = add_real(results, measured)
+    file = store.checkpoint_folder(CONFIG.trial_id) / measured.weights.name
+    held = load_weights(file)
+    with torch.no_grad():
+        held.model.nin_out.conv.parametrizations.weight.original0.fill_(3e38)  # type: ignore[union-attr, index]
+    data = training.dataset(CONFIG.data)
+    save_weights(
+        file,
+        held.model.state_dict(),
+        config=CONFIG,
+        image_shape=data.image_shape,
+        nr_classes=data.nr_classes,
+        epoch=1,
+        metrics=dict(measured.values),
+    )
+    out = results.parent / "winner"
+    code, output = call("--metric", "val_acc", "--results", results, "--out", out)
+    assert code == 2
+    assert f"{file.name}: log p(image | class) is not finite for 300 of 300 images" in output
+    assert not out.exists()
+    assert [path.name for path in results.parent.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("metric", ["val_bpd", "val_acc"])
+def test_what_an_earlier_version_recorded_of_a_network_that_diverged_is_no_value(results: Path, metric: str) -> None:
+    """A likelihood that float32 had swallowed: 0 bits, and predictions that are not finite."""
+    diverged = CONFIG.with_settings({"seed": 1})
+    for config, bpd in ((CONFIG, 3.0), (diverged, 0.0)):
+        store = add(results, [0.5], config=config)
+        store.add_epoch(config.trial_id, 1, metrics(1, val_acc=0.5, val_bpd=bpd))
+        rows = [[-math.log(2) * bpd * 64, -200.0 if bpd else math.nan]] * 2
+        store.write_predictions(config.trial_id, 1, images=["a", "b"], labels=[0, 1], log_likelihood=rows)
+    choice = best.choose(epochs(results, metric))
+    assert choice.trial_id == CONFIG.trial_id
+    standing = next(one for one in choice.standings() if one["chosen"])
+    assert all(math.isfinite(end) for end in standing["interval"])
+    assert {one["trial_id"] for one in choice.standings()} == {CONFIG.trial_id}
 
 
 def test_the_winner_is_exported_with_weights_configuration_and_metrics(results: Path, measured: Measured) -> None:
