@@ -45,6 +45,10 @@ class SweepError(Exception):
     """A sweep that cannot start or go on."""
 
 
+class FailingError(SweepError):
+    """A sweep whose trials all fail for one cause."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """What to run, and where its results go."""
@@ -56,6 +60,7 @@ class Plan:
     seed: int = 0
     budget: Budget = field(default_factory=Budget)
     extend: bool = False  # accept a space that grew since the sweep was begun
+    retry_failed: bool = False  # run the trials that failed again, before new ones
     pending_minutes: float = 30.0  # on a cluster: for so long no trial may find a place
     max_cost: float | None = None  # on a cluster: what its nodes may cost in all, in the currency of their labels
     trainer: str = training.TRAINER  # another one simulates trials
@@ -96,7 +101,7 @@ def run(plan: Plan, view: View) -> Outcome:
         if new:
             _check_data(plan)  # before the folder is bound to this question
         _agree(plan, store)
-        study = Study(plan.space, store, seed=plan.seed, trials=plan.trials)
+        study = Study(plan.space, store, seed=plan.seed, trials=plan.trials, retry_failed=plan.retry_failed)
         try:
             entries = _entries(plan, store)
             ledger = Ledger(study, store, plan.space.objective, view, plan.space.schedule.scheduler(plan.space.epochs))
@@ -119,6 +124,8 @@ def run(plan: Plan, view: View) -> Outcome:
             limit = _run(plan, store, ledger, stop := _Stop(), meter, view.note)
             if ledger.fatal is not None:
                 raise ledger.fatal
+            if ledger.hopeless is not None:
+                raise FailingError(ledger.hopeless)
             store.compact()
             unfinished = ledger.is_busy or not ledger.is_over
             interrupted = stop.requested and unfinished
@@ -440,6 +447,8 @@ def _run(plan: Plan, store: Store, ledger: Ledger, stop: _Stop, meter: Meter, sa
         ledger.interrupt(stop.why)
     elif limit is not None:
         ledger.interrupt(_spent(limit))
+    elif ledger.hopeless is not None:
+        ledger.interrupt("other trials of the sweep failed for one cause")
     return limit
 
 
@@ -517,7 +526,7 @@ def _tune(
 
         def is_stopping() -> bool:
             limit[:] = filter(None, [meter.tick(ledger.running, share.gpus)])
-            return stop.requested or bool(limit)
+            return stop.requested or bool(limit) or ledger.hopeless is not None
 
         try:
             tune.run(

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator import study_file
+from orchestrator.failures import FailuresInARow
 from orchestrator.leaderboard import Entry
 from orchestrator.objective import Objective
 from orchestrator.recording import Place, Recording, close_orphaned
@@ -73,12 +74,15 @@ class Ledger:
         self._trials: dict[int, _Trial] = {}
         self._paused: dict[str, _Paused] = {}
         self._deaths: Counter[int] = Counter()
+        self._failures = FailuresInARow()
 
     def recall(self, entries: Iterable[Entry]) -> None:
         """Show the scheduler the curves of earlier runs, and remember which trials were stopped."""
         for entry in entries:
             if meaning_of(entry.trial["state"]).failed:
                 continue
+            if meaning_of(entry.trial["state"]).ended:
+                self._failures.succeeded()
             try:
                 config = config_of(entry.trial)
             except ConfigError:
@@ -94,6 +98,19 @@ class Ledger:
         return bool(self._trials)
 
     @property
+    def hopeless(self) -> str | None:
+        """Why another trial would be a waste: the first ones all failed for one cause. None where it would not."""
+        if not self._failures.are_enough:
+            return None
+        trial_ids = self._failures.trial_ids
+        return (
+            f"{self._store.folder}: {len(trial_ids)} trials in a row failed for one cause, before any had succeeded: "
+            f"{self._failures.error.rstrip('.')}. No more are run. The last one's log is "
+            f"{self._store.log_file(trial_ids[-1])}. Once the cause is mended, the same command with --retry-failed "
+            "runs them again"
+        )
+
+    @property
     def running(self) -> int:
         """How many trials have a process that runs them; others may wait for a place."""
         return sum(trial.recording is not None for trial in self._trials.values())
@@ -107,7 +124,7 @@ class Ledger:
         """The next trial to run: one that may go on again, or a new one; None when there is none, or nothing can be
         written any more.
         """
-        return None if self.fatal is not None else self._guarded(self._suggest)
+        return None if self.fatal is not None or self.hopeless is not None else self._guarded(self._suggest)
 
     def started(self, number: int) -> None:
         """A process has begun, or begun again, to run the trial."""
@@ -219,8 +236,11 @@ class Ledger:
         self._study.end(number, state, self._objective.best(trial.rows.values()))
         if state == "PRUNED" and trial.stopped:
             self._paused[trial.config.trial_id] = _Paused(done, trial.config)
-        if state == "FAILED":
+        if error:
             self._scheduler.forget(trial.config.trial_id)
+            self._failures.failed(trial.config.trial_id, error)
+        else:
+            self._failures.succeeded()
         del self._trials[number]
         self._view.ended(number, trial.config, state, value, error or trial.stopped)
 

@@ -96,7 +96,10 @@ def render(store: Store) -> RenderableType:
         lines.append(Text(_best(entries, objective, asked.get("space", {}))))
     lines += [Text(_running(entry)) for entry in entries if entry.meaning.runs and not gone]
     lines += _some([entry for entry in entries if entry.meaning.waits], "yellow", "wait")
-    lines += _some([entry for entry in entries if entry.meaning.failed], "red", "failed")
+    failed = [entry for entry in entries if entry.meaning.failed]
+    lines += _some(failed, "red", "failed")
+    if failed:
+        lines.append(Text(f"  the same command with --retry-failed runs the {len(failed)} that failed again"))
     lines += [Text(f"warning: {problem}", style="yellow") for problem in problems]
     return Group(*lines)
 

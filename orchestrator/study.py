@@ -28,7 +28,7 @@ from orchestrator import samplers, study_file
 from orchestrator.objective import Objective
 from orchestrator.space import SearchSpace, at_random, by_optuna
 from orchestrator.states import meaning_of
-from orchestrator.store import Store, config_of
+from orchestrator.store import Store, config_of, without_a_gap
 from orchestrator.study_file import StudyError as StudyError
 from orchestrator.study_file import StudyFile
 from search_spaces import Choice, Distribution, Floats, Ints, Scalar
@@ -75,6 +75,7 @@ class Recorded:
     worth: Worth | None
     values: Mapping[int, float]  # by epoch; what pruning looks at, where there is one objective
     params: Mapping[str, tuple[Scalar, Distribution]]
+    is_incomplete: bool = False  # it ended well, but some of the epochs that its row counts are not there
 
     @classmethod
     def of(
@@ -88,7 +89,11 @@ class Recorded:
         """The trial of a row of `trials`, which holds `config`, and its rows of `epochs`."""
         rows = list(epochs)
         values = {int(held["epoch"]): told[0] for held in rows if (told := objective.values(held)) is not None}
-        return cls(row["trial_id"], config, row["state"], worth(objective, objective.best(rows)), values, params)
+        measured = without_a_gap({int(held["epoch"]) for held in rows})
+        meaning = meaning_of(row["state"])
+        incomplete = meaning.ended and not meaning.failed and measured < (row["epochs"] or 0)
+        reached = worth(objective, objective.best(rows))
+        return cls(row["trial_id"], config, row["state"], reached, values, params, incomplete)
 
 
 def worth(objective: Objective, epoch: Mapping[str, Any] | None) -> Worth | None:
@@ -101,9 +106,19 @@ class Study:
     """Optuna's study of one sweep. One process at a time may hold it."""
 
     def __init__(
-        self, space: SearchSpace, store: Store, *, seed: int, trials: int, storage: BaseStorage | None = None
+        self,
+        space: SearchSpace,
+        store: Store,
+        *,
+        seed: int,
+        trials: int,
+        storage: BaseStorage | None = None,
+        retry_failed: bool = False,
     ) -> None:
-        """Open the study of the sweep in `store`, or with `storage` one that is kept there instead, for simulations."""
+        """Open the study of the sweep in `store`, or with `storage` one that is kept there instead, for simulations.
+
+        With `retry_failed` the trials that failed come first, as if they had been interrupted.
+        """
         self._space = space
         self._objective = space.objective
         self._seed = seed
@@ -118,7 +133,7 @@ class Study:
         self._exhausted = bool(self._study.user_attrs.get(_EXHAUSTED))
         self._grid: Iterator[TrialConfig] | None = None
         self._use_sampler(0)
-        self._reconcile(_recorded(space, store))
+        self._reconcile(_recorded(space, store), retry_failed=retry_failed)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -340,9 +355,12 @@ class Study:
 
     # --- after a restart
 
-    def _reconcile(self, rows: Mapping[str, Recorded]) -> None:
-        """Make the study and the rows agree, and adopt the trials that an earlier driver left behind."""
-        running = []
+    def _reconcile(self, rows: Mapping[str, Recorded], *, retry_failed: bool) -> None:
+        """Make the study agree with the rows, and adopt the trials that an earlier driver left behind.
+
+        The rows are the record: a trial that the study calls finished and that has lost its rows runs again.
+        """
+        running, lost = [], []
         for frozen in self._study.get_trials(deepcopy=False):
             if frozen.state == TrialState.RUNNING:
                 running.append(frozen)  # also one that was about to be told as a double, or as not allowed
@@ -350,6 +368,8 @@ class Study:
                 continue
             elif frozen.state.is_finished() and "trial_id" in frozen.user_attrs:
                 trial_id = frozen.user_attrs["trial_id"]
+                if trial_id not in rows and _EARLIER not in frozen.user_attrs:
+                    lost.append(frozen)
                 reached = None
                 if frozen.state == TrialState.COMPLETE:
                     reached = Worth(tuple(frozen.values), frozen.constraints)
@@ -365,11 +385,25 @@ class Study:
             self._adopt(frozen, rows)
         for trial_id, row in rows.items():
             known, meaning = trial_id in self._known, meaning_of(row.state)
-            if meaning.ended and not known:
+            again = row.is_incomplete or (retry_failed and meaning.failed)
+            if meaning.ended and not known and not again:
                 self._add(row)
-            elif not known or (trial_id in self._ends and meaning.waits):
-                # The latter were told as ended: by a version without such states, or before somebody ran them by hand.
+            elif not known or (trial_id in self._ends and (meaning.waits or again)):
+                # The latter were told as ended: by a version without such states, or before somebody ran them by hand,
+                # or deleted what they had measured.
                 self._adopted += filter(None, [self.reopen(row.config)])
+        for frozen in lost:
+            self._run_again(frozen)
+
+    def _run_again(self, frozen: FrozenTrial) -> None:
+        """Let a trial run again of which only the study knows."""
+        trial_id = frozen.user_attrs["trial_id"]
+        try:
+            config = self._space.configure(by_optuna(optuna.trial.FixedTrial(frozen.params)))
+        except (ConfigError, ValueError):  # the space has changed since
+            return
+        if config.trial_id == trial_id and trial_id in self._ends:
+            self._adopted += filter(None, [self.reopen(config)])
 
     def _adopt(self, frozen: FrozenTrial, rows: Mapping[str, Recorded]) -> None:
         self._use_sampler(frozen.number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bdb
 import logging
+import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -81,7 +82,7 @@ def run(
         with tracking.following(store, wandb=wandb, tensorboard=tensorboard, say=console.print):
             error = train(console, config, store, asked.objective)
     if error is not None:
-        cli.fail(f"trial {config.trial_id}: {error}", cli.FAILED)
+        cli.fail(f"trial {config.trial_id}: {error}\nIts log is {store.log_file(config.trial_id)}", cli.FAILED)
     console.print(f"Trial {config.trial_id} is in {store.folder}", soft_wrap=True, highlight=False)
 
 
@@ -293,6 +294,7 @@ def train(
             if not begun:
                 raise
             logger.exception("the trial failed")
+            traceback.print_exc()
             with suppress(OSError):  # which is then what went wrong, and said already
                 store.publish_log(config.trial_id)
             begun[0].finish("FAILED", training.describe(error))
