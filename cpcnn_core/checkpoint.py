@@ -167,12 +167,15 @@ def _rebuilt(
     # Sizes are numbers of tensors or of their values; those of a broken header would take all memory and hours.
     most = sum(tensor.numel() for tensor in tensors.values())
     sizes = [value for value in _scalars(config.model.model_dump()) if isinstance(value, int)]
-    if config.model.nr_resnet > len(tensors) or any(size > most for size in (*sizes, header.nr_classes, height, width)):
+    if config.model.nr_resnet > len(tensors) or any(
+        size > most for size in (*sizes, header.nr_classes, *header.image_shape)
+    ):
         raise CheckpointError(f"{origin}: its header is of a larger network than its {len(tensors)} tensors")
     try:
         model = build_model(config, (channels, height, width), header.nr_classes)
-    except (ValueError, RuntimeError, OverflowError, MemoryError) as error:
-        raise CheckpointError(f"{origin}: the network of its header cannot be built: {error}") from None
+    except (ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
+        reason = tensor_files.reason(error)
+        raise CheckpointError(f"{origin}: the network of its header cannot be built: {reason}") from None
     wanted = model.state_dict()
     problems = [
         *(f"{name} is missing" for name in wanted if name not in tensors),

@@ -152,8 +152,9 @@ def starter_state_dict(model: ConditionalPixelCNN, layout: Layout | None = None)
     for ours, tensor in model.state_dict().items():
         try:
             parts = list(stored[ours].as_theirs(tensor.detach().cpu()))
-        except (RuntimeError, IndexError) as error:
-            raise CheckpointError(f"{ours}: cannot be stored as the notes of its import say: {error}") from None
+        except (RuntimeError, IndexError, TypeError) as error:
+            reason = tensor_files.reason(error)
+            raise CheckpointError(f"{ours}: cannot be stored as the notes of its import say: {reason}") from None
         for theirs, part in parts:
             if theirs in tensors and not torch.equal(tensors[theirs], part):
                 raise CheckpointError(

@@ -100,11 +100,11 @@ def _unpickled(source: Path | io.BytesIO, path: Path, *, expected: str, mapped: 
             return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
     except _UNREADABLE as error:
         raise CheckpointError(
-            f"{path}: not a checkpoint that can be read without executing code from it ({_reason(error)}); {expected}"
+            f"{path}: not a checkpoint that can be read without executing code from it ({reason(error)}); {expected}"
         ) from None
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """What torch says without its advice, several lines of which are how to read the file all the same."""
     said = str(error).strip()
     if unsupported := re.search(r"GLOBAL (\S+) was not an allowed global", said):
@@ -128,7 +128,7 @@ def read_safetensors(path: Path, *, expected: str, origin: object = None) -> tup
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 - not a mapping
     except (SafetensorError, *_UNREADABLE) as error:
         raise CheckpointError(
-            f"{origin}: not a readable safetensors file ({_reason(error)}); download or copy it again"
+            f"{origin}: not a readable safetensors file ({reason(error)}); download or copy it again"
         ) from None
 
 

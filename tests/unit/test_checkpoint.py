@@ -307,6 +307,7 @@ def _set(key: str, value: object) -> Callable[[Any, dict[str, Any]], None]:
             _set("image_shape", [1, 8, 8]),
             r"do not fit the network of its own header: u_init\.conv\..* expected \(4, 2, 2, 3\)",
         ),
+        (_set("image_shape", [10**30, 8, 8]), "its header is of a larger network than its"),
         (_set("nr_classes", "3"), r"its header is broken \(nr_classes"),
         (_set("nr_classes", 4), r"fusion\.stem_add\.e\.weight is \(4, 3\), expected \(4, 4\)"),
         (_set("nr_classes", 10**9), "its header is of a larger network than its"),

@@ -428,7 +428,9 @@ def test_broken_notes_are_an_error_that_names_the_file(notes: dict[str, object])
         Layout.of_notes(notes, "w.safetensors")
 
 
-@pytest.mark.parametrize("at", [{"shapes": [[5, 5]]}, {"dim": 7}, {"shapes": [[4]], "transposed": True}])
+@pytest.mark.parametrize(
+    "at", [{"shapes": [[5, 5]]}, {"dim": 7}, {"shapes": [[4]], "transposed": True}, {"shapes": [[10**30, 4]]}]
+)
 def test_notes_of_another_network_are_an_error(at: dict[str, object]) -> None:
     name = "fusion.stem_add.e.weight"
     held = {"names": ["a"], "shapes": [[3, 4]], "dim": 0, "transposed": True} | at
