@@ -28,6 +28,9 @@ DIRECTIONS: dict[str, str] = {
 OF_IMAGES = frozenset({"fid", "fid_infinity", "kid"})
 """The metrics of drawn images; two values of one compare only where the columns of `RULER` agree."""
 
+OF_PIXELS = frozenset({"train_loss", "train_bpd", "val_bpd"})
+"""The metrics of the likelihood of pixels; two values of one compare only where `data.quantize` is the same."""
+
 RULER = ("fid_extractor", "fid_images", "fid_reference")
 Ruler = tuple[Any, ...]
 
