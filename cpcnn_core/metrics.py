@@ -32,6 +32,9 @@ LEAST_BPD = 1e-6
 OF_IMAGES = frozenset({"fid", "fid_infinity", "kid"})
 """The metrics of drawn images; two values of one compare only where the columns of `RULER` agree."""
 
+OF_PIXELS = frozenset({"train_loss", "train_bpd", "val_bpd"})
+"""The metrics of the likelihood of pixels; two values of one compare only where `data.quantize` is the same."""
+
 
 def least(metric: str) -> float:
     """The least value that a metric can have. A smaller one was no measurement, whichever version recorded it."""

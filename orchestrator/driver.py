@@ -26,6 +26,7 @@ from cpcnn_core.metrics import ruler_of
 from cpcnn_core.suggest import nearest
 from orchestrator import cluster, growth, leaderboard, lease, packing, provenance, study_file, training, warm_start
 from orchestrator.budget import Budget, Meter, spent
+from orchestrator.kinds import CONFIRMATION, KIND
 from orchestrator.leaderboard import Entry
 from orchestrator.lease import STALE_SECONDS, Beating, Lease, LeaseLostError, TakenError
 from orchestrator.ledger import Best, Ledger, View
@@ -303,6 +304,7 @@ def _agree(plan: Plan, store: Store) -> None:
     asked = {**plan.space.describe(), "seed": plan.seed}
     held = store.read_sweep() or {
         "name": plan.name,
+        KIND: "sweep",
         "question": plan.space.question,
         "source": plan.space.source,
         "asked": asked,
@@ -310,7 +312,8 @@ def _agree(plan: Plan, store: Store) -> None:
         "runs": [],
     }
     fields = growth.structure(plan.space.fields)
-    held.setdefault("asked", asked)  # a folder into which trials were run by hand has not asked anything yet
+    if "asked" not in held:  # a folder into which trials were run by hand has not asked anything yet
+        held = {**held, KIND: "confirmation" if CONFIRMATION in held else "sweep", "asked": asked}
     if held["asked"] != asked:
         changes = "\n".join(_changes("", held["asked"], asked))
         refusals = list(growth.refusals(held, asked, fields)) if plan.extend else []

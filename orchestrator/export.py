@@ -115,7 +115,9 @@ def export(
             "as_graded": as_graded,  # as the course's scripts, which do not round pixels, would measure the weights
             "confusion": again.confusion.tolist(),  # rows: true classes, columns: predicted ones
             "submission": _fid(distance) | {"images_per_class": submission.PER_CLASS, "test_images": len(data.test)},
-            "trained": {key: entry.trial[key] for key in ("git_commit", "host", "device", "started", "ended")},
+            "imported" if entry.is_imported else "trained": {
+                key: entry.trial[key] for key in ("git_commit", "host", "device", "started", "ended")
+            },
             "exported": {"at": provenance.now(), "git_commit": provenance.git_commit()},
             "versions": provenance.versions(),
         }

@@ -22,6 +22,7 @@ from cpcnn_core.errors import LikelihoodError
 from orchestrator import cluster_file, packing, training
 from orchestrator.cluster import Cluster, ClusterError
 from orchestrator.cluster import besides as of_node
+from orchestrator.formatting import plain
 from orchestrator.objective import Direction, pareto_front
 from orchestrator.progress import duration, settings
 from orchestrator.resources import Share
@@ -92,7 +93,7 @@ def show(console: Console, plan: Plan, cluster: Path | None = None) -> None:
         return
     rounds = math.ceil(left / share.concurrent)
     low, high = (rounds * seconds for seconds in _range(probes))
-    limit = "" if plan.budget.hours is None else f"; --hours ends it after {plan.budget.hours:g} h"
+    limit = "" if plan.budget.hours is None else f"; --hours ends it after {plain(plan.budget.hours)} h"
     besides = ", and drawing images for FID comes on top" if plan.space.default().eval.fid_every else ""
     console.print(
         f"time: {duration(low)} to {duration(high)} if no trial is stopped early (scheduler "
@@ -128,8 +129,10 @@ def _bill(plan: Plan, rented: Cluster, left: int, probes: list[Probe]) -> str:
     price = rented.highest_price
     rounds = math.ceil(left / share.concurrent)
     low, high = (rounds * seconds / 3600 * price for seconds in _range(probes))
-    limits = [f"--hours {hours:g} at most {hours * price:.2f}" for hours in [plan.budget.hours] if hours is not None]
-    limits += [f"--max-cost {plan.max_cost:g} ends it there"] if plan.max_cost is not None else []
+    limits = [
+        f"--hours {plain(hours)} at most {hours * price:.2f}" for hours in [plan.budget.hours] if hours is not None
+    ]
+    limits += [f"--max-cost {plain(plan.max_cost)} ends it there"] if plan.max_cost is not None else []
     return "; ".join(
         [
             f"{share.concurrent} trials at once, {price:.2f} an hour with all nodes and {rented.price:.2f} with none",

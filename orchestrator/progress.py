@@ -15,6 +15,7 @@ from rich.text import Text
 
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
+from orchestrator.formatting import measured, plain
 from orchestrator.objective import Objective
 from orchestrator.states import State, meaning_of
 
@@ -77,9 +78,9 @@ class Progress(AbstractContextManager["Progress"]):
         if value is not None and (held is None or self._objective.better(value, held[0])):
             self._bests[config.trial_id] = (value, config, metrics.epoch)
         if self._live is None:
-            measured = f"{self._objective.metric} {_number(value)}, val_bpd {_number(metrics.val_bpd)}"
+            values = f"{self._objective.metric} {measured(value)}, val_bpd {measured(metrics.val_bpd)}"
             at = f"trial {config.trial_id} epoch {metrics.epoch}/{config.train.epochs}"
-            self._say(f"{at}: {measured}, {metrics.seconds:.1f} s")
+            self._say(f"{at}: {values}, {metrics.seconds:.1f} s")
 
     def ended(self, number: int, config: TrialConfig, state: State, value: float | None, reason: str | None) -> None:
         """A trial ended, or was stopped for now."""
@@ -90,7 +91,7 @@ class Progress(AbstractContextManager["Progress"]):
             self._console.print(Text(f"trial {config.trial_id} FAILED: {reason}", style="red"), soft_wrap=True)
         elif self._live is None:
             why = f" ({reason})" if reason else ""
-            self._say(f"trial {config.trial_id} {state}: best {self._objective.metric} {_number(value)}{why}")
+            self._say(f"trial {config.trial_id} {state}: best {self._objective.metric} {measured(value)}{why}")
 
     def _say(self, text: str) -> None:
         # A trial of an earlier run that goes on here and ends again is counted once, as nearly as one can tell.
@@ -125,7 +126,7 @@ class Progress(AbstractContextManager["Progress"]):
             value, config, epoch = best
             lines.append(
                 Text(
-                    f"best so far: {self._objective.metric} {_number(value)} in epoch {epoch} of {config.trial_id}: "
+                    f"best so far: {self._objective.metric} {measured(value)} in epoch {epoch} of {config.trial_id}: "
                     f"{settings(config, self._searched)}"
                 )
             )
@@ -137,8 +138,8 @@ class Progress(AbstractContextManager["Progress"]):
             table.add_row(
                 config.trial_id,
                 f"{shown.get('epoch', 0)}/{config.train.epochs}",
-                _number(self._objective.value(shown)),
-                _number(metrics.val_bpd if metrics is not None else None),
+                measured(self._objective.value(shown)),
+                measured(metrics.val_bpd if metrics is not None else None),
                 f"{metrics.seconds:.1f}" if metrics is not None else "",
                 f"{metrics.peak_memory_bytes / 2**30:.1f} GiB" if metrics is not None else "",  # the GPU's, or RAM
                 settings(config, self._searched),
@@ -150,15 +151,6 @@ def settings(config: TrialConfig, fields: tuple[str, ...]) -> str:
     """The given fields of a configuration, by their short names."""
     flat = config.flat()
     return ", ".join(f"{field.rpartition('.')[2]} {plain(flat[field])}" for field in fields if field in flat)
-
-
-def plain(value: object) -> str:
-    """A value, floats with four significant digits."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
 
 
 def duration(seconds: float) -> str:

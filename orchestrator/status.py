@@ -22,9 +22,10 @@ from rich.text import Text
 from orchestrator import command_line as cli
 from orchestrator import leaderboard, lease
 from orchestrator.budget import spent
+from orchestrator.formatting import measured, plain
 from orchestrator.leaderboard import Entry
 from orchestrator.objective import Objective
-from orchestrator.progress import duration, plain
+from orchestrator.progress import duration
 from orchestrator.states import meaning_of, reason_of
 from orchestrator.storage import RemotePath
 from orchestrator.store import Store, StoreError, sweeps
@@ -174,7 +175,7 @@ def _best(entries: list[Entry], objective: Objective, fields: Iterable[str]) -> 
     searched = dict.fromkeys((*fields, *leaderboard.differing([each.settings() for each in entries])))
     settings = entry.settings()
     shown = ", ".join(f"{key.rpartition('.')[2]} {plain(settings[key])}" for key in searched if key in settings)
-    return f"best so far: {objective.metric} {value:.4f} in epoch {epoch['epoch']} of {entry.trial_id}: {shown}"
+    return f"best so far: {objective.metric} {measured(value)} in epoch {epoch['epoch']} of {entry.trial_id}: {shown}"
 
 
 def _objective(asked: Mapping[str, Any]) -> Objective | None:

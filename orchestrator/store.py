@@ -68,8 +68,6 @@ OPTION_PREFIX = "model.fusion_options."
 COMPACTED = "compacted.parquet"  # no trial id: those have 12 hex digits
 COMPACT_FROM = 256  # files of ended trials from which on the driver compacts
 
-CONFIRMATION = "confirmation"  # in the sweep.json of a sweep that confirms a choice
-
 SCHEMA = 3
 """The version of the tables, `schema_version` in their metadata.
 
@@ -409,6 +407,10 @@ class Store:
                 continue  # whoever reads the rows names it
             found |= {field.name: field.type for field in schema if field.name not in found}
         return found
+
+    def has_epochs(self) -> bool:
+        """Whether any trial has finished an epoch."""
+        return bool(self._files(self.epochs_folder))
 
     def compact(self, *, at_least: int = COMPACT_FROM) -> int:
         """Bring the rows of all ended trials into one file per table, where that replaces `at_least` files.

@@ -22,11 +22,10 @@ from cpcnn_core.files import sha256
 from cpcnn_core.fusion import FUSIONS
 from cpcnn_core.starter import Choices
 from orchestrator import command_line as cli
-from orchestrator import drawing, importing, provenance, replaying, space, storage, submission, tracking, training
+from orchestrator import drawing, importing, kinds, replaying, space, storage, submission, tracking, training
+from orchestrator.formatting import measured, plain
 from orchestrator.objective import Objective
-from orchestrator.progress import plain
 from orchestrator.recording import Recording
-from orchestrator.space import SearchSpace
 from orchestrator.states import meaning_of
 from orchestrator.store import Store, StoreError
 from orchestrator.track import TensorBoardOption, WandbOption
@@ -76,7 +75,7 @@ def run(
         config = training.identified(training.with_one_extractor(asked.default()))
         store = Store((results / cli.folder_name(name or f"{space_file.stem}-trials")).absolute())
         store.create()
-        _introduce(store, asked)
+        kinds.introduce(store, "trials", asked.question, asked.source)
         training.check(config)
         _print_settings(console, config)
         with tracking.following(store, wandb=wandb, tensorboard=tensorboard, say=console.print):
@@ -129,13 +128,11 @@ def import_(
             console.print(f"{file}: {remark}", soft_wrap=True, highlight=False)
 
         config, metrics = importing.import_trial(file, config, store, choices=choices, say=say)
-        if store.read_sweep() is None:
-            store.write_sweep(
-                {"name": name, "question": "Imported checkpoints.", "created": provenance.now(), "runs": []}
-            )
+        kinds.introduce(store, "imported", kinds.IMPORTED)
     _print_settings(console, config)
     console.print(
-        f"val_acc {metrics.val_acc:.5f}, val_bpd {metrics.val_bpd:.5f}; trial {config.trial_id} is in {store.folder}",
+        f"val_acc {measured(metrics.val_acc, 5)}, val_bpd {measured(metrics.val_bpd, 5)}; "
+        f"trial {config.trial_id} is in {store.folder}",
         soft_wrap=True,
         highlight=False,
     )
@@ -210,6 +207,7 @@ def replay(
         config = replaying.recorded_config(recorded, trial_id, given or ())
         store = replaying.scratch(results, cli.folder_name(name or f"{recorded.folder.name}-replays"))
         store.create()
+        kinds.introduce(store, "replays", f"Replays of {recorded.folder.name}.")
         training.check(config)
         _print_settings(console, config)
         wanted = recorded.epochs_of(trial_id)
@@ -319,20 +317,6 @@ def _bar(console: Console) -> Progress:
     return Progress(*columns, console=console, transient=True)
 
 
-def _introduce(store: Store, asked: SearchSpace) -> None:
-    """Say in sweep.json what this folder is, unless a sweep has said so."""
-    if store.read_sweep() is None:
-        store.write_sweep(
-            {
-                "name": store.folder.name,
-                "question": asked.question,
-                "source": asked.source,
-                "created": provenance.now(),
-                "runs": [],
-            }
-        )
-
-
 def _print_settings(console: Console, config: TrialConfig) -> None:
     defaults = TrialConfig().flat()
     shown = [f"{key}={plain(value)}" for key, value in config.flat().items() if defaults.get(key) != value]
@@ -340,7 +324,7 @@ def _print_settings(console: Console, config: TrialConfig) -> None:
 
 
 def _print_epoch(console: Console, row: dict[str, Any]) -> None:
-    values = "  ".join(f"{row[name]:9.4f}" if row[name] is not None else f"{'-':>9}" for name in _COLUMNS)
+    values = "  ".join(f"{measured(row[name]):>9}" for name in _COLUMNS)
     console.print(f"{row['epoch']:5d}  {values}", highlight=False)
 
 

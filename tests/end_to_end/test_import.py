@@ -43,6 +43,7 @@ def test_imported_evaluated_recorded_and_exported(tmp_path: Path, checkpoint: Pa
         assert done.exit_code == 0, done.output
         assert "val_acc" in done.output
     store = Store(results / "imported")
+    assert (store.read_sweep() or {})["kind"] == "imported"
     (latest,) = store.latest_attempts().rows()
     assert latest["state"] == "COMPLETE"
     assert {name: latest[name] for name in SIZES} == SIZES
@@ -55,8 +56,15 @@ def test_imported_evaluated_recorded_and_exported(tmp_path: Path, checkpoint: Pa
     chosen = CliRunner().invoke(best.app, ["--metric", "val_acc", "--results", str(results), "--out", str(out)])
     assert chosen.exit_code == 0, chosen.output
     assert json.loads((out / "config.json").read_text())["source"] == latest["source"]
-    confusion = json.loads((out / "metrics.json").read_text())["confusion"]
-    assert sum(map(sum, confusion)) == 300
+    held = json.loads((out / "metrics.json").read_text())
+    assert sum(map(sum, held["confusion"])) == 300
+    assert "trained" not in held
+    assert held["imported"]["started"] == latest["started"]
+    card = (out / "model_card.md").read_text()
+    assert latest["source"] in card
+    assert "- `model.nr_filters`: 4" in card
+    assert "`train." not in card
+    assert "trained by" not in card
     submitted, exported = read_state_dict(checkpoint), read_state_dict(out / "conditional_pixelcnn.pth")
     assert set(submitted) == set(exported)
     assert all(torch.equal(tensor, exported[name]) for name, tensor in submitted.items())
