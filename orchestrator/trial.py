@@ -24,6 +24,7 @@ from cpcnn_core.starter import Choices
 from orchestrator import command_line as cli
 from orchestrator import drawing, importing, kinds, replaying, space, storage, submission, tracking, training
 from orchestrator.formatting import measured, plain
+from orchestrator.leaderboard import is_of_training
 from orchestrator.objective import Objective
 from orchestrator.recording import Recording
 from orchestrator.states import meaning_of
@@ -318,8 +319,9 @@ def _bar(console: Console) -> Progress:
 
 
 def _print_settings(console: Console, config: TrialConfig) -> None:
-    defaults = TrialConfig().flat()
-    shown = [f"{key}={plain(value)}" for key, value in config.flat().items() if defaults.get(key) != value]
+    defaults, flat = TrialConfig().flat(), config.flat()
+    known = [key for key in flat if config.source is None or not is_of_training(key)]
+    shown = [f"{key}={plain(flat[key])}" for key in known if defaults.get(key) != flat[key]]
     console.print(f"Trial {config.trial_id}, {', '.join(shown) or 'all defaults'}", soft_wrap=True, highlight=False)
 
 
