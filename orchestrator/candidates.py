@@ -199,12 +199,12 @@ def read(
     if not any(len(part["trial"]) for part in parts) and not conditions and not notes:
         raise ChoiceError("no trial has finished an epoch yet")
     values = np.concatenate([part[metric].astype(np.float64) for part in parts])
-    usable = np.isfinite(values) & (values >= least(metric))
+    usable = _is_value(values, metric)
     alike: tuple[Any, ...] | None = None
     if compared:
         usable, alike = _drawn_alike(parts, [held for held in of_epochs if held.column in RULER], usable, metric)
     if not usable.any():
-        unmet = _unmet(stores, metric, conditions, known, imports=imports)
+        unmet = _unmet(stores, metric, conditions, known, imports=imports, failures=by_name)
         raise ChoiceError(". ".join([unmet, *notes]))
 
     def joined(name: str) -> Any:
@@ -454,6 +454,7 @@ def _unmet(
     known: Mapping[str, Any],
     *,
     imports: bool,
+    failures: bool,
 ) -> str:
     """Why no epoch is left: how many each condition rules out, and by how little."""
     columns = [metric, *(condition.column for condition in conditions if condition.column in known)]
@@ -462,8 +463,9 @@ def _unmet(
     for store in stores:
         epochs, trials = store.epochs(columns).columns, store.latest_attempts().columns
         at = arrays.integers(pc.index_in(epochs["trial_id"], trials["trial_id"].combine_chunks()))
-        mine = np.ones(len(trials), bool) if imports else ~_imported(trials)
-        has = (at >= 0) & np.append(mine, False)[at] & np.isfinite(_column(epochs, metric).astype(np.float64))
+        mine = np.full(len(trials), imports) | ~_imported(trials)
+        mine &= failures | ~np.isin(_column(trials, "state"), FAILURES)
+        has = (at >= 0) & np.append(mine, False)[at] & _is_value(_column(epochs, metric).astype(np.float64), metric)
         count += int(has.sum())
         for condition, values in found.items():
             in_epochs = condition.column in known
@@ -479,6 +481,11 @@ def _unmet(
         f"--where {asked}: no epoch meets it. Of {count} epochs with a {metric}, "
         f"{', '.join(line for _, line in lines)}{together}"
     )
+
+
+def _is_value(values: Floats, metric: str) -> NDArray[np.bool_]:
+    is_value: NDArray[np.bool_] = np.isfinite(values) & (values >= least(metric))
+    return is_value
 
 
 def _ruled_out(condition: where.Condition, values: Sequence[NDArray[Any]], count: int) -> tuple[bool, str]:

@@ -15,7 +15,7 @@ from cpcnn_core.config import TrialConfig
 from orchestrator import best, report, selection
 from orchestrator.candidates import ChoiceError
 from orchestrator.kinds import IMPORTED, KINDS, introduce, kind_of
-from orchestrator.store import Store
+from orchestrator.store import Attempt, Store
 from tests.unit.test_best import CONFIG, add, call
 
 ASKED: dict[str, Any] = {
@@ -307,3 +307,15 @@ def test_a_configuration_of_an_import_is_shown_as_far_as_it_is_known(results: Pa
     output = call("--metric", "val_acc", "--results", results, "--no-export", *chosen)[1]
     assert f"Chosen by --rule max: imported checkpoint {first['trial_id']}." in output
     assert TrialConfig().train.lr == second["settings"]["train.lr"]
+
+
+def test_what_could_not_be_chosen_anyway_is_not_counted_among_what_conditions_rule_out(results: Path) -> None:
+    add(results, [0.5, 0.8])
+    failed = CONFIG.with_settings({"seed": 5})
+    store = add(results, [0.95], config=failed)
+    attempt = {"trial_id": failed.trial_id, "attempt": 1, "number": 0, "started": "2025-01-01"}
+    store.write_attempt(Attempt(**attempt, state="FAILED", error="diverged"), failed)
+    imported(results, "one", value=0.9)
+    arguments = ["--metric", "val_acc", "--results", results, "--no-export", "--where", "val_acc > 0.99"]
+    assert "Of 2 epochs with a val_acc, val_acc > 0.99 rules out all (the nearest is 0.8)" in call(*arguments)[1]
+    assert "Of 3 epochs" in call(*arguments, "--sweep", "one")[1]
