@@ -12,13 +12,15 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from cpcnn_core.files import cache_folder, write_atomically
 
 _log = logging.getLogger(__name__)
+
+_CHECKSUM = "checksum"  # the key in the header; files of earlier releases have none
 
 
 def digest(parts: Iterable[str | bytes | Tensor]) -> str:
@@ -35,12 +37,17 @@ def digest(parts: Iterable[str | bytes | Tensor]) -> str:
     return state.hexdigest()[:32]
 
 
+def file(kind: str, key: str) -> Path:
+    """Where the tensors of this `kind` and `key` lie."""
+    return cache_folder() / f"{kind}-{key}.safetensors"
+
+
 def tensors(kind: str, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """Return what `make` returned when it was first called for this `kind` and `key` on this machine.
 
     One process makes it, the others wait. A broken file is made anew; without a usable folder nothing is kept.
     """
-    path = cache_folder() / f"{kind}-{key}.safetensors"
+    path = file(kind, key)
     kept = _read(path)
     if kept is not None:
         return kept
@@ -63,16 +70,26 @@ def tensors(kind: str, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[
 
 def _read(path: Path) -> dict[str, Tensor] | None:
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as kept:
+            content = {name: kept.get_tensor(name) for name in kept.keys()}  # noqa: SIM118 - not a mapping
+            recorded = (kept.metadata() or {}).get(_CHECKSUM)
     except FileNotFoundError:
         return None
     except (SafetensorError, OSError) as error:
         _log.info("%s cannot be read (%s): it is made anew", path, error)
         return None
+    if recorded is not None and recorded != _checksum(content):
+        _log.warning("%s is damaged (its checksum is not the recorded one): it is made anew", path)
+        return None
+    return content
 
 
 def _write(path: Path, content: dict[str, Tensor]) -> None:
     try:
-        write_atomically(path, lambda stream: stream.write(save(content)))
+        write_atomically(path, lambda stream: stream.write(save(content, {_CHECKSUM: _checksum(content)})))
     except OSError as error:
         _log.info("cannot write %s (%s): it is made again by the next process", path, error)
+
+
+def _checksum(content: dict[str, Tensor]) -> str:
+    return digest(part for item in sorted(content.items()) for part in item)

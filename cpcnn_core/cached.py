@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from cpcnn_core.fusion import Modulation
 from cpcnn_core.layers import IDENTITY, GatedBlock, concat_elu, down_shift, right_shift
-from cpcnn_core.likelihood import MIN_LOG_SCALE
+from cpcnn_core.likelihood import MAX_LOG_SCALE, MIN_LOG_SCALE
 from cpcnn_core.model import NR_LEVELS, ConditionalPixelCNN
 
 logger = logging.getLogger(__name__)
@@ -726,7 +726,7 @@ class _Draw:
             partial(torch.add, self.logits, self.gumbel[column], out=self.score),
             partial(torch.argmax, self.score, 0, keepdim=True, out=self.component),
             partial(torch.gather, self.per_component, 2, component, out=self.chosen),
-            partial(scale.clamp_, min=MIN_LOG_SCALE),
+            partial(scale.clamp_, MIN_LOG_SCALE, MAX_LOG_SCALE),
             scale.exp_,
             partial(scale.mul_, self.logistic[column]),
             partial(mean.add_, self.one),

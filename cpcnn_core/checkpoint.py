@@ -13,20 +13,23 @@ checksum is named in the log and passed over in favour of the one before.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from cpcnn_core import seeds
-from cpcnn_core.config import TrialConfig
+from cpcnn_core import checkpoint_index, seeds, tensor_files
+from cpcnn_core.checkpoint_index import FORMAT, INDEX, INDEX_BEFORE, DamagedIndexError, Location
+from cpcnn_core.config import ConfigError, Scalar, TrialConfig
 from cpcnn_core.errors import CheckpointError as CheckpointError
 from cpcnn_core.files import sha256, write_atomically
 from cpcnn_core.metrics import OF_IMAGES, EpochMetrics, ruler_of
@@ -38,8 +41,8 @@ KEPT_BEST_BY = {"val_acc": "max", "val_bpd": "min", "score": "max", "fid": "min"
 """The metrics whose best epoch keeps its weights; one that was not measured keeps nothing."""
 
 KEPT_STATES = 2  # the last, and the one before in case the last is damaged
-_FORMAT = 1
-_INDEX, _INDEX_BEFORE = "index.json", "index.before.json"
+_METADATA = "cpcnn"  # the key of our header in that of safetensors
+_EXPECTED = "expected weights that a sweep, a trial or best wrote"
 
 
 def build_model(config: TrialConfig, image_shape: tuple[int, int, int], nr_classes: int) -> ConditionalPixelCNN:
@@ -76,7 +79,7 @@ def save_weights(
 ) -> None:
     """Write weights as safetensors, with all that is needed to rebuild the network in the header."""
     header = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "config": config.model_dump(mode="json"),
         "image_shape": list(image_shape),
         "nr_classes": nr_classes,
@@ -85,33 +88,113 @@ def save_weights(
         "notes": notes or {},
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
-    content = safetensors_bytes(tensors, metadata={"cpcnn": json.dumps(header)})
+    content = safetensors_bytes(tensors, metadata={_METADATA: json.dumps(header)})
     write_atomically(path, lambda stream: stream.write(content))
 
 
-def load_weights(path: Path) -> Weights:
-    """Rebuild the network that a weights file holds. Raise CheckpointError."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state_dict = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from None
-    if "cpcnn" not in metadata:
+class _Header(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    format: int
+    config: dict[str, Any]
+    image_shape: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=3, max_length=3)]
+    nr_classes: Annotated[int, Field(ge=1)]
+    epoch: Annotated[int, Field(ge=0)]
+    metrics: dict[str, Any]
+    notes: dict[str, Any]
+
+
+def load_weights(path: Path, *, origin: Location | None = None) -> Weights:
+    """Rebuild the network that a weights file holds, on the CPU.
+
+    `origin` is what the file at `path` is a copy of: errors name it, and what lies beside it records the checksum.
+
+    Raise CheckpointError where the file is not the one whose SHA-256 is recorded beside it, its header is broken or of
+    another network than its tensors, or a tensor holds values that are not finite.
+    """
+    origin = path if origin is None else origin
+    recorded = checkpoint_index.recorded_checksum(origin)
+    if recorded is not None and path.is_file() and sha256(path) != recorded[0]:
         raise CheckpointError(
-            f"{path}: a safetensors file, but its header holds no trial; weights come from a sweep, a trial or best"
+            f"{origin}: damaged, its SHA-256 is not the one that {recorded[1]} beside it records; copy it again from "
+            "where it came, or take another epoch's weights"
         )
-    header = json.loads(metadata["cpcnn"])
-    config = TrialConfig.from_tree(header["config"])
-    channels, height, width = header["image_shape"]
-    model = build_model(config, (channels, height, width), header["nr_classes"])
+    tensors, metadata = tensor_files.read_safetensors(path, expected=_EXPECTED, origin=origin)
+    header, config = _read_header(origin, metadata)
+    tensor_files.require_weights(origin, tensors)
+    model = _rebuilt(origin, header, config, tensors)
+    tensor_files.require_finite(origin, tensors)
+    model.load_state_dict(tensors)
+    return Weights(model.eval(), config, header.epoch, header.metrics, header.notes)
+
+
+def is_ours(metadata: Mapping[str, str]) -> bool:
+    """Whether this is the metadata of a weights file that `save_weights` wrote."""
+    return _METADATA in metadata
+
+
+def _read_header(origin: Location, metadata: Mapping[str, str]) -> tuple[_Header, TrialConfig]:
+    if not is_ours(metadata):
+        raise CheckpointError(
+            f"{origin}: a safetensors file, but its header holds no trial; weights come from a sweep, a trial or best"
+        )
     try:
-        model.load_state_dict(state_dict)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: weights do not fit the network of their own config: {error}") from None
-    return Weights(model.eval(), config, header["epoch"], header["metrics"], header["notes"])
+        found = json.loads(metadata[_METADATA])
+        _check_format(origin, found)
+        header = _Header.model_validate(found)
+        return header, TrialConfig.from_tree(header.config)
+    except CheckpointError:
+        raise
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        reason = ".".join(map(str, first["loc"])) + f": {first['msg'].lower()}"
+    except (ConfigError, ValueError, TypeError, RecursionError) as error:
+        reason = str(error).splitlines()[0]
+    raise CheckpointError(f"{origin}: its header is broken ({reason}); {_EXPECTED}")
+
+
+def _check_format(origin: Location, header: object) -> None:
+    written_in = header.get("format") if isinstance(header, dict) else None
+    if isinstance(written_in, int) and written_in != FORMAT:
+        raise CheckpointError(f"{origin}: written in format {written_in}, this version reads {FORMAT}")
+
+
+def _rebuilt(
+    origin: Location, header: _Header, config: TrialConfig, tensors: Mapping[str, Tensor]
+) -> ConditionalPixelCNN:
+    """A network of the header's sizes, into which the tensors fit."""
+    channels, height, width = header.image_shape
+    # Sizes are numbers of tensors or of their values; those of a broken header would take all memory and hours.
+    most = sum(tensor.numel() for tensor in tensors.values())
+    sizes = [value for value in _scalars(config.model.model_dump()) if isinstance(value, int)]
+    if config.model.nr_resnet > len(tensors) or any(
+        size > most for size in (*sizes, header.nr_classes, *header.image_shape)
+    ):
+        raise CheckpointError(f"{origin}: its header is of a larger network than its {len(tensors)} tensors")
+    try:
+        model = build_model(config, (channels, height, width), header.nr_classes)
+    except (ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
+        reason = tensor_files.reason(error)
+        raise CheckpointError(f"{origin}: the network of its header cannot be built: {reason}") from None
+    wanted = model.state_dict()
+    problems = [
+        *(f"{name} is missing" for name in wanted if name not in tensors),
+        *(f"{name} is unknown" for name in tensors if name not in wanted),
+        *(
+            f"{name} is {tuple(tensors[name].shape)}, expected {tuple(tensor.shape)}"
+            for name, tensor in wanted.items()
+            if name in tensors and tensors[name].shape != tensor.shape
+        ),
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{origin}: its tensors do not fit the network of its own header: {tensor_files.some(problems)}"
+        )
+    return model
+
+
+def _scalars(tree: Mapping[str, Any]) -> list[Scalar]:
+    return [x for value in tree.values() for x in (_scalars(value) if isinstance(value, Mapping) else [value])]
 
 
 # --- training state ---
@@ -136,15 +219,21 @@ class CheckpointFolder:
         return [EpochMetrics.from_record(record) for record in self._index["history"]]
 
     def load_state(self) -> dict[str, Any] | None:
-        """The newest undamaged training state, on the CPU, or None. Cuts the history back to it."""
+        """The newest undamaged training state, on the CPU, or None. Cuts the history back to it.
+
+        Raise CheckpointError where its weights are not finite.
+        """
         for name in sorted(self._index["states"], reverse=True):
             entry = self._index["states"][name]
-            reason = self._damage(name, entry["sha256"])
-            if reason is None:
-                state: dict[str, Any] = torch.load(self.folder / name, map_location="cpu", weights_only=True)
-                self._index["history"] = self._index["history"][: entry["epoch"]]
-                return state
-            logger.warning("checkpoint %s: %s; going back to the one before", self.folder / name, reason)
+            try:
+                state = self._read_state(name, entry["sha256"])
+            except CheckpointError as error:
+                logger.warning("checkpoint %s; going back to the one before", error)
+                continue
+            # Not passed over: training would come to the same weights again.
+            tensor_files.require_finite(self.folder / name, _weights_of(state))
+            self._index["history"] = self._index["history"][: entry["epoch"]]
+            return state
         self._index["history"] = []
         return None
 
@@ -200,38 +289,52 @@ class CheckpointFolder:
 
     def _commit(self) -> None:
         content = json.dumps(self._index, indent=1).encode()
-        if (self.folder / _INDEX).exists():
-            before = (self.folder / _INDEX).read_bytes()
-            write_atomically(self.folder / _INDEX_BEFORE, lambda stream: stream.write(before))
-        write_atomically(self.folder / _INDEX, lambda stream: stream.write(content))
+        if (self.folder / INDEX).exists():
+            before = (self.folder / INDEX).read_bytes()
+            write_atomically(self.folder / INDEX_BEFORE, lambda stream: stream.write(before))
+        write_atomically(self.folder / INDEX, lambda stream: stream.write(content))
         known = {*self._index["states"], *self._index["weights"]}
         for pattern in ("weights-*.safetensors", "state-*.pt", ".*.tmp"):
             for file in self.folder.glob(pattern):
                 if file.name not in known:
                     file.unlink()
 
-    def _damage(self, name: str, checksum: str) -> str | None:
+    def _read_state(self, name: str, checksum: str) -> dict[str, Any]:
         path = self.folder / name
-        if not path.exists():
-            return "missing"
-        return None if sha256(path) == checksum else "damaged (its SHA-256 is not the recorded one)"
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            raise CheckpointError(f"{path}: missing") from None
+        if hashlib.sha256(content).hexdigest() != checksum:
+            raise CheckpointError(f"{path}: damaged (its SHA-256 is not the recorded one)")
+        state = tensor_files.read_state(content, path)
+        if not isinstance(state, dict):
+            raise CheckpointError(f"{path}: holds a {type(state).__name__}, expected a training state")
+        return state
 
     def _read_index(self) -> dict[str, Any]:
         """The index, the one before where it is damaged, or a fresh one."""
-        for name in (_INDEX, _INDEX_BEFORE):
+        for name in (INDEX, INDEX_BEFORE):
             path = self.folder / name
             try:
-                index = json.loads(path.read_text())
-                known = index["format"] == _FORMAT
+                return checkpoint_index.parse(path.read_bytes(), path)
             except FileNotFoundError:
                 continue
-            except (ValueError, TypeError, KeyError) as error:
-                logger.warning("checkpoint index %s: damaged (%r); going back to the one before", path, error)
-                continue
-            if not known:
-                raise CheckpointError(f"{path}: written in format {index['format']}, this version reads {_FORMAT}")
-            return dict(index)
-        return {"format": _FORMAT, "trial_id": self.config.trial_id, "history": [], "weights": {}, "states": {}}
+            except DamagedIndexError as error:
+                logger.warning("checkpoint index %s: damaged (%s); going back to the one before", path, error)
+        return {"format": FORMAT, "trial_id": self.config.trial_id, "history": [], "weights": {}, "states": {}}
+
+
+def _weights_of(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The network's weights and their average in a training state."""
+    parts = {part: state.get(part) for part in ("model", "ema")}
+    return {
+        f"{part}.{name}": value
+        for part, values in parts.items()
+        if isinstance(values, Mapping)
+        for name, value in values.items()
+        if isinstance(value, Tensor)
+    }
 
 
 def weights_name(epoch: int) -> str:

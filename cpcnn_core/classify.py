@@ -76,8 +76,9 @@ def with_close_calls_settled(table: Tensor, log_prior: Tensor, exact: Callable[[
     N, Y = table.shape
     if Y == 1 or N == 0:
         return table
-    first, second = (table + log_prior).topk(2, dim=1).values.unbind(dim=1)
-    leads, order = (first - second).nan_to_num(nan=0.0).sort()
+    first, second = log_joint(table, log_prior).topk(2, dim=1).values.unbind(dim=1)
+    # What is no number says nothing of float32's: it is computed again first, and left as it is then.
+    leads, order = (first - second).where(table.isfinite().all(dim=1), 0.0).sort()
     table = table.clone()
     errors: list[float] = []  # of differences of two classes, the largest of each chunk
     for lead, chunk in zip(leads.split(CLOSE_CALLS), order.split(CLOSE_CALLS), strict=True):
@@ -90,12 +91,21 @@ def with_close_calls_settled(table: Tensor, log_prior: Tensor, exact: Callable[[
     return table
 
 
+def log_joint(log_likelihood: Tensor, log_prior: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """Log p(y | x), but for a constant of each row, from log p(x | y) (N, Y) and log p(y) (Y,), nats.
+
+    `temperature` divides the log-likelihoods. The largest of a row is taken off before the prior is added: beside a
+    likelihood of -1e8 nats a prior would be lost.
+    """
+    largest = log_likelihood.detach().amax(dim=1, keepdim=True)
+    return (log_likelihood - largest) / temperature + log_prior
+
+
 def log_posterior(log_likelihood: Tensor, log_prior: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """Log p(y | x) from log p(x | y) (N, Y) and log p(y) (Y,); `temperature` divides the log-likelihoods."""
-    joint = log_likelihood / temperature + log_prior
-    return joint - torch.logsumexp(joint, dim=1, keepdim=True)
+    """Log p(y | x), (N, Y), from the same as `log_joint`."""
+    return log_joint(log_likelihood, log_prior, temperature=temperature).log_softmax(dim=1)
 
 
 def predict(log_likelihood: Tensor, log_prior: Tensor) -> Tensor:
     """Argmax over classes of log p(x | y) + log p(y): (N, Y) -> (N,)."""
-    return (log_likelihood + log_prior).argmax(dim=1)
+    return log_joint(log_likelihood, log_prior).argmax(dim=1)

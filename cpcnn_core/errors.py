@@ -9,3 +9,7 @@ class DataError(ValueError):
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message names the file and what was expected."""
+
+
+class LikelihoodError(ValueError):
+    """A network whose likelihoods are none, since it diverged; the message says of how many images, and how."""

@@ -16,7 +16,9 @@ from torch import Tensor
 from cpcnn_core import seeds
 from cpcnn_core.classify import class_log_likelihoods, log_posterior, predict, with_close_calls_settled
 from cpcnn_core.data import Split
+from cpcnn_core.errors import LikelihoodError
 from cpcnn_core.likelihood import bits_per_dim
+from cpcnn_core.metrics import LEAST_BPD
 from cpcnn_core.model import ConditionalPixelCNN
 
 ECE_BINS = 15
@@ -139,6 +141,8 @@ def log_likelihoods(
     With `bf16`, close calls under `log_prior` (Y,) are computed again in float32, the same ones however many processes
     there are and whatever the batch size; memory is then float32's. `on_images` hears (images done, images in all) of
     this process's share, the last of it once more whenever some were computed again.
+
+    Raise LikelihoodError where a value is not finite: an argmax over it, or a mean, would look like a result.
     """
     world, rank = (1, 0) if accelerator is None else (accelerator.num_processes, accelerator.process_index)
     all_mine = math.ceil(len(images) / world)
@@ -161,7 +165,15 @@ def log_likelihoods(
         return rows
 
     found = table(images, bf16, on_images)
-    return with_close_calls_settled(found, log_prior, exact) if bf16 else found
+    found = with_close_calls_settled(found, log_prior, exact) if bf16 else found
+    broken = (~found.isfinite()).nonzero()
+    if len(broken):
+        image, label = broken[0].tolist()
+        raise LikelihoodError(
+            f"log p(image | class) is not finite for {len(broken[:, 0].unique())} of {len(images)} images; it is "
+            f"{found[image, label].item()} for image {image + 1} under class {label}"
+        )
+    return found
 
 
 def evaluate(
@@ -174,7 +186,10 @@ def evaluate(
     accelerator: Accelerator | None = None,
     on_images: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Evaluate every image of a labelled split, by `log_likelihoods`."""
+    """Evaluate every image of a labelled split, by `log_likelihoods`.
+
+    Raise LikelihoodError where what comes out is no likelihood: a value is not finite, or an image costs no bits.
+    """
     table = log_likelihoods(
         model,
         split.images,
@@ -184,4 +199,7 @@ def evaluate(
         accelerator=accelerator,
         on_images=on_images,
     )
-    return Evaluation(split.names, split.labels.cpu(), table, log_prior, model.image_shape)
+    found = Evaluation(split.names, split.labels.cpu(), table, log_prior, model.image_shape)
+    if found.bpd < LEAST_BPD:
+        raise LikelihoodError(f"bpd is {found.bpd:g}, as if every pixel of every image were certain")
+    return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import pickle
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ from filelock import FileLock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cpcnn_core import cache
+from cpcnn_core import cache, tensor_files
 from cpcnn_core.data import Split, to_model, to_uint8
+from cpcnn_core.errors import CheckpointError
 from cpcnn_core.files import sha256
 from cpcnn_core.precision import whole_float32
 
@@ -129,12 +129,27 @@ def _pytorch_fid() -> Any:
     return inception
 
 
+def _inception_state(weights: Path) -> Any:
+    try:
+        state = tensor_files.read(weights, expected=f"expected {WEIGHTS_FILE}")
+        if isinstance(state, dict):
+            tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+            tensor_files.require_finite(weights, tensors)
+    except CheckpointError as error:
+        reason = str(error).removeprefix(f"{weights}: ")
+        raise FidError(f"{weights} cannot be read as weights: {reason}") from None
+    return state
+
+
 def _inception_extractor(name: str, dims: int, weights: Path, device: torch.device) -> Extractor:
     inception = _pytorch_fid()
-    try:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        raise FidError(f"{weights} cannot be read as weights ({error}); expected {WEIGHTS_FILE}") from None
+    digest = sha256(weights)[: len(_PUBLISHED_HASH)] if weights.is_file() else ""
+    if weights.name == WEIGHTS_FILE and digest != _PUBLISHED_HASH:
+        raise FidError(
+            f"{weights} is damaged: its SHA-256 begins with {digest}, not as its name says with {_PUBLISHED_HASH}; "
+            "delete it, so that it is downloaded anew, or copy it again"
+        )
+    state = _inception_state(weights)
     # pytorch-fid's constructor fetches the weights from the address that it holds; it is handed the file's instead.
     fetch = inception.load_state_dict_from_url
     inception.load_state_dict_from_url = lambda *_, **__: state
@@ -152,7 +167,6 @@ def _inception_extractor(name: str, dims: int, weights: Path, device: torch.devi
         batch = images.expand(-1, 3, -1, -1).float() / 255  # grey as PIL's convert("RGB"), then ToTensor
         return F.adaptive_avg_pool2d(network(batch)[0], 1).flatten(1)
 
-    digest = sha256(weights)[:8]
     return Extractor(name if digest == _PUBLISHED_HASH else f"{name}-{digest}", dims, device, features)
 
 
@@ -187,7 +201,13 @@ def _classifier_extractor(train: Split, device: torch.device) -> Extractor:
     state = cache.tensors("classifier", key, lambda: _train_classifier(images, labels))
     with torch.device("meta"):  # without drawing initial weights from the global generator
         network = _Classifier(images.shape[1], int(labels.max()) + 1)
-    network.load_state_dict(state, assign=True)
+    kept = cache.file("classifier", key)
+    try:
+        tensor_files.require_finite(kept, state)
+        network.load_state_dict(state, assign=True)
+    except (CheckpointError, RuntimeError) as error:
+        reason = str(error).splitlines()[0].removeprefix(f"{kept}: ")
+        raise FidError(f"the classifier's weights {kept} cannot be used: {reason}; delete that file") from None
     network = network.to(device).eval()
     weights = cache.digest(part for item in sorted(state.items()) for part in item)
     return Extractor(f"classifier-{weights[:8]}", network.dims, device, network.features)

@@ -10,6 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 MIN_LOG_SCALE = -7.0
+MAX_LOG_SCALE = 60.0
+"""A scale of e^60 is flat enough; far beyond it float32 has neither the scale nor its inverse."""
+
 HALF_BIN = 1.0 / 255.0
 """Half the distance of two neighbouring 8-bit values in [-1, 1]."""
 
@@ -32,7 +35,7 @@ class Mixture:
 
     logits: Tensor  # (N..., K)
     means: Tensor  # (N..., C, K), before the coupling of channels
-    log_scales: Tensor  # (N..., C, K), at least MIN_LOG_SCALE
+    log_scales: Tensor  # (N..., C, K), MIN_LOG_SCALE to MAX_LOG_SCALE
     coefficients: Tensor | None  # (N..., 3, K) in (-1, 1): g on r, b on r, b on g
 
     @classmethod
@@ -49,7 +52,7 @@ class Mixture:
         return cls(
             logits=params[..., :K],
             means=rest[..., :K],
-            log_scales=rest[..., K : 2 * K].clamp(min=MIN_LOG_SCALE),
+            log_scales=rest[..., K : 2 * K].clamp(MIN_LOG_SCALE, MAX_LOG_SCALE),
             coefficients=torch.tanh(rest[..., 2 * K :].contiguous()) if channels == 3 else None,
         )
 
@@ -75,19 +78,24 @@ def log_prob(x: Tensor, params: Tensor, *, n_mix: int) -> Tensor:
     an identity without cancellation. Implementations that subtract the two sigmoids need a branch for small
     probabilities, where they put the density at the middle times the width; here a small probability is as exact as
     a large one, and all 256 sum to one.
+
+    The mixture's weights are normalised before a mass is added to them: beside a logit of 1e8 a mass would be lost.
     """
     channels = x.shape[1]
     x = x.float().movedim(1, -1)
     mixture = Mixture.unpack(params.float().movedim(1, -1), channels, n_mix)
     means = torch.stack([mixture.coupled_mean(channel, x) for channel in range(channels)], dim=-2)
     log_mass = bin_log_mass(x[..., None], means, mixture.log_scales)
-    # A CPU is seven times slower at log_softmax over so few components.
-    log_pixel = torch.logsumexp(log_mass.sum(dim=-2) + mixture.logits, dim=-1) - torch.logsumexp(mixture.logits, dim=-1)
-    return log_pixel.sum(dim=(1, 2))
+    # Over the dimension in which they lie: over the last one a CPU is several times slower, the components being few.
+    log_weights = F.log_softmax(mixture.logits.movedim(-1, 1), dim=1).movedim(1, -1)
+    return torch.logsumexp(log_mass.sum(dim=-2) + log_weights, dim=-1).sum(dim=(1, 2))
 
 
 def bin_log_mass(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """Log of the mass that a logistic puts into the 8-bit bin around x, elementwise, nats."""
+    """Log of the mass that a logistic puts into the 8-bit bin around x, elementwise, nats.
+
+    `log_scale` is MAX_LOG_SCALE at most, as a Mixture has it: a bin without any width would have no log.
+    """
     inverse_scale = torch.exp(-log_scale)
     centered = x - mean
     upper = inverse_scale * (centered + HALF_BIN)
@@ -95,8 +103,7 @@ def bin_log_mass(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     # Edge bins reach to infinity: their other factor is one.
     log_below_upper = torch.where(x > 0.999, 0.0, F.logsigmoid(upper))
     log_above_lower = torch.where(x < -0.999, 0.0, F.logsigmoid(-lower))
-    width = (2 * HALF_BIN * inverse_scale).clamp(min=1e-30)  # a scale of e^60 is flat enough; log(0) is not finite
-    inside = torch.log(-torch.expm1(-width))
+    inside = torch.log(-torch.expm1(-2 * HALF_BIN * inverse_scale))
     return log_below_upper + log_above_lower + torch.where(x.abs() > 0.999, 0.0, inside)
 
 

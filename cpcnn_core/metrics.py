@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -25,8 +26,20 @@ DIRECTIONS: dict[str, str] = {
     "score": "max",
 }
 
+LEAST_BPD = 1e-6
+"""No images are as predictable as this: it is what float32's rounding makes of a probability of one."""
+
 OF_IMAGES = frozenset({"fid", "fid_infinity", "kid"})
 """The metrics of drawn images; two values of one compare only where the columns of `RULER` agree."""
+
+OF_PIXELS = frozenset({"train_loss", "train_bpd", "val_bpd"})
+"""The metrics of the likelihood of pixels; two values of one compare only where `data.quantize` is the same."""
+
+
+def least(metric: str) -> float:
+    """The least value that a metric can have. A smaller one was no measurement, whichever version recorded it."""
+    return LEAST_BPD if metric.endswith("_bpd") else -math.inf
+
 
 RULER = ("fid_extractor", "fid_images", "fid_reference")
 Ruler = tuple[Any, ...]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cpcnn_core.classify import log_joint
 from cpcnn_core.data import to_model
 from cpcnn_core.labels import NULL_LABEL
 from cpcnn_core.likelihood import bits_per_dim, log_prob
@@ -51,7 +52,7 @@ class Objective(nn.Module):
             classes = torch.arange(Y, device=x.device).expand(B, Y).where(~withheld[:, None], NULL_LABEL)
             table = self._bpd(x, classes.flatten(), masks).view(B, Y)
             bpd = table.gather(1, labels[:, None])[:, 0]
-            joint = -self._nats(table) / self.class_temperature + self.log_prior
+            joint = log_joint(-self._nats(table), self.log_prior, temperature=self.class_temperature)
             posterior_loss = F.cross_entropy(joint, labels, reduction="none")
             objective = bpd + self.class_weight * posterior_loss * ~withheld
         total = (objective * weights).sum()

@@ -23,6 +23,7 @@ from cpcnn_core import augment, evaluate, quality, seeds
 from cpcnn_core.checkpoint import CheckpointFolder, build_model
 from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.data import Dataset, Split, to_model
+from cpcnn_core.errors import LikelihoodError
 from cpcnn_core.evaluate import Evaluation
 from cpcnn_core.fid import FidError
 from cpcnn_core.initialise import data_dependent_init
@@ -342,9 +343,13 @@ class Run:
             step = self.position - len(norms) + finite.index(False) + 1
             raise TrainingError(
                 f"the loss or its gradient is not finite at epoch {self.epoch + 1}, step {step} of "
-                f"{self.steps_per_epoch}; lower train.lr, or set train.grad_clip. The checkpoint of epoch {self.epoch} "
-                "is kept"
+                f"{self.steps_per_epoch}; {self._remedy(self.epoch)}"
             )
+
+    def _remedy(self, epochs: int) -> str:
+        """What to do about a network that has diverged after so many sound epochs."""
+        kept = f". What the {epochs} epoch(s) before gave is kept" if epochs else ""
+        return f"lower train.lr, or set train.grad_clip{kept}"
 
     # --- the end of an epoch ---
 
@@ -362,10 +367,13 @@ class Run:
                 on_images=partial(on_progress, "evaluated"),
             )
 
-        evaluation = run(self.dataset.validation)
-        if not math.isfinite(evaluation.bpd):
-            raise TrainingError(f"val_bpd is {evaluation.bpd} after epoch {self.epoch}; lower train.lr")
-        return evaluation, run(self.train_subset).accuracy if len(self.train_subset) else None
+        try:
+            evaluation = run(self.dataset.validation)
+            return evaluation, run(self.train_subset).accuracy if len(self.train_subset) else None
+        except LikelihoodError as error:
+            raise TrainingError(
+                f"the network has diverged in epoch {self.epoch}: {error}; {self._remedy(self.epoch - 1)}"
+            ) from error
 
     def _fid_is_due(self) -> bool:
         every = self.config.eval.fid_every

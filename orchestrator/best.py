@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,21 +14,24 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from cpcnn_core.suggest import nearest
-from orchestrator import candidates, leaderboard, where
+from orchestrator import candidates, leaderboard, selection, where
 from orchestrator import command_line as cli
 from orchestrator.candidates import ChoiceError, Epochs
 from orchestrator.choosing import DEFAULT_RULE, RULES, Candidates, Judge, Rule, Verdict
+from orchestrator.formatting import interval, measured, measured_apart, probability
+from orchestrator.leaderboard import Entry
 from orchestrator.names import identifier
 from orchestrator.objective import Direction
-from orchestrator.progress import plain
+from orchestrator.selection import Selection
 from orchestrator.space import parse_settings
-from orchestrator.storage import Folder, beside
-from orchestrator.store import CONFIRMATION, Store, sweeps
+from orchestrator.storage import beside
 
 app = cli.command()
 
-Sweeps = Annotated[list[str] | None, typer.Option("--sweep", help="A sweep to choose from; may be repeated; all.")]
+Sweeps = Annotated[
+    list[str] | None,
+    typer.Option("--sweep", help="A sweep to choose from; may be repeated. Without: those of the latest question."),
+]
 
 
 @app.command()
@@ -69,12 +72,14 @@ def main(
         if set(settings) - {"data.root"}:
             raise ChoiceError(f"--set {', '.join(settings)}: only data.root can be set here")
         data_root = settings.get("data.root")
-        stores = chosen_sweeps(results, sweep or ())
-
+        selected = selection.select(results, sweep or ())
         conditions = where.parse(condition) if condition else ()
 
         def chosen() -> Choice:
-            return choose(candidates.read(stores, metric, mode=mode, conditions=conditions), rule)
+            return choose(read(selected, metric, mode=mode, conditions=conditions), rule)
+
+        if selected.sentence is not None and not as_json:
+            console.print(selected.sentence, soft_wrap=True, highlight=False)
 
         if confirm is not None:
             if ensemble is not None:
@@ -82,7 +87,7 @@ def main(
             from orchestrator import confirming  # takes a second; who does not ask for it does without
 
             asked = {"metric": metric, "mode": mode, "rule": rule, "where": condition, "finalists": confirm}
-            name = confirming.name_of([store.folder.name for store in stores], **asked, seeds=seeds)
+            name = confirming.name_of([store.folder.name for store in selected.stores], **asked, seeds=seeds)
             decision = confirming.run(console, results, name, chosen, finalists=confirm, seeds=seeds, root=data_root)
         else:
             choice = chosen()
@@ -103,6 +108,7 @@ def main(
                 console.print(line, soft_wrap=True, highlight=False)
         described = describe(choice, top=top) | ({} if gain is None else {"ensemble": gain})
         exported = choice.epochs, choice.row
+    described |= selected.describe()
     if export:
         described["exported"] = str(_export(console, *exported, out, described, force, data_root, as_json))
     if as_json:
@@ -137,13 +143,24 @@ class Choice:
         return standings(self)
 
 
+def read(
+    selected: Selection,
+    metric: str,
+    *,
+    mode: Direction | None = None,
+    conditions: Sequence[where.Condition] = (),
+) -> Epochs:
+    """The epochs to choose from. Raise ChoiceError, WhereError."""
+    return candidates.read(selected.stores, metric, mode=mode, conditions=conditions, imports=selected.imports)
+
+
 def choose(epochs: Epochs, rule: Rule = DEFAULT_RULE) -> Choice:
     """The epoch to hand in, among those whose weights are on disk. Raise ChoiceError where there is none."""
     objective = epochs.objective
     if not epochs.kept.any():
         raise ChoiceError(f"no epoch with a {objective.metric} has its weights on disk any more; nothing to export")
     evidence = candidates.evidence(epochs)
-    among, notes = evidence.epochs, list(evidence.notes)
+    among, notes = evidence.epochs, [*epochs.notes, *evidence.notes]
     total = len(np.unique(epochs.trial))
     if evidence.sample is None or not among.kept.any():
         if evidence.sample is not None:
@@ -177,26 +194,10 @@ def _not_kept(epochs: Epochs, row: int) -> list[str]:
     trial = epochs.trials[epochs.trial[top]][1]
     return [
         (
-            f"The highest value, {epochs.objective.metric} {epochs.values[top]:.4f} in epoch {epochs.epoch[top]} of "
+            f"The best value, {epochs.objective.metric} {measured(epochs.values[top])} in epoch {epochs.epoch[top]} of "
             f"{trial['trial_id']}, cannot be chosen: its weights were not kept"
         )
     ]
-
-
-def chosen_sweeps(results: Folder, names: Sequence[str]) -> list[Store]:
-    """The sweeps of these names, or all but confirmations. Raise ChoiceError where one is not there, or none is."""
-    found = {store.folder.name: store for store in sweeps(results)}
-    if not found:
-        raise ChoiceError(
-            f"{results}: holds no sweep; {cli.again('orchestrator.sweep', 'search_spaces/digits.py')} runs one"
-        )
-    for name in names:
-        if name not in found:
-            raise ChoiceError(f"--sweep {name}: no such sweep in {results}{nearest(name, found)}")
-    if names:
-        return [found[name] for name in dict.fromkeys(names)]
-    # A confirmation's runs repeat what these sweeps found.
-    return [store for store in found.values() if CONFIRMATION not in (store.read_sweep() or {})] or list(found.values())
 
 
 def standings(choice: Choice) -> list[dict[str, Any]]:
@@ -225,11 +226,11 @@ def standings(choice: Choice) -> list[dict[str, Any]]:
                 "indistinguishable": None if verdict is None else bool(verdict.indistinguishable[rows].any()),
                 "chosen": row == choice.row,
                 "state": held["state"],
-                "settings": leaderboard.Entry(store, held, ()).settings(),
+                "settings": Entry(store, held, ()).settings(),
                 "_by": float(by[row]),
             }
         )
-    shown.sort(key=lambda one: (not one["chosen"], -one.pop("_by")))
+    shown.sort(key=lambda one: (not one["chosen"], -float(f"{one.pop('_by'):.9g}")))  # equals but for rounding: earlier
     return shown
 
 
@@ -240,8 +241,9 @@ def _turned(choice: Choice, low: float, high: float) -> list[float]:
 def describe(choice: Choice, *, top: int) -> dict[str, Any]:
     """The choice for JSON."""
     verdict = choice.verdict
-    corrected = None
+    corrected, together = None, None
     if verdict is not None:
+        together = len(np.unique(choice.epochs.trial[verdict.indistinguishable]))
         corrected = {
             "value": choice.sign * verdict.corrected,
             "interval": _turned(choice, verdict.corrected_low, verdict.corrected_high),
@@ -254,6 +256,8 @@ def describe(choice: Choice, *, top: int) -> dict[str, Any]:
         "trials": choice.total_trials,
         "drawn": None if choice.epochs.drawn is None else [extractor, images, reference],
         "corrected": corrected,
+        "judged": None if verdict is None else len(np.unique(choice.epochs.trial)),
+        "indistinguishable": together,
         "notes": list(choice.notes),
         "best": standings(choice)[:top],
     }
@@ -265,50 +269,79 @@ def table(choice: Choice, *, top: int) -> Table:
     metric = choice.epochs.objective.metric
     made = Table(title=f"the best {len(shown)} of {choice.total_trials} trials, by {metric}", box=SIMPLE_HEAD)
     several = len({one["sweep"] for one in shown}) > 1
-    entries = [one["settings"] for one in shown]
-    differing = leaderboard.differing(entries)
-    sure = [] if choice.verdict is None else ["95% interval", "P(best)", "set"]
-    heads = ["", *(["sweep"] if several else []), "trial", "epoch", metric, *sure]
+    differing = leaderboard.differing([one["settings"] for one in shown])
+    heads = ["", *(["sweep"] if several else []), "trial", "epoch", metric, *sure_heads(choice)]
     for head in heads:
         made.add_column(head, justify="right" if head in {"epoch", metric, "P(best)"} else "left", no_wrap=True)
     for field in differing:
         made.add_column(field.rpartition(".")[2], no_wrap=True)
     made.add_column("state", no_wrap=True)
+    values = measured_apart([one["value"] for one in shown])
+    settings = leaderboard.setting_cells([one["settings"] for one in shown], differing)
     for rank, one in enumerate(shown, start=1):
-        certainty = []
-        if one["interval"] is not None:
-            low, high = one["interval"]
-            certainty = [f"{low:.4f} to {high:.4f}", f"{one['probability_best']:.2f}", "*" * one["indistinguishable"]]
         made.add_row(
             str(rank),
             *([one["sweep"]] if several else []),
             one["trial_id"],
-            f"{one['epoch']}/{one['settings']['train.epochs']}",
-            f"{one['value']:.4f}",
-            *certainty,
-            *(plain(one["settings"][field]) if field in one["settings"] else "" for field in differing),
+            leaderboard.epoch_of(one["epoch"], one["settings"]),
+            values[rank - 1],
+            *sure_cells(one),
+            *settings[rank - 1],
             one["state"],
         )
     return made
+
+
+def sure_heads(choice: Choice) -> list[str]:
+    """The columns of a table that say how sure the choice is, where that is known."""
+    return [] if choice.verdict is None else ["95% interval", "P(best)", "set"]
+
+
+def sure_cells(one: Mapping[str, Any]) -> list[str]:
+    """Their cells for one of `standings`."""
+    if one["interval"] is None:
+        return []
+    return [interval(*one["interval"]), probability(one["probability_best"]), "*" * one["indistinguishable"]]
 
 
 def sentences(choice: Choice) -> list[str]:
     """What the table does not say."""
     said = [f"{note}." for note in choice.notes]
     verdict, metric = choice.verdict, choice.epochs.objective.metric
-    chosen = f"Chosen by --rule {choice.rule}: epoch {choice.epoch} of {choice.trial_id}"
+    chosen = f"Chosen by --rule {choice.rule}: {_named(choice)}"
     if verdict is None:
         return [*said, f"{chosen}."]
-    low, high = _turned(choice, verdict.corrected_low, verdict.corrected_high)
-    together = len(np.unique(choice.epochs.trial[verdict.indistinguishable]))
+    bounds = interval(*_turned(choice, verdict.corrected_low, verdict.corrected_high))
     return [
         *said,
-        (
-            f"{chosen}. Corrected for the choice its {metric} is {choice.sign * verdict.corrected:.4f} "
-            f"({low:.4f} to {high:.4f})."
-        ),
-        f"{together} of {choice.total_trials} trials cannot be told from the best (*).",
+        f"{chosen}. Corrected for the choice its {metric} is {measured(choice.sign * verdict.corrected)} ({bounds}).",
+        *_of_the_set(choice, verdict),
     ]
+
+
+def _named(choice: Choice) -> str:
+    entry = Entry(*choice.epochs.trials[choice.epochs.trial[choice.row]], ())
+    return f"imported checkpoint {entry.trial_id}" if entry.is_imported else f"epoch {choice.epoch} of {entry.trial_id}"
+
+
+def _of_the_set(choice: Choice, verdict: Verdict) -> list[str]:
+    """How many trials may be the best one, what P(best) has to do with it, and why the choice is none of them."""
+    trial, together = choice.epochs.trial, verdict.indistinguishable
+    count, judged = len(np.unique(trial[together])), len(np.unique(trial))
+    share = probability(min(1.0, float(verdict.probability[together].sum())))
+    known = "" if judged == choice.total_trials else f"; {choice.total_trials - judged} others are not judged"
+    said = [
+        (
+            f"{count} of {judged} trials cannot be told from the best (*){known}. With 95% confidence the truly best "
+            f"trial is among them; their P(best) adds up to {share}."
+        )
+    ]
+    if not together[choice.row]:
+        why = f"--rule {choice.rule} goes by more than the best value of each trial, and the set by that alone"
+        if choice.rule == "max" or not choice.epochs.kept[together].any():
+            why = "the weights of their best epochs are not on disk"
+        said.append(f"The choice is not among them: {why}.")
+    return said
 
 
 def ensemble_of(choice: Choice, count: int) -> dict[str, Any]:
@@ -350,7 +383,8 @@ def _export(
     if not quiet:
         compared = done.checked.get(metric)
         agreed = f": {metric} {compared[0]:.6f} recorded, {compared[1]:.6f} measured again" if compared else ""
-        console.print(f"Exported epoch {number} of trial {entry.trial_id}{agreed}.", highlight=False)
+        what = f"imported checkpoint {entry.trial_id}" if entry.is_imported else f"epoch {number} of {entry.trial_id}"
+        console.print(f"Exported {what}{agreed}.", highlight=False)
         if done.as_graded is not None:
             console.print(
                 "Its pixels are rounded, and so are those of the predictions handed in. The course's scripts do not "
@@ -363,7 +397,7 @@ def _export(
     return done.folder
 
 
-__all__ = ["RULES", "Choice", "ChoiceError", "Direction", "app", "choose", "chosen_sweeps", "describe", "table"]
+__all__ = ["RULES", "Choice", "ChoiceError", "Direction", "app", "choose", "describe", "read", "table"]
 
 if __name__ == "__main__":
     app()

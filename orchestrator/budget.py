@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from orchestrator.formatting import plain
+
 _HOUR = 3600.0
 
 
@@ -71,9 +73,9 @@ class Meter:
     def exhausted(self) -> str | None:
         """The limit that is reached, in words."""
         if self._spent.hours >= (math.inf if self._budget.hours is None else self._budget.hours):
-            return f"--hours {self._budget.hours:g}"
+            return f"--hours {plain(self._budget.hours)}"
         if self._spent.gpu_hours >= (math.inf if self._budget.gpu_hours is None else self._budget.gpu_hours):
-            return f"--gpu-hours {self._budget.gpu_hours:g}"
+            return f"--gpu-hours {plain(self._budget.gpu_hours)}"
         return None
 
 

@@ -1,7 +1,7 @@
 """The epochs of one or more sweeps as columns, a million at a time, and what stands behind their values.
 
-A metric's value is compared only with values that were measured alike: on the same data and, where images were drawn
-for it, with the same extractor, number of images and reference.
+A metric's value is compared only with values that were measured alike: on the same data, by the same protocol and,
+where images were drawn for it, with the same extractor, number of images and reference.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import shlex
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,22 +18,31 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from cpcnn_core.metrics import DIRECTIONS, RULER
+from cpcnn_core.metrics import DIRECTIONS, OF_PIXELS, RULER, least
 from cpcnn_core.suggest import nearest
 from orchestrator import arrays, storage, where
 from orchestrator.choosing import Images, Normals, Sample
+from orchestrator.formatting import plain, short
 from orchestrator.leaderboard import Entry
 from orchestrator.objective import SCORE, Direction, Objective
-from orchestrator.progress import plain
+from orchestrator.states import FAILURES
 from orchestrator.store import NotThereError, Store, StoreError
 
 Floats: TypeAlias = NDArray[np.float64]
 
 EVIDENCE = 600  # epochs at most whose predictions are read: those of the best trials, which is where a choice falls
+_NAMED = 3  # trials in a message
 ECE_BINS = 15  # as in cpcnn_core.evaluate
 _AGREES = 1e-6  # between a value in the table and the same from its predictions
 
-DATA = ("data.name", "data.image_size", "data.channels", "data.quantize")
+DATA = ("data.name", "data.image_size", "data.channels", "data.digest", "protocol")
+"""The columns of `trials` that have to agree for any metric to compare."""
+
+Data: TypeAlias = tuple[Any, ...]  # values of DATA
+
+_QUANTIZE = "data.quantize"
+_PROTOCOL = {"protocol": 1}  # of rows that do not say theirs
+_SOURCE = "source"
 
 
 class ChoiceError(Exception):
@@ -72,8 +81,8 @@ class Trials:
             chosen[among[(among >= end - len(table)) & (among < end)] - (end - len(table))] = True
             if not chosen.any():
                 continue  # a sweep without a trial yet has none of these columns
-            for row in _kinds(table.filter(arrays.mask(chosen)), columns):
-                found.setdefault(tuple(row[name] for name in columns), []).append(store)
+            for kind in kinds_of(table.filter(arrays.mask(chosen)), columns):
+                found.setdefault(kind, []).append(store)
         return found
 
 
@@ -91,6 +100,7 @@ class Epochs:
     kept: NDArray[np.bool_]  # (M,) whether the weights are on disk
     drawn: tuple[Any, ...] | None  # extractor, images, reference of what was drawn, where the metric is of that kind
     problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()  # what was left out
 
     def __len__(self) -> int:
         return len(self.trial)
@@ -102,18 +112,8 @@ class Epochs:
 
     def take(self, rows: NDArray[np.int64]) -> Epochs:
         """Some of the rows."""
-        return Epochs(
-            self.objective,
-            self.stores,
-            self.trials,
-            self.trial[rows],
-            self.epoch[rows],
-            self.values[rows],
-            self.standard_errors[rows],
-            self.kept[rows],
-            self.drawn,
-            self.problems,
-        )
+        columns = ("trial", "epoch", "values", "standard_errors", "kept")
+        return replace(self, **{name: getattr(self, name)[rows] for name in columns})
 
     def entry(self, row: int) -> tuple[Entry, dict[str, Any]]:
         """The trial with its epochs, and the row's epoch in full."""
@@ -129,16 +129,21 @@ def read(
     *,
     mode: Direction | None = None,
     conditions: Sequence[where.Condition] = (),
+    imports: bool = True,
 ) -> Epochs:
     """The epochs of these sweeps that have `metric` and meet the conditions, of trials that can be compared.
 
-    Raise ChoiceError where there are none, or where they were not measured alike; WhereError for a bad condition.
+    Those of a trial that failed are among them only where a condition asks for trials by name, as in
+    `trial_id == '0123456789ab'`. Without `imports` imported checkpoints are left out, and the notes say of how many.
+
+    Raise ChoiceError where there is no epoch, or where they were not measured alike; WhereError for a bad condition.
     """
     known: dict[str, pa.DataType] = {}
     for store in stores:
         known |= {name: kind for name, kind in store.epoch_columns().items() if name not in known}
     trial_tables = [store.latest_attempts() for store in stores]
     in_trials = {name for table in trial_tables for name in table.columns.column_names} - {"trial_id", "attempt"}
+    in_trials |= set(_PROTOCOL)
     _check_metric(metric, known)
     where.check(conditions, [*known, *sorted(in_trials - set(known))])
     objective = _objective(metric, mode)
@@ -152,20 +157,33 @@ def read(
     columns += list(RULER) if compared else []
 
     trials = Trials([(store, table.columns) for store, table in zip(stores, trial_tables, strict=True)])
+    by_name = any(held.column == "trial_id" and held.operator == "==" for held in conditions)
     before = 0
+    failed: list[str] = []  # trials that would be among them, had they not failed
     parts: list[dict[str, Any]] = []
     problems: list[str] = []
+    notes: list[str] = []
     for store, table in zip(stores, trial_tables, strict=True):
         epochs = store.epochs(columns)
         problems += [*table.problems, *epochs.problems]
         fits = np.ones(len(table.columns), bool)
         for condition in of_trials:
             fits &= condition.holds(_column(table.columns, condition.column))
+        if not imports and (imported := fits & _imported(table.columns)).any():
+            fits &= ~imported
+            notes.append(
+                f"Left out: {imported.sum()} imported of {len(fits)} trials in {store.folder.name}, which --sweep "
+                f"{shlex.quote(store.folder.name)} takes in"
+            )
         index = pc.index_in(epochs.columns["trial_id"], table.columns["trial_id"].combine_chunks())
         at = arrays.integers(index)
         mine = (at >= 0) & np.append(fits, False)[at]  # an epoch without a trial's row belongs to nobody
         for condition in (held for held in of_epochs if not (compared and held.column in RULER)):
             mine &= condition.holds(_column(epochs.columns, condition.column))
+        if not by_name:
+            out = np.append(np.isin(_column(table.columns, "state"), FAILURES), False)
+            failed += [str(table.columns["trial_id"][int(number)]) for number in np.unique(at[mine & out[at]])]
+            mine &= ~out[at]
         found = {name: _column(epochs.columns, name)[mine] for name in columns if name not in {"checkpoint", *RULER}}
         for name in RULER if compared else ():
             found[name] = epochs.columns[name].filter(arrays.mask(mine))
@@ -174,26 +192,35 @@ def read(
         found["epoch"] = arrays.integers(epochs.columns["epoch"])[mine]
         found["kept"] = arrays.valid(epochs.columns["checkpoint"])[mine]
         parts.append(found)
-    if not any(len(part["trial"]) for part in parts) and not conditions:
+    if failed and not any(len(part["trial"]) for part in parts):
+        raise ChoiceError(
+            f"the only trials with such epochs FAILED: {', '.join(failed[:_NAMED])}{' ...' * (len(failed) > _NAMED)}; "
+            f"to choose one all the same, name it: --where \"trial_id == '{failed[0]}'\""
+        )
+    if not any(len(part["trial"]) for part in parts) and not conditions and not notes:
         raise ChoiceError("no trial has finished an epoch yet")
     values = np.concatenate([part[metric].astype(np.float64) for part in parts])
-    usable = np.isfinite(values)
+    usable = _is_value(values, metric)
     alike: tuple[Any, ...] | None = None
     if compared:
         usable, alike = _drawn_alike(parts, [held for held in of_epochs if held.column in RULER], usable, metric)
     if not usable.any():
-        why = f" where {' and '.join(map(str, conditions))}" if conditions else ""
-        raise ChoiceError(f"--metric {metric}: null in every epoch of every trial{why}; nothing to choose by")
+        unmet = _unmet(stores, metric, conditions, known, imports=imports, failures=by_name)
+        raise ChoiceError(". ".join([unmet, *notes]))
 
     def joined(name: str) -> Any:
         return np.concatenate([part[name] for part in parts])[usable]
 
     trial, epoch = joined("trial"), joined("epoch")
     values = values[usable]
-    kinds = trials.kinds(DATA, np.unique(trial))
+    there = np.unique(trial)
+    kinds = trials.kinds(DATA, there)
     _comparable(kinds)
+    reads = {metric, *(condition.column for condition in conditions)}
     if metric == SCORE:
-        _one_objective({store.folder: store for of in kinds.values() for store in of}.values())
+        objective_of_all = _one_objective({store.folder: store for of in kinds.values() for store in of}.values())
+        reads |= set() if objective_of_all is None else {*objective_of_all.reads}
+    _rounded_alike(trials.kinds((_QUANTIZE,), there), sorted(reads & OF_PIXELS))
     errors = joined(error_column) if error_column in known else np.full(len(values), np.nan)
     scores = values if objective.direction == "max" else -values
     best = np.full(len(trials), -np.inf)
@@ -201,7 +228,17 @@ def read(
     started = np.argsort(trials.column("started").astype(str).argsort(kind="stable"))
     order = np.lexsort((epoch, trial, started[trial], -best[trial]))
     unsorted = Epochs(
-        objective, tuple(stores), trials, trial, epoch, values, errors, joined("kept"), alike, tuple(problems)
+        objective,
+        tuple(stores),
+        trials,
+        trial,
+        epoch,
+        values,
+        errors,
+        joined("kept"),
+        alike,
+        tuple(problems),
+        tuple(notes),
     )
     return unsorted.take(order)
 
@@ -353,6 +390,9 @@ def _images(among: Epochs, sign: float) -> tuple[Images | None, NDArray[np.int64
             continue
         classes = sum(name.startswith("log_p_") for name in table.column_names)
         log_p = np.stack([arrays.numbers(table[f"log_p_{label}"]) for label in range(classes)], axis=1)
+        if not np.isfinite(log_p).all():
+            reason = "their predictions are no likelihoods: the network had diverged"
+            continue
         found = feature(log_p, arrays.integers(table["label"]))
         value = float(metric(found.mean(axis=0)))
         if among.objective.metric == "val_bpd":
@@ -409,22 +449,133 @@ def _drawn_alike(
     return usable, tuple(kinds[0][name] for name in RULER) if kinds else None
 
 
-def _comparable(kinds: Mapping[tuple[Any, ...], Iterable[Store]]) -> None:
-    """Raise ChoiceError where the trials, by what data they saw, saw different data."""
-    if len(kinds) > 1:
-        listed = "; ".join(
-            f"{', '.join(sorted({store.folder.name for store in stores}))}: "
-            + ", ".join(f"{key}={plain(value)}" for key, value in zip(DATA, data, strict=True))
-            for data, stores in kinds.items()
-        )
+def _unmet(
+    stores: Sequence[Store],
+    metric: str,
+    conditions: Sequence[where.Condition],
+    known: Mapping[str, Any],
+    *,
+    imports: bool,
+    failures: bool,
+) -> str:
+    """Why no epoch is left: how many each condition rules out, and by how little."""
+    columns = [metric, *(condition.column for condition in conditions if condition.column in known)]
+    found: dict[where.Condition, list[NDArray[Any]]] = {condition: [] for condition in conditions}
+    count = 0
+    for store in stores:
+        epochs, trials = store.epochs(columns).columns, store.latest_attempts().columns
+        at = arrays.integers(pc.index_in(epochs["trial_id"], trials["trial_id"].combine_chunks()))
+        mine = np.full(len(trials), imports) | ~_imported(trials)
+        mine &= failures | ~np.isin(_column(trials, "state"), FAILURES)
+        has = (at >= 0) & np.append(mine, False)[at] & _is_value(_column(epochs, metric).astype(np.float64), metric)
+        count += int(has.sum())
+        for condition, values in found.items():
+            in_epochs = condition.column in known
+            column = _column(epochs, condition.column) if in_epochs else _column(trials, condition.column)
+            if has.any():
+                values.append(column[has] if in_epochs else column[at[has]])
+    if not count or not conditions:
+        return f"--metric {metric}: null in every epoch of every trial; nothing to choose by"
+    lines = [_ruled_out(condition, values, count) for condition, values in found.items()]
+    asked = " and ".join(map(str, conditions))
+    together = ". Each is met by some epoch, and all together by none" if all(line[0] for line in lines) else ""
+    return (
+        f"--where {asked}: no epoch meets it. Of {count} epochs with a {metric}, "
+        f"{', '.join(line for _, line in lines)}{together}"
+    )
+
+
+def _is_value(values: Floats, metric: str) -> NDArray[np.bool_]:
+    is_value: NDArray[np.bool_] = np.isfinite(values) & (values >= least(metric))
+    return is_value
+
+
+def _ruled_out(condition: where.Condition, values: Sequence[NDArray[Any]], count: int) -> tuple[bool, str]:
+    """Whether any epoch meets the condition, and how many do not."""
+    met = sum(int(condition.holds(part).sum()) for part in values)
+    if met:
+        return True, f"{condition} rules out {count - met}"
+    nearest = condition.nearest(value for part in values for value in part)
+    if nearest is None:
+        return False, f"{condition} rules out all, since none has a {condition.column}"
+    missing = sum(value is None or value != value for part in values for value in part)
+    also = f"; {missing} without a value" if missing else ""
+    what = f"there is {nearest}" if isinstance(condition.value, str) else f"the nearest is {nearest}"
+    return False, f"{condition} rules out all ({what}{also})"
+
+
+def _imported(trials: pa.Table) -> NDArray[np.bool_]:
+    """Which of the trials are imported checkpoints."""
+    there = _SOURCE in trials.column_names
+    return arrays.valid(trials[_SOURCE]) if there else np.zeros(len(trials), bool)
+
+
+def data_of(row: Mapping[str, Any]) -> Data:
+    """What data a row of `trials` is about, and by which protocol: its values of DATA."""
+    return tuple(_PROTOCOL.get(name) if row.get(name) is None else row[name] for name in DATA)
+
+
+def described(data: Data, *others: Data) -> str:
+    """In what the data differs from the others, in words."""
+    parts = [
+        f"{name} {_value(name, value)}"
+        for index, (name, value) in enumerate(zip(DATA, data, strict=True))
+        if any(other[index] != value for other in others)
+    ]
+    return ", ".join(parts)
+
+
+def _value(name: str, value: Any) -> str:
+    if name != "data.digest":
+        return plain(value)
+    return "not recorded" if value is None else short(value)
+
+
+def _comparable(kinds: Mapping[Data, Sequence[Store]]) -> None:
+    """Raise ChoiceError where the trials, by what data they saw and by which protocol, do not compare."""
+    if len(kinds) <= 1:
+        return
+    listed = "; ".join(f"{_names(stores)}: {described(data, *kinds)}" for data, stores in kinds.items())
+    differing = [name for at, name in enumerate(DATA) if len({data[at] for data in kinds}) > 1]
+    what, also = "saw different data", ", and give trials of other data a folder of their own with --name"
+    if differing == ["protocol"]:
+        what, also = "were trained and measured by different protocols", ""
+    raise ChoiceError(
+        f"these trials {what}, which no metric compares ({listed}); choose a sweep with --sweep{_or_where(kinds)}{also}"
+    )
+
+
+def _or_where(kinds: Mapping[Data, Sequence[Store]]) -> str:
+    """The condition that chooses among the data of one sweep, which --sweep does not."""
+    names = [store.folder.name for stores in kinds.values() for store in stores]
+    if len(set(names)) == len(names):
+        return ""
+    last = list(kinds)[-1]
+    for at, name in enumerate(DATA):
+        if last[at] is not None and all(data[at] != last[at] for data in kinds if data is not last):
+            value = last[at] if isinstance(last[at], str) else float(last[at])
+            return f" or a kind with --where {shlex.quote(str(where.Condition(name, '==', value)))}"
+    return ""
+
+
+def _rounded_alike(kinds: Mapping[Data, Sequence[Store]], reads: Sequence[str]) -> None:
+    """Raise ChoiceError where trials with and without rounded pixels are compared by a likelihood of pixels."""
+    if len(kinds) > 1 and reads:
+        listed = "; ".join(f"{_names(stores)}: {_QUANTIZE}={plain(value)}" for (value,), stores in kinds.items())
         raise ChoiceError(
-            f"these trials saw different data, which no metric compares ({listed}); choose a sweep with --sweep, and "
-            "give trials of other data a folder of their own with --name"
+            f"{' and '.join(reads)} of trials that round pixels to the 256 levels and of trials that do not are of "
+            f"different pixels, and do not compare ({listed}): on rounded pixels it is the code length of an image, on "
+            "resized floats none. Metrics of classification, as val_acc, do compare; choose one kind with --where "
+            f'"{_QUANTIZE} == 1", or a sweep with --sweep'
         )
 
 
-def _one_objective(stores: Iterable[Store]) -> None:
-    """Raise ChoiceError where the sweeps' objectives differ: each makes its own `score` of an epoch."""
+def _names(stores: Iterable[Store]) -> str:
+    return ", ".join(sorted({store.folder.name for store in stores}))
+
+
+def _one_objective(stores: Iterable[Store]) -> Objective | None:
+    """What makes the sweeps' `score`. Raise ChoiceError where each makes its own of an epoch."""
     objectives: dict[str, list[str]] = {}
     for store in stores:
         asked = (store.read_sweep() or {}).get("asked", {}).get("objective")
@@ -435,6 +586,16 @@ def _one_objective(stores: Iterable[Store]) -> None:
             f"--metric {SCORE}: these sweeps have different objectives, whose scores do not compare ({listed}); choose "
             "one with --sweep, or a metric that is the same in all"
         )
+    asked = json.loads(next(iter(objectives)))
+    return None if asked is None else Objective.from_description(asked)
+
+
+def kinds_of(table: pa.Table, columns: Sequence[str]) -> list[Data]:
+    """The different values that the rows of `trials` have in the columns."""
+    there = [name for name in columns if name in table.column_names]
+    rows = _kinds(table, there) if there else [{}]
+    found = (tuple(_PROTOCOL.get(name) if row.get(name) is None else row[name] for name in columns) for row in rows)
+    return list(dict.fromkeys(found))
 
 
 def _kinds(table: pa.Table, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -451,8 +612,10 @@ def _kinds(table: pa.Table, names: Sequence[str]) -> list[dict[str, Any]]:
 def _column(table: pa.Table, name: str) -> NDArray[Any]:
     """A column for numpy: floats with NaN where it is null, other kinds as objects with None."""
     if name not in table.column_names:
-        return np.full(len(table), np.nan)
+        return np.full(len(table), float(_PROTOCOL.get(name, np.nan)))
     column = table[name]
+    if name in _PROTOCOL:
+        column = column.fill_null(_PROTOCOL[name])
     if pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or pa.types.is_null(column.type):
         return arrays.numbers(column)
     return np.array(column.to_pylist(), dtype=object)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from cpcnn_core.config import LOCATIONS, PROTOCOL, Scalar, TrialConfig
 from orchestrator import submission
-from orchestrator.leaderboard import Entry
+from orchestrator.formatting import interval, measured, plain, probability
+from orchestrator.leaderboard import Entry, is_of_training
 from orchestrator.markdown import block, code, prose
-from orchestrator.progress import plain
 from orchestrator.space import parse_settings
 from orchestrator.store import StoreError
 
@@ -31,59 +31,107 @@ _FILES = (
 )
 
 
-def written(entry: Entry, config: TrialConfig, measured: Mapping[str, Any], data: Dataset) -> str:
-    """The card as Markdown. `measured` is the content of metrics.json."""
-    try:
-        sweep = entry.store.read_sweep() or {}
-    except StoreError:
-        sweep = {}
-    choice, trained = measured["choice"], measured["trained"]
-    epoch = measured["recorded"]["epoch"]
+def written(entry: Entry, config: TrialConfig, held: Mapping[str, Any], data: Dataset) -> str:
+    """The card as Markdown. `held` is the content of metrics.json."""
+    network = (
+        f"A class-conditional PixelCNN++ that draws and classifies {config.data.name} images of "
+        f"{'x'.join(map(str, data.image_shape))} (channels, height, width) in {data.nr_classes} classes."
+    )
+    images = f"{len(data.train)} training, {len(data.validation)} validation, {len(data.test)} test images"
+    described = _imported if entry.is_imported else _trained
+    commands = _commands(config, _sweep(entry))
     lines = [
         "# Model card",
         "",
-        (
-            f"A class-conditional PixelCNN++ that draws and classifies {config.data.name} images of "
-            f"{'x'.join(map(str, data.image_shape))} (channels, height, width) in {data.nr_classes} classes. "
-            f"Epoch {epoch} of trial `{entry.trial_id}` of the sweep {code(entry.store.folder.name)}."
-        ),
+        *described(entry, config, held, network, images),
+        f"- exported by commit `{held['exported']['git_commit']}` at {held['exported']['at']}",
+        *(f"- {name} {version}" for name, version in held["versions"].items()),
         "",
-        "## What was searched, on what",
+        "To check this folder:" if len(commands) == 1 else "To train it again, and to check this folder:",
         "",
-        prose(str(sweep.get("question") or "The sweep did not say.")),
-        "",
-        *_searched(sweep),
-        (
-            f"Data: {len(data.train)} training, {len(data.validation)} validation, {len(data.test)} test images. The "
-            "choice was made on the validation images; the test images' labels had no part in it."
-        ),
-        "",
-        "## How sure",
-        "",
-        *_certainty(choice, measured),
-        "",
-        "## The configuration",
-        "",
-        *(f"- {code(name)}: {prose(plain(value))}" for name, value in config.flat().items() if value is not None),
-        "",
-        "## Where it comes from",
-        "",
-        (
-            f"- trained by commit `{trained['git_commit']}` on {prose(str(trained['device']))}, {trained['started']} "
-            f"to {trained['ended']}"
-        ),
-        f"- exported by commit `{measured['exported']['git_commit']}` at {measured['exported']['at']}",
-        *(f"- {name} {version}" for name, version in measured["versions"].items()),
-        "",
-        "To train it again, and to check this folder:",
-        "",
-        *block(_commands(config, sweep)),
+        *block(commands),
         "",
         "## Files",
         "",
         *(f"- `{name}`: {what}" for name, what in _FILES),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _trained(entry: Entry, config: TrialConfig, held: Mapping[str, Any], network: str, images: str) -> list[str]:
+    """What there is to say of a network that was trained here."""
+    sweep, trained = _sweep(entry), held["trained"]
+    sweep_name = code(entry.store.folder.name)
+    trial = f"Epoch {held['recorded']['epoch']} of trial `{entry.trial_id}` of the sweep {sweep_name}."
+    place = f"on {prose(str(trained['device']))}, {trained['started']} to {trained['ended']}"
+    return [
+        f"{network} {trial}",
+        "",
+        "## What was searched, on what",
+        "",
+        prose(str(sweep.get("question") or "The sweep did not say.")),
+        "",
+        *_searched(sweep),
+        f"Data: {images}. The choice was made on the validation images; the test images' labels had no part in it.",
+        "",
+        "## How sure",
+        "",
+        *_certainty(held),
+        "",
+        "## The configuration",
+        "",
+        *(f"- {code(name)}: {prose(plain(value))}" for name, value in config.flat().items()),
+        "",
+        "## Where it comes from",
+        "",
+        f"- trained by commit `{trained['git_commit']}` {place}",
+    ]
+
+
+def _imported(entry: Entry, config: TrialConfig, held: Mapping[str, Any], network: str, images: str) -> list[str]:
+    """What there is to say of a network of which the weights are all that is known."""
+    known = {name: value for name, value in config.flat().items() if not is_of_training(name) and name != "source"}
+    of_file = {name: value for name, value in known.items() if name.startswith("model.")}
+    read = held["imported"]
+    return [
+        f"{network} It was not trained here: its weights were imported from a file.",
+        "",
+        "## What is known of it",
+        "",
+        (
+            "The file holds weights. On which images they were trained, for how many epochs, with which optimizer, "
+            "learning rate, dropout and seed, it does not say. `config.json` has defaults there, which nobody chose."
+        ),
+        "",
+        f"- SHA-256 of the file: `{config.source}`",
+        *(f"- {code(name)}: {prose(plain(value))}" for name, value in of_file.items()),
+        "",
+        "## How it was measured here",
+        "",
+        (
+            f"Data: {images}. It was measured on the validation images, and chosen by them; whether it was trained on "
+            "some of them is not known. The test images' labels had no part in it."
+        ),
+        "",
+        *(f"- {code(name)}: {prose(plain(value))}" for name, value in known.items() if name not in of_file),
+        f"- `seed`: {plain(config.seed)}, of the images drawn here",
+        "",
+        "## How sure",
+        "",
+        *_certainty(held),
+        "",
+        "## Where it comes from",
+        "",
+        f"- trial `{entry.trial_id}` in {code(entry.store.folder.name)}",
+        f"- read and measured by commit `{read['git_commit']}` on {prose(str(read['device']))} at {read['started']}",
+    ]
+
+
+def _sweep(entry: Entry) -> Mapping[str, Any]:
+    try:
+        return entry.store.read_sweep() or {}
+    except StoreError:
+        return {}
 
 
 def _searched(sweep: Mapping[str, Any]) -> list[str]:
@@ -93,21 +141,19 @@ def _searched(sweep: Mapping[str, Any]) -> list[str]:
     return [*(f"- {code(name)}: {prose(str(value))}" for name, value in space.items()), ""]
 
 
-def _certainty(choice: Mapping[str, Any] | None, measured: Mapping[str, Any]) -> list[str]:
-    said = [
-        f"- measured again before the export: {name} {value:.5f}" for name, value in measured["measured_again"].items()
-    ]
-    if measured["as_graded"] is not None:
-        own, graded = measured["measured_again"], measured["as_graded"]
+def _certainty(held: Mapping[str, Any]) -> list[str]:
+    choice, own, graded = held["choice"], held["measured_again"], held["as_graded"]
+    said = [f"- measured again before the export: {name} {measured(value, 5)}" for name, value in own.items()]
+    if graded is not None:
         said.append(
             "- this trial rounds the pixels of resized images. On its own pixels, which the predictions handed in are "
             f"of, it has {_both(own)}; the course's scripts do not round, and give conditional_pixelcnn.pth "
             f"{_both(graded)}"
         )
-    handed = measured["submission"]
+    handed = held["submission"]
     if handed["fid"] is not None:
         said.append(
-            f"- FID of the {handed['fid_images']} images handed in: {handed['fid']:.3f}, features "
+            f"- FID of the {handed['fid_images']} images handed in: {measured(handed['fid'], 3)}, features "
             f"{handed['fid_extractor']}, reference {handed['fid_reference']}; no FID measured otherwise compares"
         )
     else:
@@ -116,37 +162,39 @@ def _certainty(choice: Mapping[str, Any] | None, measured: Mapping[str, Any]) ->
         return said
     if "confirmed" in choice:
         return [*said, *_confirmed(choice)]
-    said.append(f"- chosen by `--rule {choice['rule']}` among {choice['trials']} trials")
+    sweeps = ", ".join(map(code, choice["sweeps"]))
+    said.append(f"- chosen by `--rule {choice['rule']}` among {choice['trials']} trials of {sweeps}")
     if choice["corrected"] is not None:
-        low, high = choice["corrected"]["interval"]
-        together = sum(bool(one["indistinguishable"]) for one in choice["best"])
         said += [
             (
-                f"- {choice['metric']} corrected for the choice: {choice['corrected']['value']:.4f}, 95% interval "
-                f"{low:.4f} to {high:.4f}; this, not the value that led to the choice, is what to expect of new images"
+                f"- {choice['metric']} corrected for the choice: {measured(choice['corrected']['value'])}, "
+                f"95% interval {interval(*choice['corrected']['interval'])}; this, not the value that led to the "
+                "choice, is what to expect of new images"
             ),
-            f"- of the trials listed in metrics.json {together} cannot be told from the best",
+            (
+                f"- {choice['indistinguishable']} of {choice['judged']} trials cannot be told from the best; with 95% "
+                "confidence the truly best one is among them"
+            ),
         ]
     return [*said, *(f"- {prose(note)}" for note in choice["notes"])]
 
 
 def _both(found: Mapping[str, float]) -> str:
-    return f"val_acc {found['val_acc']:.5f} and val_bpd {found['val_bpd']:.5f}"
+    return f"val_acc {measured(found['val_acc'], 5)} and val_bpd {measured(found['val_bpd'], 5)}"
 
 
 def _confirmed(choice: Mapping[str, Any]) -> list[str]:
     confirmed = choice["confirmed"]
     best = confirmed["finalists"][0]
-    runs = ", ".join(f"{run['value']:.4f} (seed {run['seed']})" for run in best["runs"])
-    interval = best["interval"]
-    sure = "" if interval is None else f", 95% interval {interval[0]:.4f} to {interval[1]:.4f}"
+    runs = ", ".join(f"{measured(run['value'])} (seed {run['seed']})" for run in best["runs"])
+    sure = "" if best["interval"] is None else f", 95% interval {interval(*best['interval'])}"
     return [
         (
             f"- confirmed: {len(confirmed['finalists'])} finalists were trained again on {len(confirmed['seeds'])} new "
-            f"seeds; this configuration has the best mean {choice['metric']}, {best['mean']:.4f}{sure}, and is the "
-            f"best one with probability {best['probability_best']:.2f}"
+            f"seeds; this configuration has the best mean {choice['metric']}, {measured(best['mean'])}{sure}, and is "
+            f"the best one with probability {probability(best['probability_best'])}"
         ),
-        f"- its runs: {runs}; {best['value_before']:.4f} is what the search found, and had no part in this",
+        f"- its runs: {runs}; {measured(best['value_before'])} is what the search found, and had no part in this",
         f"- the rule, recorded before the runs: {confirmed['rule']}",
         *(f"- {prose(note)}" for note in confirmed["notes"]),
     ]

@@ -22,8 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator import smoothing
+from orchestrator.smoothing import ROUNDING
 
 Array: TypeAlias = NDArray[np.float64]
+Ints: TypeAlias = NDArray[np.int64]
 Rule = Literal["max", "corrected", "smoothed", "smallest"]
 RULES: tuple[Rule, ...] = get_args(Rule)
 DEFAULT_RULE: Rule = "smoothed"
@@ -31,6 +33,9 @@ DEFAULT_RULE: Rule = "smoothed"
 LEVEL = 0.95  # of every interval
 REDRAWS = 2000  # of the images, for intervals and probabilities
 SPLITS = 400  # into halves
+
+_CLEARLY = 2.0  # standard errors of a difference by which an epoch is clearly worse than its trial's best
+_STRETCH, _STRETCHES = 1.1, 50
 
 _AT_ONCE = 2**22  # numbers per block of redraws, so that memory does not grow with their number
 _REDRAWS_OF_A_PART, _PICKS_OF_SMALLEST = 200, 50  # comparing all with the best, once per part, takes longest
@@ -134,8 +139,8 @@ class Verdict:
     values: Array  # (M,)
     low: Array  # (M,) of the interval
     high: Array  # (M,)
-    probability: Array  # (M,) that the candidate is truly the best; they add up to 1
-    indistinguishable: NDArray[np.bool_]  # (M,) the set that holds the truly best with probability LEVEL
+    probability: Array  # (M,) that its trial is truly the best, with the trial's best epoch; they add up to 1
+    indistinguishable: NDArray[np.bool_]  # (M,) whether its trial is in the set that holds the truly best one
     smoothed: Array  # (M,) expected true values, given the neighbouring epochs and the other trials
     chosen: int
     corrected: float  # the chosen one's value without the luck that choosing it picked up
@@ -158,7 +163,7 @@ class Judge:
         self._halves = sample.divided(splits, 1 / 2, rng)
         self._quarters = sample.divided(splits, 1 / 4, rng)
         self._low, self._high = intervals(self._values, self._redrawn)
-        self._together = indistinguishable(self._values, self._redrawn)
+        self._together, self._probability = standing(self._values, self._redrawn, candidates.trial)
         errors = self._redrawn - self._redrawn.mean(axis=0)
         self._kernel = smoothing.expectation(self._values, errors, candidates.trial, candidates.epoch)
 
@@ -171,7 +176,7 @@ class Judge:
             values=self._values,
             low=self._low,
             high=self._high,
-            probability=probability_of_best(self._redrawn),
+            probability=self._probability,
             indistinguishable=self._together,
             smoothed=smoothed,
             chosen=chosen,
@@ -193,9 +198,9 @@ class Judge:
             return _argmax(self._values, may)
         if rule == "corrected":
             worth = self._worth_of_trial()
-            return _argmax(smoothed, may & (worth == worth[may].max()))
+            return _argmax(smoothed, may & (worth >= worth[may].max() - _rounding(self._values)))
         if rule == "smallest":
-            return _smallest(candidates, smoothed, self._together)
+            return _smallest(candidates, smoothed, self._values, self._redrawn)
         return _argmax(smoothed, may)
 
     def _luck(self, rule: Rule) -> float:
@@ -227,7 +232,7 @@ class Judge:
             return np.asarray(np.argmax(smoothed + hidden, axis=1), dtype=np.int64)
         errors = np.sqrt(1 / share) * (self._redrawn - self._values)[:_REDRAWS_OF_A_PART]
         picks = [
-            _smallest(self._candidates, smooth, indistinguishable(row, row + errors))
+            _smallest(self._candidates, smooth, row, row + errors)
             for row, smooth in zip(first[:_PICKS_OF_SMALLEST], smoothed, strict=False)
         ]
         return np.array(picks)
@@ -254,40 +259,120 @@ def intervals(values: Array, redrawn: Array, level: float = LEVEL) -> tuple[Arra
 
 def probability_of_best(redrawn: Array) -> Array:
     """(M,) how often each is the best of a redrawn sample (R, M); equals share."""
-    best = redrawn == redrawn.max(axis=1, keepdims=True)
+    best = redrawn >= redrawn.max(axis=1, keepdims=True) - _rounding(redrawn)
     shares: Array = (best / best.sum(axis=1, keepdims=True)).mean(axis=0)
     return shares
 
 
-def indistinguishable(values: Array, redrawn: Array, level: float = LEVEL) -> NDArray[np.bool_]:
-    """(M,) which candidates are not shown to be worse than the best measured one.
+def indistinguishable(
+    values: Array, redrawn: Array, trial: Ints | None = None, level: float = LEVEL
+) -> NDArray[np.bool_]:
+    """(M,) which candidates are of trials that are not shown to be worse than the one with the best measured value.
 
-    Hsu's multiple comparison with the best, with one-sided critical values from the paired redraws: the differences to
-    the leader are studentised, and the largest of them in each redraw gives the value that all have to stay below.
+    The set misses the truly best trial in 1 - `level` of all cases. A trial stands with its best epoch; without `trial`
+    each candidate is a trial. See `_not_worse`.
     """
-    leader = int(values.argmax())
-    behind = values[leader] - values
-    errors = redrawn[:, [leader]] - redrawn - behind
-    spread = errors.std(axis=0)
-    known = spread > 0
-    critical = np.quantile((errors[:, known] / spread[known]).max(axis=1), level) if known.any() else 0.0
-    together: NDArray[np.bool_] = behind <= critical * spread
-    return together
+    return standing(values, redrawn, trial, level)[0]
 
 
-def _smallest(candidates: Candidates, smoothed: Array, together: NDArray[np.bool_]) -> int:
+def standing(
+    values: Array, redrawn: Array, trial: Ints | None = None, level: float = LEVEL
+) -> tuple[NDArray[np.bool_], Array]:
+    """Which trials are in the set that holds the best one, (M,), and how probably each is that, (M,), adding up to 1.
+
+    The probability stands with the trial's best epoch. It is how often the trial is the best one of a redrawn sample
+    whose errors are so much larger than the sample's as the set's critical value is than that of a single comparison:
+    the best of many looks surer of itself than it is. So both say the same. What is left out of the set is the best
+    with a probability of 1 - `level` at most, all of it together; and one trial has `level` only where it is alone.
+    """
+    names, index = np.unique(np.arange(len(values)) if trial is None else trial, return_inverse=True)
+    best = np.array([_argmax(values, index == one) for one in range(len(names))])
+    top = values[best]
+    together, critical = _not_worse(values, redrawn, index, best, level)
+    errors = redrawn[:, best] - top
+    stretch = max(1.0, critical / NormalDist().inv_cdf(level))
+    shares = probability_of_best(top + stretch * errors)
+    for _ in range(_STRETCHES):  # a few redrawn values are no normal distribution
+        if together.sum() == 1 or shares.max() < level:
+            break
+        stretch *= _STRETCH
+        shares = probability_of_best(top + stretch * errors)
+    for share in np.unique(shares[~together])[::-1]:
+        if shares[together].sum() >= level - ROUNDING:
+            break
+        together |= shares >= share - ROUNDING
+    probability = np.zeros(len(values))
+    probability[best] = shares
+    return together[index], probability
+
+
+def _not_worse(values: Array, redrawn: Array, index: Ints, best: Ints, level: float) -> tuple[NDArray[np.bool_], float]:
+    """(T,) which trials are not shown to be worse than the leader, and the critical value that decided.
+
+    Hsu's multiple comparison with the best: each trial's distance to the leader, in units of what it would be by chance
+    in paired redraws, against the largest that such distances are by chance. Trials that are farther are left out, and
+    the rest compared among themselves, until none is (Romano & Wolf 2005). The leader's epoch was picked for being
+    high: by chance its error is the largest of its epochs', those apart that are clearly worse (Andrews & Soares 2010).
+    Where several lead with equal values, what one of them is not shown to be better than is in.
+    """
+    rounding = _rounding(values)
+    errors = redrawn - values
+    top, own = values[best], errors[:, best]
+    together, critical = np.zeros(len(best), bool), 0.0
+    for leader in _different(redrawn[:, best], np.flatnonzero(top >= top.max() - rounding), rounding):
+        epochs = np.flatnonzero(index == leader)
+        behind = top[leader] - values[epochs]
+        reach = _CLEARLY * (own[:, [leader]] - errors[:, epochs]).std(axis=0)
+        luck = (errors[:, epochs] - np.maximum(0.0, behind - reach)).max(axis=1)
+        behind = top[leader] - top
+        spread = (own[:, [leader]] - own).std(axis=0)
+        near, value = _step_down(behind, luck[:, None] - own, spread, level, rounding)
+        together |= near
+        critical = max(critical, value)
+    return together, critical
+
+
+def _step_down(
+    behind: Array, errors: Array, spread: Array, level: float, rounding: float
+) -> tuple[NDArray[np.bool_], float]:
+    """Which are not farther `behind` (T,) than by chance, by `errors` (R, T), and the last critical value."""
+    known = spread > rounding
+    together: NDArray[np.bool_] = known | (behind <= rounding)
+    unit = np.where(known, spread, 1.0)
+    far, errors = behind / unit, errors / unit
+    critical = 0.0
+    while (rows := np.flatnonzero(together & known)).size:
+        critical = float(np.quantile(errors[:, rows].max(axis=1), level))
+        worse = rows[far[rows] > critical + ROUNDING]
+        if not worse.size:
+            break
+        together[worse] = False
+    return together, critical
+
+
+def _different(redrawn: Array, rows: Ints, rounding: float) -> list[int]:
+    """The first of each kind among `rows`, of those that are equal in all redraws."""
+    found: list[int] = []
+    for row in rows.tolist():
+        if not any((np.abs(redrawn[:, row] - redrawn[:, held]) <= rounding).all() for held in found):
+            found.append(row)
+    return found
+
+
+def _rounding(values: Array) -> float:
+    return ROUNDING * float(np.abs(values).max(initial=0.0))
+
+
+def _smallest(candidates: Candidates, smoothed: Array, values: Array, redrawn: Array) -> int:
+    """The smallest model of an epoch, and of a trial, that is not shown to be worse than the best."""
     if candidates.size is None:
         raise ValueError("the rule `smallest` needs the models' sizes")
-    among = candidates.may & together
+    among = candidates.may & indistinguishable(values, redrawn)
+    among &= indistinguishable(values, redrawn, candidates.trial)
     among = among if among.any() else candidates.may
     return _argmax(smoothed, among & (candidates.size == candidates.size[among].min()))
 
 
 def _argmax(values: Array, among: NDArray[np.bool_]) -> int:
-    return int(np.where(among, values, -np.inf).argmax())
-
-
-def normal_interval(value: float, standard_error: float, level: float = LEVEL) -> tuple[float, float]:
-    """The interval of a value with a known standard error."""
-    half = NormalDist().inv_cdf((1 + level) / 2) * standard_error
-    return value - half, value + half
+    """The first of those that are the best but for rounding."""
+    return int((among & (values >= values[among].max() - _rounding(values[among]))).argmax())

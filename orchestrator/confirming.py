@@ -25,13 +25,17 @@ from cpcnn_core.config import Scalar, TrialConfig
 from orchestrator import candidates, driver, leaderboard, provenance
 from orchestrator import command_line as cli
 from orchestrator.candidates import ChoiceError, Epochs
-from orchestrator.choosing import LEVEL, REDRAWS
+from orchestrator.choosing import LEVEL, REDRAWS, probability_of_best
+from orchestrator.formatting import interval as bounds
+from orchestrator.formatting import measured, measured_apart, probability
+from orchestrator.kinds import CONFIRMATION, KIND
 from orchestrator.objective import SCORE, Direction, Objective
-from orchestrator.progress import Progress, plain
+from orchestrator.progress import Progress
 from orchestrator.scheduling import Schedule
 from orchestrator.space import SearchSpace
+from orchestrator.states import reason_of
 from orchestrator.storage import Folder
-from orchestrator.store import CONFIRMATION, Store
+from orchestrator.store import Store
 from orchestrator.study import StudyError
 from search_spaces import Choice, Distribution
 
@@ -142,7 +146,7 @@ def ask(epochs: Epochs, standings: Sequence[Mapping[str, Any]], *, finalists: in
         if settings.get("source") is not None:
             raise ChoiceError(
                 f"--confirm: {one['trial_id']} is an imported checkpoint, which cannot be trained again; leave it out "
-                "with --where or --sweep"
+                "with --where or --sweep, or give no --sweep"
             )
         found.setdefault(held.run(0).trial_id, held)
     if len(found) < finalists:
@@ -223,6 +227,7 @@ def record(store: Store, question: Question) -> None:
     store.write_sweep(
         {
             "name": store.folder.name,
+            KIND: "confirmation",
             "question": space.question,
             "source": space.source,
             "created": provenance.now(),
@@ -319,10 +324,10 @@ def decide(store: Store, question: Question) -> Decision:
     means, halves, probabilities = compare(
         [epochs.scores[of_finalist[index]] for index in known], [errors[:, of_finalist[index]] for index in known]
     )
-    for index, mean, half, probability in zip(known, means, halves, probabilities, strict=True):
+    for index, mean, half, share in zip(known, means, halves, probabilities, strict=True):
         value = sign * float(mean)
         interval = None if half is None else (value - half, value + half)
-        standings[index] = replace(standings[index], mean=value, interval=interval, probability_best=float(probability))
+        standings[index] = replace(standings[index], mean=value, interval=interval, probability_best=float(share))
     if len(question.seeds) == 1:
         notes.append("One seed does not tell how much seeds matter: the intervals are of the images alone")
     if not judged:
@@ -364,8 +369,7 @@ def compare(
     shape = of_images.shape
     noise = rng.standard_t(freedom, shape) if freedom else np.zeros(shape)
     drawn = means + of_images + noise * np.sqrt(within / np.array([len(held) for held in runs]))
-    best = drawn == drawn.max(axis=1, keepdims=True)
-    return means, halves, (best / best.sum(axis=1, keepdims=True)).mean(axis=0)
+    return means, halves, probability_of_best(drawn)
 
 
 def table(decision: Decision) -> Table:
@@ -378,18 +382,19 @@ def table(decision: Decision) -> Table:
         made.add_column(head, justify="right" if head in {"mean", "P(best)", "before"} else "left", no_wrap=True)
     for field in varied:
         made.add_column(field.rpartition(".")[2], no_wrap=True)
+    means = measured_apart([one.mean for one in shown])
+    settings = leaderboard.setting_cells([one.finalist.settings for one in shown], varied)
     for rank, one in enumerate(shown, start=1):
-        settings = one.finalist.settings
         made.add_row(
             str(rank),
             one.finalist.sweep,
             one.finalist.trial_id,
-            "-" if one.mean is None else f"{one.mean:.4f}",
-            "-" if one.interval is None else "{:.4f} to {:.4f}".format(*one.interval),
-            "-" if one.probability_best is None else f"{one.probability_best:.2f}",
-            " ".join(f"{value:.4f}" for _, value in one.runs),
-            f"{one.finalist.value:.4f}",
-            *(plain(settings[field]) if field in settings else "" for field in varied),
+            means[rank - 1],
+            "-" if one.interval is None else bounds(*one.interval),
+            "-" if one.probability_best is None else probability(one.probability_best),
+            " ".join(measured(value) for _, value in one.runs),
+            measured(one.finalist.value),
+            *settings[rank - 1],
         )
     return made
 
@@ -414,7 +419,7 @@ def _why(row: Mapping[str, Any] | None, metric: str) -> str:
         return "was not run"
     if row["state"] == "COMPLETE":
         return f"its {metric} is null after the last epoch"
-    return str(row["error"] or row["stopped"] or row["state"])
+    return reason_of(row) or str(row["state"])
 
 
 def _has(flat: Mapping[str, Scalar], key: str, value: Scalar) -> bool:

@@ -19,7 +19,7 @@ from cpcnn_core.data import read_image
 from cpcnn_core.quality import Drawn
 from cpcnn_core.suggest import nearest
 from orchestrator import submission
-from orchestrator.storage import Folder
+from orchestrator.storage import Folder, located
 from orchestrator.store import Store, StoreError, sweeps
 
 REQUEST = "request.json"
@@ -42,7 +42,10 @@ def weights_file(source: str, results: Folder, *, sweep: str | None, epoch: int 
     Raise StoreError where there is no such trial, several sweeps have it, or the epoch's weights were not kept.
     """
     if Path(source).suffix == ".safetensors":
-        return Path(source)
+        try:
+            return located(source)
+        except ValueError as error:
+            raise StoreError(str(error)) from None
     searched = [Store(results / sweep)] if sweep is not None else sweeps(results)
     holders = [store for store in searched if store.epochs_of(source)]
     if not holders:

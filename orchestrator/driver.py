@@ -26,6 +26,7 @@ from cpcnn_core.metrics import ruler_of
 from cpcnn_core.suggest import nearest
 from orchestrator import cluster, growth, leaderboard, lease, packing, provenance, study_file, training, warm_start
 from orchestrator.budget import Budget, Meter, spent
+from orchestrator.kinds import CONFIRMATION, KIND
 from orchestrator.leaderboard import Entry
 from orchestrator.lease import STALE_SECONDS, Beating, Lease, LeaseLostError, TakenError
 from orchestrator.ledger import Best, Ledger, View
@@ -45,6 +46,10 @@ class SweepError(Exception):
     """A sweep that cannot start or go on."""
 
 
+class FailingError(SweepError):
+    """A sweep whose trials all fail for one cause."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """What to run, and where its results go."""
@@ -56,6 +61,7 @@ class Plan:
     seed: int = 0
     budget: Budget = field(default_factory=Budget)
     extend: bool = False  # accept a space that grew since the sweep was begun
+    retry_failed: bool = False  # run the trials that failed again, before new ones
     pending_minutes: float = 30.0  # on a cluster: for so long no trial may find a place
     max_cost: float | None = None  # on a cluster: what its nodes may cost in all, in the currency of their labels
     trainer: str = training.TRAINER  # another one simulates trials
@@ -96,7 +102,7 @@ def run(plan: Plan, view: View) -> Outcome:
         if new:
             _check_data(plan)  # before the folder is bound to this question
         _agree(plan, store)
-        study = Study(plan.space, store, seed=plan.seed, trials=plan.trials)
+        study = Study(plan.space, store, seed=plan.seed, trials=plan.trials, retry_failed=plan.retry_failed)
         try:
             entries = _entries(plan, store)
             ledger = Ledger(study, store, plan.space.objective, view, plan.space.schedule.scheduler(plan.space.epochs))
@@ -105,7 +111,7 @@ def run(plan: Plan, view: View) -> Outcome:
                 return Outcome(study.finished, ran=False, interrupted=False)
             meter = Meter(plan.budget, spent(store.trials().rows(), store.epochs().rows()))
             if limit := meter.exhausted():
-                ledger.cut(limit)  # what a killed driver left running
+                ledger.interrupt(_spent(limit))  # what a killed driver left running
                 if ledger.fatal is not None:
                     raise ledger.fatal
                 return Outcome(study.finished, ran=False, interrupted=False, spent=limit)
@@ -116,12 +122,11 @@ def run(plan: Plan, view: View) -> Outcome:
             _record_run(plan, store)
             if study.finished or study.left_behind:
                 view.resumed(study.finished, _best_so_far(plan, entries))
-            with _stopping() as stop:
-                limit = _tune(plan, store, ledger, stop, meter, view.note)
-            if limit is not None and not stop.requested:
-                ledger.cut(limit)
+            limit = _run(plan, store, ledger, stop := _Stop(), meter, view.note)
             if ledger.fatal is not None:
                 raise ledger.fatal
+            if ledger.hopeless is not None:
+                raise FailingError(ledger.hopeless)
             store.compact()
             unfinished = ledger.is_busy or not ledger.is_over
             interrupted = stop.requested and unfinished
@@ -299,6 +304,7 @@ def _agree(plan: Plan, store: Store) -> None:
     asked = {**plan.space.describe(), "seed": plan.seed}
     held = store.read_sweep() or {
         "name": plan.name,
+        KIND: "sweep",
         "question": plan.space.question,
         "source": plan.space.source,
         "asked": asked,
@@ -306,7 +312,8 @@ def _agree(plan: Plan, store: Store) -> None:
         "runs": [],
     }
     fields = growth.structure(plan.space.fields)
-    held.setdefault("asked", asked)  # a folder into which trials were run by hand has not asked anything yet
+    if "asked" not in held:  # a folder into which trials were run by hand has not asked anything yet
+        held = {**held, KIND: "confirmation" if CONFIRMATION in held else "sweep", "asked": asked}
     if held["asked"] != asked:
         changes = "\n".join(_changes("", held["asked"], asked))
         refusals = list(growth.refusals(held, asked, fields)) if plan.extend else []
@@ -406,13 +413,11 @@ def _entries(plan: Plan, store: Store) -> list[Entry]:
 
 
 def _best_so_far(plan: Plan, entries: list[Entry]) -> Best | None:
-    objective = plan.space.objective
-    for entry in leaderboard.ranked(entries, objective)[:1]:
-        epoch = entry.best(objective)
-        value = None if epoch is None else objective.value(epoch)
-        if epoch is not None and value is not None:
-            return value, config_of(entry.trial), epoch["epoch"]
-    return None
+    found = leaderboard.leader(entries, plan.space.objective)
+    if found is None:
+        return None
+    entry, epoch, value = found
+    return value, config_of(entry.trial), epoch["epoch"]
 
 
 class _Stop:
@@ -420,19 +425,41 @@ class _Stop:
 
     def __init__(self) -> None:
         self.requested = False
+        self.why = "Ctrl-C"
 
-    def __call__(self, _number: int, _frame: FrameType | None) -> None:
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
+        self.why = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+
+
+def _spent(limit: str) -> str:
+    return f"the sweep's budget was spent: {limit}"
+
+
+def _run(plan: Plan, store: Store, ledger: Ledger, stop: _Stop, meter: Meter, say: Callable[[str], None]) -> str | None:
+    """Have Ray run the trials; of those that it leaves, say so in their rows. Return the limit that was reached."""
+    try:
+        with _stopping(stop):
+            limit = _tune(plan, store, ledger, stop, meter, say)
+    except BaseException as error:
+        ledger.interrupt("Ctrl-C" if isinstance(error, KeyboardInterrupt) else training.describe(error))
+        raise
+    if stop.requested:
+        ledger.interrupt(stop.why)
+    elif limit is not None:
+        ledger.interrupt(_spent(limit))
+    elif ledger.hopeless is not None:
+        ledger.interrupt("other trials of the sweep failed for one cause")
+    return limit
 
 
 @contextmanager
-def _stopping() -> Generator[_Stop]:
-    stop = _Stop()
+def _stopping(stop: _Stop) -> Generator[None]:
     earlier = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield stop
+        yield
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)
@@ -502,7 +529,7 @@ def _tune(
 
         def is_stopping() -> bool:
             limit[:] = filter(None, [meter.tick(ledger.running, share.gpus)])
-            return stop.requested or bool(limit)
+            return stop.requested or bool(limit) or ledger.hopeless is not None
 
         try:
             tune.run(

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from orchestrator.candidates import ChoiceError, Epochs
 from orchestrator.choosing import LEVEL
+from orchestrator.formatting import gained, measured
 from orchestrator.store import StoreError
 
 SPLITS = 400
@@ -42,20 +43,20 @@ def gain(epochs: Epochs, smoothed: NDArray[np.float64], count: int, *, seed: int
     difference = (stacked[top].mean(axis=0).argmax(axis=1) == label).astype(float) - hits[top[0]]
     redrawn = rng.multinomial(N, np.full(N, 1 / N), size=2000) @ difference / N
     low, high = np.quantile(redrawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    found = {
+    one, many, gain_of_many = float(single.mean()), float(several.mean()), float((several - single).mean())
+    return {
         "count": count,
         "trials": [str(epochs.trials[epochs.trial[rows[index]]][1]["trial_id"]) for index in top],
-        "single": float(single.mean()),
-        "ensemble": float(several.mean()),
-        "gain": float((several - single).mean()),
+        "single": one,
+        "ensemble": many,
+        "gain": gain_of_many,
         "interval": [float(low), float(high)],
+        "sentence": (
+            f"Averaging the posteriors of {count} trials would give val_acc {measured(many)} where one gives "
+            f"{measured(one)} (picked on one half of the images, read on the other): a gain of {gained(gain_of_many)} "
+            f"({gained(float(low))} to {gained(float(high))}); the export holds one network all the same."
+        ),
     }
-    found["sentence"] = (
-        f"Averaging the posteriors of {count} trials would give val_acc {found['ensemble']:.4f} where one gives "
-        f"{found['single']:.4f} (picked on one half of the images, read on the other): a gain of {found['gain']:+.4f} "
-        f"({low:+.4f} to {high:+.4f}); the export holds one network all the same."
-    )
-    return found
 
 
 def _posterior(epochs: Epochs, row: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

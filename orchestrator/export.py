@@ -23,7 +23,7 @@ import typer
 from cpcnn_core import checkpoint, evaluate, starter
 from cpcnn_core.config import ConfigError, Scalar, TrialConfig
 from cpcnn_core.data import DataError, Dataset
-from cpcnn_core.errors import CheckpointError
+from cpcnn_core.errors import CheckpointError, LikelihoodError
 from cpcnn_core.fid import Distance
 from cpcnn_core.files import sha256
 from orchestrator import card, provenance, storage, submission, training
@@ -91,7 +91,7 @@ def export(
             storage.fetch(source, weights)
         except FileNotFoundError:
             raise ExportError(f"{source}: the table names this checkpoint, but it is gone") from None
-        loaded = checkpoint.load_weights(weights)
+        loaded = checkpoint.load_weights(weights, origin=source)
         config = _located(loaded.config, data_root)
         data = training.dataset(config.data)
         again = _evaluate(loaded, config, data)
@@ -102,7 +102,8 @@ def export(
         distance = submission.measure(drawn, config, data, _device())
         submission.write_samples(temporary, drawn)
         submission.write_predictions(temporary, predicted, None if isinstance(distance, str) else distance.value)
-        starter.export_starter(temporary / STARTER_WEIGHTS, loaded.model.cpu(), starter.Layout.of_notes(loaded.notes))
+        layout = starter.Layout.of_notes(loaded.notes, source)
+        starter.export_starter(temporary / STARTER_WEIGHTS, loaded.model.cpu(), layout)
         _write_json(temporary / CONFIG, loaded.config.model_dump(mode="json"))
         measured = {
             "sweep": entry.store.folder.name,
@@ -114,7 +115,9 @@ def export(
             "as_graded": as_graded,  # as the course's scripts, which do not round pixels, would measure the weights
             "confusion": again.confusion.tolist(),  # rows: true classes, columns: predicted ones
             "submission": _fid(distance) | {"images_per_class": submission.PER_CLASS, "test_images": len(data.test)},
-            "trained": {key: entry.trial[key] for key in ("git_commit", "host", "device", "started", "ended")},
+            "imported" if entry.is_imported else "trained": {
+                key: entry.trial[key] for key in ("git_commit", "host", "device", "started", "ended")
+            },
             "exported": {"at": provenance.now(), "git_commit": provenance.git_commit()},
             "versions": provenance.versions(),
         }
@@ -124,6 +127,9 @@ def export(
         verify_in_fresh_process(temporary, data_root)
         temporary.chmod(0o755)
         _replace(temporary, out)
+    except LikelihoodError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise ExportError(f"{source}: {error}; such a network says nothing, and nothing was exported") from None
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

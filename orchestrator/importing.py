@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cpcnn_core import evaluate, quality
 from cpcnn_core.checkpoint import CheckpointFolder
-from cpcnn_core.config import ConfigError, TrialConfig
+from cpcnn_core.config import TrialConfig
+from cpcnn_core.errors import CheckpointError, LikelihoodError
 from cpcnn_core.files import sha256
 from cpcnn_core.metrics import EpochMetrics
-from cpcnn_core.starter import import_starter
+from cpcnn_core.starter import Choices, import_starter
 from cpcnn_core.train import peak_memory
 from orchestrator import mirror, training
 from orchestrator.recording import Recording
@@ -22,31 +23,22 @@ from orchestrator.store import Store
 EPOCH = 1  # a checkpoint does not say how long it was trained; its state counts as the one epoch of its trial
 
 
-def parse_renames(given: Sequence[str]) -> dict[str, str]:
-    """`OLD=NEW` arguments as a mapping. Raise ConfigError for what is none."""
-    renames = {}
-    for item in given:
-        old, equals, new = item.partition("=")
-        if not (old and equals and new):
-            raise ConfigError(f"--rename {item}: expected OLD=NEW, the file's name of a parameter and ours")
-        renames[old] = new
-    return renames
-
-
 def import_trial(
-    file: Path, config: TrialConfig, store: Store, *, rename: Mapping[str, str]
+    file: Path, config: TrialConfig, store: Store, *, choices: Choices, say: Callable[[str], None]
 ) -> tuple[TrialConfig, EpochMetrics]:
     """Read `file`, evaluate it on the validation split, and record it. Raise CheckpointError, DataError, ConfigError.
 
     The trial's identity holds the file's SHA-256, so that importing it again replaces what the first import recorded.
     What the file cannot tell (how it was trained) keeps the configuration's defaults in the table; `source` marks the
-    row as imported.
+    row as imported. `say` hears what is not taken as the file has it.
     """
     started = time.perf_counter()
     dataset = training.dataset(config.data)
     imported = import_starter(
-        file, config, image_shape=dataset.image_shape, nr_classes=dataset.nr_classes, rename=rename
+        file, config, image_shape=dataset.image_shape, nr_classes=dataset.nr_classes, choices=choices
     )
+    for remark in imported.remarks:
+        say(remark)
     config = imported.config.with_settings(
         {"source": sha256(file), "train.epochs": EPOCH, training.DIGEST: dataset.digest}
     )
@@ -55,8 +47,11 @@ def import_trial(
     prior = evaluate.log_prior(config.eval.prior, dataset.train.labels, dataset.nr_classes)
     subset = evaluate.fixed_subset(dataset.train, config.eval.train_images, config.seed)
     batch_size, bf16 = config.eval.batch_size, config.eval.precision == "bf16"
-    result = evaluate.evaluate(model, dataset.validation, prior, batch_size=batch_size, bf16=bf16)
-    on_train = evaluate.evaluate(model, subset, prior, batch_size=batch_size, bf16=bf16) if len(subset) else None
+    try:
+        result = evaluate.evaluate(model, dataset.validation, prior, batch_size=batch_size, bf16=bf16)
+        on_train = evaluate.evaluate(model, subset, prior, batch_size=batch_size, bf16=bf16) if len(subset) else None
+    except LikelihoodError as error:
+        raise CheckpointError(f"{file}: {error}; such a network says nothing") from None
     measured: dict[str, Any] = dict(result.metrics())
     of_classes: dict[str, float] = {}
     drawn = None

@@ -18,22 +18,22 @@ from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
+from cpcnn_core import checkpoint_index
+from cpcnn_core.checkpoint_index import INDEX as INDEX
+from cpcnn_core.checkpoint_index import DamagedIndexError, Index
 from cpcnn_core.files import sha256
 from orchestrator import storage
 from orchestrator.lease import Lease, LeaseLostError
-from orchestrator.storage import RemotePath
+from orchestrator.storage import Folder, RemotePath
 from orchestrator.store import Store
 
 logger = logging.getLogger(__name__)
 
-INDEX = "index.json"
 CLAIM = "claim"  # what the lease of whoever trains the trial is called
 
 LOG_SECONDS = 30.0  # between two copies of the log
-
-Index = dict[str, Any]
 
 
 class TrialBusyError(Exception):
@@ -81,7 +81,7 @@ class Mirror:
         """Take over what is there, unless what is here goes on from it. Raise RemoteError."""
         self.store.fetch_log(self._trial_id)
         self._there, self._content = self._read_index()
-        here = _read(self._folder / INDEX)
+        here, _ = _read(self._folder / INDEX)
         if here is not None and (not self._there or _goes_on(here, self._there)):
             if here != self._there:
                 self.publish()  # a process on this machine was killed before it could
@@ -110,7 +110,7 @@ class Mirror:
         TrialBusyError where another process trains the trial.
         """
         self._wait()
-        here = _read(self._folder / INDEX)
+        here, _ = _read(self._folder / INDEX)
         if here is None:
             return
         self._check()
@@ -130,7 +130,7 @@ class Mirror:
         complete = False
         try:
             self._wait()
-            complete = _read(self._folder / INDEX) in (None, self._there)
+            complete = _read(self._folder / INDEX)[0] in (None, self._there)
         except (OSError, TrialBusyError) as error:
             logger.error("the state of the last epoch has not arrived at %s: %s", self._remote, error)  # noqa: TRY400
         self._pool.shutdown()
@@ -198,11 +198,8 @@ class Mirror:
             sending.result()
 
     def _read_index(self) -> tuple[Index, bytes]:
-        try:
-            content = (self._remote / INDEX).read_bytes()
-            return dict(json.loads(content)), content
-        except (FileNotFoundError, ValueError, TypeError):
-            return {}, b""
+        index, content = _read(self._remote / INDEX)
+        return index or {}, content
 
 
 def _goes_on(here: Index, there: Index) -> bool:
@@ -223,8 +220,16 @@ def _states(index: Index) -> dict[str, str]:
     return {name: entry["sha256"] for name, entry in index.get("states", {}).items()}
 
 
-def _read(path: Path) -> Index | None:
+def _read(path: Folder) -> tuple[Index | None, bytes]:
+    """The index and its bytes; nothing where there is none, or a damaged one, which the log names.
+
+    Raise CheckpointError where a later version wrote it.
+    """
     try:
-        return dict(json.loads(path.read_text()))
-    except (FileNotFoundError, ValueError, TypeError):
-        return None
+        content = path.read_bytes()
+        return checkpoint_index.parse_files(content, path), content
+    except FileNotFoundError:
+        pass
+    except DamagedIndexError as error:
+        logger.warning("checkpoint index %s: damaged (%s)", path, error)
+    return None, b""

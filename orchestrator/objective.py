@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar
 
 from cpcnn_core.config import TrialConfig
-from cpcnn_core.metrics import DIRECTIONS, EpochMetrics
+from cpcnn_core.metrics import DIRECTIONS, EpochMetrics, least
 from cpcnn_core.suggest import nearest
+from orchestrator.formatting import plain, settings_apart
 from search_spaces import Constrained, Desirability, Goal, Pareto
 
 Direction = Literal["max", "min"]
@@ -143,8 +144,8 @@ class Objective:
         for metric in self.reads:
             missing = {field: value for field, value in _MEASURED_WITH.get(metric, {}).items() if not flat[field]}
             if missing:
-                said = " and ".join(f"{field} is {_plain(flat[field])}" for field in missing)
-                remedy = " ".join(f"--set {field}={_plain(value)}" for field, value in missing.items())
+                said = " and ".join(f"{field} is {plain(flat[field])}" for field in missing)
+                remedy = " ".join(f"--set {field}={plain(value)}" for field, value in missing.items())
                 return f"{metric} is not measured while {said}; change that in settings, or give {remedy}"
         return None
 
@@ -237,7 +238,8 @@ class ConstrainedObjective(Objective):
         for name, limit in self.limits:
             if broken[name] > 0:
                 side = "above" if direction_of(name) == "min" else "below"
-                return None, f"{name} {row[name]:.4g} is {side} the limit of {limit:g}"
+                value, at = settings_apart([row[name], limit])
+                return None, f"{name} {value} is {side} the limit of {at}"
         return (values[0] if self.direction == "max" else -values[0]), None
 
 
@@ -325,7 +327,7 @@ def _signed(values: Sequence[float], directions: Sequence[Direction]) -> tuple[f
 
 def _number(epoch: Mapping[str, Any], metric: str) -> float | None:
     value = epoch.get(metric)
-    return float(value) if value is not None and math.isfinite(value) else None
+    return float(value) if value is not None and math.isfinite(value) and value >= least(metric) else None
 
 
 def _why_null(row: Mapping[str, Any], metrics: Iterable[str]) -> str:
@@ -354,10 +356,6 @@ def _check_goals(goals: Mapping[str, Goal]) -> None:
         if (goal.best > goal.worst) != (direction_of(name) == "max"):
             better = "larger" if direction_of(name) == "max" else "smaller"
             raise ObjectiveError(
-                f"objective: goal({goal.worst:g}, {goal.best:g}) of {name}, which is better when {better}: the worst "
-                "value comes first"
+                f"objective: goal({plain(goal.worst)}, {plain(goal.best)}) of {name}, which is better when {better}: "
+                "the worst value comes first"
             )
-
-
-def _plain(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -14,15 +14,17 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from cpcnn_core.files import write_atomically
-from cpcnn_core.metrics import EpochMetrics, ruler_of
+from cpcnn_core.metrics import EpochMetrics, Ruler, ruler_of
 from orchestrator import leaderboard
-from orchestrator.best import Choice, sentences, standings
-from orchestrator.candidates import DATA
+from orchestrator.best import Choice, sentences, standings, sure_cells, sure_heads
+from orchestrator.candidates import Data, data_of
+from orchestrator.formatting import measured, measured_apart, plain
 from orchestrator.leaderboard import Entry
 from orchestrator.objective import Objective, pareto_front
-from orchestrator.progress import plain
 from orchestrator.provenance import now
-from orchestrator.store import Store, StoreError
+from orchestrator.selection import Selection
+from orchestrator.states import reason_of
+from orchestrator.store import StoreError
 
 _CURVES = 12  # trials whose learning curves are drawn: more are a tangle
 _SHOWN = 25  # trials in the table
@@ -51,19 +53,23 @@ window.addEventListener('load', () => window.dispatchEvent(new Event('resize')))
 Section = Callable[[Sequence[Entry], Choice], str]
 
 
-def write(file: Path, stores: Sequence[Store], choice: Choice) -> None:
+def write(file: Path, selected: Selection, choice: Choice) -> None:
     """Write the page. A section without anything to show says so."""
-    entries, _ = leaderboard.read(stores)
+    entries, _ = leaderboard.read(selected.stores)
+    if not selected.imports:
+        entries = [entry for entry in entries if not entry.is_imported]
+    title = _text(", ".join(store.folder.name for store in selected.stores))
     entries.sort(key=lambda entry: str(entry.trial["started"]))
     body = [
-        f"<h1>{_text(', '.join(store.folder.name for store in stores))}</h1>",
+        f"<h1>{title}</h1>",
         f"<p>{len(entries)} trials, {sum(len(entry.epochs) for entry in entries)} epochs; written {now()}.</p>",
+        *([] if selected.sentence is None else [f"<p>{_text(selected.sentence)}</p>"]),
         *(f"<h2>{title}</h2>\n{section(entries, choice)}" for title, section in _SECTIONS),
     ]
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-        f"<title>{_text(', '.join(store.folder.name for store in stores))}</title><style>{_STYLE}</style>"
+        f"<title>{title}</title><style>{_STYLE}</style>"
         f"<script>{get_plotlyjs()}</script></head><body>{''.join(body)}<script>{_CLICKS}</script></body></html>"
     )
     write_atomically(file, lambda stream: stream.write(page.encode()))
@@ -72,22 +78,13 @@ def write(file: Path, stores: Sequence[Store], choice: Choice) -> None:
 def _best(_: Sequence[Entry], choice: Choice) -> str:
     shown = standings(choice)[:_SHOWN]
     differing = leaderboard.differing([one["settings"] for one in shown])
-    head = ["", "sweep", "trial", "epoch", choice.epochs.objective.metric, "95% interval", "P(best)", "set"]
+    head = ["", "sweep", "trial", "epoch", choice.epochs.objective.metric, *sure_heads(choice)]
+    values = measured_apart([one["value"] for one in shown])
+    settings = leaderboard.setting_cells([one["settings"] for one in shown], differing)
     rows = []
     for rank, one in enumerate(shown, start=1):
-        interval = "" if one["interval"] is None else "{:.4f} to {:.4f}".format(*one["interval"])
-        probability = "" if one["probability_best"] is None else f"{one['probability_best']:.2f}"
-        cells = [
-            str(rank),
-            one["sweep"],
-            one["trial_id"],
-            f"{one['epoch']}",
-            f"{one['value']:.4f}",
-            interval,
-            probability,
-        ]
-        cells.append("*" if one["indistinguishable"] else "")
-        cells += [plain(one["settings"].get(field, "")) for field in differing]
+        cells = [str(rank), one["sweep"], one["trial_id"], str(one["epoch"]), values[rank - 1]]
+        cells += [*sure_cells(one), *settings[rank - 1]]
         rows.append((f' class="{"chosen" if one["chosen"] else ""}"', cells))
     said = "".join(f"<p>{_text(line)}</p>" for line in sentences(choice))
     return _table([*head, *(field.rpartition(".")[2] for field in differing)], rows) + said
@@ -98,11 +95,15 @@ def _progress(entries: Sequence[Entry], choice: Choice) -> str:
     values = [(entry, _value(entry, objective)) for entry in entries]
     found = [(number, entry, value) for number, (entry, value) in enumerate(values, start=1) if value is not None]
     numbers, held, reached = zip(*found, strict=True)
-    running = np.maximum.accumulate(reached) if objective.direction == "max" else np.minimum.accumulate(reached)
+    counted = [(number, value) for number, entry, value in found if not entry.meaning.failed]
+    best = np.array([value for _, value in counted])
+    running = np.maximum.accumulate(best) if objective.direction == "max" else np.minimum.accumulate(best)
     figure = go.Figure(
         [
             _points(numbers, reached, held, "trials"),
-            go.Scatter(x=numbers, y=running, mode="lines", line_shape="hv", name="best so far"),
+            go.Scatter(
+                x=[number for number, _ in counted], y=running, mode="lines", line_shape="hv", name="best so far"
+            ),
         ]
     )
     return _figure(figure, "trial, in order of start", f"its best {objective.metric}")
@@ -118,14 +119,14 @@ def _pareto(entries: Sequence[Entry], _: Choice) -> str:
     if not rows:
         return _nothing("No epoch has a FID: eval.fid_every was 0, or it could not be measured.")
     # Values that were not measured alike, on the same data, never share a figure.
-    kinds: dict[tuple[Any, ...], list[tuple[Entry, dict[str, Any]]]] = {}
+    kinds: dict[tuple[Ruler, Data], list[tuple[Entry, dict[str, Any]]]] = {}
     for entry, epoch in rows:
-        kind = (*ruler_of(epoch), *(entry.trial.get(name) for name in DATA))
-        kinds.setdefault(kind, []).append((entry, epoch))
+        kinds.setdefault((ruler_of(epoch), data_of(entry.trial)), []).append((entry, epoch))
     parts = []
-    for kind, alike in kinds.items():
+    for ((extractor, images, reference), _data), alike in kinds.items():
         ordered = sorted(alike, key=lambda row: (row[1]["fid"], -row[1]["val_acc"]))
-        front = pareto_front(ordered, lambda row: (row[1]["fid"], row[1]["val_acc"]), ("min", "max"))
+        sound = [row for row in ordered if not row[0].meaning.failed]
+        front = pareto_front(sound, lambda row: (row[1]["fid"], row[1]["val_acc"]), ("min", "max"))
         figure = go.Figure()
         shown: tuple[tuple[str, list[tuple[Entry, dict[str, Any]]]], ...]
         shown = (("epochs", ordered), ("Pareto front", front))
@@ -140,7 +141,6 @@ def _pareto(entries: Sequence[Entry], _: Choice) -> str:
                     lines=name != "epochs",
                 )
             )
-        extractor, images, reference = kind[:3]
         parts.append(
             f"<p>FID by {_text(extractor)} of {_text(images)} images against {_text(reference)}. A click on a point "
             f"leads to its trial.</p>{_figure(figure, 'FID (less is better)', 'val_acc')}"
@@ -205,21 +205,31 @@ def _add_curve(figure: go.Figure, entry: Entry, column: str, name: str, color: i
 
 def _sizes(entries: Sequence[Entry], _: Choice) -> str:
     by_bpd = Objective("val_bpd", "min")
-    found = [(entry, value) for entry in entries if (value := _value(entry, by_bpd)) is not None]
+    found = [(entry, value) for entry in leaderboard.sound(entries) if (value := _value(entry, by_bpd)) is not None]
     parts = []
     for field in ("model.nr_resnet", "model.nr_filters", "model.nr_logistic_mix"):
         x = [entry.trial[field] for entry, _ in found]
         if len(set(x)) < 2:
             parts.append(_nothing(f"{field} was not varied."))
             continue
-        figure = go.Figure(_points(x, [value for _, value in found], [entry for entry, _ in found], "trials"))
+        figure = go.Figure()
+        # A bpd of rounded pixels is no bpd of others.
+        rounded = dict.fromkeys(entry.trial.get("data.quantize") for entry, _ in found)
+        for kind in rounded:
+            alike = [(entry, value) for entry, value in found if entry.trial.get("data.quantize") == kind]
+            name = "trials" if len(rounded) == 1 else f"data.quantize={plain(kind)}"
+            of_kind = [entry for entry, _ in alike]
+            figure.add_trace(
+                _points([one.trial[field] for one in of_kind], [value for _, value in alike], of_kind, name)
+            )
         parts.append(_figure(figure, field, "best val_bpd"))
     return "".join(parts)
 
 
 def _importance(entries: Sequence[Entry], choice: Choice) -> str:
     objective = choice.epochs.objective
-    found = [(entry.settings(), value) for entry in entries if (value := _value(entry, objective)) is not None]
+    sound = leaderboard.sound(entries)
+    found = [(entry.settings(), value) for entry in sound if (value := _value(entry, objective)) is not None]
     fields = leaderboard.differing([settings for settings, _ in found])
     values = np.array([value for _, value in found])
     if len(values) < 4 or not fields or values.std() == 0:
@@ -328,17 +338,14 @@ def _fids(row: Mapping[str, Any]) -> str:
     """FID of the images, and of each class's."""
     if row.get("fid") is None:
         return ""
-    classes = [f"{value:.1f}" for name, value in sorted(row.items()) if _is_class_fid(name, value)]
-    return f"; FID {row['fid']:.1f}" + (f", by class {' '.join(classes)}" if classes else "")
+    classes = [measured(value, 1) for name, value in sorted(row.items()) if _is_class_fid(name, value)]
+    return f"; FID {measured(row['fid'], 1)}" + (f", by class {' '.join(classes)}" if classes else "")
 
 
 def _failures(entries: Sequence[Entry], _: Choice) -> str:
-    failed = [entry for entry in entries if entry.trial["state"] == "FAILED"]
+    failed = [entry for entry in entries if entry.meaning.failed]
     reasons = [
-        (
-            "",
-            [entry.store.folder.name, entry.trial_id, f"{entry.trial['epochs']}", str(entry.trial["error"] or "")],
-        )
+        ("", [entry.store.folder.name, entry.trial_id, f"{entry.trial['epochs']}", reason_of(entry.trial) or ""])
         for entry in failed
     ]
     unmeasured: dict[str, int] = {}
@@ -358,16 +365,18 @@ def _failures(entries: Sequence[Entry], _: Choice) -> str:
 def _trials(entries: Sequence[Entry], choice: Choice) -> str:
     objective = choice.epochs.objective
     varied = leaderboard.differing([entry.settings() for entry in entries])
+    values = measured_apart([_value(entry, objective) for entry in entries])
+    settings = leaderboard.setting_cells([entry.settings() for entry in entries], varied)
     rows = []
-    for entry in entries:
-        value, settings = _value(entry, objective), entry.settings()
+    for row, entry in enumerate(entries):
         cells = [entry.store.folder.name, entry.trial_id, str(entry.trial["state"]), f"{len(entry.epochs)}"]
-        cells += ["" if value is None else f"{value:.4f}"]
+        cells += [values[row]]
         cells += ["" if entry.trial["seconds"] is None else f"{entry.trial['seconds']:.0f}"]
-        cells += [plain(settings.get(field, "")) for field in varied]
+        cells += settings[row]
+        cells += [reason_of(entry.trial) or ""]
         rows.append((f' id="trial-{_text(entry.trial_id)}"', cells))
     names = [field.rpartition(".")[2] for field in varied]
-    return _table(["sweep", "trial", "state", "epochs", f"best {objective.metric}", "seconds", *names], rows)
+    return _table(["sweep", "trial", "state", "epochs", f"best {objective.metric}", "seconds", *names, "why"], rows)
 
 
 _SECTIONS: tuple[tuple[str, Section], ...] = (

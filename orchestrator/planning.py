@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,15 +18,16 @@ from rich.console import Console
 from rich.table import Table
 
 from cpcnn_core.config import TrialConfig
+from cpcnn_core.errors import LikelihoodError
 from orchestrator import cluster_file, packing, training
 from orchestrator.cluster import Cluster, ClusterError
 from orchestrator.cluster import besides as of_node
-from orchestrator.ledger import was_cut
+from orchestrator.formatting import plain
 from orchestrator.objective import Direction, pareto_front
 from orchestrator.progress import duration, settings
 from orchestrator.resources import Share
+from orchestrator.states import meaning_of
 from orchestrator.storage import RemotePath
-from orchestrator.store import FINISHED
 
 if TYPE_CHECKING:
     from cpcnn_core.data import Dataset
@@ -70,7 +72,7 @@ def show(console: Console, plan: Plan, cluster: Path | None = None) -> None:
     smallest, largest = extremes(plan.space.extremes(), dataset)
     probed = {config.model.model_dump_json(): config for config in (smallest, largest)}
     probes = [probe(config, dataset) for config in probed.values()]
-    left = max(0, plan.trials - _finished(plan))
+    left = max(0, plan.trials - _ended(plan))
     _describe(console, plan, share, left)
     table = Table(box=SIMPLE_HEAD)
     for column in ("configuration", "parameters", "peak memory", "an epoch", "a trial", "disk", "settings"):
@@ -91,7 +93,7 @@ def show(console: Console, plan: Plan, cluster: Path | None = None) -> None:
         return
     rounds = math.ceil(left / share.concurrent)
     low, high = (rounds * seconds for seconds in _range(probes))
-    limit = "" if plan.budget.hours is None else f"; --hours ends it after {plan.budget.hours:g} h"
+    limit = "" if plan.budget.hours is None else f"; --hours ends it after {plain(plan.budget.hours)} h"
     besides = ", and drawing images for FID comes on top" if plan.space.default().eval.fid_every else ""
     console.print(
         f"time: {duration(low)} to {duration(high)} if no trial is stopped early (scheduler "
@@ -127,8 +129,10 @@ def _bill(plan: Plan, rented: Cluster, left: int, probes: list[Probe]) -> str:
     price = rented.highest_price
     rounds = math.ceil(left / share.concurrent)
     low, high = (rounds * seconds / 3600 * price for seconds in _range(probes))
-    limits = [f"--hours {hours:g} at most {hours * price:.2f}" for hours in [plan.budget.hours] if hours is not None]
-    limits += [f"--max-cost {plan.max_cost:g} ends it there"] if plan.max_cost is not None else []
+    limits = [
+        f"--hours {plain(hours)} at most {hours * price:.2f}" for hours in [plan.budget.hours] if hours is not None
+    ]
+    limits += [f"--max-cost {plain(plan.max_cost)} ends it there"] if plan.max_cost is not None else []
     return "; ".join(
         [
             f"{share.concurrent} trials at once, {price:.2f} an hour with all nodes and {rented.price:.2f} with none",
@@ -157,17 +161,18 @@ def probe(config: TrialConfig, dataset: Dataset) -> Probe:
         run.optimize(chosen)
         step = _seconds(run, lambda: [run.optimize(chosen) for _ in range(_STEPS)]) / _STEPS
         images = evaluate.fixed_subset(dataset.validation, min(config.eval.batch_size, len(dataset.validation)), 0)
-        evaluating = _seconds(
-            run,
-            lambda: evaluate.evaluate(
-                run.model,
-                images,
-                run.log_prior,
-                batch_size=config.eval.batch_size,
-                bf16=config.eval.precision == "bf16",
-                accelerator=run.accelerator,
-            ),
-        )
+
+        def evaluating() -> None:
+            with suppress(LikelihoodError):  # of a network that diverges this soon; it took as long
+                evaluate.evaluate(
+                    run.model,
+                    images,
+                    run.log_prior,
+                    batch_size=config.eval.batch_size,
+                    bf16=config.eval.precision == "bf16",
+                    accelerator=run.accelerator,
+                )
+
         evaluated = len(dataset.validation) + len(run.train_subset)
         parameters = sum(each.numel() for each in run.model.parameters())
         weights = _BYTES * parameters
@@ -177,7 +182,7 @@ def probe(config: TrialConfig, dataset: Dataset) -> Probe:
             config,
             parameters,
             peak_memory(run.device),
-            step * run.steps_per_epoch + evaluating * evaluated / len(images),
+            step * run.steps_per_epoch + _seconds(run, evaluating) * evaluated / len(images),
             min(config.train.epochs, _KEPT_WEIGHTS) * weights + 2 * state + config.train.epochs * predictions,
         )
 
@@ -228,11 +233,11 @@ def _machine() -> dict[str, float]:
     return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
 
 
-def _finished(plan: Plan) -> int:
+def _ended(plan: Plan) -> int:
     if not plan.store.trials_folder.is_dir():
         return 0
     rows = plan.store.latest_attempts().rows()
-    return sum(row["state"] in FINISHED and not was_cut(row["stopped"]) for row in rows)
+    return sum(meaning_of(row["state"]).ended for row in rows)
 
 
 def _free(results: Path) -> int:

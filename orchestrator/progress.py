@@ -15,8 +15,9 @@ from rich.text import Text
 
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
+from orchestrator.formatting import measured, plain
 from orchestrator.objective import Objective
-from orchestrator.store import State
+from orchestrator.states import State, meaning_of
 
 if TYPE_CHECKING:
     from orchestrator.ledger import Best  # which imports Optuna; readers of results do without
@@ -32,9 +33,10 @@ class Progress(AbstractContextManager["Progress"]):
         self._total = total
         self._earlier = 0  # trials that had ended before this run
         self._begun = time.monotonic()
-        self._ended: dict[str, State] = {}  # by trial id
+        self._left: dict[str, State] = {}  # by trial id: those that a process ran, and none runs now
         self._running: dict[int, tuple[TrialConfig, EpochMetrics | None]] = {}
-        self._best: Best | None = None
+        self._earlier_best: Best | None = None
+        self._bests: dict[str, Best] = {}  # by trial id: of each trial of this run that has not failed
         self._live = (
             Live(console=console, get_renderable=self._render, refresh_per_second=2, transient=True)
             if console.is_terminal
@@ -58,13 +60,13 @@ class Progress(AbstractContextManager["Progress"]):
 
     def resumed(self, finished: int, best: Best | None) -> None:
         """The sweep goes on where an earlier run stopped."""
-        self._earlier, self._best = finished, best
+        self._earlier, self._earlier_best = finished, best
         if self._live is None:
             self._say(f"resumed after {finished} finished trials")
 
     def started(self, number: int, config: TrialConfig) -> None:
         """A trial runs."""
-        self._ended.pop(config.trial_id, None)  # one that had been stopped goes on
+        self._left.pop(config.trial_id, None)  # one that had been stopped goes on
         self._running[number] = (config, None)
         if self._live is None:
             self._say(f"trial {config.trial_id} runs: {settings(config, self._searched)}")
@@ -72,32 +74,47 @@ class Progress(AbstractContextManager["Progress"]):
     def epoch(self, number: int, config: TrialConfig, metrics: EpochMetrics, value: float | None) -> None:
         """A trial finished an epoch."""
         self._running[number] = (config, metrics)
-        if value is not None and (self._best is None or self._objective.better(value, self._best[0])):
-            self._best = (value, config, metrics.epoch)
+        held = self._bests.get(config.trial_id)
+        if value is not None and (held is None or self._objective.better(value, held[0])):
+            self._bests[config.trial_id] = (value, config, metrics.epoch)
         if self._live is None:
-            measured = f"{self._objective.metric} {_number(value)}, val_bpd {_number(metrics.val_bpd)}"
+            values = f"{self._objective.metric} {measured(value)}, val_bpd {measured(metrics.val_bpd)}"
             at = f"trial {config.trial_id} epoch {metrics.epoch}/{config.train.epochs}"
-            self._say(f"{at}: {measured}, {metrics.seconds:.1f} s")
+            self._say(f"{at}: {values}, {metrics.seconds:.1f} s")
 
     def ended(self, number: int, config: TrialConfig, state: State, value: float | None, reason: str | None) -> None:
         """A trial ended, or was stopped for now."""
         self._running.pop(number, None)
-        self._ended[config.trial_id] = state
-        if state == "FAILED":
+        self._left[config.trial_id] = state
+        if meaning_of(state).failed:
+            self._bests.pop(config.trial_id, None)
             self._console.print(Text(f"trial {config.trial_id} FAILED: {reason}", style="red"), soft_wrap=True)
         elif self._live is None:
             why = f" ({reason})" if reason else ""
-            self._say(f"trial {config.trial_id} {state}: best {self._objective.metric} {_number(value)}{why}")
+            self._say(f"trial {config.trial_id} {state}: best {self._objective.metric} {measured(value)}{why}")
 
     def _say(self, text: str) -> None:
         # A trial of an earlier run that goes on here and ends again is counted once, as nearly as one can tell.
-        done = min(self._total, self._earlier + len(self._ended))
+        done = min(self._total, self._earlier + self._done)
         self._console.print(f"[{done}/{self._total}] {text}", markup=False, highlight=False, soft_wrap=True)
 
+    @property
+    def _done(self) -> int:
+        """How many trials have ended in this run."""
+        return sum(meaning_of(state).ended for state in self._left.values())
+
+    def _best(self) -> Best | None:
+        """The best so far, the earliest of equals."""
+        best = self._earlier_best
+        for held in self._bests.values():
+            if best is None or self._objective.better(held[0], best[0]):
+                best = held
+        return best
+
     def _render(self) -> Group:
-        done = len(self._ended)
+        done = self._done
         elapsed = time.monotonic() - self._begun
-        counts = ", ".join(f"{count} {state}" for state, count in sorted(Counter(self._ended.values()).items()))
+        counts = ", ".join(f"{count} {state}" for state, count in sorted(Counter(self._left.values()).items()))
         head = f"{min(self._total, self._earlier + done)} of {self._total} trials" + (
             f" ({counts} in this run)" if counts else ""
         )
@@ -105,11 +122,11 @@ class Progress(AbstractContextManager["Progress"]):
             left = max(0, self._total - self._earlier - done) * elapsed / done
             head += f", {60 * done / elapsed:.1f} a minute, about {duration(left)} left"
         lines = [Text(head)]
-        if self._best is not None:
-            value, config, epoch = self._best
+        if (best := self._best()) is not None:
+            value, config, epoch = best
             lines.append(
                 Text(
-                    f"best so far: {self._objective.metric} {_number(value)} in epoch {epoch} of {config.trial_id}: "
+                    f"best so far: {self._objective.metric} {measured(value)} in epoch {epoch} of {config.trial_id}: "
                     f"{settings(config, self._searched)}"
                 )
             )
@@ -121,8 +138,8 @@ class Progress(AbstractContextManager["Progress"]):
             table.add_row(
                 config.trial_id,
                 f"{shown.get('epoch', 0)}/{config.train.epochs}",
-                _number(self._objective.value(shown)),
-                _number(metrics.val_bpd if metrics is not None else None),
+                measured(self._objective.value(shown)),
+                measured(metrics.val_bpd if metrics is not None else None),
                 f"{metrics.seconds:.1f}" if metrics is not None else "",
                 f"{metrics.peak_memory_bytes / 2**30:.1f} GiB" if metrics is not None else "",  # the GPU's, or RAM
                 settings(config, self._searched),
@@ -134,15 +151,6 @@ def settings(config: TrialConfig, fields: tuple[str, ...]) -> str:
     """The given fields of a configuration, by their short names."""
     flat = config.flat()
     return ", ".join(f"{field.rpartition('.')[2]} {plain(flat[field])}" for field in fields if field in flat)
-
-
-def plain(value: object) -> str:
-    """A value, floats with four significant digits."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
 
 
 def duration(seconds: float) -> str:

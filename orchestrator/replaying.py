@@ -8,6 +8,7 @@ from typing import Any
 
 from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.suggest import nearest
+from orchestrator.kinds import kind_of
 from orchestrator.objective import Objective
 from orchestrator.space import parse_settings
 from orchestrator.storage import Folder, remove_tree
@@ -34,7 +35,7 @@ def holder(results: Folder, trial_id: str, sweep: str | None) -> Store:
     """The sweep that ran the trial, `sweep` or the only one. Raise StoreError where none did, or several."""
     if sweep is not None:
         return Store((results / sweep).absolute())
-    begun = [store for store in sweeps(results) if store.read_sweep() is not None]  # replays ask nothing
+    begun = [store for store in sweeps(results) if not _is_scratch(store)]
     holders = [store for store in begun if store.attempts_of(trial_id)]
     if not holders:
         there = [str(row["trial_id"]) for store in begun for row in store.latest_attempts().rows()]
@@ -48,9 +49,15 @@ def holder(results: Folder, trial_id: str, sweep: str | None) -> Store:
 def scratch(results: Folder, name: str) -> Store:
     """The folder that replays go to, which are deleted when they are run again. Raise StoreError for a sweep's."""
     store = Store((results / name).absolute())
-    if store.read_sweep() is not None:
+    if not _is_scratch(store):
         raise StoreError(f"--name {name}: {store.folder} holds a sweep, whose rows a replay would replace")
     return store
+
+
+def _is_scratch(store: Store) -> bool:
+    """Whether the folder holds replays, or is one of before folders said what they hold."""
+    held = store.read_sweep()
+    return held is None or kind_of(store.folder.name, held) == "replays"
 
 
 def threads_by_epoch(attempts: Iterable[Mapping[str, Any]], epochs: Iterable[Mapping[str, Any]]) -> dict[int, int]:

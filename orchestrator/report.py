@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from orchestrator import candidates, where
 from orchestrator import command_line as cli
-from orchestrator.best import Sweeps, choose, chosen_sweeps
+from orchestrator import selection, where
+from orchestrator.best import Sweeps, choose, read
 from orchestrator.candidates import ChoiceError
 from orchestrator.choosing import DEFAULT_RULE, Rule
 from orchestrator.storage import beside
@@ -34,21 +34,22 @@ def main(
     """Write the report."""
     console = cli.console()
     with cli.plain_errors(ChoiceError, where.WhereError):
-        stores = chosen_sweeps(results, sweep or ())
+        selected = selection.select(results, sweep or ())
         conditions = where.parse(condition) if condition else ()
-        epochs = candidates.read(stores, metric, mode=mode, conditions=conditions)
-        choice = choose(epochs, rule)
+        choice = choose(read(selected, metric, mode=mode, conditions=conditions), rule)
         from orchestrator import page  # plotly takes a second to import; a mistake is answered before
 
         file = out or beside(results) / "report.html"
         try:
-            page.write(file, stores, choice)
+            page.write(file, selected, choice)
         except OSError as error:
             raise StoreError(f"{file}: cannot be written: {error.strerror}; --out FILE puts it elsewhere") from None
-    for problem in epochs.problems:
+    if selected.sentence is not None:
+        console.print(selected.sentence, soft_wrap=True, highlight=False)
+    for problem in choice.epochs.problems:
         console.print(f"warning: {problem}", style="yellow", soft_wrap=True)
     console.print(
-        f"{file}: {len(stores)} sweep(s), {choice.total_trials} trials; open it in any browser", soft_wrap=True
+        f"{file}: {len(selected.stores)} sweep(s), {choice.total_trials} trials; open it in any browser", soft_wrap=True
     )
 
 

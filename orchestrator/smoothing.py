@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 Array: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
 
+ROUNDING = 1e-9  # of the largest value: what lies nearer together is equal, sums being rounded
 _WITHIN_REACH = 7  # standard errors below the top, as a mean over neighbours, from where on an epoch is left alone
 _NEIGHBOURS = 3  # on each side, in that mean
 _FITTED = 200  # epochs at most that the sizes of the parts are estimated from; the time grows with the cube
@@ -38,12 +39,12 @@ _PRIOR_SPREAD = np.array([2.0, 2.0, 2.0, 2.0, 1.0])
 def expectation(values: Array, errors: Array, trial: Ints, epoch: Ints) -> Array:
     """W (M, M), rows adding up to 1, such that W @ values are the expected true values, more being better.
 
-    `errors` (R, M): by how much other samples of the same size would have differed. Where there is no noise W is the
-    identity.
+    `errors` (R, M): by how much other samples of the same size would have differed. Where there is no noise but that of
+    rounding W is the identity.
     """
     W = np.eye(len(values))
     spread = errors.std(axis=0)
-    if not spread.any():
+    if spread.max() <= ROUNDING * np.abs(values).max():
         return W
     around = _mean_of_neighbours(values, trial, epoch)
     near = around >= around.max() - _WITHIN_REACH * np.sqrt(np.square(spread).mean())

@@ -18,7 +18,9 @@ from typing import Any, Protocol, TypeAlias
 import search_spaces
 from cpcnn_core import places
 from cpcnn_core.config import LOCATIONS, PROTOCOL, ConfigError, TrialConfig, check_field
+from cpcnn_core.metrics import OF_PIXELS
 from orchestrator import samplers
+from orchestrator.formatting import plain
 from orchestrator.objective import Objective, ObjectiveError
 from orchestrator.resources import Resources, ResourcesError
 from orchestrator.scheduling import Schedule, ScheduleError
@@ -89,12 +91,12 @@ class SearchSpace:
             same = self.configure(_as_recorded(flat, params)).flat()
         except _NotAdmittedError as refused:
             field = str(refused)
-            return {}, f"{field} is {_shown(flat.get(field))}, which the space does not have"
+            return {}, f"{field} is {plain(flat.get(field))}, which the space does not have"
         except ConfigError as error:
             return {}, str(error)
         for field in dict.fromkeys((*same, *flat)):
             if field not in LOCATIONS and (field not in same or field not in flat or same[field] != flat[field]):
-                return {}, f"{field} is {_shown(flat.get(field))}, not {_shown(same.get(field))}"
+                return {}, f"{field} is {plain(flat.get(field))}, not {plain(same.get(field))}"
         return params, None
 
     @property
@@ -177,6 +179,12 @@ class SearchSpace:
             if field in _OF_ALL_TRIALS:
                 raise SpaceError(
                     f"{where}{field} cannot be searched: trials of other data are never compared; fix it in settings"
+                )
+            if field == "data.quantize" and (reads := sorted(OF_PIXELS & set(self.objective.reads))):
+                raise SpaceError(
+                    f"{where}{field} cannot be searched under an objective that reads {' and '.join(reads)}, which "
+                    "does not compare between rounded and other pixels; fix it in settings, or take a metric of "
+                    "classification, as val_acc"
                 )
             if field.startswith("eval.fid_"):
                 raise SpaceError(
@@ -401,10 +409,6 @@ def _as_recorded(flat: Mapping[str, Scalar], params: dict[str, tuple[Scalar, Dis
         return value
 
     return pick
-
-
-def _shown(value: Scalar) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _pinned(pins: Mapping[str, Scalar]) -> Picker:

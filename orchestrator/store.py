@@ -8,6 +8,7 @@
     checkpoints/<trial_id>/        weights and training state, the core's business
     samples/<trial_id>-0003.png    images drawn after an epoch, one row per class
     logs/<trial_id>.log            what the trial's process said
+    set-aside/                     files of `trials` and `epochs` that could not be read, once others took their place
 
 `trials` and `epochs` have one writer, the driver; a trial's process writes its predictions, log and checkpoints. Every
 file is written under a temporary name and renamed, or behind a URL put there in one request, so a reader never sees
@@ -25,6 +26,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import sqlite3
 import types
@@ -48,13 +50,13 @@ from pydantic import BaseModel
 from cpcnn_core.config import Scalar, TrialConfig, field_names
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator import arrays, storage
+from orchestrator.states import ENDED, State
 from orchestrator.storage import Folder, RemoteError, RemotePath, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd  # takes a second to import, and who only asks for rows or columns does without
 
-State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAILED"]
-FINISHED: tuple[State, ...] = ("COMPLETE", "PRUNED", "FAILED")
+logger = logging.getLogger(__name__)
 
 # What a file must have to be one of ours; columns that a later version added are null in an earlier one's rows.
 _ATTEMPT_KEY = ("trial_id", "attempt", "state")
@@ -66,10 +68,11 @@ OPTION_PREFIX = "model.fusion_options."
 COMPACTED = "compacted.parquet"  # no trial id: those have 12 hex digits
 COMPACT_FROM = 256  # files of ended trials from which on the driver compacts
 
-CONFIRMATION = "confirmation"  # in the sweep.json of a sweep that confirms a choice
+SCHEMA = 3
+"""The version of the tables, `schema_version` in their metadata.
 
-SCHEMA = 2
-"""The version of the tables, `schema_version` in their metadata. 1 had none; 2 adds compacted files."""
+1 had none; 2 adds compacted files; 3 adds the states INTERRUPTED, PREEMPTED and STOPPED.
+"""
 
 _SCHEMA_KEY = b"schema_version"
 _READERS = 8  # threads; reading thousands of small files waits for the disk, not for the processor
@@ -96,7 +99,7 @@ class Attempt:
     number: int | None  # the trial's number in the study; None where no study asked for it
     state: State
     error: str | None = None  # why it is FAILED
-    stopped: str | None = None  # why it is PRUNED
+    stopped: str | None = None  # why it is PRUNED, INTERRUPTED, PREEMPTED or STOPPED
     started: str  # UTC, ISO 8601
     ended: str | None = None
     seconds: float | None = None  # from start to end of this attempt, the process's start apart
@@ -291,7 +294,8 @@ class Store:
 
     def write_attempts(self, attempts: Sequence[Attempt], config: TrialConfig) -> None:
         """Add or replace several rows of one trial at once, so that no kill comes between them."""
-        rows = {held["attempt"]: held for held in self.attempts_of(config.trial_id)}
+        earlier = self._rows(self.trials_folder, config.trial_id, _ATTEMPT_KEY, to_write=True)
+        rows = {held["attempt"]: held for held in earlier}
         rows |= {attempt.attempt: dataclasses.asdict(attempt) | config.flat() for attempt in attempts}
         # The options of other trials' fusions, columns of the compacted file, are null in this one's rows.
         ordered = [
@@ -317,7 +321,8 @@ class Store:
         """Add the epoch's row, or replace it; rows whose weights are no longer on disk lose their `checkpoint`."""
         row: dict[str, Any] = {"trial_id": trial_id, "attempt": attempt} | metrics.row()
         row["checkpoint"] = None if metrics.checkpoint is None else f"checkpoints/{trial_id}/{metrics.checkpoint}"
-        rows = [held for held in self.epochs_of(trial_id) if held["epoch"] != metrics.epoch]
+        earlier = self._rows(self.epochs_folder, trial_id, _EPOCH_KEY, to_write=True)
+        rows = [held for held in earlier if held["epoch"] != metrics.epoch]
         for held in rows:
             if held["epoch"] not in metrics.kept_epochs:
                 held["checkpoint"] = None
@@ -407,13 +412,17 @@ class Store:
             found |= {field.name: field.type for field in schema if field.name not in found}
         return found
 
+    def has_epochs(self) -> bool:
+        """Whether any trial has finished an epoch."""
+        return bool(self._files(self.epochs_folder))
+
     def compact(self, *, at_least: int = COMPACT_FROM) -> int:
         """Bring the rows of all ended trials into one file per table, where that replaces `at_least` files.
 
         Only for the one who holds the sweep. Return how many files were replaced.
         """
         trials = self.latest_attempts().columns
-        ended = set(trials.filter(pc.is_in(trials["state"], pa.array(FINISHED)))["trial_id"].to_pylist())
+        ended = set(trials.filter(pc.is_in(trials["state"], pa.array(ENDED)))["trial_id"].to_pylist())
         replaced = 0
         for folder, kind in ((self.epochs_folder, _EPOCHS), (self.trials_folder, _TRIALS)):
             own = {file.stem: file for file, _ in self._files(folder) if file.stem in ended}
@@ -455,15 +464,31 @@ class Store:
             clashes += more
         return Table(whole, problems + clashes)
 
-    def _rows(self, folder: Folder, trial_id: str, required: tuple[str, ...]) -> list[dict[str, Any]]:
+    def _rows(
+        self, folder: Folder, trial_id: str, required: tuple[str, ...], *, to_write: bool = False
+    ) -> list[dict[str, Any]]:
         path = folder / f"{trial_id}.parquet"
         table, problem = self._read(path, required)
-        if table is None and problem is not None:
-            _set_aside(path)  # whatever this is, the next write would bury it
+        if table is None and problem is not None and to_write:
+            aside = self._set_aside(path)  # whatever this is, the next write would bury it
+            logger.warning("%s It was moved to %s", f"{problem.rstrip('.')}.", aside)
         if table is None:
             table = self._read_trial(folder / COMPACTED, trial_id)
         rows: list[dict[str, Any]] = [] if table is None else table.to_pylist()
         return rows
+
+    def _set_aside(self, path: Folder) -> Folder:
+        """Move a file to where no reader of a whole folder meets it. Return its new place."""
+        number = 1
+        while (aside := self.folder / "set-aside" / f"{path.parent.name}-{path.stem}-{number}{path.suffix}").is_file():
+            number += 1
+        if isinstance(path, Path) and isinstance(aside, Path):
+            aside.parent.mkdir(exist_ok=True)
+            path.replace(aside)
+        else:
+            aside.write_bytes(path.read_bytes())
+            path.unlink()
+        return aside
 
     def _write_rows(self, path: Folder, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
         self._write_table(path, pa.Table.from_pylist(rows, schema=schema))
@@ -503,7 +528,7 @@ class Store:
                 if version > SCHEMA:
                     return None, f"{path}: passed over; a newer version of this program wrote it (schema {version})"
                 # Columns may have had other names in a version from which there are steps.
-                whole = columns is None or any(earlier in _MIGRATIONS for earlier in range(version, SCHEMA))
+                whole = columns is None or any(step.concerns(there) for step in _steps(version))
                 table = file.read(None if whole else [name for name in columns or () if name in there])
         except FileNotFoundError:
             return None, None
@@ -598,30 +623,59 @@ def config_of(row: Mapping[str, Any]) -> TrialConfig:
     return TrialConfig.from_record(flat | options)
 
 
-def _set_aside(path: Folder) -> None:
-    name = f"{path.name}.broken"
-    if isinstance(path, Path):
-        path.replace(path.with_name(name))
-        return
-    (path.parent / name).write_bytes(path.read_bytes())
-    path.unlink()
-
-
 def _version(schema: pa.Schema) -> int:
     return int((schema.metadata or {}).get(_SCHEMA_KEY, 1))
 
 
+@dataclass(frozen=True)
+class Migration:
+    """What makes a table of the next version of one that has all of the columns `reads`; others stay as they are."""
+
+    reads: tuple[str, ...]
+    step: typing.Callable[[pa.Table], pa.Table]
+
+    def concerns(self, columns: Container[str]) -> bool:
+        return all(name in columns for name in self.reads)
+
+
+def _steps(version: int) -> list[Migration]:
+    """The steps from a version to SCHEMA."""
+    return [_MIGRATIONS[earlier] for earlier in range(version, SCHEMA) if earlier in _MIGRATIONS]
+
+
 def _migrated(table: pa.Table, version: int) -> pa.Table:
     """The table as version SCHEMA has it: each earlier version's step in turn."""
-    for earlier in range(version, SCHEMA):
-        if earlier in _MIGRATIONS:
-            table = _MIGRATIONS[earlier](table)
+    for migration in _steps(version):
+        if migration.concerns(table.column_names):
+            table = migration.step(table)
     return table.replace_schema_metadata(None)
+
+
+def _with_interruptions(table: pa.Table) -> pa.Table:
+    """In version 2 what had been cut short was FAILED, PRUNED or still RUNNING, and its reason said what it was."""
+    if "stopped" not in table.column_names:  # of version 1
+        table = table.append_column("stopped", pa.nulls(len(table), pa.string()))
+    state, error, stopped = (table[name].cast(pa.string()) for name in ("state", "error", "stopped"))
+    died = pc.or_(
+        pc.starts_with(pc.fill_null(error, ""), "interrupted: "),
+        pc.ends_with(pc.fill_null(error, ""), "(the trial was started again)"),
+    )
+    died = pc.and_(died, pc.is_in(state, pa.array(["FAILED", "RUNNING"])))
+    cut = pc.and_(
+        pc.equal(state, "PRUNED"), pc.starts_with(pc.fill_null(stopped, ""), "the sweep's budget was spent: ")
+    )
+    for name, column in {
+        "state": pc.if_else(pc.or_(died, cut), "INTERRUPTED", state),
+        "stopped": pc.if_else(died, error, stopped),
+        "error": pc.if_else(died, pa.scalar(None, pa.string()), error),
+    }.items():
+        table = table.set_column(table.column_names.index(name), name, column)
+    return table
 
 
 # By the version that they start from. None starts from 1: 2 only adds files, and columns that it added are null in
 # earlier rows anyway.
-_MIGRATIONS: dict[int, typing.Callable[[pa.Table], pa.Table]] = {}
+_MIGRATIONS: dict[int, Migration] = {2: Migration(("state", "error"), _with_interruptions)}
 
 
 def _last_of_each(table: pa.Table, order: Sequence[str], unique: Sequence[str]) -> pa.Table:

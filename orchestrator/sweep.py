@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +20,7 @@ from orchestrator.objective import ParetoObjective
 from orchestrator.progress import Progress
 from orchestrator.resources import ResourcesError
 from orchestrator.scheduling import ScheduleError
+from orchestrator.states import reason_of
 from orchestrator.storage import spelled
 from orchestrator.study import StudyError
 from orchestrator.track import TensorBoardOption, WandbOption
@@ -98,6 +100,9 @@ def main(
         bool,
         typer.Option("--extend", help="Go on with a sweep whose space has grown since: more options, wider bounds."),
     ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run the trials that FAILED again, each from its last checkpoint.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what the sweep would cost, and do not run it.")
     ] = False,
@@ -134,6 +139,7 @@ def main(
 ) -> None:
     """Search SPACE. The same command again resumes the sweep where it was stopped or killed."""
     console = cli.console()
+    failing: str | None = None
     with cli.plain_errors(driver.SweepError, StudyError, ScheduleError, ResourcesError, ClusterError):
         asked = space.read(space_file, given or (), seed=seed, sampler=sampler)
         asked = replace(asked, schedule=asked.schedule.named(scheduler))
@@ -146,6 +152,7 @@ def main(
             warm_start=tuple(warm_start or ()),
             budget=Budget(hours, gpu_hours),
             extend=extend,
+            retry_failed=retry_failed,
             pending_minutes=pending_minutes,
             max_cost=max_cost,
         )
@@ -163,7 +170,12 @@ def main(
             tracking.following(plan.store, wandb=wandb, tensorboard=tensorboard, say=console.print),
             Progress(console, asked.objective, asked.searched, total=plan.trials) as view,
         ):
-            outcome = driver.run(plan, view)
+            try:
+                outcome = driver.run(plan, view)
+            except driver.FailingError as error:
+                failing = str(error)
+    if failing is not None:
+        cli.fail(failing, cli.FAILED)
     if outcome.interrupted:
         console.print(f"Stopped after {outcome.finished} of {plan.trials} trials. To go on where they stand:")
         console.print(f"  {cli.same()}", soft_wrap=True, highlight=False)
@@ -177,7 +189,7 @@ def main(
 
 
 def show(console: Console, plan: driver.Plan) -> None:
-    """Print the leaderboard and the next command to type."""
+    """Print the leaderboard and the next command to type. Exit with an error where no trial came to a good end."""
     entries, problems = leaderboard.read([plan.store])
     for problem in problems:
         console.print(f"warning: {problem}", style="yellow", soft_wrap=True)
@@ -187,11 +199,22 @@ def show(console: Console, plan: driver.Plan) -> None:
         console.print(leaderboard.front_table(leaderboard.front(entries, objective), objective))
     else:
         console.print(leaderboard.table(ranked, objective))
-    if ranked and ranked[0].best(objective, kept=True) is not None:
+    if ranked and not ranked[0].meaning.failed and ranked[0].best(objective, kept=True) is not None:
         where = [] if plan.results == Path("results") else ["--results", spelled(plan.results)]
         following = cli.again("orchestrator.best", "--metric", objective.column, "--sweep", plan.name, *where)
         console.print("Next, check and export the winner:")
         console.print(f"  {following}", soft_wrap=True, highlight=False)
+    failed = [entry for entry in entries if entry.meaning.failed]
+    if failed:
+        console.print(
+            f"{len(failed)} of {len(entries)} trials FAILED; `status` says why. To run them again once that is mended:",
+            highlight=False,
+        )
+        retrying = cli.same() if "--retry-failed" in sys.argv else f"{cli.same()} --retry-failed"
+        console.print(f"  {retrying}", soft_wrap=True, highlight=False, markup=False)
+    if not any(entry.meaning.ended and not entry.meaning.failed for entry in entries):
+        reasons = [f"the last one that failed: {reason_of(failed[-1].trial)}"] if failed else []
+        cli.fail("; ".join([f"{plan.store.folder}: no trial has completed", *reasons]), cli.FAILED)
 
 
 if __name__ == "__main__":

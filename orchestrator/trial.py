@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bdb
 import logging
-from collections.abc import Mapping
+import traceback
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,16 +15,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typer.core import TyperGroup
 
+from cpcnn_core import renaming
 from cpcnn_core.checkpoint import load_weights
 from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.files import sha256
+from cpcnn_core.fusion import FUSIONS
+from cpcnn_core.starter import Choices
 from orchestrator import command_line as cli
-from orchestrator import drawing, importing, provenance, replaying, space, storage, submission, tracking, training
+from orchestrator import drawing, importing, kinds, replaying, space, storage, submission, tracking, training
+from orchestrator.formatting import measured, plain
+from orchestrator.leaderboard import is_of_training
 from orchestrator.objective import Objective
-from orchestrator.progress import plain
 from orchestrator.recording import Recording
-from orchestrator.space import SearchSpace
-from orchestrator.store import Store
+from orchestrator.states import meaning_of
+from orchestrator.store import Store, StoreError
 from orchestrator.track import TensorBoardOption, WandbOption
 
 logger = logging.getLogger(__name__)
@@ -70,26 +76,41 @@ def run(
         config = training.identified(training.with_one_extractor(asked.default()))
         store = Store((results / cli.folder_name(name or f"{space_file.stem}-trials")).absolute())
         store.create()
-        _introduce(store, asked)
+        kinds.introduce(store, "trials", asked.question, asked.source)
         training.check(config)
         _print_settings(console, config)
         with tracking.following(store, wandb=wandb, tensorboard=tensorboard, say=console.print):
             error = train(console, config, store, asked.objective)
     if error is not None:
-        cli.fail(f"trial {config.trial_id}: {error}", cli.FAILED)
+        cli.fail(f"trial {config.trial_id}: {error}\nIts log is {store.log_file(config.trial_id)}", cli.FAILED)
     console.print(f"Trial {config.trial_id} is in {store.folder}", soft_wrap=True, highlight=False)
 
 
 @app.command("import")
 def import_(
     file: Annotated[
-        Path, typer.Argument(parser=cli.local, metavar="FILE", help="A checkpoint of the starter code, .pth.")
+        Path,
+        typer.Argument(parser=cli.local, metavar="FILE", help="A checkpoint of the starter code, .pth or safetensors."),
     ],
-    fusion: Annotated[str, typer.Option(help="The fusion that the file's network has.")],
+    fusion: Annotated[
+        str,
+        typer.Option(help=f"The fusion that the file's network has: {', '.join(FUSIONS)}; or several joined by +."),
+    ],
     rename: Annotated[
         list[str] | None,
-        typer.Option(metavar="OLD=NEW", help="The file's name (or dotted prefix) of a parameter, and ours."),
+        typer.Option(
+            metavar="OLD=NEW",
+            help="The file's name of a parameter (or what names begin with up to a dot), and ours. `*` stands for any "
+            "characters; A+B=NEW joins two tensors; the same OLD again uses it twice. docs/import.md has examples.",
+        ),
     ] = None,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A tensor of the file to leave out; `*` as in --rename. May be repeated."),
+    ] = None,
+    first_classes: Annotated[
+        bool, typer.Option("--first-classes", help="Of label tables with more classes than the data, take the first.")
+    ] = False,
     given: cli.Settings = None,
     results: cli.Results = Path("results"),
     name: Annotated[str, typer.Option(help="The folder in RESULTS.")] = "imported",
@@ -103,14 +124,17 @@ def import_(
         settings = {"data.name": "cpen455", **space.parse_settings(given or ()), "model.fusion": fusion}
         config = training.with_one_extractor(TrialConfig.from_flat(settings))
         store = Store((results / cli.folder_name(name)).absolute())
-        config, metrics = importing.import_trial(file, config, store, rename=importing.parse_renames(rename or ()))
-        if store.read_sweep() is None:
-            store.write_sweep(
-                {"name": name, "question": "Imported checkpoints.", "created": provenance.now(), "runs": []}
-            )
+        choices = Choices(tuple(map(renaming.parse, rename or ())), tuple(drop or ()), first_classes)
+
+        def say(remark: str) -> None:
+            console.print(f"{file}: {remark}", soft_wrap=True, highlight=False)
+
+        config, metrics = importing.import_trial(file, config, store, choices=choices, say=say)
+        kinds.introduce(store, "imported", kinds.IMPORTED)
     _print_settings(console, config)
     console.print(
-        f"val_acc {metrics.val_acc:.5f}, val_bpd {metrics.val_bpd:.5f}; trial {config.trial_id} is in {store.folder}",
+        f"val_acc {measured(metrics.val_acc, 5)}, val_bpd {measured(metrics.val_bpd, 5)}; "
+        f"trial {config.trial_id} is in {store.folder}",
         soft_wrap=True,
         highlight=False,
     )
@@ -143,13 +167,11 @@ def sample(
     with cli.plain_errors(OSError):
         if out.exists():
             raise ConfigError(f"--out {out}: exists; name another folder, so that old images never mix with new ones")
-        if Path(source).suffix == ".safetensors":
-            source = str(cli.local(source))
         file = drawing.weights_file(
             source, results, sweep=None if sweep is None else cli.known_name(sweep), epoch=epoch
         )
         with storage.on_disk(file) as here:
-            weights, checksum = load_weights(here), sha256(here)
+            weights, checksum = load_weights(here, origin=file), sha256(here)
         half = 0 if complete is None else weights.model.image_shape[1] // 2
         asked = drawing.Request(
             drawing.parse_counts(count or (), weights.model.nr_classes),
@@ -190,6 +212,7 @@ def replay(
         config = replaying.recorded_config(recorded, trial_id, given or ())
         store = replaying.scratch(results, cli.folder_name(name) if name else f"{recorded.folder.name}-replays")
         store.create()
+        kinds.introduce(store, "replays", f"Replays of {recorded.folder.name}.")
         training.check(config)
         _print_settings(console, config)
         wanted = recorded.epochs_of(trial_id)
@@ -224,7 +247,7 @@ def train(
     for row in earlier:
         _print_epoch(console, row)
     if until is None and store.reported_epochs(config.trial_id) >= config.train.epochs:
-        if store.attempts_of(config.trial_id)[-1]["state"] == "RUNNING":  # killed after its last epoch
+        if not meaning_of(store.attempts_of(config.trial_id)[-1]["state"]).ended:  # cut short after its last epoch
             Recording(store, config, number=None).finish("COMPLETE")
         console.print("All epochs were there already; another --seed or --set makes another trial.")
         return None
@@ -264,7 +287,8 @@ def train(
                     break
                 prepare(metrics.epoch + 1)
             epochs.close()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, bdb.BdbQuit) as error:
+            _interrupt(begun, "Ctrl-C" if isinstance(error, KeyboardInterrupt) else "the debugger was left")
             console.print(f"Stopped. To go on where it stands:\n  {cli.same()}", soft_wrap=True, highlight=False)
             raise typer.Exit(cli.STOPPED) from None
         except training.TrialBusyError:
@@ -273,13 +297,24 @@ def train(
             if not begun:
                 raise
             logger.exception("the trial failed")
+            traceback.print_exc()
             with suppress(OSError):  # which is then what went wrong, and said already
                 store.publish_log(config.trial_id)
             begun[0].finish("FAILED", training.describe(error))
             return training.describe(error)
+        except BaseException as error:  # as a debugger that ends the whole process
+            _interrupt(begun, training.describe(error))
+            raise
     whole = begun[0].attempt.epochs >= config.train.epochs
     begun[0].finish("COMPLETE" if whole else "PRUNED", stopped=None if whole else "as far as the recorded trial went")
     return None
+
+
+def _interrupt(begun: Sequence[Recording], why: str) -> None:
+    """Write that the trial waits. Raise nothing: what could not be written is found by whoever takes the trial up."""
+    for recording in begun:
+        with suppress(StoreError, OSError):
+            recording.finish("INTERRUPTED", stopped=why)
 
 
 def _bar(console: Console) -> Progress:
@@ -287,28 +322,15 @@ def _bar(console: Console) -> Progress:
     return Progress(*columns, console=console, transient=True)
 
 
-def _introduce(store: Store, asked: SearchSpace) -> None:
-    """Say in sweep.json what this folder is, unless a sweep has said so."""
-    if store.read_sweep() is None:
-        store.write_sweep(
-            {
-                "name": store.folder.name,
-                "question": asked.question,
-                "source": asked.source,
-                "created": provenance.now(),
-                "runs": [],
-            }
-        )
-
-
 def _print_settings(console: Console, config: TrialConfig) -> None:
-    defaults = TrialConfig().flat()
-    shown = [f"{key}={plain(value)}" for key, value in config.flat().items() if defaults.get(key) != value]
+    defaults, flat = TrialConfig().flat(), config.flat()
+    known = [key for key in flat if config.source is None or not is_of_training(key)]
+    shown = [f"{key}={plain(flat[key])}" for key in known if defaults.get(key) != flat[key]]
     console.print(f"Trial {config.trial_id}, {', '.join(shown) or 'all defaults'}", soft_wrap=True, highlight=False)
 
 
 def _print_epoch(console: Console, row: dict[str, Any]) -> None:
-    values = "  ".join(f"{row[name]:9.4f}" if row[name] is not None else f"{'-':>9}" for name in _COLUMNS)
+    values = "  ".join(f"{measured(row[name]):>9}" for name in _COLUMNS)
     console.print(f"{row['epoch']:5d}  {values}", highlight=False)
 
 

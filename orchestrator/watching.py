@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cpcnn_core import places
 from orchestrator import cluster_file, provenance
 from orchestrator.cluster import PRICE, Cluster, ClusterError, Kind, Meter, Needs, Node, Patience
+from orchestrator.formatting import plain
 from orchestrator.search import Halt
 from orchestrator.storage import RemotePath
 from orchestrator.store import Store
@@ -70,7 +71,7 @@ def begin(plan: Plan, store: Store, share: Share, besides: Mapping[str, float]) 
         raise ClusterError(problem)
     if plan.max_cost is not None and not cluster.highest_price:
         raise ClusterError(
-            f"--max-cost {plan.max_cost:g}: no node has a price, so that it would end nothing; give nodes a label "
+            f"--max-cost {plain(plan.max_cost)}: no node has a price, so that it would end nothing; give nodes a label "
             f"{PRICE} (docs/cluster.md), or limit the sweep by --hours"
         )
     if not os.environ.get("RAY_ADDRESS"):
@@ -170,7 +171,7 @@ class Watch(Callback):  # type: ignore[misc]
             )
         if self._patience.is_over(now, running):
             raise ClusterError(
-                f"no trial has found a place for {self._patience.minutes:g} minutes; "
+                f"no trial has found a place for {plain(self._patience.minutes)} minutes; "
                 + (cluster.missing(self._request) or _taken(cluster, self._request))
             )
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpcnn_core.suggest import nearest
+from orchestrator.formatting import plain, settings_apart
 
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "<=": operator.le,
@@ -27,6 +28,7 @@ _CONDITION = re.compile(
     |'(?P<single>(?:[^']|'')*)'|"(?P<double>(?:[^"]|"{2})*)")\s*""",
     re.VERBOSE,
 )
+_TEXTS = 5  # that are named where a condition asks for another one
 _AND = re.compile(r"and\b", re.IGNORECASE)
 
 
@@ -43,7 +45,7 @@ class Condition:
     value: float | str
 
     def __str__(self) -> str:
-        value = _quoted(self.value) if isinstance(self.value, str) else f"{self.value:g}"
+        value = _quoted(self.value) if isinstance(self.value, str) else plain(self.value)
         return f"{self.column} {self.operator} {value}"
 
     def holds(self, values: Iterable[Any]) -> NDArray[np.bool_]:
@@ -66,6 +68,17 @@ class Condition:
         kind_of = str if isinstance(self.value, str) else float
         held[there] = _OPERATORS[self.operator](listed[there].astype(object if kind_of is str else float), self.value)
         return held
+
+    def nearest(self, values: Iterable[Any]) -> str | None:
+        """Of values that do not meet it, the one that misses it by least, or the texts that there are; None of none."""
+        there = [value for value in values if value is not None and value == value]
+        if not there:
+            return None
+        if isinstance(self.value, str):
+            texts = sorted({str(value) for value in there})
+            return ", ".join(texts[:_TEXTS]) + (f" and {len(texts) - _TEXTS} others" if len(texts) > _TEXTS else "")
+        number = self.value
+        return settings_apart([min(map(float, there), key=lambda value: abs(value - number)), number])[0]
 
 
 def parse(text: str) -> tuple[Condition, ...]:

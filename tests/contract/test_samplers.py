@@ -94,6 +94,20 @@ class SamplerContract:
         assert_same_images(drawn, reference(temperature=temperature))
         assert torch.equal(drawn, self.drawn(1, temperature=temperature)) == (temperature == 0)
 
+    @pytest.mark.parametrize("temperature", [0.0, 1.0])
+    def test_a_network_that_diverged_draws_what_its_parameters_say(self, temperature: float) -> None:
+        model = network("none", (1, HEIGHT, WIDTH))
+        white, black = torch.tensor([-1e30, 1e30]), torch.tensor([1e30, -1e30])  # means of the two components
+        noise = draw_noise(model, 2, torch.Generator().manual_seed(0))
+        noise[..., -1] = 0.5  # where the logistic is exactly 0, an infinite scale would not be a number
+        for means, log_scale, level in ((white, 1e30, 255), (black, -1e30, 0)):
+            with torch.no_grad():
+                model.nin_out.conv.bias.copy_(
+                    torch.cat([torch.tensor([0.0, 1e30]), means, torch.full((2,), log_scale)])
+                )
+            drawn = self.draw(model, LABELS[:2], noise, temperature=temperature)
+            assert drawn.unique().tolist() == [level]
+
     def test_the_label_matters(self) -> None:
         noise = noise_of()[:, :, :1].expand(-1, -1, len(LABELS), -1)
         drawn = self.draw(model_of(), LABELS, noise)

@@ -255,7 +255,7 @@ def test_a_trial_in_two_terminals_is_trained_in_one(
     monkeypatch.setattr(training, "_ORPHAN_SECONDS", 0)
     store = Store(tmp_path / "results" / "tiny-trials")
     store.create()
-    config = read(space).default().with_settings({"train.epochs": 1})
+    config = training.identified(read(space).default().with_settings({"train.epochs": 1}))
     with training._alone(store, config.trial_id):  # the first terminal
         code, said = call_here(trial.app, space, "--epochs", "1", "--results", tmp_path / "results")
     assert code == 2

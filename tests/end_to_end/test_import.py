@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from cpcnn_core import data
 from cpcnn_core.config import DataConfig, TrialConfig
+from cpcnn_core.fusion import FUSIONS
 from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.starter import export_starter, read_state_dict
 from orchestrator import best, trial
@@ -41,6 +43,7 @@ def test_imported_evaluated_recorded_and_exported(tmp_path: Path, checkpoint: Pa
         assert done.exit_code == 0, done.output
         assert "val_acc" in done.output
     store = Store(results / "imported")
+    assert (store.read_sweep() or {})["kind"] == "imported"
     (latest,) = store.latest_attempts().rows()
     assert latest["state"] == "COMPLETE"
     assert {name: latest[name] for name in SIZES} == SIZES
@@ -53,11 +56,57 @@ def test_imported_evaluated_recorded_and_exported(tmp_path: Path, checkpoint: Pa
     chosen = CliRunner().invoke(best.app, ["--metric", "val_acc", "--results", str(results), "--out", str(out)])
     assert chosen.exit_code == 0, chosen.output
     assert json.loads((out / "config.json").read_text())["source"] == latest["source"]
-    confusion = json.loads((out / "metrics.json").read_text())["confusion"]
-    assert sum(map(sum, confusion)) == 300
+    held = json.loads((out / "metrics.json").read_text())
+    assert sum(map(sum, held["confusion"])) == 300
+    assert "trained" not in held
+    assert held["imported"]["started"] == latest["started"]
+    card = (out / "model_card.md").read_text()
+    assert latest["source"] in card
+    assert "- `model.nr_filters`: 4" in card
+    assert "`train." not in card
+    assert "trained by" not in card
     submitted, exported = read_state_dict(checkpoint), read_state_dict(out / "conditional_pixelcnn.pth")
     assert set(submitted) == set(exported)
     assert all(torch.equal(tensor, exported[name]) for name, tensor in submitted.items())
+
+
+def test_a_file_of_another_form_comes_back_in_that_form(tmp_path: Path, checkpoint: Path) -> None:
+    """Other names, a table for all blocks, too many classes, half precision, what is no weights, a NumPy scalar."""
+    own = {
+        f"net.{name.removeprefix('module.')}": tensor.half()
+        for name, tensor in torch.load(checkpoint)["model_state_dict"].items()
+        if "bias." not in name or name.endswith(".bias")
+    }
+    table = torch.randn(12, 8).half()
+    content = own | {"net.emb.weight": table, "net.steps": torch.tensor(3)}
+    torch.save({"net": content, "epoch": np.int64(3)}, tmp_path / "own.pth")
+    arguments = [
+        *["import", str(tmp_path / "own.pth"), "--fusion", "block_mild", "--rename", "net.*=*", "--drop", "*.steps"],
+        *["--rename", "net.emb.weight=fusion.block_mild.e.*.weight", "--results", str(tmp_path / "results")],
+        *["--set", "data.name=digits", "--set", "eval.train_images=0"],
+    ]
+    refused = CliRunner().invoke(trial.app, arguments)
+    assert refused.exit_code == 2
+    assert "(the file's net.emb.weight) has 12, the data has 10; --first-classes takes the first 10" in refused.output
+    done = CliRunner().invoke(trial.app, [*arguments, "--first-classes"])
+    assert done.exit_code == 0, done.output
+    assert f"{len(own) + 1} tensors of float16 are kept as float32" in done.output
+    assert "of net.emb.weight (12, 8) the first classes are taken, (10, 8)" in done.output
+    out = tmp_path / "winner"
+    chosen = CliRunner().invoke(
+        best.app, ["--metric", "val_acc", "--results", str(tmp_path / "results"), "--out", str(out)]
+    )
+    assert chosen.exit_code == 0, chosen.output
+    exported = read_state_dict(out / "conditional_pixelcnn.pth")
+    wanted = {name: tensor.float() for name, tensor in (own | {"net.emb.weight": table[:10]}).items()}
+    assert set(exported) == set(wanted)
+    assert all(torch.equal(tensor, exported[name]) for name, tensor in wanted.items())
+
+
+def test_the_help_lists_the_fusions() -> None:
+    said = CliRunner().invoke(trial.app, ["import", "--help"], env={"COLUMNS": "200"}).output
+    words = {word.strip(",;.") for word in said.split()}
+    assert words >= {*FUSIONS, "--drop", "--rename", "--first-classes"}
 
 
 @pytest.mark.parametrize(
@@ -67,6 +116,7 @@ def test_imported_evaluated_recorded_and_exported(tmp_path: Path, checkpoint: Pa
         (["--fusion", "stem_add"], "unused: bias."),
         (["--fusion", "block_mild", "--rename", "bias"], "--rename bias: expected OLD=NEW"),
         (["--fusion", "block_mild", "--rename", "bas=x"], "the file has no 'bas'"),
+        (["--fusion", "block_mild", "--drop", "bas"], "--drop bas: the file has no such tensor"),
     ],
 )
 def test_what_does_not_fit_is_said_and_nothing_is_recorded(
@@ -77,4 +127,32 @@ def test_what_does_not_fit_is_said_and_nothing_is_recorded(
     done = CliRunner().invoke(trial.app, arguments)
     assert done.exit_code == 2
     assert message in done.output
+    assert not list(results.rglob("*.parquet"))
+
+
+def test_weights_that_are_not_finite_are_not_imported(tmp_path: Path, checkpoint: Path) -> None:
+    content = torch.load(checkpoint)
+    content["model_state_dict"]["module.nin_out.lin_a.bias"][3] = float("nan")
+    torch.save(content, checkpoint)
+    results = tmp_path / "results"
+    arguments = ["import", str(checkpoint), "--fusion", "block_mild", "--rename", "bias=fusion.block_mild.e"]
+    done = CliRunner().invoke(trial.app, [*arguments, "--set", "data.name=digits", "--results", str(results)])
+    assert done.exit_code == 2
+    assert f"{checkpoint}: 1 of" in done.output
+    assert "NaN or infinite values: nin_out.lin_a.bias (1 of 6 values)" in done.output
+    assert not list(results.rglob("*.parquet"))
+
+
+def test_a_network_that_diverged_is_no_checkpoint(tmp_path: Path, checkpoint: Path) -> None:
+    tensors = {
+        name.removeprefix("module."): tensor
+        for name, tensor in torch.load(checkpoint, weights_only=True)["model_state_dict"].items()
+    }
+    tensors["nin_out.lin_a.weight_g"].fill_(3e38)  # finite, and what comes out is not
+    torch.save(tensors, checkpoint)
+    results = tmp_path / "results"
+    arguments = ["import", str(checkpoint), "--fusion", "block_mild", "--rename", "bias=fusion.block_mild.e"]
+    done = CliRunner().invoke(trial.app, [*arguments, "--set", "data.name=digits", "--results", str(results)])
+    assert done.exit_code == 2
+    assert "s.pth: log p(image | class) is not finite for" in " ".join(done.output.split())
     assert not list(results.rglob("*.parquet"))

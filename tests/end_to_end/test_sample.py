@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from cpcnn_core.config import TrialConfig
 from cpcnn_core.files import sha256
 from orchestrator import trial
 from orchestrator.store import Store
+from tests import remote
 from tests.fakes import metrics
 
 CONFIG = TrialConfig.from_flat(
@@ -103,6 +105,45 @@ def test_what_cannot_be_drawn_is_said_and_leaves_no_folder(results: Path, argume
     assert code == 2
     assert message in said
     assert {file.name for file in results.iterdir()} == {"sweep", "given.png"}
+
+
+def test_weights_that_are_not_finite_draw_nothing(results: Path) -> None:
+    file = Store(results / "sweep").checkpoint_folder(CONFIG.trial_id) / weights_name(EPOCH)
+    assert isinstance(file, Path)
+    state = build_model(CONFIG, SHAPE, NR_CLASSES).state_dict()
+    state["nin_out.conv.bias"][:] = float("nan")
+    save_weights(file, state, config=CONFIG, image_shape=SHAPE, nr_classes=NR_CLASSES, epoch=EPOCH, metrics={})
+    for source in (CONFIG.trial_id, str(file)):
+        code, said = sample(results, "--count", 1, "--out", results / "out", source=source)
+        assert code == 2
+        assert f"{weights_name(EPOCH)}: 1 of" in said
+        assert "NaN or infinite values: nin_out.conv.bias (20 of 20 values)" in said
+    assert not (results / "out").exists()
+
+
+@pytest.mark.parametrize("where", ["disk", "url"])
+def test_weights_that_are_not_the_recorded_ones_draw_nothing(results: Path, where: str) -> None:
+    kept = Store(results / "sweep").checkpoint_folder(CONFIG.trial_id) / weights_name(EPOCH)
+    assert isinstance(kept, Path)
+    content = kept.read_bytes()
+    store = Store(results / "sweep") if where == "disk" else Store(remote.folder())
+    store.create()
+    store.write_sweep({"name": "one"})
+    store.add_epoch(CONFIG.trial_id, 1, metrics(EPOCH))
+    folder = store.checkpoint_folder(CONFIG.trial_id)
+    index = {"format": 1, "trial_id": CONFIG.trial_id, "history": [], "states": {}}
+    (folder / "index.json").write_bytes(json.dumps(index | {"weights": {kept.name: sha256(kept)}}).encode())
+    for damaged in (False, True):
+        (folder / kept.name).write_bytes(content[:-7] + bytes([content[-7] ^ damaged]) + content[-6:])
+        out = results / f"out {damaged}"
+        for source in (CONFIG.trial_id, str(folder / kept.name)):
+            code, said = sample(store.folder.parent, "--count", 1, "--out", out, source=source)
+            if damaged:
+                assert (code, out.exists()) == (2, False)
+                assert f"{folder / kept.name}: damaged, its SHA-256 is not the one that index.json beside it" in said
+            else:
+                assert code == 0, said
+                shutil.rmtree(out)
 
 
 def test_old_images_are_never_mixed_with_new_ones(results: Path) -> None:

@@ -44,4 +44,4 @@ def test_sigterm_stops_a_sweep_between_two_epochs(tmp_path: Path) -> None:
     assert "interrupted=True" in output
     assert "SIGTERM" not in output  # Ray's report of a crash
     [row] = store.trials().rows()
-    assert row["state"] == "RUNNING"  # until the same command goes on
+    assert (row["state"], row["error"], row["stopped"]) == ("INTERRUPTED", None, "SIGTERM")

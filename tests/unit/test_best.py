@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from typer.testing import CliRunner
 from cpcnn_core import evaluate
 from cpcnn_core.checkpoint import build_model, load_weights, save_weights
 from cpcnn_core.config import TrialConfig
-from orchestrator import arrays, best, candidates, export, submission, training
+from orchestrator import arrays, best, export, selection, submission, training
 from orchestrator.candidates import ChoiceError, Epochs
 from orchestrator.objective import Direction
 from orchestrator.store import Attempt, Store
@@ -95,7 +97,7 @@ def call(*arguments: str | Path) -> tuple[int, str]:
 
 def epochs(results: Path, metric: str = "val_acc", where: str = "", mode: Direction | None = None) -> Epochs:
     conditions = parse(where) if where else ()
-    return candidates.read(best.chosen_sweeps(results, ()), metric, mode=mode, conditions=conditions)
+    return best.read(selection.select(results, ()), metric, mode=mode, conditions=conditions)
 
 
 @pytest.fixture(autouse=True)
@@ -105,6 +107,46 @@ def in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(export, "verify_in_fresh_process", export.verify)
         monkeypatch.setattr(submission, "PER_CLASS", 1)
     monkeypatch.setattr(submission, "measure", lambda *_: "not measured")
+
+
+def test_a_network_that_diverged_is_not_exported(results: Path, measured: Measured) -> None:
+    store = add_real(results, measured)
+    file = store.checkpoint_folder(CONFIG.trial_id) / measured.weights.name
+    held = load_weights(file)
+    with torch.no_grad():
+        held.model.nin_out.conv.parametrizations.weight.original0.fill_(3e38)  # type: ignore[union-attr, index]
+    data = training.dataset(CONFIG.data)
+    save_weights(
+        file,
+        held.model.state_dict(),
+        config=CONFIG,
+        image_shape=data.image_shape,
+        nr_classes=data.nr_classes,
+        epoch=1,
+        metrics=dict(measured.values),
+    )
+    out = results.parent / "winner"
+    code, output = call("--metric", "val_acc", "--results", results, "--out", out)
+    assert code == 2
+    assert f"{file.name}: log p(image | class) is not finite for 300 of 300 images" in output
+    assert not out.exists()
+    assert [path.name for path in results.parent.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("metric", ["val_bpd", "val_acc"])
+def test_what_an_earlier_version_recorded_of_a_network_that_diverged_is_no_value(results: Path, metric: str) -> None:
+    """A likelihood that float32 had swallowed: 0 bits, and predictions that are not finite."""
+    diverged = CONFIG.with_settings({"seed": 1})
+    for config, bpd in ((CONFIG, 3.0), (diverged, 0.0)):
+        store = add(results, [0.5], config=config)
+        store.add_epoch(config.trial_id, 1, metrics(1, val_acc=0.5, val_bpd=bpd))
+        rows = [[-math.log(2) * bpd * 64, -200.0 if bpd else math.nan]] * 2
+        store.write_predictions(config.trial_id, 1, images=["a", "b"], labels=[0, 1], log_likelihood=rows)
+    choice = best.choose(epochs(results, metric))
+    assert choice.trial_id == CONFIG.trial_id
+    standing = next(one for one in choice.standings() if one["chosen"])
+    assert all(math.isfinite(end) for end in standing["interval"])
+    assert {one["trial_id"] for one in choice.standings()} == {CONFIG.trial_id}
 
 
 def test_the_winner_is_exported_with_weights_configuration_and_metrics(results: Path, measured: Measured) -> None:
@@ -126,6 +168,28 @@ def test_the_winner_is_exported_with_weights_configuration_and_metrics(results: 
     assert "exists; --force replaces it" in output
     assert call("--metric", "val_acc", "--results", results, "--out", out, "--force")[0] == 0
     assert (out / "metrics.json").stat().st_mtime_ns > before
+
+
+def test_weights_that_are_damaged_or_not_finite_are_not_exported(results: Path, measured: Measured) -> None:
+    folder = add_real(results, measured).checkpoint_folder(CONFIG.trial_id)
+    file, out = folder / measured.weights.name, results.parent / "winner"
+    content = file.read_bytes()
+    index = {"format": 1, "trial_id": CONFIG.trial_id, "history": [], "states": {}, "weights": {}}
+    index["weights"] = {file.name: hashlib.sha256(content).hexdigest()}
+    (folder / "index.json").write_bytes(json.dumps(index).encode())
+    file.write_bytes(content[:-7] + bytes([content[-7] ^ 1]) + content[-6:])
+    code, output = call("--metric", "val_acc", "--results", results, "--out", out)
+    assert (code, out.exists()) == (2, False)
+    assert f"{file}: damaged, its SHA-256 is not the one that index.json beside it records" in output
+
+    file.write_bytes(content[:-4] + b"\xff" * 4)  # a NaN
+    index["weights"] = {file.name: hashlib.sha256(file.read_bytes()).hexdigest()}
+    (folder / "index.json").write_bytes(json.dumps(index).encode())
+    code, output = call("--metric", "val_acc", "--results", results, "--out", out)
+    assert (code, out.exists()) == (2, False)
+    assert f"{file}: 1 of" in output
+    assert "NaN or infinite values" in output
+    assert [path.name for path in results.parent.iterdir() if path.name.startswith(".")] == []
 
 
 def test_force_replaces_exports_and_nothing_else(results: Path, measured: Measured) -> None:
@@ -236,10 +300,13 @@ def test_a_folder_without_sweeps_says_how_to_run_one(results: Path) -> None:
 def test_trials_on_different_data_are_not_compared(results: Path) -> None:
     add(results, [0.5])
     add(results, [0.6], sweep="two", config=CONFIG.with_settings({"data.image_size": 16}))
-    code, output = call("--metric", "val_acc", "--results", results)
+    both = ["--metric", "val_acc", "--results", results, "--sweep", "one", "--sweep", "two"]
+    code, output = call(*both)
     assert code == 2
+    assert "saw different data" in output
+    assert "one: data.image_size null; two: data.image_size 16" in output
     assert "--sweep" in output
-    assert call("--metric", "val_acc", "--results", results, "--sweep", "one")[1].count("different data") == 0
+    assert "different data" not in call(*both[:-2])[1]
 
 
 def test_a_broken_table_is_named_and_passed_over(results: Path) -> None:
@@ -317,11 +384,11 @@ def test_scores_of_different_objectives_are_never_mixed(results: Path) -> None:
         config = CONFIG.with_settings({"seed": limit})
         store = add(results, [0.5], sweep=sweep, config=config)
         store.add_epoch(config.trial_id, 1, metrics(1, score=0.5))
-        store.write_sweep({"asked": {"objective": {"metric": "val_acc", "limits": {"fid": limit}}}})
+        objective = {"metric": "val_acc", "direction": "max", "limits": {"fid": limit}}
+        store.write_sweep({"asked": {"objective": objective}})
     with pytest.raises(ChoiceError, match="different objectives"):
-        epochs(results, "score")
-    alike = best.chosen_sweeps(results, ["one", "three"])
-    assert len(candidates.read(alike, "score")) == 2
+        best.read(selection.select(results, ["one", "two", "three"]), "score")
+    assert len(best.read(selection.select(results, ["one", "three"]), "score")) == 2
 
 
 def fids(results: Path, values: list[float | None], *, sweep: str = "one", seed: int = 0, **measured: object) -> None:
@@ -340,7 +407,7 @@ def test_accuracy_within_a_bound_on_fid(results: Path) -> None:
     assert epochs(results, where="fid <= 30").epoch.tolist() == [1]
     assert epochs(results, where="fid <= 50 and val_acc > 0.65").epoch.tolist() == [2]
     assert len(epochs(results, where="model.nr_filters == 2")) == 3
-    with pytest.raises(ChoiceError, match=r"null in every epoch of every trial where fid <= 1"):
+    with pytest.raises(ChoiceError, match=r"--where fid <= 1: no epoch meets it.*the nearest is 20; 1 without a value"):
         epochs(results, where="fid <= 1")
 
 
@@ -493,3 +560,56 @@ def test_columns_are_read_as_pandas_would_read_them(null: list[int]) -> None:
     assert chunked.filter(arrays.mask(arrays.valid(chunked))).to_pylist() == [
         v for v in chunked.to_pylist() if v is not None
     ]
+
+
+def test_equal_copies_are_told_from_one_another_by_nothing(results: Path) -> None:
+    judged(results, {seed: [120, 130] for seed in range(1, 6)})
+    code, output = call("--metric", "val_acc", "--results", results, "--no-export")
+    assert code == 0, output
+    assert "5 of 5 trials cannot be told from the best (*)" in output
+    assert "their P(best) adds up to 1.00" in output
+    held = json.loads(call("--metric", "val_acc", "--results", results, "--no-export", "--json")[1])
+    assert (held["indistinguishable"], held["judged"]) == (5, 5)
+    assert {round(one["probability_best"], 9) for one in held["best"]} == {0.2}
+    assert all(one["indistinguishable"] for one in held["best"])
+    order = [one["trial_id"] for one in held["best"]]
+    assert order == sorted(order)  # began at the same time, so that neither rounding nor chance orders them
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_printed_of_the_set_agrees_with_the_probabilities(results: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    images = [str(image) for image in range(300)]
+    for trial, accuracy in enumerate((0.78, 0.74, 0.73, 0.5)):
+        config = CONFIG.with_settings({"seed": trial, "train.epochs": 4})
+        hits = rng.random((4, 300)) < accuracy
+        store = add(results, hits.mean(axis=1).tolist(), config=config)
+        for epoch, correct in enumerate(hits, start=1):
+            log_p = [[-1.0, -2.0] if hit else [-2.0, -1.0] for hit in correct]
+            store.write_predictions(config.trial_id, epoch, images=images, labels=[0] * 300, log_likelihood=log_p)
+    held = json.loads(call("--metric", "val_acc", "--results", results, "--no-export", "--json")[1])
+    inside = [one["probability_best"] for one in held["best"] if one["indistinguishable"]]
+    assert len(inside) == held["indistinguishable"]
+    assert sum(inside) >= 0.95 - 1e-9
+    assert (max(one["probability_best"] for one in held["best"]) >= 0.95) <= (len(inside) == 1)
+
+
+def test_a_choice_outside_the_set_says_why(results: Path) -> None:
+    store = judged(results, {1: [190], 2: [100]})
+    best_one = CONFIG.with_settings({"seed": 1})
+    store.add_epoch(best_one.trial_id, 1, metrics(1, val_acc=0.95, checkpoint=None, kept_epochs=()))
+    _, output = call("--metric", "val_acc", "--results", results, "--no-export")
+    assert "1 of 2 trials cannot be told from the best" in output
+    assert "The choice is not among them: the weights of their best epochs are not on disk." in output
+    assert "The best value, val_acc 0.9500 in epoch 1 of" in output
+
+
+def test_close_values_are_told_apart_and_none_is_rounded_to_a_bound(results: Path) -> None:
+    for seed, value in enumerate((0.99996, 0.99994, 0.5)):
+        config = CONFIG.with_settings({"seed": seed, "train.lr": 0.00123456 + seed * 1e-9})
+        add(results, [value], config=config)
+    _, output = call("--metric", "val_acc", "--results", results, "--no-export")
+    shown = output.split()
+    assert [value for value in shown if value in {"0.99996", "0.9999", "0.5000"}] == ["0.99996", "0.9999", "0.5000"]
+    assert [value for value in shown if value.startswith("0.00123")] == ["0.00123456", "0.001234561", "0.001234562"]
+    assert "1.0000" not in output

@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from orchestrator import smoothing
-from orchestrator.choosing import RULES, Candidates, Images, Judge, Normals, indistinguishable, probability_of_best
+from orchestrator.choosing import (
+    LEVEL,
+    RULES,
+    Candidates,
+    Images,
+    Judge,
+    Normals,
+    indistinguishable,
+    probability_of_best,
+    standing,
+)
 
 
 def images(correct: NDArray[np.float64]) -> Images:
@@ -167,3 +177,105 @@ def test_equals_share_the_probability() -> None:
     redrawn = np.array([[1.0, 1.0, 0.0], [1.0, 0.5, 0.0]])
     assert probability_of_best(redrawn).tolist() == [0.75, 0.25, 0.0]
     assert indistinguishable(np.array([1.0, 1.0]), np.ones((5, 2))).all()
+
+
+@pytest.mark.parametrize("accuracy", [1.0, 0.8, 0.0])
+@pytest.mark.parametrize("n", [7, 300, 519])
+def test_equal_copies_cannot_be_told_apart(accuracy: float, n: int) -> None:
+    column = (np.random.default_rng(n).random((n, 1)) < accuracy).astype(float)
+    for copies in (1, 2, 5, 40):
+        candidates = Candidates(
+            images(np.tile(column, (1, copies))), np.arange(copies), np.ones(copies, int), np.ones(copies)
+        )
+        judge = Judge(candidates, redraws=200, splits=10)
+        for rule in RULES:
+            verdict = judge.verdict(rule)
+            assert verdict.indistinguishable.all()
+            np.testing.assert_allclose(verdict.probability, 1 / copies)
+            assert verdict.chosen == 0  # of equals the first
+
+
+def drawn(data: st.DataObject) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+    """Values, redraws and trials of a few candidates, some of them equal, near to or far from one another."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 999)))
+    M, n = data.draw(st.integers(1, 8)), data.draw(st.sampled_from([5, 40, 300]))
+    accuracies = data.draw(st.lists(st.sampled_from([0.2, 0.7, 0.75, 0.9, 1.0]), min_size=M, max_size=M))
+    easy = rng.random((n, 1))
+    correct = (data.draw(st.sampled_from([0.0, 0.5, 1.0])) * (easy - 0.5) + rng.random((n, M)) < accuracies).astype(
+        float
+    )
+    correct = correct[:, [data.draw(st.integers(0, M - 1)) for _ in range(M)]]  # some twice
+    sample = images(correct)
+    trial = np.array(data.draw(st.lists(st.integers(0, 4), min_size=M, max_size=M)))
+    return sample.values, sample.redrawn(200, rng), trial
+
+
+@given(data=st.data())
+@settings(max_examples=100, deadline=None)
+def test_the_set_and_the_probabilities_agree(data: st.DataObject) -> None:
+    values, redrawn, trial = drawn(data)
+    together, shares = standing(values, redrawn, trial)
+    assert shares.sum() == pytest.approx(1)
+    assert shares[together].sum() >= LEVEL - 1e-9
+    of_trial = {one: shares[trial == one].sum() for one in trial.tolist()}
+    assert all(together[trial == one].all() or not together[trial == one].any() for one in of_trial)
+    leaders = set(trial[values >= values.max() - 1e-9].tolist())
+    for one, share in of_trial.items():
+        inside = bool(together[trial == one].all())
+        assert inside or share <= 1 - LEVEL + 1e-9
+        assert inside or one not in leaders
+        if share >= LEVEL:
+            assert set(trial[together].tolist()) == {one}
+
+
+@given(data=st.data())
+@settings(max_examples=100, deadline=None)
+def test_neither_order_nor_scale_nor_another_copy_changes_what_is_said(data: st.DataObject) -> None:
+    values, redrawn, trial = drawn(data)
+    together, shares = standing(values, redrawn, trial)
+
+    # Epochs of a trial in their order, of which the first of equals stands for it.
+    trials = data.draw(st.permutations(sorted(set(trial.tolist()))))
+    order = np.concatenate([np.flatnonzero(trial == one) for one in trials])
+    other, other_shares = standing(values[order], redrawn[:, order], trial[order])
+    assert (other == together[order]).all()
+    np.testing.assert_allclose(other_shares, shares[order])
+
+    scale = data.draw(st.floats(1e-6, 1e6))
+    other, other_shares = standing(scale * values, scale * redrawn, trial)
+    assert (other == together).all()
+    np.testing.assert_allclose(other_shares, shares)
+
+    # A copy of a trial, as far as the rounding of sums goes, is where the trial is, and has as much of what they share.
+    copied = int(data.draw(st.sampled_from(trial.tolist())))
+    rows = np.flatnonzero(trial == copied)
+    noise = 1 + 1e-15 * np.random.default_rng(0).standard_normal((len(redrawn), len(rows)))
+    twice = np.concatenate([values, values[rows] * noise[0]]), np.concatenate([redrawn, redrawn[:, rows] * noise], 1)
+    both = np.concatenate([trial, np.full(len(rows), 9)])
+    other, other_shares = standing(*twice, both)
+    assert (other[both == 9] == other[both == copied][0]).all()
+    assert other_shares[both == 9].sum() == pytest.approx(other_shares[both == copied].sum())
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "lengths"),
+    [
+        ([0.75, 0.735, 0.73, 0.5], [1, 20, 20, 20]),
+        ([0.75, 0.74], [1, 20]),
+        ([0.75, 0.745, 0.74], [3, 3, 3]),
+    ],
+)
+def test_the_set_holds_the_best_trial_though_others_have_more_epochs_to_be_lucky_with(
+    accuracies: list[float], lengths: list[int]
+) -> None:
+    held, surely = [], []
+    trial = np.repeat(np.arange(len(lengths)), lengths)
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        sample = curve(np.array(accuracies)[trial].tolist(), rng).sample
+        together, shares = standing(sample.values, sample.redrawn(300, rng), trial)
+        held.append(together[0])
+        surely += [one for one in range(1, len(lengths)) if shares[trial == one].sum() >= LEVEL]
+        assert accuracies[-1] > 0.5 or not together[-1]
+    assert np.mean(held) >= 0.93
+    assert len(surely) <= 7  # of a hundred

@@ -19,8 +19,10 @@ from cpcnn_core import classify
 from cpcnn_core import evaluate as evaluate_module
 from cpcnn_core.classify import class_log_likelihoods, log_posterior, predict, with_close_calls_settled
 from cpcnn_core.data import Split
+from cpcnn_core.errors import LikelihoodError
 from cpcnn_core.evaluate import Evaluation, evaluate, log_likelihoods, log_prior
 from cpcnn_core.likelihood import log_prob
+from cpcnn_core.objective import Objective
 from tests.contract.networks import NR_CLASSES, images, network
 
 UNIFORM = torch.full((NR_CLASSES,), -math.log(NR_CLASSES), dtype=torch.float64)
@@ -81,6 +83,29 @@ def test_the_prior_is_part_of_bayes_rule() -> None:
 def test_posteriors_of_very_unlikely_images_are_still_distributions() -> None:
     posterior = log_posterior(torch.tensor([[-1e5, -1.001e5]], dtype=torch.float64), torch.zeros(2)).exp()
     assert posterior[0].tolist() == pytest.approx([1.0, 0.0])
+
+
+@pytest.mark.parametrize("shift", [0.0, -1e6, -1e17, -1e30])
+def test_a_prior_decides_between_equals_however_unlikely_both_are(shift: float) -> None:
+    table = torch.full((1, 2), shift, dtype=torch.float64)
+    prior = torch.tensor([0.1, 0.9], dtype=torch.float64).log()
+    assert predict(table, prior).item() == 1
+    assert_close(log_posterior(table, prior)[0], prior)
+    assert_close(log_posterior(table, prior, temperature=7.0)[0], prior)
+
+
+@pytest.mark.parametrize("class_temperature", [1.0, 50.0])
+def test_the_posterior_that_is_trained_keeps_the_prior_of_very_unlikely_images(class_temperature: float) -> None:
+    model = network("none")
+    with torch.no_grad():
+        model.nin_out.conv.bias[2:].view(3, 3, 2)[:, 0].fill_(3e6)  # the means: far off
+    prior, weight = torch.tensor([0.98, 0.01, 0.01]).log(), 1e6
+    objective = Objective(model.eval(), prior, class_weight=weight, class_temperature=class_temperature)
+    labels = torch.tensor([0, 2])
+    total, _, bpd = objective(images(2), labels, torch.zeros(2, dtype=torch.bool), torch.ones(2), None)
+    assert bpd > 1e6
+    posterior_loss = (total.double() - bpd.double()).item() / weight
+    assert posterior_loss == pytest.approx(-prior[labels].sum().item(), rel=1e-4)
 
 
 def test_priors() -> None:
@@ -218,8 +243,42 @@ def test_what_bf16_could_not_compute_is_computed_again() -> None:
     exact = torch.tensor([[0.0, 100.0, 300.0]]).repeat(100, 1).double()
     coarse = exact.clone()
     coarse[70] = math.nan
+    coarse[80, 0] = -math.inf  # the other two tell classes apart
     table = with_close_calls_settled(coarse, UNIFORM, lambda numbers: exact[numbers])
     assert torch.equal(table, exact)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("fusion", ["none", "bottleneck_film"])
+def test_a_value_that_is_not_finite_is_an_error_wherever_it_stands(
+    monkeypatch: pytest.MonkeyPatch, value: float, bf16: bool, fusion: str
+) -> None:
+    model, pixels = network(fusion), random_pixels(200)
+    table = log_likelihoods(model, pixels, UNIFORM, batch_size=24, bf16=bf16)
+    broken = {tuple(image.flatten().tolist()) for image in pixels[[17, 170]]}
+
+    def diverged(_model: object, images: Tensor, *, bf16: bool, **_rest: object) -> Tensor:
+        rows = [next(i for i, known in enumerate(pixels) if torch.equal(known, image)) for image in images]
+        found = table[rows]
+        found[[i for i, image in enumerate(images) if tuple(image.flatten().tolist()) in broken], 1] = value
+        return found
+
+    monkeypatch.setattr(evaluate_module, "class_log_likelihoods", diverged)
+    with pytest.raises(LikelihoodError, match=rf"2 of 200 images; it is {value} for image 18 under class 1"):
+        log_likelihoods(model, pixels, UNIFORM, batch_size=24, bf16=bf16)
+
+
+@pytest.mark.parametrize(("bits", "sound"), [(0.0, False), (-1e-7, False), (1e-7, False), (1e-4, True)])
+def test_images_that_cost_no_bits_are_an_error(monkeypatch: pytest.MonkeyPatch, bits: float, sound: bool) -> None:
+    nats = torch.full((5, NR_CLASSES), -bits * 3 * 64 * math.log(2), dtype=torch.float64)
+    monkeypatch.setattr(evaluate_module, "class_log_likelihoods", lambda *_, **__: nats)
+    split = Split(random_pixels(5), torch.arange(5) % NR_CLASSES, tuple("abcde"))
+    if sound:
+        assert evaluate(network("none"), split, UNIFORM, batch_size=9).bpd == pytest.approx(bits)
+    else:
+        with pytest.raises(LikelihoodError, match="as if every pixel of every image were certain"):
+            evaluate(network("none"), split, UNIFORM, batch_size=9)
 
 
 def test_without_another_class_or_any_image_there_are_no_close_calls() -> None:

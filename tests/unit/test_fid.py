@@ -19,7 +19,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -533,6 +533,40 @@ def test_the_classifier_depends_on_neither_the_generators_state_nor_the_threads(
         assert torch.equal(second[name], value)
 
 
+def test_a_classifier_whose_kept_weights_were_damaged_is_trained_anew(
+    digits: data.Dataset, own_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(features._RECIPE, "steps", 3)
+    name = fid.extractor("classifier", digits.train).name
+    (file,) = own_cache.glob("classifier-*.safetensors")
+    content = bytearray(file.read_bytes())
+    content[-7] ^= 1  # one bit, which would give the extractor another name
+    file.write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        assert fid.extractor("classifier", digits.train).name == name
+    assert f"{file} is damaged (its checksum is not the recorded one): it is made anew" in caplog.text
+
+
+@pytest.mark.parametrize("spoilt", ["not finite", "of other shapes", "missing"])
+def test_a_classifier_whose_kept_weights_are_of_no_use_is_named(
+    digits: data.Dataset, own_cache: Path, monkeypatch: pytest.MonkeyPatch, spoilt: str
+) -> None:
+    monkeypatch.setitem(features._RECIPE, "steps", 3)
+    fid.extractor("classifier", digits.train)
+    (file,) = own_cache.glob("classifier-*.safetensors")
+    state = load_file(file)
+    if spoilt == "not finite":
+        state["head.bias"][0] = float("nan")
+    elif spoilt == "of other shapes":
+        state["head.bias"] = torch.zeros(3)
+    else:
+        del state["head.bias"]
+    save_file(state, file)  # as an earlier release does, without a checksum
+    said = {"not finite": "1 of .* NaN or infinite values: head.bias"}.get(spoilt, "")
+    with pytest.raises(FidError, match=rf"the classifier's weights {file} cannot be used: {said}.*; delete that file"):
+        fid.extractor("classifier", digits.train)
+
+
 def test_a_classifier_cannot_learn_from_hidden_labels() -> None:
     with pytest.raises(FidError, match="whose labels are hidden"):
         fid.extractor("classifier", split_of(pictures(0, 4), torch.full((4,), data.HIDDEN)))
@@ -673,6 +707,31 @@ def test_a_file_of_other_content_is_refused(tmp_path: Path) -> None:
         torch.save(content, path)
         with pytest.raises(FidError, match=r"weights\.pth holds other weights than Inception's"):
             fid.extractor("inception-192", split_of(pictures(0, 2), torch.zeros(2)), weights=path)
+
+
+def test_weights_that_are_not_finite_are_refused_by_tensor(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save({"layer": torch.tensor([1.0, float("nan")]), "count": torch.tensor(3)}, path)
+    with pytest.raises(
+        FidError, match=r"weights\.pth cannot be read as weights: 1 of 2 tensors .*: layer \(1 of 2 values\)"
+    ):
+        fid.extractor("inception-192", split_of(pictures(0, 2), torch.zeros(2)), weights=path)
+
+
+def test_a_file_under_the_published_name_has_the_published_content(no_weights: Path) -> None:
+    no_weights.parent.mkdir(parents=True)
+    torch.save({"layer": torch.zeros(2)}, no_weights)  # as a download that was cut short leaves one
+    with pytest.raises(
+        FidError, match=rf"{no_weights} is damaged: its SHA-256 begins with .* {features._PUBLISHED_HASH}; delete"
+    ):
+        fid.extractor("inception-192", split_of(pictures(0, 2), torch.zeros(2)))
+
+
+def test_a_web_page_in_place_of_weights_is_called_one(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_text("<!doctype html>")
+    with pytest.raises(FidError, match=r"weights\.pth cannot be read as weights: is a web page; a link or"):
+        fid.extractor("inception-192", split_of(pictures(0, 2), torch.zeros(2)), weights=path)
 
 
 def test_an_unknown_extractor_is_named() -> None:

@@ -18,28 +18,84 @@ from cpcnn_core.likelihood import bin_log_mass, bits_per_dim, log_prob, nr_param
 GRID = torch.arange(256) / 127.5 - 1
 
 
-@given(st.integers(1, 6), st.floats(0.1, 8.0), st.integers(0, 1000))
-@settings(max_examples=40, deadline=None)
-def test_all_256_values_of_one_channel_sum_to_one(n_mix: int, spread: float, seed: int) -> None:
-    params = spread * torch.randn(1, nr_params(1, n_mix), 1, 1, generator=torch.Generator().manual_seed(seed))
-    log_p = log_prob(GRID.view(256, 1, 1, 1), params.expand(256, -1, -1, -1), n_mix=n_mix)
-    assert_close(log_p.double().exp().sum(), torch.tensor(1.0, dtype=torch.float64), atol=2e-4, rtol=0)
+SHIFT = st.floats(-1e30, 1e30)
+HUGE = st.floats(-1e30, 1e30) | st.floats(-8, 8)
 
 
-@given(st.integers(0, 255), st.integers(0, 255), st.integers(0, 1000))
-@settings(max_examples=25, deadline=None)
-def test_each_colour_channel_given_the_earlier_ones_sums_to_one(red: int, green: int, seed: int) -> None:
-    params = 2 * torch.randn(1, nr_params(3, 1), 1, 1, generator=torch.Generator().manual_seed(seed))
-    x = torch.zeros(256, 3, 1, 1)
-    x[:, 0], x[:, 1], x[:, 2, 0, 0] = GRID[red], GRID[green], GRID
-    blue = log_prob(x, params.expand(256, -1, -1, -1), n_mix=1)
-    # With one component p(r, g, b) = p(r) p(g | r) p(b | r, g), so the sum over b is p(r) p(g | r).
-    pair = 0.0
-    mixture = likelihood.Mixture.unpack(params[0, :, 0, 0], 3, 1)
+def parameters(channels: int, n_mix: int, spread: float, shift: float, seed: int) -> Tensor:
+    """(P,) of a mixture, its logits shifted as those of a network that diverged are."""
+    params = spread * torch.randn(nr_params(channels, n_mix), generator=torch.Generator().manual_seed(seed))
+    params[:n_mix] += shift
+    return params
+
+
+def log_mass_of_each_value(params: Tensor, n_mix: int) -> Tensor:
+    """(256,) nats, of one channel."""
+    return log_prob(GRID.view(256, 1, 1, 1), params.view(1, -1, 1, 1).expand(256, -1, -1, -1), n_mix=n_mix)
+
+
+def assert_a_distribution(log_p: Tensor) -> None:
+    assert log_p.max() < 1e-6
+    assert_close(log_p.double().exp().sum(), torch.tensor(1.0, dtype=torch.float64), atol=1e-4, rtol=0)
+
+
+@given(st.integers(1, 6), st.floats(0.1, 8.0), st.just(0.0) | SHIFT, st.integers(0, 1000))
+@settings(max_examples=80, deadline=None)
+def test_all_256_values_of_one_channel_sum_to_one(n_mix: int, spread: float, shift: float, seed: int) -> None:
+    assert_a_distribution(log_mass_of_each_value(parameters(1, n_mix, spread, shift, seed), n_mix))
+
+
+@given(st.integers(1, 3).flatmap(lambda n_mix: st.lists(HUGE, min_size=3 * n_mix, max_size=3 * n_mix)))
+@settings(max_examples=80, deadline=None)
+def test_whatever_the_parameters_are_the_masses_are_a_distribution(values: list[float]) -> None:
+    assert_a_distribution(log_mass_of_each_value(torch.tensor(values), len(values) // 3))
+
+
+@given(st.integers(1, 6), st.floats(0.1, 3.0), st.just(0.0) | SHIFT, st.integers(0, 1000))
+@settings(max_examples=60, deadline=None)
+def test_the_last_channels_values_sum_to_the_mass_of_the_first_two(
+    n_mix: int, spread: float, shift: float, seed: int
+) -> None:
+    params = parameters(3, n_mix, spread, shift, seed)
+    noise = torch.rand(n_mix + 3, generator=torch.Generator().manual_seed(seed)).clamp(1e-5, 1 - 1e-5)
+    x = likelihood.sample(params, noise, channels=3, n_mix=n_mix).expand(256, 3).clone()
+    x[:, 2] = GRID
+    log_p = log_prob(x[:, :, None, None], params.view(1, -1, 1, 1).expand(256, -1, -1, -1), n_mix=n_mix)
+    assert log_p.max() < 1e-6
+    mixture = likelihood.Mixture.unpack(params, 3, n_mix)
+    first_two = mixture.logits.log_softmax(dim=0).double()
     for channel in (0, 1):
-        mean = mixture.coupled_mean(channel, x[0, :, 0, 0])
-        pair += bin_log_mass(x[0, channel], mean, mixture.log_scales[channel]).item()
-    assert torch.logsumexp(blue.double(), dim=0).item() == pytest.approx(pair, abs=1e-3)
+        mean = mixture.coupled_mean(channel, x[0])
+        first_two = first_two + bin_log_mass(x[0, channel], mean, mixture.log_scales[channel]).double()
+    found, expected = torch.logsumexp(log_p.double(), dim=0), torch.logsumexp(first_two, dim=0)
+    assert_close(found, expected, atol=1e-4, rtol=1e-6)
+
+
+@given(st.integers(1, 6), SHIFT, st.integers(0, 1000))
+@settings(max_examples=30, deadline=None)
+def test_what_is_added_to_all_logits_changes_nothing_that_float32_keeps(n_mix: int, shift: float, seed: int) -> None:
+    params = parameters(1, n_mix, 1.0, 0.0, seed)
+    shifted = params.clone()
+    shifted[:n_mix] += shift
+    kept = params.clone()
+    kept[:n_mix] = shifted[:n_mix] - shift
+    found, expected = (log_mass_of_each_value(given, n_mix) for given in (shifted, kept))
+    assert_close(found, expected, atol=1e-4, rtol=1e-5)
+
+
+@given(st.integers(1, 3), st.lists(HUGE, min_size=30, max_size=30), st.sampled_from([0.0, 0.9, 1.0]), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_whatever_the_parameters_are_a_sample_is_a_pixel(
+    n_mix: int, values: list[float], temperature: float, grey: bool
+) -> None:
+    channels = 1 if grey else 3
+    params = torch.tensor(values[: nr_params(channels, n_mix)])
+    noise = torch.rand(20, n_mix + channels, generator=torch.Generator().manual_seed(0)).clamp(1e-6, 1 - 1e-6)
+    noise[0] = 0.5  # a logistic of exactly 0
+    drawn = likelihood.sample(params.expand(20, -1), noise, channels=channels, n_mix=n_mix, temperature=temperature)
+    levels = (drawn + 1) * 127.5
+    assert ((levels >= 0) & (levels <= 255)).all()
+    assert_close(levels, levels.round(), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("value", [0, 1, 100, 254, 255])
@@ -56,7 +112,7 @@ def test_a_bins_mass_is_the_integral_of_the_logistic_density(value: int, scale: 
 @pytest.mark.parametrize("log_scale", [-30.0, -7.0, -3.0, 10.0, 80.0, 1000.0])
 @pytest.mark.parametrize("mean", [-1e4, -1.0, 0.0, 1.0, 1e4])
 def test_finite_with_finite_gradients_in_float32(log_scale: float, mean: float) -> None:
-    params = torch.tensor([0.0, mean, log_scale]).view(1, 3, 1, 1).expand(256, -1, -1, -1).clone().requires_grad_()
+    params = torch.tensor([1e30, mean, log_scale]).view(1, 3, 1, 1).expand(256, -1, -1, -1).clone().requires_grad_()
     log_p = log_prob(GRID.view(256, 1, 1, 1), params, n_mix=1)
     log_p.sum().backward()
     assert log_p.isfinite().all()

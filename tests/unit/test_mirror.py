@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from cpcnn_core.config import TrialConfig
+from cpcnn_core.errors import CheckpointError
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator import mirror, training
 from orchestrator.storage import RemoteError
@@ -192,6 +193,44 @@ def test_what_an_orphan_wrote_a_moment_too_late_is_mended(tmp_path: Path, monkey
     next(epochs)
     epochs.close()
     assert held(store)["history"] == [1, 2, 3]
+
+
+BROKEN = [
+    "",
+    "[]",
+    "null",
+    '{"history": []}',
+    '{"history": {}, "weights": {}, "states": {}}',
+    '{"history": [], "weights": {"../weights-0001.safetensors": null}, "states": {}}',
+    '{"history": [], "weights": {"weights-0001.safetensors": 3}, "states": {}}',
+    '{"history": [], "weights": {}, "states": {"state-00000001.pt": "x"}}',
+    '{"history": [], "weights": {}, "states": {"state-00000001.pt": {"epoch": 1}}}',
+    '{"history": [], "weights": {}, "states": {"../state-00000001.pt": {"sha256": "' + "1" * 64 + '", "epoch": 1}}}',
+]
+
+
+@pytest.mark.parametrize("content", BROKEN)
+def test_a_damaged_index_there_is_named_and_counts_as_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, content: str
+) -> None:
+    store = machine(tmp_path, monkeypatch, "one")
+    (store.checkpoint_folder(ID) / mirror.INDEX).write_bytes(content.encode())
+    with caplog.at_level(logging.WARNING):
+        assert [metrics.epoch for metrics in training.run(CONFIG, store, fakes.train)] == [1, 2, 3, 4]
+    assert "index.json: damaged (" in caplog.text
+    assert held(store)["history"] == [1, 2, 3, 4]
+
+
+def test_an_index_of_a_later_version_there_is_refused_and_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = machine(tmp_path, monkeypatch, "one")
+    index = store.checkpoint_folder(ID) / mirror.INDEX
+    content = b'{"format": 99, "history": [], "weights": {}, "states": {}}'
+    index.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"index\.json: written in format 99, this version reads 1"):
+        list(training.run(CONFIG, store, fakes.train))
+    assert index.read_bytes() == content
 
 
 def test_a_log_goes_on_on_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -274,3 +274,23 @@ def test_whole_numbers_for_a_field_of_floats_are_recognised_again() -> None:
         assert picked == {name: config.flat()[name] for name in fields}
         assert [type(picked["train.epochs"]), type(picked["train.warmup_epochs"])] == [int, int]
     assert asked.default().flat()["train.warmup_epochs"] == 0
+
+
+@pytest.mark.parametrize(
+    ("objective", "reads"),
+    [
+        ("'val_bpd'", "val_bpd"),
+        ("'train_loss'", "train_loss"),
+        ("desirability(val_acc=goal(0, 1), val_bpd=goal(8, 0))", "val_bpd"),
+        ("constrained('val_acc', val_bpd=4)", "val_bpd"),
+        ("'val_acc'", None),
+    ],
+)
+def test_rounding_is_searched_only_by_what_compares(tmp_path: Path, objective: str, reads: str | None) -> None:
+    words = "from search_spaces import constrained, desirability, goal\n"
+    text = f"{words}space = {{'data.quantize': choice(True, False)}}\nobjective = {objective}"
+    if reads is None:
+        space_of(tmp_path, text)
+    else:
+        with pytest.raises(SpaceError, match=f"data.quantize cannot be searched under an objective that reads {reads}"):
+            space_of(tmp_path, text)

@@ -22,7 +22,8 @@ from cpcnn_core.metrics import EpochMetrics
 from orchestrator import tracking
 from orchestrator.leaderboard import Entry
 from orchestrator.names import identifier
-from orchestrator.store import Attempt, State, Store
+from orchestrator.states import State
+from orchestrator.store import Attempt, Store
 from orchestrator.tracking import Follower, TensorBoard, following
 from tests import odd
 

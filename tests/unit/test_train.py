@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cpcnn_core import evaluate as evaluation
 from cpcnn_core import fid, quality
 from cpcnn_core import train as training
 from cpcnn_core.checkpoint import kept_epochs, load_weights
@@ -264,6 +265,35 @@ def test_a_loss_that_is_not_finite_stops_at_once_and_keeps_the_last_good_checkpo
         epochs.extend(fit(config(), tiny_dataset(), tmp_path))
     assert calls == 6, "it went on after the loss was lost"
     assert load_weights(tmp_path / "weights-0001.safetensors").epoch == 1
+
+
+NOT_THE_TRUE_CLASS = (4, 2)  # of the fifth image, whose class is 1
+
+
+@pytest.mark.parametrize("split", ["validation", "training"])
+@pytest.mark.parametrize("value", [math.nan, -math.inf, 0.0])
+def test_likelihoods_that_are_none_fail_the_trial_and_its_sound_epochs_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float, split: str
+) -> None:
+    measure, tables = evaluation.class_log_likelihoods, 0
+
+    def diverged(*args: Any, **settings: Any) -> Tensor:
+        nonlocal tables
+        tables += 1
+        table = measure(*args, **settings).clone()
+        if tables == {"validation": 3, "training": 4}[split]:  # of the second epoch
+            table[NOT_THE_TRUE_CLASS if value else ...] = value
+        return table
+
+    monkeypatch.setattr(evaluation, "class_log_likelihoods", diverged)
+    epochs: list[EpochMetrics] = []
+    images = {"validation": 9, "training": 10}[split]
+    says = f"not finite for 1 of {images} images; it is {value} for image 5 under class 2" if value else "bpd is -?0,.*"
+    with pytest.raises(TrainingError, match=f"diverged in epoch 2: .*{says}; lower train.lr, .*the 1 epoch.* is kept"):
+        epochs.extend(fit(config(), tiny_dataset(), tmp_path))
+    assert [epoch.epoch for epoch in epochs] == [1]
+    assert load_weights(tmp_path / "weights-0001.safetensors").epoch == 1
+    assert not (tmp_path / "weights-0002.safetensors").exists()
 
 
 def test_a_learning_rate_that_explodes_is_a_failure_with_its_place(tmp_path: Path) -> None:

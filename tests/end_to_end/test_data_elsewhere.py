@@ -1,0 +1,40 @@
+"""A driver that has no data asks a node of the cluster for its digest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cpcnn_core.config import DataConfig
+from cpcnn_core.errors import DataError
+from orchestrator import driver, local_ray, training
+
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("ray")]
+
+
+def test_a_node_reads_the_data_and_says_what_is_wrong_with_it(tmp_path: Path) -> None:
+    with local_ray.started():
+        assert local_ray.elsewhere(training.digest, DataConfig()) == training.digest(DataConfig())
+        nowhere = DataConfig(name="cpen455", root=str(tmp_path / "nowhere"))
+        with pytest.raises(DataError, match=r"nowhere is no folder"):
+            local_ray.elsewhere(training.digest, nowhere)
+
+
+def test_only_where_the_data_is_not_here_and_there_is_a_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nowhere = DataConfig(name="cpen455", root=str(tmp_path / "nowhere"))
+    asked: list[DataConfig] = []
+
+    def there(_: object, config: DataConfig) -> str:
+        asked.append(config)
+        return "0" * 32
+
+    monkeypatch.setattr(local_ray, "elsewhere", there)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(DataError, match="no folder"):
+        driver._digest(nowhere, None)
+    assert driver._digest(nowhere, "1" * 32) == "1" * 32  # of a sweep that has ended, without its data
+    assert driver._digest(DataConfig(), "1" * 32) == training.digest(DataConfig())
+    assert not asked
