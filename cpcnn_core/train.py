@@ -343,7 +343,7 @@ class Run:
 
     def _remedy(self, epochs: int) -> str:
         """What to do about a network that has diverged after so many sound epochs."""
-        kept = f". What the {epochs} epoch(s) before gave is kept" if epochs else ""
+        kept = ["", ". Epoch 1 is kept", f". Epochs 1 to {epochs} are kept"][min(epochs, 2)]
         return f"lower train.lr, or set train.grad_clip{kept}"
 
     # --- the end of an epoch ---
