@@ -30,6 +30,7 @@ from orchestrator.objective import SCORE, Direction, Objective
 from orchestrator.progress import Progress, plain
 from orchestrator.scheduling import Schedule
 from orchestrator.space import SearchSpace
+from orchestrator.states import reason_of
 from orchestrator.storage import Folder
 from orchestrator.store import CONFIRMATION, Store
 from orchestrator.study import StudyError
@@ -412,7 +413,7 @@ def _why(row: Mapping[str, Any] | None, metric: str) -> str:
         return "was not run"
     if row["state"] == "COMPLETE":
         return f"its {metric} is null after the last epoch"
-    return str(row["error"] or row["stopped"] or row["state"])
+    return reason_of(row) or str(row["state"])
 
 
 def _has(flat: Mapping[str, Scalar], key: str, value: Scalar) -> bool:

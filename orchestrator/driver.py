@@ -103,7 +103,7 @@ def run(plan: Plan, view: View) -> Outcome:
                 return Outcome(study.finished, ran=False, interrupted=False)
             meter = Meter(plan.budget, spent(store.trials().rows(), store.epochs().rows()))
             if limit := meter.exhausted():
-                ledger.cut(limit)  # what a killed driver left running
+                ledger.interrupt(_spent(limit))  # what a killed driver left running
                 if ledger.fatal is not None:
                     raise ledger.fatal
                 return Outcome(study.finished, ran=False, interrupted=False, spent=limit)
@@ -114,10 +114,7 @@ def run(plan: Plan, view: View) -> Outcome:
             _record_run(plan, store)
             if study.finished or study.left_behind:
                 view.resumed(study.finished, _best_so_far(plan, entries))
-            with _stopping() as stop:
-                limit = _tune(plan, store, ledger, stop, meter, view.note)
-            if limit is not None and not stop.requested:
-                ledger.cut(limit)
+            limit = _run(plan, store, ledger, stop := _Stop(), meter, view.note)
             if ledger.fatal is not None:
                 raise ledger.fatal
             store.compact()
@@ -351,13 +348,11 @@ def _entries(plan: Plan, store: Store) -> list[Entry]:
 
 
 def _best_so_far(plan: Plan, entries: list[Entry]) -> Best | None:
-    objective = plan.space.objective
-    for entry in leaderboard.ranked(entries, objective)[:1]:
-        epoch = entry.best(objective)
-        value = None if epoch is None else objective.value(epoch)
-        if epoch is not None and value is not None:
-            return value, config_of(entry.trial), epoch["epoch"]
-    return None
+    found = leaderboard.leader(entries, plan.space.objective)
+    if found is None:
+        return None
+    entry, epoch, value = found
+    return value, config_of(entry.trial), epoch["epoch"]
 
 
 class _Stop:
@@ -365,19 +360,39 @@ class _Stop:
 
     def __init__(self) -> None:
         self.requested = False
+        self.why = "Ctrl-C"
 
-    def __call__(self, _number: int, _frame: FrameType | None) -> None:
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
+        self.why = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+
+
+def _spent(limit: str) -> str:
+    return f"the sweep's budget was spent: {limit}"
+
+
+def _run(plan: Plan, store: Store, ledger: Ledger, stop: _Stop, meter: Meter, say: Callable[[str], None]) -> str | None:
+    """Have Ray run the trials; of those that it leaves, say so in their rows. Return the limit that was reached."""
+    try:
+        with _stopping(stop):
+            limit = _tune(plan, store, ledger, stop, meter, say)
+    except BaseException as error:
+        ledger.interrupt("Ctrl-C" if isinstance(error, KeyboardInterrupt) else training.describe(error))
+        raise
+    if stop.requested:
+        ledger.interrupt(stop.why)
+    elif limit is not None:
+        ledger.interrupt(_spent(limit))
+    return limit
 
 
 @contextmanager
-def _stopping() -> Generator[_Stop]:
-    stop = _Stop()
+def _stopping(stop: _Stop) -> Generator[None]:
     earlier = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield stop
+        yield
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)

@@ -12,6 +12,7 @@ from rich.table import Table
 from cpcnn_core.config import LOCATIONS, field_names
 from orchestrator.objective import Objective, ParetoObjective, pareto_front
 from orchestrator.progress import plain
+from orchestrator.states import Meaning, meaning_of
 from orchestrator.store import OPTION_PREFIX, Store
 
 
@@ -26,6 +27,11 @@ class Entry:
     @property
     def trial_id(self) -> str:
         return str(self.trial["trial_id"])
+
+    @property
+    def meaning(self) -> Meaning:
+        """What its state means."""
+        return meaning_of(self.trial["state"])
 
     def best(self, objective: Objective, *, kept: bool = False) -> dict[str, Any] | None:
         """Its best epoch, or its best epoch whose weights are on disk; None where no epoch has the metric."""
@@ -56,18 +62,33 @@ def read(stores: Iterable[Store]) -> tuple[list[Entry], list[str]]:
 
 
 def ranked(entries: Iterable[Entry], objective: Objective, *, kept: bool = False) -> list[Entry]:
-    """Best first; the trial that began earlier before its equal; those without the metric last."""
+    """Best first, of equals the one that began earlier; then those without the metric, last those that failed."""
 
-    def order(entry: Entry) -> tuple[bool, tuple[float, ...], str]:
+    def order(entry: Entry) -> tuple[bool, bool, tuple[float, ...], str]:
         best = entry.best(objective, kept=kept)
         key = None if best is None else objective.order(best)
-        return key is None, key or (), entry.trial["started"]
+        return entry.meaning.failed, key is None, key or (), entry.trial["started"]
 
     return sorted(entries, key=order)
 
 
+def leader(entries: Iterable[Entry], objective: Objective) -> tuple[Entry, dict[str, Any], float] | None:
+    """The best trial, its best epoch, and what that is worth; None where no trial that did not fail has a value."""
+    for entry in ranked(sound(entries), objective)[:1]:
+        epoch = entry.best(objective)
+        value = None if epoch is None else objective.value(epoch)
+        if epoch is not None and value is not None:
+            return entry, epoch, value
+    return None
+
+
+def sound(entries: Iterable[Entry]) -> list[Entry]:
+    """Those that did not fail."""
+    return [entry for entry in entries if not entry.meaning.failed]
+
+
 def front(entries: Iterable[Entry], objective: ParetoObjective) -> list[tuple[Entry, dict[str, Any]]]:
-    """The Pareto front over all epochs of all trials, the best by the first metric first."""
+    """The Pareto front over all epochs of all trials that did not fail, the best by the first metric first."""
 
     def point(held: tuple[Entry, dict[str, Any]]) -> tuple[float, ...]:
         values = objective.values(held[1])
@@ -75,7 +96,7 @@ def front(entries: Iterable[Entry], objective: ParetoObjective) -> list[tuple[En
         return values
 
     points: list[tuple[Entry, dict[str, Any]]] = []
-    for entry in entries:
+    for entry in sound(entries):
         measured = [(entry, row) for row in entry.epochs if objective.values(row) is not None]
         points += pareto_front(measured, point, objective.directions)  # what a trial beats itself cannot be on it
     return pareto_front(points, point, objective.directions)

@@ -16,12 +16,11 @@ from cpcnn_core.metrics import EpochMetrics
 from orchestrator import study_file
 from orchestrator.leaderboard import Entry
 from orchestrator.objective import Objective
-from orchestrator.recording import Place, Recording
+from orchestrator.recording import Place, Recording, close_orphaned
 from orchestrator.scheduling import Schedule, Scheduler, Stopped
-from orchestrator.store import State, Store, StoreError, config_of, without_a_gap
+from orchestrator.states import State, meaning_of
+from orchestrator.store import Store, StoreError, config_of, without_a_gap
 from orchestrator.study import Study, StudyError, Suggestion
-
-BUDGET = "the sweep's budget was spent: "  # how `stopped` begins for a trial that nobody judged
 
 MAX_RESTARTS = 2  # how often a trial whose process died is started again; the next time it is failed
 
@@ -29,11 +28,6 @@ T = TypeVar("T")
 
 Best: TypeAlias = tuple[float, TrialConfig, int]
 """The best value so far, the trial that reached it, and in which epoch."""
-
-
-def was_cut(stopped: str | None) -> bool:
-    """Whether a trial that was `stopped` so had only run out of the sweep's budget: a larger one takes it up again."""
-    return stopped is not None and stopped.startswith(BUDGET)
 
 
 class View(Protocol):
@@ -61,7 +55,6 @@ class _Paused(Stopped):
     """A trial whose end was PRUNED, and which may be reopened."""
 
     config: TrialConfig
-    judged: bool  # by a scheduler; else its time was up
 
 
 class Ledger:
@@ -84,7 +77,7 @@ class Ledger:
     def recall(self, entries: Iterable[Entry]) -> None:
         """Show the scheduler the curves of earlier runs, and remember which trials were stopped."""
         for entry in entries:
-            if entry.trial["state"] == "FAILED":
+            if meaning_of(entry.trial["state"]).failed:
                 continue
             try:
                 config = config_of(entry.trial)
@@ -93,7 +86,7 @@ class Ledger:
             for row in sorted(entry.epochs, key=lambda row: int(row["epoch"])):
                 self._scheduler.observe(entry.trial_id, int(row["epoch"]), self._objective.keys(row))
             if entry.trial["state"] == "PRUNED" and entry.trial["stopped"]:
-                self._pause(config, len(entry.epochs), entry.trial["stopped"])
+                self._paused[config.trial_id] = _Paused(len(entry.epochs), config)
 
     @property
     def is_busy(self) -> bool:
@@ -139,12 +132,9 @@ class Ledger:
             "the same command goes on"
         )
 
-    def cut(self, reason: str) -> None:
-        """The budget is spent: what runs or was left behind ends here, and is the first to go on under a larger one."""
-        self._guarded(self._take_left_behind)
-        for number in list(self._trials):
-            self._trials[number].stopped = f"{BUDGET}{reason}"
-            self.ended(number, None)
+    def interrupt(self, why: str) -> None:
+        """Nothing runs any more: what ran or was left behind waits, and is the first to go on with the next driver."""
+        self._guarded(lambda: self._interrupt(why))
 
     def ended(self, number: int, error: str | None) -> None:
         """The trial will not run any further: failed where there is an error, pruned where epochs are missing."""
@@ -167,23 +157,28 @@ class Ledger:
             self._trials[number].stopped = stopped
             self._ended(number, None)
 
-    def _take_left_behind(self) -> None:
-        for suggestion in self._study.take_left_behind():
-            self._trials[suggestion.number] = _Trial(suggestion.config, rows=self._rows(suggestion.config))
+    def _interrupt(self, why: str) -> None:
+        for suggestion in self._study.waiting:
+            close_orphaned(self._store, suggestion.config)
+        for number, trial in list(self._trials.items()):
+            if trial.recording is None:  # no process has begun to run it since it was suggested
+                close_orphaned(self._store, trial.config)
+            else:
+                trial.recording.finish("INTERRUPTED", stopped=why)
+            self._study.put_back(Suggestion(number, trial.config))
+            del self._trials[number]
+            if trial.recording is not None:
+                self._view.ended(number, trial.config, "INTERRUPTED", self._best_value(trial), why)
 
     def _reopened(self, *, nothing_new: bool) -> Suggestion | None:
         trial_id = self._resumable(nothing_new=nothing_new)
         return None if trial_id is None else self._study.reopen(self._paused[trial_id].config)
 
     def _resumable(self, *, nothing_new: bool) -> str | None:
-        unjudged = (trial_id for trial_id, paused in self._paused.items() if not paused.judged)
-        return next(unjudged, None) or self._scheduler.resumes(self._paused, nothing_new=nothing_new)
+        return self._scheduler.resumes(self._paused, nothing_new=nothing_new)
 
     def _judge(self, config: TrialConfig, epoch: int) -> str | None:
         return self._scheduler.stops(config.trial_id, epoch) if 0 < epoch < config.train.epochs else None
-
-    def _pause(self, config: TrialConfig, epochs: int, stopped: str) -> None:
-        self._paused[config.trial_id] = _Paused(epochs=epochs, config=config, judged=not was_cut(stopped))
 
     def _rows(self, config: TrialConfig) -> dict[int, dict[str, Any]]:
         return {row["epoch"]: row for row in self._store.epochs_of(config.trial_id)}
@@ -212,23 +207,26 @@ class Ledger:
         if self._deaths[number] > MAX_RESTARTS:
             self._ended(number, error)
             return
-        self._recording(number).died(f"{error} (the trial was started again)")
+        self._recording(number).finish("INTERRUPTED", stopped=f"{error} (the trial was started again)")
         self._study.put_back(Suggestion(number, self._trials.pop(number).config))
 
     def _ended(self, number: int, error: str | None) -> None:
         trial = self._trials[number]
         done = max(trial.rows, default=0)
         state: State = "FAILED" if error else "COMPLETE" if done >= trial.config.train.epochs else "PRUNED"
-        best = self._objective.best(trial.rows.values())
-        value = None if best is None else self._objective.value(best)
+        value = self._best_value(trial)
         self._recording(number).finish(state, error, stopped=trial.stopped if state == "PRUNED" else None)
-        self._study.end(number, state, best)
+        self._study.end(number, state, self._objective.best(trial.rows.values()))
         if state == "PRUNED" and trial.stopped:
-            self._pause(trial.config, done, trial.stopped)
+            self._paused[trial.config.trial_id] = _Paused(done, trial.config)
         if state == "FAILED":
             self._scheduler.forget(trial.config.trial_id)
         del self._trials[number]
         self._view.ended(number, trial.config, state, value, error or trial.stopped)
+
+    def _best_value(self, trial: _Trial) -> float | None:
+        best = self._objective.best(trial.rows.values())
+        return None if best is None else self._objective.value(best)
 
     def _recording(self, number: int) -> Recording:
         trial = self._trials[number]

@@ -22,12 +22,11 @@ from cpcnn_core.errors import LikelihoodError
 from orchestrator import cluster_file, packing, training
 from orchestrator.cluster import Cluster, ClusterError
 from orchestrator.cluster import besides as of_node
-from orchestrator.ledger import was_cut
 from orchestrator.objective import Direction, pareto_front
 from orchestrator.progress import duration, settings
 from orchestrator.resources import Share
+from orchestrator.states import meaning_of
 from orchestrator.storage import RemotePath
-from orchestrator.store import FINISHED
 
 if TYPE_CHECKING:
     from cpcnn_core.data import Dataset
@@ -72,7 +71,7 @@ def show(console: Console, plan: Plan, cluster: Path | None = None) -> None:
     smallest, largest = extremes(plan.space.extremes(), dataset)
     probed = {config.model.model_dump_json(): config for config in (smallest, largest)}
     probes = [probe(config, dataset) for config in probed.values()]
-    left = max(0, plan.trials - _finished(plan))
+    left = max(0, plan.trials - _ended(plan))
     _describe(console, plan, share, left)
     table = Table(box=SIMPLE_HEAD)
     for column in ("configuration", "parameters", "peak memory", "an epoch", "a trial", "disk", "settings"):
@@ -231,11 +230,11 @@ def _machine() -> dict[str, float]:
     return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
 
 
-def _finished(plan: Plan) -> int:
+def _ended(plan: Plan) -> int:
     if not plan.store.trials_folder.is_dir():
         return 0
     rows = plan.store.latest_attempts().rows()
-    return sum(row["state"] in FINISHED and not was_cut(row["stopped"]) for row in rows)
+    return sum(meaning_of(row["state"]).ended for row in rows)
 
 
 def _free(results: Path) -> int:

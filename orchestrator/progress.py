@@ -16,7 +16,7 @@ from rich.text import Text
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator.objective import Objective
-from orchestrator.store import State
+from orchestrator.states import State, meaning_of
 
 if TYPE_CHECKING:
     from orchestrator.ledger import Best  # which imports Optuna; readers of results do without
@@ -32,9 +32,10 @@ class Progress(AbstractContextManager["Progress"]):
         self._total = total
         self._earlier = 0  # trials that had ended before this run
         self._begun = time.monotonic()
-        self._ended: dict[str, State] = {}  # by trial id
+        self._left: dict[str, State] = {}  # by trial id: those that a process ran, and none runs now
         self._running: dict[int, tuple[TrialConfig, EpochMetrics | None]] = {}
-        self._best: Best | None = None
+        self._earlier_best: Best | None = None
+        self._bests: dict[str, Best] = {}  # by trial id: of each trial of this run that has not failed
         self._live = (
             Live(console=console, get_renderable=self._render, refresh_per_second=2, transient=True)
             if console.is_terminal
@@ -58,13 +59,13 @@ class Progress(AbstractContextManager["Progress"]):
 
     def resumed(self, finished: int, best: Best | None) -> None:
         """The sweep goes on where an earlier run stopped."""
-        self._earlier, self._best = finished, best
+        self._earlier, self._earlier_best = finished, best
         if self._live is None:
             self._say(f"resumed after {finished} finished trials")
 
     def started(self, number: int, config: TrialConfig) -> None:
         """A trial runs."""
-        self._ended.pop(config.trial_id, None)  # one that had been stopped goes on
+        self._left.pop(config.trial_id, None)  # one that had been stopped goes on
         self._running[number] = (config, None)
         if self._live is None:
             self._say(f"trial {config.trial_id} runs: {settings(config, self._searched)}")
@@ -72,8 +73,9 @@ class Progress(AbstractContextManager["Progress"]):
     def epoch(self, number: int, config: TrialConfig, metrics: EpochMetrics, value: float | None) -> None:
         """A trial finished an epoch."""
         self._running[number] = (config, metrics)
-        if value is not None and (self._best is None or self._objective.better(value, self._best[0])):
-            self._best = (value, config, metrics.epoch)
+        held = self._bests.get(config.trial_id)
+        if value is not None and (held is None or self._objective.better(value, held[0])):
+            self._bests[config.trial_id] = (value, config, metrics.epoch)
         if self._live is None:
             measured = f"{self._objective.metric} {_number(value)}, val_bpd {_number(metrics.val_bpd)}"
             at = f"trial {config.trial_id} epoch {metrics.epoch}/{config.train.epochs}"
@@ -82,8 +84,9 @@ class Progress(AbstractContextManager["Progress"]):
     def ended(self, number: int, config: TrialConfig, state: State, value: float | None, reason: str | None) -> None:
         """A trial ended, or was stopped for now."""
         self._running.pop(number, None)
-        self._ended[config.trial_id] = state
-        if state == "FAILED":
+        self._left[config.trial_id] = state
+        if meaning_of(state).failed:
+            self._bests.pop(config.trial_id, None)
             self._console.print(Text(f"trial {config.trial_id} FAILED: {reason}", style="red"), soft_wrap=True)
         elif self._live is None:
             why = f" ({reason})" if reason else ""
@@ -91,13 +94,26 @@ class Progress(AbstractContextManager["Progress"]):
 
     def _say(self, text: str) -> None:
         # A trial of an earlier run that goes on here and ends again is counted once, as nearly as one can tell.
-        done = min(self._total, self._earlier + len(self._ended))
+        done = min(self._total, self._earlier + self._done)
         self._console.print(f"[{done}/{self._total}] {text}", markup=False, highlight=False, soft_wrap=True)
 
+    @property
+    def _done(self) -> int:
+        """How many trials have ended in this run."""
+        return sum(meaning_of(state).ended for state in self._left.values())
+
+    def _best(self) -> Best | None:
+        """The best so far, the earliest of equals."""
+        best = self._earlier_best
+        for held in self._bests.values():
+            if best is None or self._objective.better(held[0], best[0]):
+                best = held
+        return best
+
     def _render(self) -> Group:
-        done = len(self._ended)
+        done = self._done
         elapsed = time.monotonic() - self._begun
-        counts = ", ".join(f"{count} {state}" for state, count in sorted(Counter(self._ended.values()).items()))
+        counts = ", ".join(f"{count} {state}" for state, count in sorted(Counter(self._left.values()).items()))
         head = f"{min(self._total, self._earlier + done)} of {self._total} trials" + (
             f" ({counts} in this run)" if counts else ""
         )
@@ -105,8 +121,8 @@ class Progress(AbstractContextManager["Progress"]):
             left = max(0, self._total - self._earlier - done) * elapsed / done
             head += f", {60 * done / elapsed:.1f} a minute, about {duration(left)} left"
         lines = [Text(head)]
-        if self._best is not None:
-            value, config, epoch = self._best
+        if (best := self._best()) is not None:
+            value, config, epoch = best
             lines.append(
                 Text(
                     f"best so far: {self._objective.metric} {_number(value)} in epoch {epoch} of {config.trial_id}: "

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator.provenance import git_commit, now
-from orchestrator.store import Attempt, State, Store
+from orchestrator.states import State, meaning_of
+from orchestrator.store import Attempt, Store
 
-INTERRUPTED = "interrupted: the process that ran the trial, or its driver, ended before the trial did"
+KILLED = "the process that ran the trial, or its driver, ended before the trial did"
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,6 @@ class Recording:
         self._store = store
         self._begun = time.monotonic()
         earlier = store.attempts_of(config.trial_id)
-        left = [
-            Attempt(**{name: row[name] for name in Attempt.__dataclass_fields__ if name in row})
-            for row in earlier
-            if row["state"] == "RUNNING"
-        ]
         self._attempt = Attempt(
             trial_id=config.trial_id,
             attempt=1 + max((int(row["attempt"]) for row in earlier), default=0),
@@ -46,9 +44,7 @@ class Recording:
             gpus=gpus,
             git_commit=git_commit(),
         )
-        # Together: a trial whose last row is a FAILED one has ended, and would not be taken up again.
-        ended = [replace(held, state="FAILED", error=held.error or INTERRUPTED) for held in left]
-        store.write_attempts([*ended, self._attempt], config)
+        store.write_attempts([*_closed(earlier), self._attempt], config)
 
     @property
     def attempt(self) -> Attempt:
@@ -71,12 +67,22 @@ class Recording:
         if first:
             self._store.write_attempt(self._attempt, self.config)
 
-    def died(self, error: str) -> None:
-        """Write why the attempt ended. The trial has not: its row says RUNNING until the next attempt begins."""
-        self.finish("RUNNING", error)
-
     def finish(self, state: State, error: str | None = None, *, stopped: str | None = None) -> None:
-        """Write how the attempt ended, and why if it FAILED (`error`) or was PRUNED (`stopped`)."""
+        """Write how the attempt ended, and why: `error` where it FAILED, else `stopped`."""
         seconds = time.monotonic() - self._begun
         self._attempt = replace(self._attempt, state=state, error=error, stopped=stopped, ended=now(), seconds=seconds)
         self._store.write_attempt(self._attempt, self.config)
+
+
+def close_orphaned(store: Store, config: TrialConfig) -> None:
+    """Have the tables say of a trial whose driver was killed that it does not run, though nobody takes it up now."""
+    closed = _closed(store.attempts_of(config.trial_id))
+    if closed:
+        store.write_attempts(closed, config)
+
+
+def _closed(rows: Iterable[Mapping[str, Any]]) -> list[Attempt]:
+    """The attempts of these rows that nobody ended, as INTERRUPTED."""
+    left = [row for row in rows if meaning_of(row["state"]).runs]
+    attempts = [Attempt(**{name: row[name] for name in Attempt.__dataclass_fields__ if name in row}) for row in left]
+    return [replace(attempt, state="INTERRUPTED", stopped=KILLED) for attempt in attempts]

@@ -25,12 +25,13 @@ from orchestrator.budget import spent
 from orchestrator.leaderboard import Entry
 from orchestrator.objective import Objective
 from orchestrator.progress import duration, plain
+from orchestrator.states import meaning_of, reason_of
 from orchestrator.storage import RemotePath
-from orchestrator.store import FINISHED, Store, StoreError, sweeps
+from orchestrator.store import Store, StoreError, sweeps
 
 app = cli.command()
 
-_FAILURES = 5  # shown of each sweep
+_SHOWN = 5  # of the trials that failed, and of those that wait
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,8 @@ def render(store: Store) -> RenderableType:
     asked, runs = held.get("asked", {}), held.get("runs", [])
     total = int(runs[-1].get("trials") or 0 if runs else 0) or len(entries)
     states = Counter(str(entry.trial["state"]) for entry in entries)
-    ended = sum(states[state] for state in FINISHED)
+    ended = sum(entry.meaning.ended for entry in entries)
     driver = driver_of(store)
-    running = [entry for entry in entries if entry.trial["state"] == "RUNNING"]
     said = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     lines = [Text(f"{store.folder.name}: {ended} of {total} trials have ended ({said or 'none began'})", style="bold")]
     lines.append(Text(_alive(driver, unfinished=ended < total)))
@@ -94,16 +94,9 @@ def render(store: Store) -> RenderableType:
     objective = _objective(asked)
     if objective is not None:
         lines.append(Text(_best(entries, objective, asked.get("space", {}))))
-    for entry in running if driver is not None and driver.alive is not False else []:
-        of = entry.trial["train.epochs"]
-        if entry.trial["error"]:
-            lines.append(Text(f"  {entry.trial_id} waits to be started again: {entry.trial['error']}", style="yellow"))
-            continue
-        lines.append(Text(f"  {entry.trial_id} runs: epoch {len(entry.epochs)}/{of} on {entry.trial['host'] or '?'}"))
-    failed = [entry for entry in entries if entry.trial["state"] == "FAILED"]
-    lines += [Text(f"  {each.trial_id} FAILED: {each.trial['error']}", style="red") for each in failed[-_FAILURES:]]
-    if len(failed) > _FAILURES:
-        lines.append(Text(f"  and {len(failed) - _FAILURES} more that failed", style="red"))
+    lines += [Text(_running(entry)) for entry in entries if entry.meaning.runs and not gone]
+    lines += _some([entry for entry in entries if entry.meaning.waits], "yellow", "wait")
+    lines += _some([entry for entry in entries if entry.meaning.failed], "red", "failed")
     lines += [Text(f"warning: {problem}", style="yellow") for problem in problems]
     return Group(*lines)
 
@@ -136,7 +129,7 @@ def _leaseholder(folder: RemotePath) -> Driver | None:
 
 def per_hour(attempts: Iterable[Mapping[str, Any]]) -> float | None:
     """Trials that ended for each hour in which any of them ran; None where it cannot be told yet."""
-    rows = [row for row in attempts if row["state"] in FINISHED and row["ended"]]
+    rows = [row for row in attempts if meaning_of(row["state"]).ended and row["ended"]]
     hours = spent(rows, ()).hours  # a night between two runs of the command is none of them
     return len(rows) / hours if hours > 0 else None
 
@@ -154,17 +147,31 @@ def cost(runs: Sequence[Mapping[str, Any]], *, running: bool) -> str | None:
     return said
 
 
+def _running(entry: Entry) -> str:
+    at = f"epoch {len(entry.epochs)}/{entry.trial['train.epochs']} on {entry.trial['host'] or '?'}"
+    return f"  {entry.trial_id} runs: {at}"
+
+
+def _some(entries: Sequence[Entry], style: str, what: str) -> list[Text]:
+    """The last few of them with their reasons, and how many more there are."""
+    lines = []
+    for entry in entries[-_SHOWN:]:
+        why = reason_of(entry.trial)
+        lines.append(Text(f"  {entry.trial_id} {entry.trial['state']}" + (f": {why}" if why else ""), style=style))
+    if len(entries) > _SHOWN:
+        lines.append(Text(f"  and {len(entries) - _SHOWN} more that {what}", style=style))
+    return lines
+
+
 def _best(entries: list[Entry], objective: Objective, fields: Iterable[str]) -> str:
-    for entry in leaderboard.ranked(entries, objective)[:1]:
-        epoch = entry.best(objective)
-        value = None if epoch is None else objective.value(epoch)
-        if epoch is not None and value is not None:
-            searched = dict.fromkeys((*fields, *leaderboard.differing([each.settings() for each in entries])))
-            settings = entry.settings()
-            shown = ", ".join(f"{key.rpartition('.')[2]} {plain(settings[key])}" for key in searched if key in settings)
-            worth = f"{objective.metric} {value:.4f} in epoch {epoch['epoch']}"
-            return f"best so far: {worth} of {entry.trial_id}: {shown}"
-    return "no epoch has been measured yet"
+    found = leaderboard.leader(entries, objective)
+    if found is None:
+        return "no epoch has been measured yet"
+    entry, epoch, value = found
+    searched = dict.fromkeys((*fields, *leaderboard.differing([each.settings() for each in entries])))
+    settings = entry.settings()
+    shown = ", ".join(f"{key.rpartition('.')[2]} {plain(settings[key])}" for key in searched if key in settings)
+    return f"best so far: {objective.metric} {value:.4f} in epoch {epoch['epoch']} of {entry.trial_id}: {shown}"
 
 
 def _objective(asked: Mapping[str, Any]) -> Objective | None:

@@ -48,13 +48,11 @@ from pydantic import BaseModel
 from cpcnn_core.config import Scalar, TrialConfig, field_names
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator import arrays, storage
+from orchestrator.states import ENDED, State
 from orchestrator.storage import Folder, RemoteError, RemotePath, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd  # takes a second to import, and who only asks for rows or columns does without
-
-State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAILED"]
-FINISHED: tuple[State, ...] = ("COMPLETE", "PRUNED", "FAILED")
 
 # What a file must have to be one of ours; columns that a later version added are null in an earlier one's rows.
 _ATTEMPT_KEY = ("trial_id", "attempt", "state")
@@ -68,8 +66,11 @@ COMPACT_FROM = 256  # files of ended trials from which on the driver compacts
 
 CONFIRMATION = "confirmation"  # in the sweep.json of a sweep that confirms a choice
 
-SCHEMA = 2
-"""The version of the tables, `schema_version` in their metadata. 1 had none; 2 adds compacted files."""
+SCHEMA = 3
+"""The version of the tables, `schema_version` in their metadata.
+
+1 had none; 2 adds compacted files; 3 adds the states INTERRUPTED, PREEMPTED and STOPPED.
+"""
 
 _SCHEMA_KEY = b"schema_version"
 _READERS = 8  # threads; reading thousands of small files waits for the disk, not for the processor
@@ -92,7 +93,7 @@ class Attempt:
     number: int | None  # the trial's number in the study; None where no study asked for it
     state: State
     error: str | None = None  # why it is FAILED
-    stopped: str | None = None  # why it is PRUNED
+    stopped: str | None = None  # why it is PRUNED, INTERRUPTED, PREEMPTED or STOPPED
     started: str  # UTC, ISO 8601
     ended: str | None = None
     seconds: float | None = None  # from start to end of this attempt, the process's start apart
@@ -409,7 +410,7 @@ class Store:
         Only for the one who holds the sweep. Return how many files were replaced.
         """
         trials = self.latest_attempts().columns
-        ended = set(trials.filter(pc.is_in(trials["state"], pa.array(FINISHED)))["trial_id"].to_pylist())
+        ended = set(trials.filter(pc.is_in(trials["state"], pa.array(ENDED)))["trial_id"].to_pylist())
         replaced = 0
         for folder, kind in ((self.epochs_folder, _EPOCHS), (self.trials_folder, _TRIALS)):
             own = {file.stem: file for file, _ in self._files(folder) if file.stem in ended}
@@ -499,7 +500,7 @@ class Store:
                 if version > SCHEMA:
                     return None, f"{path}: passed over; a newer version of this program wrote it (schema {version})"
                 # Columns may have had other names in a version from which there are steps.
-                whole = columns is None or any(earlier in _MIGRATIONS for earlier in range(version, SCHEMA))
+                whole = columns is None or any(step.concerns(there) for step in _steps(version))
                 table = file.read(None if whole else [name for name in columns or () if name in there])
         except FileNotFoundError:
             return None, None
@@ -607,17 +608,55 @@ def _version(schema: pa.Schema) -> int:
     return int((schema.metadata or {}).get(_SCHEMA_KEY, 1))
 
 
+@dataclass(frozen=True)
+class Migration:
+    """What makes a table of the next version of one that has all of the columns `reads`; others stay as they are."""
+
+    reads: tuple[str, ...]
+    step: typing.Callable[[pa.Table], pa.Table]
+
+    def concerns(self, columns: Container[str]) -> bool:
+        return all(name in columns for name in self.reads)
+
+
+def _steps(version: int) -> list[Migration]:
+    """The steps from a version to SCHEMA."""
+    return [_MIGRATIONS[earlier] for earlier in range(version, SCHEMA) if earlier in _MIGRATIONS]
+
+
 def _migrated(table: pa.Table, version: int) -> pa.Table:
     """The table as version SCHEMA has it: each earlier version's step in turn."""
-    for earlier in range(version, SCHEMA):
-        if earlier in _MIGRATIONS:
-            table = _MIGRATIONS[earlier](table)
+    for migration in _steps(version):
+        if migration.concerns(table.column_names):
+            table = migration.step(table)
     return table.replace_schema_metadata(None)
+
+
+def _with_interruptions(table: pa.Table) -> pa.Table:
+    """In version 2 what had been cut short was FAILED, PRUNED or still RUNNING, and its reason said what it was."""
+    if "stopped" not in table.column_names:  # of version 1
+        table = table.append_column("stopped", pa.nulls(len(table), pa.string()))
+    state, error, stopped = (table[name].cast(pa.string()) for name in ("state", "error", "stopped"))
+    died = pc.or_(
+        pc.starts_with(pc.fill_null(error, ""), "interrupted: "),
+        pc.ends_with(pc.fill_null(error, ""), "(the trial was started again)"),
+    )
+    died = pc.and_(died, pc.is_in(state, pa.array(["FAILED", "RUNNING"])))
+    cut = pc.and_(
+        pc.equal(state, "PRUNED"), pc.starts_with(pc.fill_null(stopped, ""), "the sweep's budget was spent: ")
+    )
+    for name, column in {
+        "state": pc.if_else(pc.or_(died, cut), "INTERRUPTED", state),
+        "stopped": pc.if_else(died, error, stopped),
+        "error": pc.if_else(died, pa.scalar(None, pa.string()), error),
+    }.items():
+        table = table.set_column(table.column_names.index(name), name, column)
+    return table
 
 
 # By the version that they start from. None starts from 1: 2 only adds files, and columns that it added are null in
 # earlier rows anyway.
-_MIGRATIONS: dict[int, typing.Callable[[pa.Table], pa.Table]] = {}
+_MIGRATIONS: dict[int, Migration] = {2: Migration(("state", "error"), _with_interruptions)}
 
 
 def _last_of_each(table: pa.Table, order: Sequence[str], unique: Sequence[str]) -> pa.Table:

@@ -3,7 +3,8 @@
 Two invariants make a sweep survive being killed at any moment.
 
 - Rows first, study second: a trial's end is written to `trials` before the study is told, so a trial that the study
-  still calls RUNNING either has all its rows, and is told without running, or is resumed from its checkpoints.
+  still calls RUNNING either has all its rows, and is told without running, or is resumed from its checkpoints. Optuna
+  knows no state of a trial that waits: one that was interrupted is RUNNING there until it has ended.
 - The k-th suggestion depends on the seed, on k and on what the study knows, never on a generator's state in memory.
 """
 
@@ -26,7 +27,8 @@ from cpcnn_core.config import ConfigError, TrialConfig
 from orchestrator import samplers, study_file
 from orchestrator.objective import Objective
 from orchestrator.space import SearchSpace, at_random, by_optuna
-from orchestrator.store import FINISHED, Store, config_of
+from orchestrator.states import meaning_of
+from orchestrator.store import Store, config_of
 from orchestrator.study_file import StudyError as StudyError
 from orchestrator.study_file import StudyFile
 from search_spaces import Choice, Distribution, Floats, Ints, Scalar
@@ -68,6 +70,7 @@ class Recorded:
     """What the rows say of one trial that the space admits."""
 
     trial_id: str
+    config: TrialConfig
     state: str
     worth: Worth | None
     values: Mapping[int, float]  # by epoch; what pruning looks at, where there is one objective
@@ -76,15 +79,16 @@ class Recorded:
     @classmethod
     def of(
         cls,
+        config: TrialConfig,
         row: Mapping[str, Any],
         epochs: Iterable[Mapping[str, Any]],
         params: Mapping[str, tuple[Scalar, Distribution]],
         objective: Objective,
     ) -> Recorded:
-        """The trial of a row of `trials` and its rows of `epochs`."""
+        """The trial of a row of `trials`, which holds `config`, and its rows of `epochs`."""
         rows = list(epochs)
         values = {int(held["epoch"]): told[0] for held in rows if (told := objective.values(held)) is not None}
-        return cls(row["trial_id"], row["state"], worth(objective, objective.best(rows)), values, params)
+        return cls(row["trial_id"], config, row["state"], worth(objective, objective.best(rows)), values, params)
 
 
 def worth(objective: Objective, epoch: Mapping[str, Any] | None) -> Worth | None:
@@ -137,6 +141,11 @@ class Study:
         return len(self._adopted)
 
     @property
+    def waiting(self) -> tuple[Suggestion, ...]:
+        """Those, and the ones that were put back."""
+        return tuple(self._adopted)
+
+    @property
     def is_over(self) -> bool:
         """Whether no trial is left to be asked for."""
         return not self._adopted and (self._exhausted or len(self._known) >= self._trials)
@@ -160,20 +169,18 @@ class Study:
         return suggestion
 
     def put_back(self, suggestion: Suggestion) -> None:
-        """Let a running trial be the next to run, since its process died."""
+        """Let a running trial be the next to run, in this driver or the next one, since it was interrupted."""
         self._adopted.append(suggestion)
 
-    def take_left_behind(self) -> list[Suggestion]:
-        """All trials that an earlier driver, or a process that died, left unfinished; they are handed out with this."""
-        taken, self._adopted = self._adopted, []
-        return taken
-
     def reopen(self, config: TrialConfig) -> Suggestion | None:
-        """Let a trial that was told as PRUNED go on: Optuna has no way back, so it gets another number there."""
+        """Let a trial go on that was told to have ended, or that only the rows know of.
+
+        Optuna has no way back from an end, so the trial gets another number there.
+        """
         params = self._space.params_of(config)
         if params is None:
             return None
-        # Not by way of Optuna's queue, in which others may wait already: rows that only the tables knew of.
+        # Not by way of Optuna's queue, which a driver that is killed would fill anew each time.
         begun = optuna.trial.create_trial(
             state=TrialState.RUNNING,
             params={name: value for name, (value, _) in params.items()},
@@ -220,7 +227,7 @@ class Study:
     def _end(self, number: int, state: str, reached: Worth | None) -> None:
         running = self._running.pop(number)
         self._ends[running.trial_id] = reached
-        if reached is None or state not in {"COMPLETE", "PRUNED"}:
+        if reached is None or meaning_of(state).failed:
             self._study.tell(running.trial, state=TrialState.FAIL)
         else:
             self._tell(running.trial, state, reached)
@@ -236,9 +243,9 @@ class Study:
             self._study.tell(trial, list(reached.values))
 
     def _optuna_state(self, state: str) -> TrialState:
-        # A pruned trial keeps its values as intermediate ones, which several objectives do not have; what it reached
-        # counts, so it is told as complete rather than lost.
-        pruned = state == "PRUNED" and len(self._objective.directions) == 1
+        # A trial that did not come to its last epoch keeps its values as intermediate ones, which several objectives do
+        # not have; what it reached counts, so it is told as complete rather than lost.
+        pruned = state != "COMPLETE" and len(self._objective.directions) == 1
         return TrialState.PRUNED if pruned else TrialState.COMPLETE
 
     # --- asking
@@ -250,7 +257,7 @@ class Study:
         return trial_id in self._known or trial_id in self._earlier
 
     def _ask(self) -> Suggestion | None:
-        # First what waits: rows without an end that only the tables knew of, or a suggestion that a kill cut short.
+        # First what waits: a suggestion that a kill cut short, or that an earlier version had queued.
         while self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             trial, config, _ = self._suggest()
             if config is not None:
@@ -357,8 +364,12 @@ class Study:
         for frozen in running:
             self._adopt(frozen, rows)
         for trial_id, row in rows.items():
-            if trial_id not in self._known:
+            known, meaning = trial_id in self._known, meaning_of(row.state)
+            if meaning.ended and not known:
                 self._add(row)
+            elif not known or (trial_id in self._ends and meaning.waits):
+                # The latter were told as ended: by a version without such states, or before somebody ran them by hand.
+                self._adopted += filter(None, [self.reopen(row.config)])
 
     def _adopt(self, frozen: FrozenTrial, rows: Mapping[str, Recorded]) -> None:
         self._use_sampler(frozen.number)
@@ -377,7 +388,7 @@ class Study:
         self._start(trial, config)
         self._running[trial.number].told.update(frozen.intermediate_values)
         row = rows.get(config.trial_id)
-        if row is None or row.state not in FINISHED:
+        if row is None or not meaning_of(row.state).ended:
             self._adopted.append(Suggestion(trial.number, config))
             return
         for epoch, value in row.values.items():
@@ -386,15 +397,12 @@ class Study:
 
     def _add(self, row: Recorded) -> None:
         """Let the study know of a trial that only the rows know of: run by hand, or before the study was lost."""
-        if row.state not in FINISHED:
-            self._study.enqueue_trial({name: value for name, (value, _) in row.params.items()})
-            return
         self._add_finished(row, {"trial_id": row.trial_id})
         self._known.add(row.trial_id)
         self._ends[row.trial_id] = row.worth
 
     def _add_finished(self, row: Recorded, attributes: Mapping[str, str]) -> None:
-        failed = row.worth is None or row.state == "FAILED"
+        failed = row.worth is None or meaning_of(row.state).failed
         state = TrialState.FAIL if failed else self._optuna_state(row.state)
         self._study.add_trial(
             optuna.trial.create_trial(
@@ -438,7 +446,7 @@ def _recorded(space: SearchSpace, store: Store) -> dict[str, Recorded]:
             continue
         params = space.params_of(config)
         if params is not None:
-            found[config.trial_id] = Recorded.of(row, epochs.get(config.trial_id, []), params, space.objective)
+            found[config.trial_id] = Recorded.of(config, row, epochs.get(config.trial_id, []), params, space.objective)
     return found
 
 

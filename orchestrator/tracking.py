@@ -26,7 +26,7 @@ from orchestrator import storage
 from orchestrator.leaderboard import Entry
 from orchestrator.objective import Objective
 from orchestrator.storage import Folder, write_atomically
-from orchestrator.store import FINISHED, Store
+from orchestrator.store import Store
 
 WandbMode: TypeAlias = Literal["online", "offline"]
 
@@ -122,9 +122,9 @@ class Wandb:
         if best is not None:
             run.summary.update({"best_epoch": int(best["epoch"])})
             run.summary.update({f"best/{name}": value for name, value in _metrics(best).items()})
-        run.summary.update({"state": trial.trial["state"], "error": trial.trial["error"]})
+        run.summary.update({name: trial.trial[name] for name in ("state", "error", "stopped")})
         del self._runs[trial.trial_id]
-        run.finish(exit_code=int(trial.trial["state"] == "FAILED"))
+        run.finish(exit_code=int(trial.meaning.failed))
 
     def close(self) -> None:
         """See `Tracker`."""
@@ -214,7 +214,7 @@ class Follower:
         of_tracker = self._shown.setdefault(name, {})
         last, ended = of_tracker.get(trial.trial_id, [0, None])
         tracker = self._trackers[name]
-        attempt = trial.trial["attempt"] if trial.trial["state"] in FINISHED else None
+        attempt = None if trial.meaning.runs else trial.trial["attempt"]
         rows = [row for row in trial.epochs if int(row["epoch"]) > last]
         if not rows and (attempt is None or attempt == ended):
             return

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import bdb
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +23,8 @@ from orchestrator.objective import Objective
 from orchestrator.progress import plain
 from orchestrator.recording import Recording
 from orchestrator.space import SearchSpace
-from orchestrator.store import Store
+from orchestrator.states import meaning_of
+from orchestrator.store import Store, StoreError
 from orchestrator.track import TensorBoardOption, WandbOption
 
 logger = logging.getLogger(__name__)
@@ -217,7 +219,7 @@ def train(
     for row in earlier:
         _print_epoch(console, row)
     if until is None and store.reported_epochs(config.trial_id) >= config.train.epochs:
-        if store.attempts_of(config.trial_id)[-1]["state"] == "RUNNING":  # killed after its last epoch
+        if not meaning_of(store.attempts_of(config.trial_id)[-1]["state"]).ended:  # cut short after its last epoch
             Recording(store, config, number=None).finish("COMPLETE")
         console.print("All epochs were there already; another --seed or --set makes another trial.")
         return None
@@ -257,7 +259,8 @@ def train(
                     break
                 prepare(metrics.epoch + 1)
             epochs.close()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, bdb.BdbQuit) as error:
+            _interrupt(begun, "Ctrl-C" if isinstance(error, KeyboardInterrupt) else "the debugger was left")
             console.print(f"Stopped. To go on where it stands:\n  {cli.same()}", soft_wrap=True, highlight=False)
             raise typer.Exit(cli.STOPPED) from None
         except training.TrialBusyError:
@@ -270,9 +273,19 @@ def train(
                 store.publish_log(config.trial_id)
             begun[0].finish("FAILED", training.describe(error))
             return training.describe(error)
+        except BaseException as error:  # as a debugger that ends the whole process
+            _interrupt(begun, training.describe(error))
+            raise
     whole = begun[0].attempt.epochs >= config.train.epochs
     begun[0].finish("COMPLETE" if whole else "PRUNED", stopped=None if whole else "as far as the recorded trial went")
     return None
+
+
+def _interrupt(begun: Sequence[Recording], why: str) -> None:
+    """Write that the trial waits. Raise nothing: what could not be written is found by whoever takes the trial up."""
+    for recording in begun:
+        with suppress(StoreError, OSError):
+            recording.finish("INTERRUPTED", stopped=why)
 
 
 def _bar(console: Console) -> Progress:

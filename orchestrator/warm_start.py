@@ -10,7 +10,8 @@ from typing import Any
 from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.metrics import OF_IMAGES, Ruler, ruler_of
 from orchestrator.space import SearchSpace
-from orchestrator.store import FINISHED, Store, config_of
+from orchestrator.states import meaning_of
+from orchestrator.store import Store, config_of
 from orchestrator.study import Recorded
 
 # Settings that change neither what is trained nor what the objective reads of it. Which FID was measured stands in the
@@ -87,9 +88,9 @@ def _usable(
     params, reason = space.admit(_as_measured_here(space, config))
     if reason is not None:
         return reason
-    if row["state"] not in FINISHED:
+    if meaning_of(row["state"]).runs:
         return "it has not ended"
-    if row["state"] == "FAILED":
+    if meaning_of(row["state"]).failed:
         return "it failed"
     if ruler is not None:
         measured = [held for held in epochs if ruler_of(held) == ruler]
@@ -97,7 +98,7 @@ def _usable(
         if not measured and other is not None:
             return f"its FID has other features, images or reference ({_said(other)}, not {_said(ruler)})"
         epochs = measured
-    found = Recorded.of(row, epochs, params, space.objective)
+    found = Recorded.of(config, row, epochs, params, space.objective)
     return found if found.worth is not None else f"it has no {' and '.join(space.objective.reads)} in any epoch"
 
 

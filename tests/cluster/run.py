@@ -20,7 +20,8 @@ from pathlib import Path
 import yaml
 
 from orchestrator.cluster import PRICE as LABEL
-from orchestrator.store import FINISHED, Store
+from orchestrator.states import meaning_of
+from orchestrator.store import Store
 from tests.cluster.hosts import REPOSITORY, Host, hosts
 
 SPACE = '''"""Does a sweep survive the loss of two nodes of three? Cost: a minute."""
@@ -38,7 +39,6 @@ LARGE = SPACE.replace("trials = 8", 'trials = 1\nresources = {"memory_gib": 4096
 
 URL = "http://127.0.0.1:8265"
 PRICE = 3.6  # of each node, an hour: a thousandth per second
-AGAIN = "the trial was started again"
 
 
 def main() -> None:
@@ -139,7 +139,7 @@ def drive(laptop: Host, head: Host, one: Host, two: Host, cluster_file: Path, sh
         assert row["epochs"] == 12 or row["state"] == "PRUNED", row
         epochs = [held["epoch"] for held in store.epochs_of(row["trial_id"])]
         assert epochs == list(range(1, row["epochs"] + 1)), (row, epochs)
-    again = [row for row in attempts if row["state"] == "FAILED"]
+    again = [row for row in attempts if row["state"] == "INTERRUPTED"]
     assert again, "no trial was hit"
     say(f"{len(again)} attempts were lost and run again: {sorted({row['host'] or '?' for row in again})}")
     run = json.loads(store.sweep_file.read_text())["runs"][0]
@@ -251,7 +251,7 @@ def states(store: Store) -> dict[str, int]:
 def ended(store: Store) -> int:
     """Trials that will not be run again."""
     rows = store.latest_attempts().rows()
-    return sum(row["state"] in FINISHED and AGAIN not in (row["error"] or "") for row in rows)
+    return sum(meaning_of(row["state"]).ended for row in rows)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:

@@ -20,7 +20,8 @@ from orchestrator.ledger import Best, Ledger
 from orchestrator.objective import Objective
 from orchestrator.recording import Place
 from orchestrator.space import SearchSpace
-from orchestrator.store import State, Store
+from orchestrator.states import State
+from orchestrator.store import Store
 from orchestrator.study import Study
 from search_spaces import choice, ints
 from tests import fakes

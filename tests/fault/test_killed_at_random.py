@@ -56,6 +56,7 @@ class Sweep:
         self.at_once = self.rng.choice([1, 2, 3])
         self.kills = self.rng.choice([1, 2, 4])
         self.failed: set[str] = set()  # trials that may end so
+        self.interrupts = True  # whether Ctrl-C, or the budget, may end a driver
 
     def happens(self, probability: float) -> bool:
         return self.rng.random() < probability
@@ -82,6 +83,14 @@ class Sweep:
                 if ledger.fatal is not None:
                     raise ledger.fatal
                 if not running:
+                    break
+                if self.interrupts and self.happens(0.05):
+                    ledger.interrupt("Ctrl-C")
+                    assert not ledger.is_over
+                    assert not ledger.is_busy
+                    states = {row["state"] for row in self.store.trials().rows()}
+                    assert "INTERRUPTED" in states or not begun
+                    assert "RUNNING" not in states
                     break
                 self._step(ledger, running, begun)
         finally:
@@ -145,6 +154,7 @@ def check_whole(store: Store, failed: set[str]) -> None:
     assert len(latest) == TRIALS
     assert {row["state"] for row in latest} <= {"COMPLETE", "PRUNED", "FAILED"}
     assert {row["trial_id"] for row in latest if row["state"] == "FAILED"} <= failed
+    assert {row["trial_id"] for row in store.trials().rows() if row["error"] is not None} <= failed
     assert "RUNNING" not in {row["state"] for row in store.trials().rows()}
     epochs = Counter((row["trial_id"], row["epoch"]) for row in store.epochs().rows())
     assert epochs == {(row["trial_id"], epoch): 1 for row in latest for epoch in range(1, row["epochs"] + 1)}
@@ -167,6 +177,7 @@ def test_a_sweep_to_which_anything_happens_ends_whole(
             sweep.drive()
         if sweep.happens(0.15):
             sweep.store.set_study_aside()
+    sweep.interrupts = False
     sweep.drive()
     assert sweep.drive() == 0  # a further run has nothing to do
     check_whole(sweep.store, sweep.failed)

@@ -79,8 +79,8 @@ def test_the_trial_of_a_lost_node_goes_on_elsewhere_from_its_checkpoint(tmp_path
     again = Counter((trial, number) for trial, number, *_ in lines())
     assert again.total() <= TRIALS * EPOCHS + 2
     attempts = store.attempts_of(lost)
-    assert [row["state"] for row in attempts] == ["FAILED", "COMPLETE"]
-    assert is_node_lost(attempts[0]["error"]), attempts[0]["error"]
+    assert [row["state"] for row in attempts] == ["INTERRUPTED", "COMPLETE"]
+    assert is_node_lost(attempts[0]["stopped"]), attempts[0]["stopped"]
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,9 @@ def test_a_sweep_stopped_killed_and_robbed_of_workers_ends_as_if_nothing_had_hap
         assert "interrupted=True" in output
         assert "Traceback" not in output
         assert time.monotonic() - asked < 30  # a second or two on an idle machine
+    rows = sweep.store.latest_attempts().rows()
+    assert {(row["state"], row["stopped"]) for row in rows} <= {("INTERRUPTED", "Ctrl-C"), ("COMPLETE", None)}
+    assert "INTERRUPTED" in {row["state"] for row in rows}
 
     before = len(sweep.store.epochs().rows())
     with sweep.running(0.3) as driver:
@@ -189,6 +192,8 @@ def test_a_trial_that_goes_wrong_is_failed_with_its_reason_and_the_sweep_goes_on
     states = {filters: (row["state"], row["attempt"]) for filters, row in rows.items()}
     assert states[fakes.RAISES] == ("FAILED", 1)
     assert states[fakes.DIES] == ("FAILED", 3)
+    deaths = [row["state"] for row in sweep.store.attempts_of(rows[fakes.DIES]["trial_id"])]
+    assert deaths == ["INTERRUPTED", "INTERRUPTED", "FAILED"]
     # Three come to the rung. The best gets through; whether another does too depends on who came first.
     assert states[16][0] == "COMPLETE"
     for filters in (fakes.DIES_ONCE, fakes.HANGS_ONCE):
@@ -199,7 +204,7 @@ def test_a_trial_that_goes_wrong_is_failed_with_its_reason_and_the_sweep_goes_on
     assert rows[fakes.RAISES]["error"] == "ValueError: a bad configuration"
     assert "died" in rows[fakes.DIES]["error"]
     hung = sweep.store.attempts_of(rows[fakes.HANGS_ONCE]["trial_id"])[0]
-    assert re.search(r"it hung in fakes\.py:\d+ hang < fakes\.py:\d+ train < training\.py", hung["error"])
+    assert re.search(r"it hung in fakes\.py:\d+ hang < fakes\.py:\d+ train < training\.py", hung["stopped"])
     log = sweep.store.log_file(rows[fakes.RAISES]["trial_id"]).read_text()
     assert "training epoch 1" in log
     assert "Traceback" in log

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from orchestrator.ledger import MAX_RESTARTS, Ledger
 from orchestrator.objective import Objective
 from orchestrator.packing import Measured
 from orchestrator.progress import Progress
-from orchestrator.recording import INTERRUPTED, Place, Recording
+from orchestrator.recording import KILLED, Place, Recording
 from orchestrator.resources import Resources, ResourcesError, Share
 from orchestrator.space import SearchSpace
 from orchestrator.store import Store, StoreError
@@ -85,13 +87,17 @@ def test_a_trial_whose_process_died_is_suggested_again_and_has_a_row_for_each_at
     ledger.epoch(number, metrics(1), HERE)
     ledger.died(number, "the process died")
     assert not ledger.is_busy
+    assert [row["state"] for row in store.latest_attempts().rows()] == ["INTERRUPTED"]
     assert begin(ledger) == (number, config)
     assert ledger.is_busy
     for epoch in (1, 2, 3):
         ledger.epoch(number, metrics(epoch), HERE)
     ledger.ended(number, None)
-    rows = [(row["attempt"], row["state"], row["error"]) for row in store.trials().rows()]
-    assert rows == [(1, "FAILED", "the process died (the trial was started again)"), (2, "COMPLETE", None)]
+    rows = [(row["attempt"], row["state"], row["error"], row["stopped"]) for row in store.trials().rows()]
+    assert rows == [
+        (1, "INTERRUPTED", None, "the process died (the trial was started again)"),
+        (2, "COMPLETE", None, None),
+    ]
     assert [(row["epoch"], row["attempt"]) for row in store.epochs().rows()] == [(1, 2), (2, 2), (3, 2)]
 
 
@@ -111,8 +117,8 @@ def test_a_trial_that_waits_to_be_started_again_outlives_its_driver(store: Store
     study.close()  # the driver is killed
     study, ledger = opened()
     assert begin(ledger) == (number, config)
-    rows = [(row["state"], row["error"]) for row in store.attempts_of(config.trial_id)]
-    assert rows == [("FAILED", "its node has died (the trial was started again)"), ("RUNNING", None)]
+    rows = [(row["state"], row["stopped"]) for row in store.attempts_of(config.trial_id)]
+    assert rows == [("INTERRUPTED", "its node has died (the trial was started again)"), ("RUNNING", None)]
     study.close()
 
 
@@ -123,18 +129,19 @@ def test_a_trial_whose_process_keeps_dying_is_failed_and_the_next_one_comes(ledg
         assert begin(ledger)[0] == first
     ledger.died(first, "it died")
     assert begin(ledger)[0] != first
-    assert [row["state"] for row in store.attempts_of(config.trial_id)] == ["FAILED"] * (MAX_RESTARTS + 1)
+    rows = [(row["state"], row["error"]) for row in store.attempts_of(config.trial_id)]
+    assert rows == [("INTERRUPTED", None)] * MAX_RESTARTS + [("FAILED", "it died")]
 
 
 def test_an_attempt_that_nobody_ended_is_called_interrupted_by_the_next(store: Store) -> None:
     config = TrialConfig()
     Recording(store, config, 0)
     Recording(store, config, 0)
-    rows = [(row["state"], row["error"]) for row in store.trials().rows()]
-    assert rows == [("FAILED", INTERRUPTED), ("RUNNING", None)]
+    rows = [(row["state"], row["error"], row["stopped"]) for row in store.trials().rows()]
+    assert rows == [("INTERRUPTED", None, KILLED), ("RUNNING", None, None)]
 
 
-def test_no_kill_leaves_a_resumed_trial_as_failed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_trial_runs_from_its_first_row_on(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     config = TrialConfig()
     Recording(store, config, 0)
     write, states = Store._write_rows, []
@@ -239,15 +246,58 @@ def test_stopping_while_the_last_trials_run_is_an_interruption(tmp_path: Path, m
             if ended:
                 ledger.epoch(number, metrics(1), HERE)
                 ledger.ended(number, None)
-            stop.requested = stopped
+            if stopped:
+                stop(signal.SIGTERM, None)
 
         monkeypatch.setattr(driver, "_tune", tune)
         with Progress(Console(quiet=True), SPACE.objective, SPACE.searched, total=1) as view:
             return driver.run(plan, view)
 
+    def states() -> list[tuple[str, str | None]]:
+        return [(row["state"], row["stopped"]) for row in plan.store.trials().rows()]
+
     assert run(stopped=True, ended=False) == Outcome(0, ran=True, interrupted=True)
+    assert states() == [("INTERRUPTED", "SIGTERM")]
     assert run(stopped=True, ended=True) == Outcome(1, ran=True, interrupted=False)  # nothing was cut short
+    assert states() == [("INTERRUPTED", "SIGTERM"), ("PRUNED", None)]
     assert run(stopped=False, ended=False) == Outcome(1, ran=False, interrupted=False)
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (ClusterError("no trial has found a place"), "ClusterError: no trial has found a place"),
+        (KeyboardInterrupt(), "Ctrl-C"),  # a second one, while Ray ends
+    ],
+)
+def test_whatever_ends_the_driver_its_trials_do_not_stay_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: BaseException, said: str
+) -> None:
+    plan = Plan("one", SPACE, tmp_path, trials=2, trainer="tests.fakes:train")
+
+    def tune(_plan: Plan, _store: Store, ledger: Ledger, *_: object) -> None:
+        begin(ledger)
+        raise raised
+
+    monkeypatch.setattr(driver, "_tune", tune)
+    with (
+        Progress(Console(quiet=True), SPACE.objective, SPACE.searched, total=2) as view,
+        pytest.raises(type(raised)),
+    ):
+        driver.run(plan, view)
+    assert [(row["state"], row["stopped"]) for row in plan.store.trials().rows()] == [("INTERRUPTED", said)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_signal_that_stops_a_sweep_is_named(number: signal.Signals) -> None:
+    stop = driver._Stop()
+    with driver._stopping(stop):
+        os.kill(os.getpid(), number)
+        while not stop.requested:
+            time.sleep(0.001)
+    assert stop.why == ("Ctrl-C" if number == signal.SIGINT else "SIGTERM")
+    with pytest.raises(KeyboardInterrupt):
+        stop(number, None)
 
 
 def test_a_spent_budget_leaves_no_trial_running(tmp_path: Path) -> None:
@@ -261,8 +311,10 @@ def test_a_spent_budget_leaves_no_trial_running(tmp_path: Path) -> None:
         ledger.epoch(number, metrics(1, seconds=60.0), HERE)
         study.close()  # the driver is killed
         outcome = driver.run(plan, view)
-    assert outcome == Outcome(1, ran=False, interrupted=False, spent="--hours 1e-09")
-    assert plan.store.latest_attempts().rows()[0]["state"] == "PRUNED"
+        again = driver.run(plan, view)
+    assert outcome == again == Outcome(0, ran=False, interrupted=False, spent="--hours 1e-09")
+    [row] = plan.store.trials().rows()
+    assert (row["state"], row["stopped"], row["epochs"]) == ("INTERRUPTED", KILLED, 1)
 
 
 def test_a_sweep_whose_data_is_missing_leaves_its_name_free(tmp_path: Path) -> None:

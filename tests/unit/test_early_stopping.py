@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
@@ -15,7 +17,7 @@ from orchestrator.budget import Budget, Meter, Spent, spent
 from orchestrator.ledger import MAX_RESTARTS, Ledger
 from orchestrator.objective import Objective
 from orchestrator.progress import Progress
-from orchestrator.recording import Place
+from orchestrator.recording import KILLED, Place
 from orchestrator.scheduling import Schedule
 from orchestrator.space import SearchSpace
 from orchestrator.store import Store
@@ -200,9 +202,10 @@ def test_a_trial_whose_time_was_up_is_the_first_to_go_on(store: Store, schedule:
     with opened(store, schedule) as ledger:
         number, config = begin(ledger)
         ledger.epoch(number, metrics(1), HERE)
-        ledger.cut("--hours 1")
+        ledger.interrupt("the sweep's budget was spent: --hours 1")
         assert not ledger.is_busy
-    assert states(store)[config.trial_id] == ("PRUNED", 1, "the sweep's budget was spent: --hours 1")
+        assert not ledger.is_over
+    assert states(store)[config.trial_id] == ("INTERRUPTED", 1, "the sweep's budget was spent: --hours 1")
     with opened(store, schedule) as ledger:
         number, again = begin(ledger)
         assert again == config
@@ -220,11 +223,73 @@ def test_a_spent_budget_ends_what_was_left_behind_too_at_what_it_had_reached(sto
     ) as ledger:  # the driver was killed; now one trial waits for its process, one is not asked
         suggestion = ledger.suggest()
         assert suggestion is not None
-        ledger.cut("--hours 1")
+        ledger.interrupt("the sweep's budget was spent: --hours 1")
         assert not ledger.is_over
-    assert list(states(store).values()) == [("PRUNED", 1, "the sweep's budget was spent: --hours 1")] * 2
+    assert list(states(store).values()) == [("INTERRUPTED", 1, KILLED)] * 2
     study = Study(SPACE, store, seed=0, trials=3)
-    assert [trial.state.name for trial in study._study.trials] == ["PRUNED"] * 2  # and not failed
+    assert [trial.state.name for trial in study._study.trials] == ["RUNNING"] * 2  # Optuna has no state of its own
+    assert (study.finished, study.left_behind) == (0, 2)
+    study.close()
+
+
+def test_trials_that_are_all_interrupted_are_not_over(store: Store) -> None:
+    with opened(store, "none", trials=2) as ledger:
+        for _ in range(2):
+            begin(ledger)
+        ledger.interrupt("Ctrl-C")
+        assert not ledger.is_over
+    with opened(store, "none", trials=2) as ledger:
+        assert not ledger.is_over
+        for accuracy in (0.5, 0.6):
+            train(ledger, begin(ledger)[0], accuracy)
+        assert ledger.is_over
+    assert [state for state, *_ in states(store).values()] == ["COMPLETE"] * 2
+
+
+def test_a_trial_that_is_interrupted_twice_at_a_rung_is_judged_like_any_other(store: Store) -> None:
+    with opened(store, "asha") as ledger:
+        train(ledger, begin(ledger)[0], 0.6)
+        number, left = begin(ledger)
+        ledger.epoch(number, metrics(1, val_acc=0.5), HERE)
+        ledger.interrupt("Ctrl-C")
+    with opened(store, "asha") as ledger:
+        number, again = begin(ledger)
+        assert again == left
+        assert ledger.epoch(number, metrics(2, val_acc=0.5), HERE)
+        ledger.interrupt("Ctrl-C")  # before the verdict is written
+    with opened(store, "asha") as ledger:
+        assert begin(ledger)[1] != left
+    assert states(store)[left.trial_id] == ("PRUNED", 2, "after epoch 2 behind 1 of 1 others")
+
+
+def as_version_2(store: Store, **changes: object) -> None:
+    """Let the only trial's last row be as an earlier version wrote it."""
+    [file] = store.trials_folder.iterdir()
+    rows = pq.read_table(file).to_pylist()
+    rows[-1] |= changes
+    table = pa.Table.from_pylist(rows, schema=pq.read_schema(file))
+    pq.write_table(table.replace_schema_metadata({b"schema_version": b"2"}), file)
+
+
+@pytest.mark.parametrize("schedule", ["asha", "promote", "none"])
+def test_what_an_earlier_version_called_pruned_by_the_budget_is_taken_up_too(store: Store, schedule: str) -> None:
+    with opened(store, schedule) as ledger:
+        number, config = begin(ledger)
+        ledger.epoch(number, metrics(1, val_acc=0.5), HERE)
+        ledger.ended(number, None)  # so the study was told, too
+    as_version_2(store, state="PRUNED", stopped="the sweep's budget was spent: --hours 1")
+    assert states(store)[config.trial_id] == ("INTERRUPTED", 1, "the sweep's budget was spent: --hours 1")
+    for _ in range(2):  # a driver that is killed before the trial is asked for loses nothing
+        with opened(store, schedule) as ledger:
+            assert not ledger.is_over
+    with opened(store, schedule) as ledger:
+        number, again = begin(ledger)
+        assert again == config
+        train(ledger, number, 0.5, first=2)
+        assert begin(ledger)[1] != config
+    study = Study(SPACE, store, seed=0, trials=3)
+    told = [trial.state.name for trial in study._study.trials if trial.user_attrs["trial_id"] == config.trial_id]
+    assert told == ["PRUNED", "PRUNED" if schedule == "promote" else "COMPLETE"]
     study.close()
 
 

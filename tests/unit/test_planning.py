@@ -10,10 +10,10 @@ from rich.console import Console
 from cpcnn_core.config import TrialConfig
 from orchestrator import planning, training
 from orchestrator.driver import Plan
-from orchestrator.ledger import BUDGET
 from orchestrator.objective import Objective
 from orchestrator.recording import Recording
 from orchestrator.space import SearchSpace
+from orchestrator.states import MEANINGS, State
 from search_spaces import Space, choice, ints
 
 
@@ -44,23 +44,18 @@ def test_they_are_found_where_no_branch_is_the_smallest_in_everything() -> None:
     assert sizes({"model.fusion": choice(branches)}) == [(2, 4), (1, 16)]
 
 
-@pytest.mark.parametrize(
-    ("stopped", "says"),
-    [
-        ("after epoch 3 behind 1 of 1 others", "nothing is left to run"),
-        (f"{BUDGET}its 2 hours", "disk: at most 1 B"),
-    ],
-)
-def test_a_plan_counts_what_a_larger_budget_would_take_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: str, says: str
+@pytest.mark.parametrize("state", MEANINGS)
+def test_a_plan_counts_what_the_sweep_would_take_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: State
 ) -> None:
     fields = {"model.nr_filters": ints(4, 8)}
     settings = {"model.nr_logistic_mix": 2, "model.nr_resnet": 1}
     space = SearchSpace("a test", "", fields, settings, 1, Objective("val_acc", "max"))
     plan = Plan("one", space, tmp_path, 1)
     plan.store.create()
-    Recording(plan.store, space.default(), 0).finish("PRUNED", stopped=stopped)
+    Recording(plan.store, space.default(), 0).finish(state)
     monkeypatch.setattr(planning, "probe", lambda config, dataset: planning.Probe(config, 1, 1, 1.0, 1))
     console = Console(record=True, width=200)
     planning.show(console, plan)
-    assert says in console.export_text()
+    ends = state in ("COMPLETE", "PRUNED", "FAILED", "STOPPED")
+    assert ("nothing is left to run" if ends else "disk: at most 1 B") in console.export_text()

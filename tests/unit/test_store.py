@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
 import os
 from pathlib import Path
@@ -12,8 +14,9 @@ import pytest
 
 import orchestrator.store as store_module
 from cpcnn_core.config import TrialConfig
+from orchestrator.states import State
 from orchestrator.storage import Folder, located
-from orchestrator.store import COMPACTED, SCHEMA, Attempt, State, Store, StoreError, Table, config_of, sweeps
+from orchestrator.store import COMPACTED, SCHEMA, Attempt, Migration, Store, StoreError, Table, config_of, sweeps
 from tests.fakes import metrics
 
 CONFIG = TrialConfig()
@@ -321,13 +324,75 @@ def test_each_earlier_schema_s_step_is_taken_in_turn(store: Store, monkeypatch: 
     def doubled(table: pa.Table) -> pa.Table:
         return table.append_column("double", pc.multiply(table["accuracy"], 2.0))
 
-    monkeypatch.setattr(store_module, "_MIGRATIONS", {**store_module._MIGRATIONS, SCHEMA: renamed, SCHEMA + 1: doubled})
+    steps = {SCHEMA: Migration(("val_acc",), renamed), SCHEMA + 1: Migration(("accuracy",), doubled)}
+    monkeypatch.setattr(store_module, "_MIGRATIONS", {**store_module._MIGRATIONS, **steps})
     monkeypatch.setattr(store_module, "SCHEMA", SCHEMA + 2)
     [row] = store.epochs_of("aaa")
     assert (row["accuracy"], row["double"]) == (0.5, 1.0)
     assert store.epochs().rows()[0]["double"] == 1.0
     assert store.epochs(["double"]).rows()[0]["double"] == 1.0
     assert "double" in store.epoch_columns()
+
+
+@everywhere
+@pytest.mark.parametrize("version", [1, 2])
+def test_what_was_cut_short_before_there_was_a_state_for_it_is_read_as_interrupted(store: Store, version: int) -> None:
+    budget, killed = "the sweep's budget was spent: --hours 1", "interrupted: the process that ran the trial ended"
+    died = "the trial's process died: code 9 (the trial was started again)"
+    rows: list[tuple[State, str | None, str | None]] = [
+        ("FAILED", killed, None),
+        ("FAILED", died, None),
+        ("FAILED", "ValueError: interrupted: no", None),
+        ("PRUNED", None, "after epoch 1 behind 1 of 1 others"),
+        ("PRUNED", None, budget),
+        ("COMPLETE", None, None),
+        ("RUNNING", died, None),
+        ("RUNNING", None, None),
+    ]
+    for number, (state, error, stopped) in enumerate(rows, start=1):
+        store.write_attempt(dataclasses.replace(attempt(number, state), error=error, stopped=stopped), CONFIG)
+    file = store.trials_folder / f"{ID}.parquet"
+    table = pq.read_table(io.BytesIO(file.read_bytes()))
+    table = table.replace_schema_metadata({b"schema_version": b"2"} if version == 2 else None)
+    if version == 1:
+        table = table.drop_columns(["stopped"])
+    content = io.BytesIO()
+    pq.write_table(table, content)
+    file.write_bytes(content.getvalue())
+    expected = [
+        ("INTERRUPTED", None, killed),
+        ("INTERRUPTED", None, died),
+        *rows[2:4],
+        ("INTERRUPTED", None, budget),
+        rows[5],
+        ("INTERRUPTED", None, died),
+        rows[7],
+    ]
+    if version == 1:  # it had no such column
+        expected[3:5] = [("PRUNED", None, None)] * 2
+    for found in (store.trials().rows(), store.attempts_of(ID)):
+        assert [(row["state"], row["error"], row["stopped"]) for row in found] == expected
+    store.write_attempt(attempt(9, "COMPLETE"), CONFIG)  # and so they are written from then on
+    store.compact(at_least=1)
+    assert [(row["state"], row["error"], row["stopped"]) for row in store.attempts_of(ID)][:8] == expected
+
+
+def test_only_columns_that_are_asked_for_are_read_of_an_earlier_schema(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.add_epoch("aaa", 1, metrics(1))
+    path = store.epochs_folder / "aaa.parquet"
+    pq.write_table(pq.read_table(path).replace_schema_metadata({b"schema_version": b"2"}), path)
+    asked: list[object] = []
+    read = pq.ParquetFile.read
+
+    def noted(self: pq.ParquetFile, columns: list[str] | None = None) -> pa.Table:
+        asked.append(columns)
+        return read(self, columns)
+
+    monkeypatch.setattr(pq.ParquetFile, "read", noted)
+    assert store.epochs(["val_acc"]).rows()[0]["val_acc"] == 0.5
+    assert asked == [["trial_id", "attempt", "epoch", "val_acc"]]
 
 
 def test_pandas_reads_the_tables_without_us(store: Store) -> None:

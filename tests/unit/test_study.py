@@ -10,7 +10,8 @@ import pytest
 from cpcnn_core.config import TrialConfig
 from orchestrator.objective import Objective
 from orchestrator.space import SearchSpace
-from orchestrator.store import Attempt, State, Store
+from orchestrator.states import State
+from orchestrator.store import Attempt, Store
 from orchestrator.study import Study, StudyError, Suggestion
 from search_spaces import choice, floats, ints
 from tests.fakes import metrics
@@ -174,7 +175,7 @@ def test_a_pruned_trial_is_told_as_such(store: Store) -> None:
     assert states(store) == ["PRUNED"]
 
 
-@pytest.mark.parametrize("state", ["PRUNED", "FAILED"])
+@pytest.mark.parametrize("state", ["PRUNED", "FAILED", "STOPPED"])
 @pytest.mark.parametrize("restarted", [False, True])
 def test_what_a_trial_reached_is_told_of_its_double_by_every_driver(
     store: Store, state: State, restarted: bool
@@ -227,6 +228,17 @@ def test_a_lost_study_is_rebuilt_from_the_rows(store: Store) -> None:
         assert study.finished == 6
         assert study.next() is None
     assert states(store) == ["COMPLETE"] * 6
+
+
+def test_what_only_the_rows_know_of_is_taken_up_once_however_often_the_driver_is_killed(store: Store) -> None:
+    configs = [SMALL.default().with_settings({"model.nr_filters": filters}) for filters in (8, 9, 10)]
+    for config, state in zip(configs, ("RUNNING", "INTERRUPTED", "PREEMPTED"), strict=True):
+        write_rows(store, config, state, epochs=1)
+    for _ in range(3):
+        with studying(store, SMALL, trials=3) as study:
+            assert {suggestion.config.trial_id for suggestion in study.waiting} == {c.trial_id for c in configs}
+            assert not study.is_over
+    assert states(store) == ["RUNNING"] * 3
 
 
 def test_a_trial_run_by_hand_counts_if_the_space_admits_it(store: Store) -> None:

@@ -20,7 +20,8 @@ from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator import tracking
 from orchestrator.leaderboard import Entry
-from orchestrator.store import Attempt, State, Store
+from orchestrator.states import State
+from orchestrator.store import Attempt, Store
 from orchestrator.tracking import Follower, TensorBoard, following
 
 KEY = "0123456789abcdef" * 2 + "01234567"

@@ -15,7 +15,8 @@ from orchestrator.driver import Plan, SweepError
 from orchestrator.objective import Objective
 from orchestrator.progress import Progress
 from orchestrator.space import SearchSpace
-from orchestrator.store import Attempt, State, Store
+from orchestrator.states import State
+from orchestrator.store import Attempt, Store
 from orchestrator.study import Study
 from search_spaces import COURSE_GRADING, ints
 from tests.fakes import metrics

@@ -1,0 +1,120 @@
+"""How a trial in this process ends, however that is; nothing is trained."""
+
+from __future__ import annotations
+
+import bdb
+import io
+import pdb
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from cpcnn_core.config import TrialConfig
+from cpcnn_core.metrics import EpochMetrics
+from cpcnn_core.train import TrainingError
+from orchestrator import space, training, trial
+from orchestrator.recording import KILLED, Recording
+from orchestrator.states import ENDED, MEANINGS, State
+from orchestrator.store import Store
+from tests import fakes
+
+ARGUMENTS = ["search_spaces/digits.py", "--set", "model.nr_filters=16", "--epochs", "3"]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "digits-trials")
+
+
+def run(store: Store, monkeypatch: pytest.MonkeyPatch, raised: BaseException | None = None) -> tuple[int, str]:
+    """Train, until `raised` in the second epoch."""
+
+    def train(config: TrialConfig, store: Store, **settings: Any) -> Iterator[EpochMetrics]:
+        for metrics in fakes.train(config, store, **settings):
+            if metrics.epoch == 2 and raised is not None:
+                raise raised
+            yield metrics
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train", train)
+        done = CliRunner().invoke(trial.app, [*ARGUMENTS, "--results", str(store.folder.parent)])
+    assert isinstance(done.exception, SystemExit | None), done.exception
+    return done.exit_code, " ".join(done.output.split())
+
+
+def ends(store: Store) -> list[tuple[str, str | None, str | None, int]]:
+    return [(row["state"], row["error"], row["stopped"], row["epochs"]) for row in store.trials().rows()]
+
+
+@pytest.mark.parametrize(
+    ("raised", "why", "code"),
+    [
+        (KeyboardInterrupt(), "Ctrl-C", 130),
+        (bdb.BdbQuit(), "the debugger was left", 130),
+        (SystemExit(3), "SystemExit: 3", 3),
+    ],
+)
+def test_a_trial_that_was_interrupted_goes_on_with_the_same_command(
+    store: Store, monkeypatch: pytest.MonkeyPatch, raised: BaseException, why: str, code: int
+) -> None:
+    found, said = run(store, monkeypatch, raised)
+    assert found == code
+    assert ("Stopped. To go on where it stands:" in said) == (code == 130)
+    assert ends(store) == [("INTERRUPTED", None, why, 1)]
+    assert run(store, monkeypatch)[0] == 0
+    assert ends(store) == [("INTERRUPTED", None, why, 1), ("COMPLETE", None, None, 3)]
+
+
+def test_an_error_is_a_failure_and_what_came_before_it_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = TrainingError("the network has diverged in epoch 2")
+    assert run(store, monkeypatch, error)[0] == 1
+    assert ends(store) == [("FAILED", "TrainingError: the network has diverged in epoch 2", None, 1)]
+    assert [row["epoch"] for row in store.epochs().rows()] == [1]
+
+
+def test_a_place_that_cannot_be_written_to_is_said_though_the_interruption_is_not_recorded(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = Recording.finish
+
+    def full(self: Recording, *_: object, **__: object) -> None:
+        raise trial.StoreError("no space left")
+
+    monkeypatch.setattr(Recording, "finish", full)
+    assert run(store, monkeypatch, KeyboardInterrupt())[0] == 130
+    assert ends(store) == [("RUNNING", None, None, 1)]
+    monkeypatch.setattr(Recording, "finish", finish)
+    assert run(store, monkeypatch)[0] == 0
+    assert ends(store) == [("INTERRUPTED", None, KILLED, 1), ("COMPLETE", None, None, 3)]
+
+
+@pytest.mark.parametrize("state", MEANINGS)
+def test_a_trial_whose_epochs_are_all_there_is_complete_unless_it_had_ended(
+    store: Store, monkeypatch: pytest.MonkeyPatch, state: State
+) -> None:
+    assert run(store, monkeypatch)[0] == 0
+    config = space.read(Path(ARGUMENTS[0]), ["model.nr_filters=16", "train.epochs=3"]).default()
+    Recording(store, config, number=None).finish(state)
+    code, said = run(store, monkeypatch)
+    assert (code, "All epochs were there already" in said) == (0, True)
+    assert ends(store)[-1][0] == (state if state in ENDED else "COMPLETE")
+
+
+def test_leaving_pdb_interrupts_the_trial(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = io.StringIO()
+
+    def train(config: TrialConfig, store: Store, **settings: Any) -> Iterator[EpochMetrics]:
+        debugger = pdb.Pdb(stdin=io.StringIO("q\ny\n"), stdout=said, nosigint=True)
+        for metrics in fakes.train(config, store, **settings):
+            if metrics.epoch == 2:
+                debugger.set_trace()
+            yield metrics
+
+    monkeypatch.setattr(training, "train", train)
+    done = CliRunner().invoke(trial.app, [*ARGUMENTS, "--results", str(store.folder.parent)])
+    assert "(Pdb)" in said.getvalue()
+    assert done.exit_code == 130, done.output
+    assert ends(store) == [("INTERRUPTED", None, "the debugger was left", 1)]
