@@ -24,11 +24,13 @@ from orchestrator.choosing import Images, Normals, Sample
 from orchestrator.leaderboard import Entry
 from orchestrator.objective import SCORE, Direction, Objective
 from orchestrator.progress import plain
+from orchestrator.states import FAILURES
 from orchestrator.store import Store, StoreError
 
 Floats: TypeAlias = NDArray[np.float64]
 
 EVIDENCE = 600  # epochs at most whose predictions are read: those of the best trials, which is where a choice falls
+_NAMED = 3  # trials in a message
 ECE_BINS = 15  # as in cpcnn_core.evaluate
 _AGREES = 1e-6  # between a value in the table and the same from its predictions
 
@@ -131,6 +133,9 @@ def read(
 ) -> Epochs:
     """The epochs of these sweeps that have `metric` and meet the conditions, of trials that can be compared.
 
+    Those of a trial that failed are among them only where a condition asks for trials by name, as in
+    `trial_id == '0123456789ab'`.
+
     Raise ChoiceError where there are none, or where they were not measured alike; WhereError for a bad condition.
     """
     known: dict[str, pa.DataType] = {}
@@ -151,7 +156,9 @@ def read(
     columns += list(RULER) if compared else []
 
     trials = Trials([(store, table.columns) for store, table in zip(stores, trial_tables, strict=True)])
+    by_name = any(held.column == "trial_id" and held.operator == "==" for held in conditions)
     before = 0
+    failed: list[str] = []  # trials that would be among them, had they not failed
     parts: list[dict[str, Any]] = []
     problems: list[str] = []
     for store, table in zip(stores, trial_tables, strict=True):
@@ -165,6 +172,10 @@ def read(
         mine = (at >= 0) & np.append(fits, False)[at]  # an epoch without a trial's row belongs to nobody
         for condition in (held for held in of_epochs if not (compared and held.column in RULER)):
             mine &= condition.holds(_column(epochs.columns, condition.column))
+        if not by_name:
+            out = np.append(np.isin(_column(table.columns, "state"), FAILURES), False)
+            failed += [str(table.columns["trial_id"][int(number)]) for number in np.unique(at[mine & out[at]])]
+            mine &= ~out[at]
         found = {name: _column(epochs.columns, name)[mine] for name in columns if name not in {"checkpoint", *RULER}}
         for name in RULER if compared else ():
             found[name] = epochs.columns[name].filter(arrays.mask(mine))
@@ -173,6 +184,11 @@ def read(
         found["epoch"] = arrays.integers(epochs.columns["epoch"])[mine]
         found["kept"] = arrays.valid(epochs.columns["checkpoint"])[mine]
         parts.append(found)
+    if failed and not any(len(part["trial"]) for part in parts):
+        raise ChoiceError(
+            f"the only trials with such epochs FAILED: {', '.join(failed[:_NAMED])}{' ...' * (len(failed) > _NAMED)}; "
+            f"to choose one all the same, name it: --where \"trial_id == '{failed[0]}'\""
+        )
     if not any(len(part["trial"]) for part in parts) and not conditions:
         raise ChoiceError("no trial has finished an epoch yet")
     values = np.concatenate([part[metric].astype(np.float64) for part in parts])

@@ -22,6 +22,7 @@ from orchestrator.leaderboard import Entry
 from orchestrator.objective import Objective, pareto_front
 from orchestrator.progress import plain
 from orchestrator.provenance import now
+from orchestrator.states import reason_of
 from orchestrator.store import Store, StoreError
 
 _CURVES = 12  # trials whose learning curves are drawn: more are a tangle
@@ -98,11 +99,15 @@ def _progress(entries: Sequence[Entry], choice: Choice) -> str:
     values = [(entry, _value(entry, objective)) for entry in entries]
     found = [(number, entry, value) for number, (entry, value) in enumerate(values, start=1) if value is not None]
     numbers, held, reached = zip(*found, strict=True)
-    running = np.maximum.accumulate(reached) if objective.direction == "max" else np.minimum.accumulate(reached)
+    counted = [(number, value) for number, entry, value in found if not entry.meaning.failed]
+    best = np.array([value for _, value in counted])
+    running = np.maximum.accumulate(best) if objective.direction == "max" else np.minimum.accumulate(best)
     figure = go.Figure(
         [
             _points(numbers, reached, held, "trials"),
-            go.Scatter(x=numbers, y=running, mode="lines", line_shape="hv", name="best so far"),
+            go.Scatter(
+                x=[number for number, _ in counted], y=running, mode="lines", line_shape="hv", name="best so far"
+            ),
         ]
     )
     return _figure(figure, "trial, in order of start", f"its best {objective.metric}")
@@ -125,7 +130,8 @@ def _pareto(entries: Sequence[Entry], _: Choice) -> str:
     parts = []
     for kind, alike in kinds.items():
         ordered = sorted(alike, key=lambda row: (row[1]["fid"], -row[1]["val_acc"]))
-        front = pareto_front(ordered, lambda row: (row[1]["fid"], row[1]["val_acc"]), ("min", "max"))
+        sound = [row for row in ordered if not row[0].meaning.failed]
+        front = pareto_front(sound, lambda row: (row[1]["fid"], row[1]["val_acc"]), ("min", "max"))
         figure = go.Figure()
         shown: tuple[tuple[str, list[tuple[Entry, dict[str, Any]]]], ...]
         shown = (("epochs", ordered), ("Pareto front", front))
@@ -205,7 +211,7 @@ def _add_curve(figure: go.Figure, entry: Entry, column: str, name: str, color: i
 
 def _sizes(entries: Sequence[Entry], _: Choice) -> str:
     by_bpd = Objective("val_bpd", "min")
-    found = [(entry, value) for entry in entries if (value := _value(entry, by_bpd)) is not None]
+    found = [(entry, value) for entry in leaderboard.sound(entries) if (value := _value(entry, by_bpd)) is not None]
     parts = []
     for field in ("model.nr_resnet", "model.nr_filters", "model.nr_logistic_mix"):
         x = [entry.trial[field] for entry, _ in found]
@@ -219,7 +225,8 @@ def _sizes(entries: Sequence[Entry], _: Choice) -> str:
 
 def _importance(entries: Sequence[Entry], choice: Choice) -> str:
     objective = choice.epochs.objective
-    found = [(entry.settings(), value) for entry in entries if (value := _value(entry, objective)) is not None]
+    sound = leaderboard.sound(entries)
+    found = [(entry.settings(), value) for entry in sound if (value := _value(entry, objective)) is not None]
     fields = leaderboard.differing([settings for settings, _ in found])
     values = np.array([value for _, value in found])
     if len(values) < 4 or not fields or values.std() == 0:
@@ -333,12 +340,9 @@ def _fids(row: Mapping[str, Any]) -> str:
 
 
 def _failures(entries: Sequence[Entry], _: Choice) -> str:
-    failed = [entry for entry in entries if entry.trial["state"] == "FAILED"]
+    failed = [entry for entry in entries if entry.meaning.failed]
     reasons = [
-        (
-            "",
-            [entry.store.folder.name, entry.trial_id, f"{entry.trial['epochs']}", str(entry.trial["error"] or "")],
-        )
+        ("", [entry.store.folder.name, entry.trial_id, f"{entry.trial['epochs']}", reason_of(entry.trial) or ""])
         for entry in failed
     ]
     unmeasured: dict[str, int] = {}
@@ -365,9 +369,10 @@ def _trials(entries: Sequence[Entry], choice: Choice) -> str:
         cells += ["" if value is None else f"{value:.4f}"]
         cells += ["" if entry.trial["seconds"] is None else f"{entry.trial['seconds']:.0f}"]
         cells += [plain(settings.get(field, "")) for field in varied]
+        cells += [reason_of(entry.trial) or ""]
         rows.append((f' id="trial-{_text(entry.trial_id)}"', cells))
     names = [field.rpartition(".")[2] for field in varied]
-    return _table(["sweep", "trial", "state", "epochs", f"best {objective.metric}", "seconds", *names], rows)
+    return _table(["sweep", "trial", "state", "epochs", f"best {objective.metric}", "seconds", *names, "why"], rows)
 
 
 _SECTIONS: tuple[tuple[str, Section], ...] = (

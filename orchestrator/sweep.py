@@ -175,7 +175,7 @@ def show(console: Console, plan: driver.Plan) -> None:
         console.print(leaderboard.front_table(leaderboard.front(entries, objective), objective))
     else:
         console.print(leaderboard.table(ranked, objective))
-    if ranked and ranked[0].best(objective, kept=True) is not None:
+    if ranked and not ranked[0].meaning.failed and ranked[0].best(objective, kept=True) is not None:
         where = [] if plan.results == Path("results") else ["--results", str(plan.results)]
         following = cli.again("orchestrator.best", "--metric", objective.column, "--sweep", plan.name, *where)
         console.print("Next, check and export the winner:")
