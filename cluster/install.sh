@@ -11,7 +11,7 @@ chmod 700 "$(dirname "$RAY_AUTH_TOKEN_PATH")"
 chmod 600 "$RAY_AUTH_TOKEN_PATH"
 
 # `ray down` and `ray attach` open a shell and expect to find `ray` there.
-line=". $CPCNN_HOME/cluster/environment.sh"
+line=". $(printf %q "$CPCNN_HOME/cluster/environment.sh")"
 grep -qxF "$line" ~/.bashrc 2>/dev/null || echo "$line" >>~/.bashrc
 
 command -v uv >/dev/null || python3 -m pip install --quiet --user uv

@@ -7,10 +7,10 @@ import shutil
 import tempfile
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 from filelock import FileLock
 
+from cpcnn_core import places
 from cpcnn_core.errors import DataError
 from cpcnn_core.files import cache_folder
 
@@ -20,26 +20,22 @@ _log = logging.getLogger(__name__)
 _STAMPS = ("ETag", "etag", "md5Hash", "LastModified", "updated", "last_modified", "mtime")
 
 
-def is_url(root: str) -> bool:
-    """Whether `root` is a URL and no path."""
-    return "://" in root
-
-
 def folder(root: str) -> Path:
     """The folder that `root` names, or this machine's copy of what lies behind a URL. Raise DataError.
 
     One process fetches, the others wait. What is listed there with another size or time is fetched anew.
     """
-    if not is_url(root):
-        return Path(root).expanduser()
-    if urlsplit(root).username is not None:
+    if not places.is_url(root):
+        try:
+            return places.path(root)
+        except ValueError as error:
+            raise DataError(f"data.root: {error}") from None
+    if "@" in root.partition("://")[2].partition("/")[0]:
         raise DataError("data.root: holds credentials, and is recorded; leave them to the environment")
-    import fsspec
-
     from cpcnn_core import cache  # torch, which whoever only looks at a root does without
 
     try:
-        system, path = fsspec.core.url_to_fs(root)
+        system, path = _reached(root)
         listed = {_inside(name, path, root): held for name, held in system.find(path, detail=True).items()}
     except DataError:
         raise
@@ -60,6 +56,15 @@ def folder(root: str) -> Path:
     except Exception as error:  # noqa: BLE001
         raise _unreachable(root, error) from None
     return copy
+
+
+def _reached(root: str) -> tuple[Any, str]:
+    """The file system that a URL names, and the path there."""
+    import fsspec
+
+    # Not fsspec's url_to_fs, to which `::` in a folder's name begins another file system's URL.
+    kind = fsspec.get_filesystem_class(fsspec.core.split_protocol(root)[0])
+    return kind(**kind._get_kwargs_from_urls(root)), str(kind._strip_protocol(root))
 
 
 def _fetch(system: Any, names: dict[str, str], copy: Path) -> None:

@@ -20,6 +20,7 @@ from orchestrator.candidates import ChoiceError, Epochs
 from orchestrator.choosing import DEFAULT_RULE, RULES, Candidates, Judge, Rule, Verdict
 from orchestrator.formatting import interval, measured, measured_apart, probability
 from orchestrator.leaderboard import Entry
+from orchestrator.names import identifier
 from orchestrator.objective import Direction
 from orchestrator.selection import Selection
 from orchestrator.space import parse_settings
@@ -52,7 +53,12 @@ def main(
         int | None, typer.Option(min=2, metavar="K", help="Also say what averaging the K best trials would gain.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")] = False,
-    out: Annotated[Path | None, typer.Option(help="The folder to export to; one within the sweep's folder.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            parser=cli.local, metavar="FOLDER", help="The folder to export to; one within the sweep's folder."
+        ),
+    ] = None,
     export: Annotated[bool, typer.Option("--export/--no-export", help="Whether to export the choice.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Replace a folder that exists.")] = False,
     given: Annotated[
@@ -60,7 +66,7 @@ def main(
     ] = None,
 ) -> None:
     """Print the best trials with how sure that is; export the choice with all that is handed in."""
-    console = Console(stderr=True) if as_json else cli.console()
+    console = cli.console(stderr=as_json)
     with cli.plain_errors(ChoiceError, where.WhereError):
         settings = parse_settings(given or ())
         if set(settings) - {"data.root"}:
@@ -364,7 +370,9 @@ def _export(
     entry, epoch = epochs.entry(row)
     number = epoch["epoch"]
     sweep = entry.store.folder
-    folder = out or beside(sweep.parent) / sweep.name / "exports" / f"{metric}-{entry.trial_id}-{number:04d}"
+    folder = (
+        out or beside(sweep.parent) / sweep.name / "exports" / f"{identifier(metric)}-{entry.trial_id}-{number:04d}"
+    )
     try:
         with cli.plain_errors():
             done = write(entry, epoch, metric, folder, force=force, data_root=data_root, choice=described)

@@ -7,6 +7,7 @@ where images were drawn for it, with the same extractor, number of images and re
 from __future__ import annotations
 
 import json
+import shlex
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from orchestrator.formatting import plain, short
 from orchestrator.leaderboard import Entry
 from orchestrator.objective import SCORE, Direction, Objective
 from orchestrator.states import FAILURES
-from orchestrator.store import Store, StoreError
+from orchestrator.store import NotThereError, Store, StoreError
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -378,9 +379,10 @@ def _images(among: Epochs, sign: float) -> tuple[Images | None, NDArray[np.int64
         store, trial = among.trials[among.trial[row]]
         try:
             table = store.predictions_table(str(trial["trial_id"]), int(among.epoch[row]))
+        except NotThereError:
+            continue
         except StoreError as error:
-            if "not there" not in str(error):
-                reason = str(error)
+            reason = str(error)
             continue
         images = table["image"] if images is None else images
         if not table["image"].equals(images):
@@ -439,10 +441,10 @@ def _drawn_alike(
         listed = "; ".join(", ".join(f"{name}={kind[name]}" for name in RULER) for kind in kinds)
         differing = next(name for name in RULER if len({kind[name] for kind in kinds}) > 1)
         value = kinds[0][differing]
-        example = f"{differing} == {value if isinstance(value, int) else repr(value)}"
+        example = where.Condition(differing, "==", value if isinstance(value, str) else float(value))
         raise ChoiceError(
             f"--metric {metric}: its values, or those of --where, were not measured alike, and cannot be compared "
-            f'({listed}); choose one kind with --where "{example}", or a sweep with --sweep'
+            f"({listed}); choose one kind with --where {shlex.quote(str(example))}, or a sweep with --sweep"
         )
     return usable, tuple(kinds[0][name] for name in RULER) if kinds else None
 

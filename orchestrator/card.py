@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from cpcnn_core.config import PROTOCOL, TrialConfig
+from cpcnn_core.config import LOCATIONS, PROTOCOL, Scalar, TrialConfig
 from orchestrator import submission
 from orchestrator.formatting import interval, measured, plain, probability
 from orchestrator.leaderboard import Entry, is_of_training
+from orchestrator.markdown import block, code, prose
+from orchestrator.space import parse_settings
 from orchestrator.store import StoreError
 
 if TYPE_CHECKING:
@@ -46,9 +49,7 @@ def written(entry: Entry, config: TrialConfig, held: Mapping[str, Any], data: Da
         "",
         "To check this folder:" if len(commands) == 1 else "To train it again, and to check this folder:",
         "",
-        "```",
-        *commands,
-        "```",
+        *block(commands),
         "",
         "## Files",
         "",
@@ -60,14 +61,16 @@ def written(entry: Entry, config: TrialConfig, held: Mapping[str, Any], data: Da
 def _trained(entry: Entry, config: TrialConfig, held: Mapping[str, Any], network: str, images: str) -> list[str]:
     """What there is to say of a network that was trained here."""
     sweep, trained = _sweep(entry), held["trained"]
-    trial = f"Epoch {held['recorded']['epoch']} of trial `{entry.trial_id}` of the sweep `{entry.store.folder.name}`."
-    place = f"on {trained['device']}, {trained['started']} to {trained['ended']}"
+    trial = (
+        f"Epoch {held['recorded']['epoch']} of trial `{entry.trial_id}` of the sweep {code(entry.store.folder.name)}."
+    )
+    place = f"on {prose(str(trained['device']))}, {trained['started']} to {trained['ended']}"
     return [
         f"{network} {trial}",
         "",
         "## What was searched, on what",
         "",
-        str(sweep.get("question") or "The sweep did not say."),
+        prose(str(sweep.get("question") or "The sweep did not say.")),
         "",
         *_searched(sweep),
         f"Data: {images}. The choice was made on the validation images; the test images' labels had no part in it.",
@@ -78,7 +81,7 @@ def _trained(entry: Entry, config: TrialConfig, held: Mapping[str, Any], network
         "",
         "## The configuration",
         "",
-        *(f"- `{name}`: {plain(value)}" for name, value in config.flat().items()),
+        *(f"- {code(name)}: {prose(plain(value))}" for name, value in config.flat().items()),
         "",
         "## Where it comes from",
         "",
@@ -102,7 +105,7 @@ def _imported(entry: Entry, config: TrialConfig, held: Mapping[str, Any], networ
         ),
         "",
         f"- SHA-256 of the file: `{config.source}`",
-        *(f"- `{name}`: {plain(value)}" for name, value in of_file.items()),
+        *(f"- {code(name)}: {prose(plain(value))}" for name, value in of_file.items()),
         "",
         "## How it was measured here",
         "",
@@ -111,7 +114,7 @@ def _imported(entry: Entry, config: TrialConfig, held: Mapping[str, Any], networ
             "some of them is not known. The test images' labels had no part in it."
         ),
         "",
-        *(f"- `{name}`: {plain(value)}" for name, value in known.items() if name not in of_file),
+        *(f"- {code(name)}: {prose(plain(value))}" for name, value in known.items() if name not in of_file),
         f"- `seed`: {plain(config.seed)}, of the images drawn here",
         "",
         "## How sure",
@@ -136,7 +139,7 @@ def _searched(sweep: Mapping[str, Any]) -> list[str]:
     space = sweep.get("asked", {}).get("space", {})
     if not isinstance(space, Mapping) or not space:
         return []
-    return [*(f"- `{name}`: {value}" for name, value in space.items()), ""]
+    return [*(f"- {code(name)}: {prose(str(value))}" for name, value in space.items()), ""]
 
 
 def _certainty(held: Mapping[str, Any]) -> list[str]:
@@ -155,12 +158,12 @@ def _certainty(held: Mapping[str, Any]) -> list[str]:
             f"{handed['fid_extractor']}, reference {handed['fid_reference']}; no FID measured otherwise compares"
         )
     else:
-        said.append(f"- no FID of the images handed in: {handed['fid_error']}")
+        said.append(f"- no FID of the images handed in: {prose(str(handed['fid_error']))}")
     if choice is None:
         return said
     if "confirmed" in choice:
         return [*said, *_confirmed(choice)]
-    sweeps = ", ".join(f"`{name}`" for name in choice["sweeps"])
+    sweeps = ", ".join(code(name) for name in choice["sweeps"])
     said.append(f"- chosen by `--rule {choice['rule']}` among {choice['trials']} trials of {sweeps}")
     if choice["corrected"] is not None:
         said += [
@@ -174,7 +177,7 @@ def _certainty(held: Mapping[str, Any]) -> list[str]:
                 "confidence the truly best one is among them"
             ),
         ]
-    return [*said, *(f"- {note}" for note in choice["notes"])]
+    return [*said, *(f"- {prose(note)}" for note in choice["notes"])]
 
 
 def _both(found: Mapping[str, float]) -> str:
@@ -194,7 +197,7 @@ def _confirmed(choice: Mapping[str, Any]) -> list[str]:
         ),
         f"- its runs: {runs}; {measured(best['value_before'])} is what the search found, and had no part in this",
         f"- the rule, recorded before the runs: {confirmed['rule']}",
-        *(f"- {note}" for note in confirmed["notes"]),
+        *(f"- {prose(note)}" for note in confirmed["notes"]),
     ]
 
 
@@ -203,16 +206,20 @@ def _commands(config: TrialConfig, sweep: Mapping[str, Any]) -> list[str]:
     if source is None or config.source is not None or config.protocol != PROTOCOL:
         return ["python -m orchestrator.export FOLDER"]
     defaults = TrialConfig().flat()
-    settings = [
-        f"--set {name}={'PATH' if name == 'data.root' else _typed(value)}"
+    settings = {
+        name: "PATH" if name == "data.root" else value
         for name, value in config.flat().items()
         if defaults.get(name) != value and name != "seed"
-    ]
+    }
+    given = [argument for name, value in settings.items() for argument in ("--set", f"{name}={_typed(name, value)}")]
     return [
-        f"python -m orchestrator.trial {source} --seed {config.seed} {' '.join(settings)}".rstrip(),
+        shlex.join(["python", "-m", "orchestrator.trial", source, "--seed", str(config.seed), *given]),
         "python -m orchestrator.export FOLDER",
     ]
 
 
-def _typed(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def _typed(name: str, value: Scalar) -> str:
+    """The value as --set reads it: a string as it is, unless it would be read as a number, true, false or null."""
+    if isinstance(value, str) and (name in LOCATIONS or parse_settings([f"{name}={value}"]) == {name: value}):
+        return value
+    return json.dumps(value)

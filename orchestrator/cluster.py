@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from cpcnn_core import places
+
 PRICE = "cpcnn/price-per-hour"  # the label in a cluster file that says what an hour of a node costs
 
 ACCELERATOR = "accelerator_type:"  # Ray's resource of a node with such a GPU: `accelerator_type:A100`
@@ -164,7 +166,7 @@ class Needs:
 
 
 def _mend(path: str) -> str:
-    if "://" in path:
+    if places.is_url(path):
         return "give the machine what it needs to read and write there: credentials, and the package for it"
     return "mount the same storage on all nodes"
 

@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ UNCHANGED = "CHANGE-ME"  # what a newcomer has to replace
 def load(path: Path) -> dict[str, Any]:
     """The content of the file. Raise ClusterError where it is no YAML mapping."""
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ClusterError(
             f"{path}: no such file; those to start from are cluster/gpu.yaml, gcp.yaml and local.yaml"
@@ -35,7 +36,9 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ClusterError(f"{path}: holds no mapping; expected keys such as cluster_name and provider")
     if "apiVersion" in content:
-        raise ClusterError(f"{path}: a Kubernetes manifest; `kubectl apply --dry-run=server -f {path}` checks it")
+        raise ClusterError(
+            f"{path}: a Kubernetes manifest; `kubectl apply --dry-run=server -f {shlex.quote(str(path))}` checks it"
+        )
     return content
 
 
@@ -142,13 +145,18 @@ def _mounts(content: Mapping[str, Any], here: Path) -> Iterator[str]:
         path = here / Path(str(local)).expanduser()
         if path.exists():
             if remote == TOKEN and path.stat().st_mode & 0o077:
-                yield f"{local}: others on this machine can read the token; chmod 600 {local}"
+                yield f"{local}: others on this machine can read the token; chmod 600 {_in_a_shell(str(local))}"
         elif remote == TOKEN:
             yield f"{local}: there is no token yet; uv run ray get-auth-token --generate && chmod 600 {TOKEN}"
         else:
             yield f"file_mounts {remote}: {path} does not exist; type `ray up` in the repository's folder"
     if TOKEN not in mounts:
         yield f"file_mounts: has no {TOKEN}, so the nodes would not know the token, and not start"
+
+
+def _in_a_shell(path: str) -> str:
+    """The path for a shell, which knows the home folder by ~ without quotes alone."""
+    return f"~/{shlex.quote(path[2:])}" if path.startswith("~/") else shlex.quote(path)
 
 
 def _commands(content: Mapping[str, Any]) -> Iterator[str]:

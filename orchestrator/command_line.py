@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 
+from cpcnn_core import places
 from cpcnn_core.config import ConfigError
 from cpcnn_core.errors import CheckpointError, DataError
+from orchestrator import names
 from orchestrator.space import SpaceError
 from orchestrator.storage import Folder, RemoteError, located
 from orchestrator.store import StoreError
@@ -28,11 +32,26 @@ def _results(text: str | Path) -> Folder:
         raise typer.BadParameter(str(error)) from None
 
 
+def local(text: str | Path) -> Path:
+    """Parse an argument or option that names a file or folder on this machine."""
+    try:
+        return text if isinstance(text, Path) else places.path(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def data_root(text: str) -> str:
+    """Parse an option that says where a data set lies."""
+    return text if places.is_url(text) else str(local(text).absolute())
+
+
 BAD_INPUT = 2
 FAILED = 1
 STOPPED = 130  # as a shell reports a program that Ctrl-C ended
 
-SpaceFile = Annotated[Path, typer.Argument(metavar="SPACE", help="A space file, as search_spaces/digits.py.")]
+SpaceFile = Annotated[
+    Path, typer.Argument(parser=local, metavar="SPACE", help="A space file, as search_spaces/digits.py.")
+]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Fix a configuration field. May be repeated.")
 ]
@@ -46,10 +65,27 @@ else:
 Seed = Annotated[int, typer.Option(min=0, help="Seeds the search, and each trial unless the space says otherwise.")]
 
 
-def console() -> Console:
-    """Stdout; where it is no terminal, wide enough that no table loses columns."""
-    here = Console()
-    return here if here.is_terminal else Console(width=160)
+class _Plain(Console):
+    """Prints what it is given and nothing else: no markup, no codes of emoji, no control characters."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=segment.text.translate(_VISIBLE))
+
+
+_VISIBLE = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Stdout, or stderr; where it is no terminal, wide enough that no table loses columns."""
+    stream = sys.stderr if stderr else sys.stdout
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")  # what its encoding lacks ends no command
+    here = _Plain(stderr=stderr)
+    return here if here.is_terminal else _Plain(stderr=stderr, width=160)
 
 
 def command() -> typer.Typer:
@@ -58,9 +94,16 @@ def command() -> typer.Typer:
 
 
 def folder_name(name: str) -> str:
-    """A sweep's name as it was given. Raise StoreError where it is no plain name of one folder."""
-    if name in {"", ".", ".."} or Path(name).name != name:
-        raise StoreError(f"--name {name}: must be the plain name of a folder, without a path; --results says where")
+    """A new sweep's name as it was given. Raise StoreError where no sweep can have it."""
+    if (problem := names.problem(name)) is not None:
+        raise StoreError(f"--name {name if name.isprintable() else repr(name)}: {problem}")
+    return name
+
+
+def known_name(name: str) -> str:
+    """The name of a sweep that is there, whatever else it may be called. Raise StoreError for a path."""
+    if not names.is_plain(name):
+        raise StoreError(f"--sweep {name}: {names.PLAIN}")
     return name
 
 
@@ -77,7 +120,7 @@ def plain_errors(*more: type[Exception]) -> Generator[None]:
 
 def fail(message: str, code: int) -> None:
     """Print the message on stderr and exit."""
-    Console(stderr=True).print(Text(f"error: {message}", style="red"), soft_wrap=True)
+    console(stderr=True).print(Text(f"error: {message}", style="red"), soft_wrap=True)
     raise typer.Exit(code)
 
 

@@ -511,7 +511,7 @@ def _tune(
             lambda suggestion: {
                 NUMBER: suggestion.number,
                 SETTINGS: suggestion.config.flat(),
-                FOLDER: str(store.folder),
+                FOLDER: store.folder,
                 LOG: str(store.log_file(suggestion.config.trial_id)),
                 STALL_SECONDS: stall_seconds,
                 TRAINER: plan.trainer,
@@ -534,7 +534,7 @@ def _tune(
         try:
             tune.run(
                 TrialProcess,
-                name=plan.name,
+                name="sweep",  # of a folder of its own that is thrown away; the sweep's name may mean something to it
                 num_samples=-1,
                 search_alg=searcher,
                 max_concurrent_trials=share.concurrent,

@@ -122,7 +122,7 @@ def export(
             "versions": provenance.versions(),
         }
         _write_json(temporary / METRICS, measured)
-        (temporary / CARD).write_text(card.written(entry, loaded.config, measured, data))
+        (temporary / CARD).write_text(card.written(entry, loaded.config, measured, data), encoding="utf-8")
         _write_checksums(temporary)
         verify_in_fresh_process(temporary, data_root)
         temporary.chmod(0o755)
@@ -141,7 +141,7 @@ def verify(folder: Path, data_root: Scalar = None) -> dict[str, float]:
 
     Raise MismatchError where a file is not what its checksum says, or predictions or metrics differ.
     """
-    for line in (folder / CHECKSUMS).read_text().splitlines():
+    for line in (folder / CHECKSUMS).read_text(encoding="utf-8").splitlines():
         expected, name = line.split("  ", 1)
         if not (folder / name).is_file() or sha256(folder / name) != expected:
             raise MismatchError(f"{folder / name}: is not the file that was exported; its checksum differs")
@@ -159,9 +159,10 @@ def verify(folder: Path, data_root: Scalar = None) -> dict[str, float]:
             )
     predicted = submission.predictions(loaded.model, config, data)
     logits = np.load(folder / submission.LOGITS)
-    rows = (folder / submission.PREDICTIONS_WITH_PATHS).read_text().splitlines()
-    expected_rows = [f"{name},{label}" for name, label in zip(predicted.names, predicted.labels, strict=True)]
-    if rows != expected_rows or not np.allclose(logits, predicted.logits.numpy(), rtol=1e-5, atol=TOLERANCE):
+    rows = list(zip(predicted.names, predicted.labels, strict=True))
+    if submission.read_predictions(folder) != rows or not np.allclose(
+        logits, predicted.logits.numpy(), rtol=1e-5, atol=TOLERANCE
+    ):
         raise MismatchError(f"{folder}: the loaded weights predict the test images otherwise than its files say")
     return found
 
@@ -169,7 +170,7 @@ def verify(folder: Path, data_root: Scalar = None) -> dict[str, float]:
 def verify_in_fresh_process(folder: Path, data_root: Scalar = None) -> None:
     """`verify`, in a process that knows nothing but the folder. Raise MismatchError with what it says."""
     where = [] if data_root is None else ["--data-root", str(data_root)]
-    command = [sys.executable, "-m", "orchestrator.export", str(folder), *where]
+    command = [sys.executable, "-m", "orchestrator.export", str(folder.absolute()), *where]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         said = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
@@ -199,7 +200,7 @@ def _write_checksums(folder: Path) -> None:
     """A file that `sha256sum -c` reads."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     lines = [f"{sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
-    (folder / CHECKSUMS).write_text("".join(lines))
+    (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
 
 
 def _evaluate(loaded: checkpoint.Weights, config: TrialConfig, data: Dataset) -> evaluate.Evaluation:
@@ -268,8 +269,10 @@ app = cli.command()
 
 @app.command()
 def main(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder that `best` exported.")],
-    data_root: Annotated[str | None, typer.Option(help="Where the data lies now.")] = None,
+    folder: Annotated[Path, typer.Argument(parser=cli.local, metavar="FOLDER", help="A folder that `best` exported.")],
+    data_root: Annotated[
+        str | None, typer.Option(parser=cli.data_root, metavar="PATH|URL", help="Where the data lies now.")
+    ] = None,
 ) -> None:
     """Check an exported folder: checksums, metrics and predictions."""
     try:

@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from cpcnn_core import fetching
+from cpcnn_core import places
 from orchestrator import provenance
 from orchestrator.cluster import ClusterError
-from orchestrator.storage import Folder
+from orchestrator.names import identifier
+from orchestrator.storage import Folder, spelled
 
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # environment: set where Ray runs us as a job, with the code that was sent with it
 
@@ -89,14 +90,15 @@ def submit(
         )
     for setting in settings:
         key, _, value = setting.partition("=")
-        if key in _PATHS and not Path(value).is_absolute() and not fetching.is_url(value):
+        if key in _PATHS and not Path(value).is_absolute() and not places.is_url(value):
             raise ClusterError(f"--set {setting}: on a cluster, name the place on its machines, as {key}=/shared/data")
-    entrypoint = ["python", "-m", "orchestrator.sweep", str(space_file.resolve().relative_to(folder)), *options]
+    space = spelled(space_file.resolve().relative_to(folder))
+    entrypoint = ["python", "-m", "orchestrator.sweep", space, *options]
     try:
         return (client or _client)(address).submit_job(
             entrypoint=shlex.join(entrypoint),
             runtime_env=runtime_env(),
-            submission_id=f"{re.sub(r'[^A-Za-z0-9_-]', '-', name)}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}",
+            submission_id=f"{identifier(name)}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}",
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         if "ray[default]" in str(error):

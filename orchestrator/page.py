@@ -199,7 +199,7 @@ def _add_curve(figure: go.Figure, entry: Entry, column: str, name: str, color: i
         x, y = zip(*points, strict=True)
         trace = _points(x, y, [entry] * len(x), name, lines=True)
         trace.line = {"color": _color(color), "dash": dash}
-        trace.update(legendgroup=name, showlegend=name not in {other.name for other in figure.data})
+        trace.update(legendgroup=name, showlegend=trace.name not in {other.name for other in figure.data})
         figure.add_trace(trace)
 
 
@@ -236,9 +236,9 @@ def _importance(entries: Sequence[Entry], choice: Choice) -> str:
         return _nothing("Too few trials, or nothing was varied.")
     shares = {field: _explained([settings.get(field) for settings, _ in found], values) for field in fields}
     ordered = sorted(shares, key=lambda field: shares[field])
-    figure = go.Figure(go.Bar(x=[shares[field] for field in ordered], y=ordered, orientation="h"))
+    figure = go.Figure(go.Bar(x=[shares[field] for field in ordered], y=list(map(_label, ordered)), orientation="h"))
     dimensions = [_dimension(field, [settings.get(field) for settings, _ in found]) for field in fields]
-    dimensions.append({"label": objective.metric, "values": values})
+    dimensions.append({"label": _label(objective.metric), "values": values})
     parallel = go.Figure(go.Parcoords(line={"color": values, "colorscale": "Viridis"}, dimensions=dimensions))
     return (
         "<p>The share of the variance over trials that goes with each setting alone, corrected for the number of its "
@@ -264,7 +264,7 @@ def _explained(given: Sequence[Any], values: np.ndarray[Any, np.dtype[np.float64
 
 
 def _dimension(field: str, given: Sequence[Any]) -> dict[str, Any]:
-    label = field.rpartition(".")[2]
+    label = _label(field.rpartition(".")[2])
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in given):
         return {"label": label, "values": given}
     kinds = sorted({str(value) for value in given})
@@ -272,7 +272,7 @@ def _dimension(field: str, given: Sequence[Any]) -> dict[str, Any]:
         "label": label,
         "values": [kinds.index(str(value)) for value in given],
         "tickvals": list(range(len(kinds))),
-        "ticktext": kinds,
+        "ticktext": list(map(_label, kinds)),
     }
 
 
@@ -406,7 +406,12 @@ def _points(
     texts = [entry.trial_id + (f", {more[index]}" if more else "") for index, entry in enumerate(entries)]
     mode = "lines+markers" if lines else "markers"
     return go.Scatter(
-        x=list(x), y=list(y), mode=mode, name=name, text=texts, customdata=[entry.trial_id for entry in entries]
+        x=list(x),
+        y=list(y),
+        mode=mode,
+        name=_label(name),
+        text=list(map(_label, texts)),
+        customdata=[entry.trial_id for entry in entries],
     )
 
 
@@ -416,8 +421,8 @@ def _figure(figure: go.Figure, x: str, y: str, *, margin: Mapping[str, int] | No
         height=420,
         margin=margin or {"l": 50, "r": 10, "t": 20, "b": 50},
         legend={"orientation": "h", "y": -0.25, "font": {"size": 10}},
-        xaxis_title=x,
-        yaxis_title=y,
+        xaxis_title=_label(x),
+        yaxis_title=_label(y),
     )
     made: str = figure.to_html(
         full_html=False, include_plotlyjs=False, config={"responsive": True, "displaylogo": False}
@@ -448,3 +453,8 @@ def _nothing(why: str) -> str:
 
 def _text(value: object) -> str:
     return html.escape(str(value))
+
+
+def _label(text: str) -> str:
+    """The text for plotly, which takes tags of HTML in a label for its own, and turns these references back."""
+    return html.escape(text, quote=False)

@@ -26,7 +26,10 @@ def main(
     condition: Annotated[str, typer.Option("--where", metavar="CONDITIONS", help="As for best.")] = "",
     mode: Annotated[Literal["max", "min"] | None, typer.Option(help="Which way is better; the metric's own.")] = None,
     rule: Annotated[Rule, typer.Option(help="As for best.")] = DEFAULT_RULE,
-    out: Annotated[Path | None, typer.Option(help="The HTML file; report.html in RESULTS.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(parser=cli.local, metavar="FILE", help="The HTML file; report.html in RESULTS."),
+    ] = None,
 ) -> None:
     """Write the report."""
     console = cli.console()

@@ -19,7 +19,7 @@ from ray.tune.search import Searcher
 from orchestrator.ledger import Ledger
 from orchestrator.stall import Stalls, last_dump
 from orchestrator.study import Suggestion
-from orchestrator.trainable import BUSY, FAILURE, LOG, METRICS, NUMBER, PLACE, STORAGE
+from orchestrator.trainable import BUSY, FAILURE, FOLDER, LOG, METRICS, NUMBER, PLACE, STORAGE
 
 # A machine whose processes are ended with it breaks its connections before Ray knows that it is gone: "unavailable". A
 # process that dies by itself is told as dead by its node, at the latest the next time.
@@ -108,10 +108,13 @@ class LedgerCallback(Callback):  # type: ignore[misc]
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """The trial's process died, or could not be used again."""
         self._stalls.forget(trial.trial_id)
-        cause = _cause(trial)
+        filed = _filed(trial)
+        cause = _cause(filed)
         stack = last_dump(Path(trial.config[LOG]))
-        reason = f"{cause}; it hung in {stack}" if stack and not is_node_lost(cause) else cause
-        self._ledger.died(trial.config[NUMBER], reason, its_fault=not is_node_lost(cause))
+        # The sweep's own folder, which may be called `preempted`, says nothing about the node.
+        lost = is_node_lost(_cause(filed.replace(str(trial.config[FOLDER]), "")))
+        reason = f"{cause}; it hung in {stack}" if stack and not lost else cause
+        self._ledger.died(trial.config[NUMBER], reason, its_fault=not lost)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Where Tune can be left without anything half done."""
@@ -135,11 +138,18 @@ def _kill(trial: Trial) -> None:
         ray.kill(actor)
 
 
-def _cause(trial: Trial) -> str:
-    """The part of the error that Tune filed which names the cause."""
+def _filed(trial: Trial) -> str:
+    """The error that Tune filed last, in one line; empty where it filed none."""
     if trial.error_file is None or not Path(trial.error_file).exists():
+        return ""
+    text = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
+    return " ".join(text.rpartition("Failure #")[2].splitlines()[1:])
+
+
+def _cause(text: str) -> str:
+    """The part of the error which names the cause."""
+    if not text:
         return "the trial's process died"
-    text = " ".join(Path(trial.error_file).read_text().rpartition("Failure #")[2].splitlines()[1:])
     said = re.search(r"Worker exit detail: (.*?)(?= Some common causes|$)", text)
     detail = said[1] if said else text[-500:]
     return f"the trial's process died: {' '.join(detail.split())}"

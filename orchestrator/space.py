@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import search_spaces
+from cpcnn_core import places
 from cpcnn_core.config import LOCATIONS, PROTOCOL, ConfigError, TrialConfig, check_field
 from cpcnn_core.metrics import OF_PIXELS
 from orchestrator import samplers
@@ -153,7 +154,7 @@ class SearchSpace:
                 check_field(key)
             except ConfigError as error:
                 raise SpaceError(f"--set {error}") from None
-            held = _absolute(value) if key in LOCATIONS else value
+            held = _absolute(key, value)
             fixed = _fix(fields, key, held)
             if fixed is None:
                 settings[key] = held
@@ -294,7 +295,10 @@ def load(path: Path, given: Mapping[str, Scalar] | None = None) -> SearchSpace:
         resources = Resources.of(module.get("resources", {}))
     except (ObjectiveError, samplers.SamplerError, ScheduleError, ResourcesError) as error:
         raise SpaceError(f"{path}: {error}") from None
-    located = {key: _absolute(value) if key in LOCATIONS else value for key, value in settings.items()}
+    try:
+        located = {key: _absolute(key, value) for key, value in settings.items()}
+    except SpaceError as error:
+        raise SpaceError(f"{path}: settings: {error}") from None
     question = (module.get("__doc__") or "").strip()
     return SearchSpace(
         str(path),
@@ -324,19 +328,25 @@ def read(path: Path, given: Iterable[str] = (), *, seed: int = 0, sampler: str |
 
 
 def parse_settings(given: Iterable[str]) -> dict[str, Scalar]:
-    """`["model.fusion=stem_add", "train.lr=1e-3"]` as a mapping. A value is a JSON scalar, else a string."""
+    """`["model.fusion=stem_add", "train.lr=1e-3"]` as a mapping. A value is a JSON scalar, else a string.
+
+    A place (`data.root`) is null or a string whatever it looks like, and made absolute. Raise SpaceError.
+    """
     settings: dict[str, Scalar] = {}
     for item in given:
         key, equals, text = item.partition("=")
+        key = key.strip()
         if not equals or not key:
             raise SpaceError(f"--set {item}: expected key=value, as in --set model.fusion=stem_add")
         try:
-            value = json.loads(text)
+            value = _absolute(key, text) if key in LOCATIONS and text != "null" else json.loads(text)
         except json.JSONDecodeError:
             value = text
+        except SpaceError as error:
+            raise SpaceError(f"--set {error}") from None
         if isinstance(value, list | dict):
             raise SpaceError(f"--set {item}: the value must be one number, string, true, false or null")
-        settings[key.strip()] = value
+        settings[key] = value
     return settings
 
 
@@ -565,9 +575,15 @@ def _fix(fields: Mapping[str, Any], key: str, value: Scalar) -> dict[str, Any] |
     return changed if found else None
 
 
-def _absolute(root: Scalar) -> Scalar:
-    # A trial may run in another working folder than the one that the path was typed in.
-    return str(Path(root).expanduser().absolute()) if isinstance(root, str) else root
+def _absolute(field: str, value: Scalar) -> Scalar:
+    """The value of a setting; a path among them absolute. Raise SpaceError for what is no place."""
+    if field not in LOCATIONS or not isinstance(value, str) or (field == "data.root" and places.is_url(value)):
+        return value
+    try:
+        # A trial may run in another working folder than the one that the path was typed in.
+        return str(places.path(value).absolute())
+    except ValueError as error:
+        raise SpaceError(f"{field}: {error}") from None
 
 
 def _nearby(path: Path) -> str:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 from filelock import FileLock, Timeout
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
@@ -59,6 +60,8 @@ def main(
             raise StoreError(f"{results}: holds {wanted}" + (f"; there are {there}" if there else ""))
         if not watch:
             console.print(Group(*map(render, found)))
+            if sweep is not None:
+                _print_dashboard(console, found)
             return
         try:
             with Live(console=console, auto_refresh=False) as live:
@@ -67,6 +70,17 @@ def main(
                     time.sleep(2)
         except KeyboardInterrupt:
             return
+
+
+def _print_dashboard(console: Console, stores: Iterable[Store]) -> None:
+    """How to look at the study in Optuna's own view, where this machine has it."""
+    from orchestrator import study_file  # Optuna takes a second to import
+
+    for store in stores:
+        if store.study_file.exists():
+            command = shlex.join(["uv", "run", "optuna-dashboard", study_file.url(store.study_file.absolute())])
+            console.print("Optuna's own view of the search:")
+            console.print(f"  {command}", soft_wrap=True, highlight=False)
 
 
 def render(store: Store) -> RenderableType:

@@ -28,7 +28,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, TypeAlias, TypeVar
 
-from cpcnn_core import files
+from cpcnn_core import files, places
 
 T = TypeVar("T")
 
@@ -197,11 +197,17 @@ class RemotePath:
             except Exception as error:
                 # Each file system has errors of its own; most are no OSError.
                 said = _said(error)
-                refused = isinstance(error, PermissionError) or _REFUSED.search(f"{type(error).__name__} {said}")
+                refused = isinstance(error, PermissionError) or self._is_refusal(f"{type(error).__name__} {said}")
                 if refused or time.monotonic() + pause > until:
-                    raise RemoteError(errno.EIO, _advised(said, bool(refused)), self.url) from error
+                    raise RemoteError(errno.EIO, _advised(said, refused), self.url) from error
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, longest)
+
+    def _is_refusal(self, said: str) -> bool:
+        """Whether that is what storage says which lets nobody in; a folder called `token` may be named in it."""
+        for part in sorted(self.url.split("/"), key=len, reverse=True):
+            said = said.replace(part, "") if part else said
+        return _REFUSED.search(said) is not None
 
 
 Folder: TypeAlias = Path | RemotePath
@@ -212,8 +218,8 @@ def located(text: str | Path | RemotePath) -> Folder:
     """The folder that a path or URL names. Raise ValueError where it is none that results can lie in."""
     if not isinstance(text, str):
         return text
-    if "://" not in text:
-        return Path(text)
+    if not places.is_url(text):
+        return places.path(text)
     scheme, _, rest = text.partition("://")
     shown = f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
     if "@" in rest.partition("/")[0] or "?" in rest:
@@ -222,7 +228,7 @@ def located(text: str | Path | RemotePath) -> Folder:
             "into the environment or the files where the storage's own tools look for them"
         )
     if scheme in {"file", "local"}:
-        return Path(rest)
+        return places.path(rest)
     url = text.rstrip("/")
     if not rest.strip("/"):
         raise ValueError(f"{shown}: names no folder, as s3://bucket/results does")
@@ -237,6 +243,18 @@ def located(text: str | Path | RemotePath) -> Folder:
     if str(filesystem._strip_protocol(url)).strip("/") != rest.strip("/"):
         raise ValueError(f"{shown}: storage whose URL names a host cannot hold results; mount it and give the folder")
     return RemotePath(url)
+
+
+def spelled(folder: Folder) -> str:
+    """What a command has to be given to find the folder: `located` of it, where the text alone is taken otherwise."""
+    text = str(folder)
+    if isinstance(folder, RemotePath):
+        return text
+    try:
+        means_itself = not text.startswith("-") and places.path(text) == folder
+    except ValueError:
+        means_itself = False
+    return text if means_itself else f"./{text}"
 
 
 def write_atomically(path: Folder, write: Callable[[BinaryIO], object]) -> None:

@@ -86,6 +86,10 @@ class StoreError(Exception):
     """Results that cannot be written or read; the message names the path."""
 
 
+class NotThereError(StoreError):
+    """Results that nobody has written."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
     """One row of `trials`: one try at running one trial. A resumed trial has several; the last one tells its state."""
@@ -356,7 +360,7 @@ class Store:
         path = self._predictions_file(trial_id, epoch)
         table, problem = self._read(path, _PREDICTION_KEY, tag=_EXPECTED if path in self._remembered else None)
         if table is None:
-            raise StoreError(problem or f"{path}: not there")
+            raise StoreError(problem) if problem else NotThereError(f"{path}: not there")
         return table
 
     def expect_predictions(self, wanted: Iterable[tuple[str, int]]) -> None:

@@ -17,7 +17,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import InMemoryStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import event
+from sqlalchemy import URL, event
 from sqlalchemy.exc import SQLAlchemyError
 
 ERRORS = (SQLAlchemyError, StorageInternalError)
@@ -37,13 +37,19 @@ def said(path: Path) -> Generator[None]:
         raise StudyError(f"{path}: cannot be written: {str(error.__cause__ or error).splitlines()[0]}") from None
 
 
+def url(path: Path) -> str:
+    """The URL of a study's file, for whoever opens it by way of SQLAlchemy: Optuna, optuna-dashboard."""
+    # Optuna formats its URLs as templates; the braces are quoted as well.
+    return URL.create("sqlite", database=str(path)).render_as_string()
+
+
 class StudyFile(InMemoryStorage):
     """A storage that reads from memory, and writes to the file first. One process at a time may hold it."""
 
     def __init__(self, path: Path) -> None:
         """Read the file, or begin one. Raise one of ERRORS."""
         super().__init__()
-        self._file = RDBStorage(f"sqlite:///{path}")
+        self._file = RDBStorage(url(path))
         # The write-ahead log needs no fsync for each of a trial's parameters, and is as safe against a kill.
         event.listen(self._file.engine, "connect", _tune)
         self._let_go()  # of the connection that is not tuned

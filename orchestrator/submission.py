@@ -60,11 +60,16 @@ def write_predictions(folder: Path, made: Predictions, distance: float | None) -
     """Write both forms of the CSV, and the logits. Without a FID the first form ends without its row."""
     pairs = list(zip(made.names, made.labels, strict=True))
     short = [("id", "label"), *zip(_ids(made.names), made.labels, strict=True)]
-    (folder / PREDICTIONS).write_text(
-        _csv([*short, *([] if distance is None else [("fid", repr(float(distance)))])]), newline=""
-    )
-    (folder / PREDICTIONS_WITH_PATHS).write_text(_csv(pairs), newline="")
+    fid_row = [] if distance is None else [("fid", repr(float(distance)))]
+    (folder / PREDICTIONS).write_text(_csv([*short, *fid_row]), encoding="utf-8", newline="")
+    (folder / PREDICTIONS_WITH_PATHS).write_text(_csv(pairs), encoding="utf-8", newline="")
     np.save(folder / LOGITS, made.logits.numpy())
+
+
+def read_predictions(folder: Path) -> list[tuple[str, int]]:
+    """File names and classes, as `write_predictions` wrote them. Raise OSError or ValueError."""
+    with (folder / PREDICTIONS_WITH_PATHS).open(encoding="utf-8", newline="") as stream:
+        return [(name, int(label)) for name, label in csv.reader(stream)]
 
 
 def _ids(names: Sequence[str]) -> Sequence[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from orchestrator.progress import Progress
 from orchestrator.resources import ResourcesError
 from orchestrator.scheduling import ScheduleError
 from orchestrator.states import reason_of
+from orchestrator.storage import spelled
 from orchestrator.study import StudyError
 from orchestrator.track import TensorBoardOption, WandbOption
 
@@ -47,8 +49,9 @@ def _submit(console: Console, context: typer.Context, plan: driver.Plan, address
     settings = context.params["given"] or ()
     job = launch.submit(address, space_file, options, name=plan.name, results=plan.results, settings=settings)
     console.print(f"The cluster runs it as job {job}; this machine may be switched off.", highlight=False)
-    for verb in ("logs --follow", "status", "stop"):
-        console.print(f"  uv run ray job {verb} --address {address} {job}", soft_wrap=True, highlight=False)
+    for verb in (["logs", "--follow"], ["status"], ["stop"]):
+        command = shlex.join(["uv", "run", "ray", "job", *verb, "--address", address, job])
+        console.print(f"  {command}", soft_wrap=True, highlight=False)
 
 
 def _typed(context: typer.Context) -> list[str]:
@@ -104,7 +107,10 @@ def main(
         bool, typer.Option("--dry-run", help="Say what the sweep would cost, and do not run it.")
     ] = False,
     cluster: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="With --dry-run: what it would cost on the cluster of FILE.")
+        Path | None,
+        typer.Option(
+            parser=cli.local, metavar="FILE", help="With --dry-run: what it would cost on the cluster of FILE."
+        ),
     ] = None,
     address: Annotated[
         str | None, typer.Option(help="A running Ray cluster, HOST:PORT or auto; RAY_ADDRESS. None: a Ray of our own.")
@@ -122,7 +128,13 @@ def main(
     tensorboard: TensorBoardOption = False,
     check_cluster: Annotated[  # noqa: ARG001 - it has done its work
         Path | None,
-        typer.Option(metavar="FILE", callback=_check_cluster, is_eager=True, help="Only say what is wrong with FILE."),
+        typer.Option(
+            parser=cli.local,
+            metavar="FILE",
+            callback=_check_cluster,
+            is_eager=True,
+            help="Only say what is wrong with FILE.",
+        ),
     ] = None,
 ) -> None:
     """Search SPACE. The same command again resumes the sweep where it was stopped or killed."""
@@ -188,7 +200,7 @@ def show(console: Console, plan: driver.Plan) -> None:
     else:
         console.print(leaderboard.table(ranked, objective))
     if ranked and not ranked[0].meaning.failed and ranked[0].best(objective, kept=True) is not None:
-        where = [] if plan.results == Path("results") else ["--results", str(plan.results)]
+        where = [] if plan.results == Path("results") else ["--results", spelled(plan.results)]
         following = cli.again("orchestrator.best", "--metric", objective.column, "--sweep", plan.name, *where)
         console.print("Next, check and export the winner:")
         console.print(f"  {following}", soft_wrap=True, highlight=False)

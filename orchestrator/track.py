@@ -42,7 +42,7 @@ def main(
     with cli.plain_errors():
         if wandb is None and not tensorboard:
             raise StoreError("nothing to do: say --wandb online, --wandb offline or --tensorboard")
-        store = Store((results / cli.folder_name(sweep)).absolute())
+        store = Store((results / cli.known_name(sweep)).absolute())
         if not follow and sweep not in {found.folder.name for found in sweeps(results)}:
             raise StoreError(f"{results}: holds no sweep {sweep}")
         try:

@@ -12,6 +12,8 @@ import json
 import logging
 import math
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -22,8 +24,10 @@ import numpy as np
 from PIL import Image
 
 from cpcnn_core.config import LOCATIONS
+from orchestrator import command_line as cli
 from orchestrator import storage
 from orchestrator.leaderboard import Entry
+from orchestrator.names import identifier
 from orchestrator.objective import Objective
 from orchestrator.storage import Folder, write_atomically
 from orchestrator.store import Store
@@ -34,6 +38,8 @@ PROJECT = "cpcnn-sweeps"  # of Weights & Biases, unless WANDB_PROJECT says other
 INIT_SECONDS = "20"  # in which its server has to answer, or runs are kept offline; WANDB_INIT_TIMEOUT says otherwise
 LAST_SECONDS = 60  # that a sweep's end waits for the trackers
 WARNING = "warning: "  # how a line of the log begins that the user shall see
+_LONGEST_GROUP = 128  # characters that Weights & Biases takes
+_TAG = re.compile(r"[\w.-][\w./-]*")  # what tensorboardX leaves as it is; it would make one of two others
 _NO_METRICS = ("trial_id", "attempt", "epoch", "checkpoint")
 
 logger = logging.getLogger(__name__)
@@ -67,7 +73,7 @@ class TensorBoard:
         epoch = int(row["epoch"])
         writer = self._writer(trial, epoch)
         for name, value in _metrics(row).items():
-            writer.add_scalar(name, value, epoch)
+            writer.add_scalar(_tag(name), value, epoch)
         if samples is not None:
             writer.add_image("samples", _pixels(samples), epoch, dataformats="HWC")
         writer.flush()
@@ -141,19 +147,19 @@ class Wandb:
                 import wandb
 
                 wandb.teardown()  # its service still waits for the server, and holds the run's id
-                self._stay_offline(str(error).splitlines()[0])
+                self._stay_offline(next(iter(str(error).splitlines()), type(error).__name__))
                 self._runs[trial.trial_id] = self._begun(trial)
         return self._runs[trial.trial_id]
 
     def _begun(self, trial: Entry) -> Any:
         import wandb
 
-        name = self._store.folder.name
+        sweep = self._store.folder.name
         run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
-            group=name,
+            group=sweep if len(sweep) <= _LONGEST_GROUP else identifier(sweep),
             name=trial.trial_id,
-            id=f"{name}-{trial.trial_id}",
+            id=f"{identifier(sweep)}-{trial.trial_id}",
             config=_settings(trial),
             dir=str(self._store.near),
             mode=self._mode,
@@ -176,7 +182,7 @@ class Wandb:
         logger.warning(
             "wandb: %s; runs are kept offline from here on. To send them: wandb sync %s/wandb/offline-run-*",
             reason,
-            self._store.near,
+            shlex.quote(str(self._store.near)),
         )
 
 
@@ -297,7 +303,7 @@ def following(
             tracker.wait()
         if code != 0:
             what = "is not done" if code is None else "failed"
-            say(f"Tracking {what}; {log} says why. The rest: python -m orchestrator.track {' '.join(arguments)}")
+            say(f"Tracking {what}; {log} says why. The rest: {cli.again('orchestrator.track', *arguments)}")
         for line in log.read_bytes()[begun:].decode(errors="replace").splitlines():
             if line.startswith(WARNING):
                 say(line.removeprefix(WARNING))
@@ -314,6 +320,10 @@ def _reported(name: str) -> Iterator[None]:
 def _described(store: Store) -> Mapping[str, Any]:
     held = (store.read_sweep() or {}).get("asked", {}).get("objective")
     return held if isinstance(held, Mapping) else Objective("val_acc", "max").describe()
+
+
+def _tag(name: str) -> str:
+    return name if _TAG.fullmatch(name) else identifier(name)
 
 
 def _metrics(row: Mapping[str, Any]) -> dict[str, float]:

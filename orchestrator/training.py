@@ -232,7 +232,7 @@ def log_to(path: Path, *, redirect: bool = True) -> Generator[None]:
     """Append what is logged to the file at `path`, and with `redirect` also what is printed and warned of."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        stream = stack.enter_context(path.open("a", buffering=1))
+        stream = stack.enter_context(path.open("a", buffering=1, encoding="utf-8", errors="backslashreplace"))
         if redirect:
             stack.enter_context(redirect_stdout(stream))
             stack.enter_context(redirect_stderr(stream))

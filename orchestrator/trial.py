@@ -89,7 +89,8 @@ def run(
 @app.command("import")
 def import_(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A checkpoint of the starter code, .pth or safetensors.")
+        Path,
+        typer.Argument(parser=cli.local, metavar="FILE", help="A checkpoint of the starter code, .pth or safetensors."),
     ],
     fusion: Annotated[
         str,
@@ -152,19 +153,24 @@ def sample(
     temperature: Annotated[float, typer.Option(min=0.0, help="Below 1 likelier images, at 0 no noise at all.")] = 1.0,
     seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Of the noise; the trial's own.")] = None,
     complete: Annotated[
-        Path | None, typer.Option(metavar="IMAGE", help="Keep this image's rows above --from-row, draw the rest.")
+        Path | None,
+        typer.Option(parser=cli.local, metavar="IMAGE", help="Keep this image's rows above --from-row, draw the rest."),
     ] = None,
     from_row: Annotated[int | None, typer.Option(help="The first row that is drawn; half the height.")] = None,
     results: cli.Results = Path("results"),
-    out: Annotated[Path, typer.Option(help="The folder to make for the images.")] = Path("drawn"),
+    out: Annotated[
+        Path, typer.Option(parser=cli.local, metavar="FOLDER", help="The folder to make for the images.")
+    ] = Path("drawn"),
 ) -> None:
     """Draw images with a trial's weights, 25 of each class by default, or complete one image in as many ways."""
     console = cli.console()
     with cli.plain_errors(OSError):
         if out.exists():
             raise ConfigError(f"--out {out}: exists; name another folder, so that old images never mix with new ones")
+        if Path(source).suffix == ".safetensors":
+            source = str(cli.local(source))
         file = drawing.weights_file(
-            source, results, sweep=None if sweep is None else cli.folder_name(sweep), epoch=epoch
+            source, results, sweep=None if sweep is None else cli.known_name(sweep), epoch=epoch
         )
         with storage.on_disk(file) as here:
             weights, checksum = load_weights(here, origin=file), sha256(here)
@@ -204,9 +210,9 @@ def replay(
     """
     console = cli.console()
     with cli.plain_errors(training.TrialBusyError):
-        recorded = replaying.holder(results, trial_id, None if sweep is None else cli.folder_name(sweep))
+        recorded = replaying.holder(results, trial_id, None if sweep is None else cli.known_name(sweep))
         config = replaying.recorded_config(recorded, trial_id, given or ())
-        store = replaying.scratch(results, cli.folder_name(name or f"{recorded.folder.name}-replays"))
+        store = replaying.scratch(results, cli.folder_name(name) if name else f"{recorded.folder.name}-replays")
         store.create()
         kinds.introduce(store, "replays", f"Replays of {recorded.folder.name}.")
         training.check(config)
@@ -314,7 +320,7 @@ def _interrupt(begun: Sequence[Recording], why: str) -> None:
 
 
 def _bar(console: Console) -> Progress:
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     return Progress(*columns, console=console, transient=True)
 
 

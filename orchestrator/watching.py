@@ -17,12 +17,12 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cpcnn_core import fetching
+from cpcnn_core import places
 from orchestrator import cluster_file, provenance
 from orchestrator.cluster import PRICE, Cluster, ClusterError, Kind, Meter, Needs, Node, Patience
 from orchestrator.formatting import plain
 from orchestrator.search import Halt
-from orchestrator.storage import located
+from orchestrator.storage import RemotePath
 from orchestrator.store import Store
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def begin(plan: Plan, store: Store, share: Share, besides: Mapping[str, float]) 
     if not os.environ.get("RAY_ADDRESS"):
         return share, None
     data = plan.space.settings.get("data.root")
-    seen_by_all = data and not fetching.is_url(str(data))  # a URL is fetched by each node
+    seen_by_all = data and not places.is_url(str(data))  # a URL is fetched by each node
     folders = [(str(store.sweep_file), "the results")] + ([(str(data), "the data")] if seen_by_all else [])
     needs = Needs(provenance.versions(), tuple(folders))
     check(cluster, needs)
@@ -211,6 +211,7 @@ def _report(folders: list[str]) -> tuple[dict[str, str | None], list[str]]:
 
 def _is_seen(path: str) -> bool:
     try:
-        return located(path).exists()
+        # As the driver wrote it: a sweep behind a URL may have a name that no URL that is typed may hold.
+        return (RemotePath(path) if places.is_url(path) else Path(path)).exists()
     except (OSError, ValueError):
         return False  # nor could a trial read it there

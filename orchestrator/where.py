@@ -24,7 +24,8 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 }
 _CONDITION = re.compile(
     r"""\s*(?P<column>[A-Za-z_][\w.+-]*)\s*(?P<operator><=|>=|==|!=|<|>)\s*
-    (?:(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)|'(?P<single>[^']*)'|"(?P<double>[^"]*)")\s*""",
+    (?:(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)
+    |'(?P<single>(?:[^']|'')*)'|"(?P<double>(?:[^"]|"{2})*)")\s*""",
     re.VERBOSE,
 )
 _TEXTS = 5  # that are named where a condition asks for another one
@@ -44,7 +45,7 @@ class Condition:
     value: float | str
 
     def __str__(self) -> str:
-        value = repr(self.value) if isinstance(self.value, str) else f"{plain(self.value)}"
+        value = _quoted(self.value) if isinstance(self.value, str) else plain(self.value)
         return f"{self.column} {self.operator} {value}"
 
     def holds(self, values: Iterable[Any]) -> NDArray[np.bool_]:
@@ -91,8 +92,7 @@ def parse(text: str) -> tuple[Condition, ...]:
                 f"--where {text!r}: cannot be read from {text[at:].strip()[:30]!r} on; expected a column, one of "
                 f'{" ".join(_OPERATORS)} and a number or a text in quotes, as in "fid <= 30 and val_acc > 0.8"'
             )
-        value = float(match["number"]) if match["number"] else match["single"] or match["double"] or ""
-        conditions.append(Condition(match["column"], match["operator"], value))
+        conditions.append(Condition(match["column"], match["operator"], _value(match)))
         at = match.end()
         if at == len(text):
             return tuple(conditions)
@@ -100,6 +100,19 @@ def parse(text: str) -> tuple[Condition, ...]:
         if joined is None:
             raise WhereError(f"--where {text!r}: conditions are joined by `and`; found {text[at:].strip()[:30]!r}")
         at = joined.end()
+
+
+def _value(match: re.Match[str]) -> float | str:
+    if match["number"]:
+        return float(match["number"])
+    if match["single"] is not None:
+        return match["single"].replace("''", "'")
+    return match["double"].replace('""', '"')
+
+
+def _quoted(text: str) -> str:
+    """The text as `parse` reads it: a quote within quotes is doubled, as in SQL."""
+    return '"' + text.replace('"', '""') + '"'
 
 
 def check(conditions: Iterable[Condition], columns: Mapping[str, Any] | Iterable[str]) -> None:

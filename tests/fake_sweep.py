@@ -1,4 +1,4 @@
-"""`python -m tests.fake_sweep SPACE RESULTS TRIALS`: the driver as `orchestrator.sweep` runs it, with fake training."""
+"""`python -m tests.fake_sweep SPACE RESULTS TRIALS [NAME]`: the driver of `orchestrator.sweep`, but no training."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from orchestrator.store import StoreError
 from orchestrator.study import StudyError
 
 
-def main(space_file: str, results: str, trials: str) -> int:
+def main(space_file: str, results: str, trials: str, name: str = "fake") -> int:
     space = read(Path(space_file))
-    plan = Plan("fake", space, located(results), int(trials), trainer="tests.fakes:train")
+    plan = Plan(name, space, located(results), int(trials), trainer="tests.fakes:train")
     with Progress(Console(), space.objective, space.searched, total=plan.trials) as view:
         try:
             outcome = run(plan, view)

@@ -22,11 +22,12 @@ from orchestrator import best, report, status, storage, sweep
 from orchestrator.driver import SweepError, holding
 from orchestrator.lease import Lease, TakenError
 from orchestrator.storage import RemotePath, located
-from orchestrator.store import Store
+from orchestrator.store import Store, sweeps
 from orchestrator.study import NAME
-from tests import buckets, fakes
+from tests import buckets, fakes, odd
 from tests.fault.test_processes import EPOCHS, SPACE
 
+SWEEP = odd.ALL  # its name
 TRIALS = 4
 PATIENCE = 600  # seconds; a request to the server takes milliseconds on an idle machine, and a second on a busy one
 
@@ -55,7 +56,7 @@ def call(app: typer.Typer, *arguments: object) -> tuple[int, str]:
 
 def driver(space: Path, results: RemotePath, cache: Path, seconds: float) -> subprocess.Popen[str]:
     environment = os.environ | {fakes.SECONDS: str(seconds), "OMP_NUM_THREADS": "1", "CPCNN_CACHE": str(cache)}
-    command = [sys.executable, "-m", "tests.fake_sweep", str(space), str(results), str(TRIALS)]
+    command = [sys.executable, "-m", "tests.fake_sweep", str(space), str(results), str(TRIALS), SWEEP]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
 
@@ -64,7 +65,7 @@ def test_a_sweep_killed_on_one_machine_goes_on_on_another_and_is_read_from_anywh
 ) -> None:
     space = tmp_path / "space.py"
     space.write_text(SPACE)
-    store = Store(results / "fake")
+    store = Store(results / SWEEP)
     with driver(space, results, tmp_path / "first", 1) as first:
         try:
             deadline = time.monotonic() + PATIENCE
@@ -94,7 +95,7 @@ def test_a_sweep_killed_on_one_machine_goes_on_on_another_and_is_read_from_anywh
     trained = [
         (trial, int(epoch))
         for machine in ("first", "another machine")
-        for file in (tmp_path / machine).glob("results/fake-*/trained.txt")
+        for file in (tmp_path / machine).glob("results/*/trained.txt")
         for trial, epoch, *_ in [line.split() for line in file.read_text().splitlines()]
     ]
     assert set(trained) == set(epochs)
@@ -106,7 +107,8 @@ def test_a_sweep_killed_on_one_machine_goes_on_on_another_and_is_read_from_anywh
     monkeypatch.setenv("CPCNN_CACHE", str(tmp_path / "a laptop"))
     monkeypatch.chdir(tmp_path)
     assert (
-        f"fake: {TRIALS} of {TRIALS} trials have ended ({TRIALS} COMPLETE)" in call(status.app, "--results", results)[1]
+        f"{SWEEP}: {TRIALS} of {TRIALS} trials have ended ({TRIALS} COMPLETE)"
+        in call(status.app, "--results", results)[1]
     )
     code, said = call(best.app, "--metric", "val_acc", "--results", results, "--no-export")
     assert code == 0, said
@@ -119,6 +121,15 @@ def test_a_sweep_killed_on_one_machine_goes_on_on_another_and_is_read_from_anywh
     storage.fetch(store.folder / "study.db", tmp_path / "study.db")
     study = optuna.load_study(study_name=NAME, storage=f"sqlite:///{tmp_path / 'study.db'}")
     assert {trial.user_attrs["trial_id"] for trial in study.trials} == {row["trial_id"] for row in latest}
+
+
+def test_sweeps_of_every_name_lie_in_one_bucket(results: RemotePath) -> None:
+    for name in odd.NAMES:
+        store = Store(results / name)
+        store.write_sweep({"name": name})
+        store.near.mkdir(parents=True)
+    held = {store.folder.name: store.read_sweep() for store in sweeps(results)}
+    assert held == {name: {"name": name} for name in odd.NAMES}
 
 
 def test_a_bucket_grants_a_lease_once(results: RemotePath) -> None:

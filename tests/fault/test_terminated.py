@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.store import Store
-from tests import fakes
+from tests import fakes, odd
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("ray")]
 
@@ -27,8 +27,9 @@ def test_sigterm_stops_a_sweep_between_two_epochs(tmp_path: Path) -> None:
     space = tmp_path / "space.py"
     space.write_text(SPACE)
     environment = os.environ | {fakes.SECONDS: "0.2", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.fake_sweep", str(space), str(tmp_path), "1"]
-    trained = tmp_path / "fake" / "trained.txt"
+    command = [sys.executable, "-m", "tests.fake_sweep", str(space), str(tmp_path / odd.ALL), "1", odd.ALL]
+    store = Store(tmp_path / odd.ALL / odd.ALL)
+    trained = store.folder / "trained.txt"
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as driver:
@@ -42,5 +43,5 @@ def test_sigterm_stops_a_sweep_between_two_epochs(tmp_path: Path) -> None:
     assert driver.returncode == 130, output
     assert "interrupted=True" in output
     assert output.count("SIGTERM") == output.count("(SIGTERM)") == 1  # ours, and not Ray's report of a crash
-    [row] = Store(tmp_path / "fake").trials().rows()
+    [row] = store.trials().rows()
     assert (row["state"], row["error"], row["stopped"]) == ("INTERRUPTED", None, "SIGTERM")

@@ -29,6 +29,7 @@ from orchestrator.cluster import (
     price_of,
 )
 from orchestrator.driver import Plan
+from orchestrator.names import identifier
 from orchestrator.resources import Resources
 
 GIB = 2**30
@@ -237,7 +238,7 @@ def test_a_submitted_sweep_carries_its_code_its_commit_and_its_options(monkeypat
     sent = jobs.given["runtime_env"]
     assert sent["working_dir"] == str(ROOT)
     assert sent["env_vars"] == {provenance.COMMIT: "0123abc"}
-    assert jobs.given["submission_id"].startswith("a-b-20")
+    assert jobs.given["submission_id"].startswith(f"{identifier('a b')}-20")
     assert f"ray job stop --address http://127.0.0.1:8265 {jobs.given['submission_id']}" in " ".join(
         done.output.split()
     )

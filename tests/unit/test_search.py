@@ -15,7 +15,7 @@ from orchestrator.ledger import Ledger
 from orchestrator.search import LedgerCallback
 from orchestrator.stall import Stalls
 from orchestrator.store import Store
-from orchestrator.trainable import LOG, NUMBER, TrialProcess
+from orchestrator.trainable import FOLDER, LOG, NUMBER, TrialProcess
 from orchestrator.training import TrialBusyError
 
 
@@ -57,3 +57,24 @@ def test_a_trial_is_failed_for_its_own_faults_only(tmp_path: Path, error: Except
     trial: Any = SimpleNamespace(trial_id="one", config={NUMBER: 3, LOG: "log"}, last_result=process.step())
     LedgerCallback(ledger, lambda: False, Stalls(0.0)).on_trial_complete(0, [trial], trial)
     assert events.heard == [heard]
+
+
+@pytest.mark.parametrize(
+    ("said", "its_fault"),
+    [
+        ("The actor died unexpectedly while it wrote to {folder}/trials", True),
+        ("the worker of {folder} was ended since its node has died", False),
+    ],
+)
+def test_a_sweep_s_folder_is_not_taken_for_what_became_of_its_node(tmp_path: Path, said: str, its_fault: bool) -> None:
+    folder = tmp_path / "spot nodes  preempted"
+    filed = tmp_path / "error.txt"
+    filed.write_text(f"Failure # 1 (occurred at noon)\n{said.format(folder=folder)}\n")
+    events: Any = Events()
+    ledger: Ledger = events
+    config = {NUMBER: 3, LOG: str(tmp_path / "log"), FOLDER: folder}
+    trial: Any = SimpleNamespace(trial_id="one", config=config, error_file=str(filed))
+    LedgerCallback(ledger, lambda: False, Stalls(0.0)).on_trial_error(0, [trial], trial)
+    [(_, number, cause, told)] = events.heard
+    assert (number, told) == (3, its_fault)
+    assert "spot nodes preempted" in cause

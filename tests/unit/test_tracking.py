@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
 import struct
 import subprocess
@@ -20,9 +21,11 @@ from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator import tracking
 from orchestrator.leaderboard import Entry
+from orchestrator.names import identifier
 from orchestrator.states import State
 from orchestrator.store import Attempt, Store
 from orchestrator.tracking import Follower, TensorBoard, following
+from tests import odd
 
 KEY = "0123456789abcdef" * 2 + "01234567"
 CONFIG = TrialConfig.from_flat({"train.epochs": 3, "model.fusion": "block_film"})
@@ -121,6 +124,17 @@ def test_tensorboard_holds_each_point_once_though_the_trial_was_resumed(store: S
     assert (picture.width, picture.height) == (4, 6)
 
 
+def test_two_metrics_are_two_in_tensorboard_whatever_they_are_called(store: Store) -> None:
+    attempt(store, "RUNNING")
+    extra = {f"fid.{name}": float(number) for number, name in enumerate(odd.TEXTS)}
+    known = {"epoch": 1, "step": 10, "kept_epochs": [1], "val_acc": 0.5, "fid": None}
+    store.add_epoch(TRIAL, 1, EpochMetrics.from_record(known | {"extra": extra}))
+    Follower(store, {"tensorboard": TensorBoard(store)}).close()
+    [file] = (store.folder / "tensorboard" / TRIAL).iterdir()
+    shown = {value.tag: value.simple_value for event in events(file) for value in event.summary.value}
+    assert sorted(value for tag, value in shown.items() if tag.startswith("fid.")) == sorted(extra.values())
+
+
 def events(file: Path) -> list[Event]:
     """The records of an event file: length, checksum, content, checksum."""
     found, data = [], file.read_bytes()
@@ -133,8 +147,10 @@ def events(file: Path) -> list[Event]:
 
 @pytest.mark.parametrize("case", ["offline", "no key", "unreachable"])
 def test_without_a_network_runs_are_kept_on_disk_and_nobody_waits(
-    store: Store, case: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    store = Store(tmp_path / odd.ALL)
+    store.create()
     for name in [name for name in os.environ if name.startswith("WANDB")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(store.folder.parent))  # no key in a file there
@@ -154,16 +170,32 @@ def test_without_a_network_runs_are_kept_on_disk_and_nobody_waits(
     shown = json.loads((store.folder / "tracking.json").read_text())
     assert shown == {"wandb": {TRIAL: [3, 1]}}, (store.log_file("tracking")).read_text()
     [run] = (store.folder / "wandb").glob("offline-run-*")
-    assert run.name.endswith(f"digits-{TRIAL}")
+    assert run.name.endswith(f"{identifier(odd.ALL)}-{TRIAL}")
     [held] = run.glob("*.wandb")
     assert b"gamma_mean" in held.read_bytes()
+    assert odd.ALL.encode() in held.read_bytes()  # the group
     if case == "offline":
         assert said == []
     else:
         assert len(said) == 1
         assert "runs are kept offline" in said[0]
+        sync = said[0].partition("To send them: ")[2]
+        assert shlex.split(sync) == ["wandb", "sync", f"{store.folder}/wandb/offline-run-*"]
+        assert sync.endswith("/wandb/offline-run-*")  # not quoted: the shell shall find them
     for file in store.folder.rglob("*"):
         assert not file.is_file() or KEY.encode() not in file.read_bytes(), file
+
+
+def test_what_to_type_where_tracking_failed_can_be_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    store = Store(tmp_path / odd.ALL / odd.ALL)
+    said: list[str] = []
+    with following(store, wandb=None, tensorboard=True, say=said.append):
+        pass
+    [line] = said
+    assert line.startswith(f"Tracking failed; {store.log_file('tracking')} says why. The rest: ")
+    words = shlex.split(line.partition("The rest: ")[2])
+    assert words[-5:] == ["--results", str(store.folder.parent), "--sweep", odd.ALL, "--tensorboard"]
 
 
 def test_nothing_of_wandb_is_loaded_unless_it_is_asked_for() -> None:
