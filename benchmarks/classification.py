@@ -31,7 +31,6 @@ from typing import Annotated
 
 import torch
 import typer
-from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -41,6 +40,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import plain
 from benchmarks.timing import Seconds, counted, device, fastest, machine, peaks, timed, write
 from benchmarks.training import NR_CLASSES, dataset, network
+from cpcnn_core import environment
 from cpcnn_core.config import EvalConfig, TrialConfig
 from cpcnn_core.data import to_model
 from cpcnn_core.evaluate import log_likelihoods, log_prior
@@ -86,8 +86,8 @@ def trained(settings: dict[str, object]) -> ConditionalPixelCNN:
     config = TrialConfig.from_flat(settings | {"train.batch_size": IMAGES_PER_STEP, "train.lr": 5e-3})
     data = dataset(4 * IMAGES_PER_STEP)
     order = torch.Generator().manual_seed(0)
-    with tempfile.TemporaryDirectory() as folder:
-        run = Run(config, data, Path(folder), Accelerator())
+    with tempfile.TemporaryDirectory() as folder, whole_float32():
+        run = Run(config, data, Path(folder), environment.accelerator())
         for _ in range(STEPS):
             run.optimize(torch.randperm(len(data.train), generator=order)[:IMAGES_PER_STEP].to(run.device))
     return run.model.eval()

@@ -18,11 +18,10 @@ from typing import Annotated
 
 import torch
 import typer
-from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
 
-from cpcnn_core import data
+from cpcnn_core import data, environment
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.train import Run, fit, has_bf16_units
 from orchestrator.space import parse_settings
@@ -63,7 +62,7 @@ class Point:
 
 def epochs_within(config: TrialConfig, dataset: data.Dataset, budget_seconds: float, folder: Path) -> int:
     """How many epochs of training and evaluation fit, from the time of a few steps."""
-    run = Run(config, dataset, folder, Accelerator())
+    run = Run(config, dataset, folder, environment.accelerator())
     order = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(0))
     B = config.train.batch_size
     run.optimize(order[:B])  # not counted: caches fill

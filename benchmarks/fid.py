@@ -22,7 +22,6 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from accelerate import Accelerator
 from pytorch_fid.fid_score import calculate_frechet_distance  # type: ignore[import-untyped]
 from rich.console import Console
 from rich.table import Table
@@ -30,7 +29,7 @@ from torch import Tensor
 
 from benchmarks.timing import Seconds, fastest, timed, write
 from benchmarks.training import dataset
-from cpcnn_core import quality
+from cpcnn_core import environment, quality
 from cpcnn_core.classify import class_log_likelihoods
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.fid import Gaussian, frechet_distance
@@ -104,7 +103,7 @@ def share() -> Share:
     )
     data = dataset(IMAGES * 4)
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(config, data, Path(folder), Accelerator())
+        run = Run(config, data, Path(folder), environment.accelerator())
         steps = [timed(lambda: run.optimize(torch.arange(batch)))[0] for _ in range(TURNS)]
         evaluated = 32
         looking, _ = timed(lambda: class_log_likelihoods(run.model, data.validation.images[:evaluated], batch_size=128))

@@ -193,7 +193,7 @@ def finished(count: int) -> Iterator[tuple[str, Recorded]]:
         epochs = [measured(config, epoch).row() for epoch in range(1, EPOCHS + 1)]
         params = SPACE.params_of(config)
         assert params is not None
-        yield str(number), Recorded.of(row, epochs, params, SPACE.objective)
+        yield str(number), Recorded.of(config, row, epochs, params, SPACE.objective)
 
 
 def _memory() -> int:

@@ -18,11 +18,10 @@ from typing import Annotated
 
 import torch
 import typer
-from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
 
-from cpcnn_core import data, train
+from cpcnn_core import data, environment, train
 from cpcnn_core.config import TrialConfig
 
 DIGITS = {
@@ -80,7 +79,7 @@ def run(settings: dict[str, object], dataset: data.Dataset, *, reshuffled: bool,
         of_a_mean = config.train.batch_size * math.prod(dataset.image_shape) * math.log(2.0)
         config = config.with_settings({"train.adam_eps": 1e-8 * of_a_mean})
     with tempfile.TemporaryDirectory() as folder:
-        training = (train.Run if reshuffled else _OneOrder)(config, dataset, Path(folder), Accelerator())
+        training = (train.Run if reshuffled else _OneOrder)(config, dataset, Path(folder), environment.accelerator())
         for _ in range(config.train.epochs):
             last = training.train_epoch(
                 on_evaluation=None, on_drawn=None, on_progress=lambda *_: None, save_every_seconds=math.inf

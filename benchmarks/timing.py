@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from cpcnn_core.precision import whole_float32
 from cpcnn_core.train import has_bf16_units
 
 T = TypeVar("T")
@@ -63,28 +64,19 @@ def fastest(turns: list[Seconds]) -> Seconds:
     return Seconds(min(turn.wall for turn in turns), min(turn.cpu for turn in turns))
 
 
-def matrix_peak(dtype: torch.dtype = torch.float32, *, tf32: bool = False) -> float:
+def matrix_peak(dtype: torch.dtype = torch.float32) -> float:
     """FLOP/s, of one CPU thread or the GPU, that a product of two large matrices reaches."""
     where = device()
     size = 1024 if where.type == "cpu" else 8192
     a, b = (torch.randn(size, size, device=where).to(dtype) for _ in range(2))
-    before = torch.get_float32_matmul_precision()
-    try:
-        if tf32 and where.type == "cuda":
-            torch.set_float32_matmul_precision("high")
-        with torch.inference_mode():
-            took = fastest([timed(lambda: torch.mm(a, b))[0] for _ in range(8)])
-    finally:
-        torch.set_float32_matmul_precision(before)
+    with torch.inference_mode(), whole_float32():
+        took = fastest([timed(lambda: torch.mm(a, b))[0] for _ in range(8)])
     return 2 * size**3 / counted(took)
 
 
-def peaks(*, tf32: bool = False) -> dict[str, float]:
-    """`matrix_peak` by precision. Without bf16 where the machine has no units for it: a step would take minutes.
-
-    With `tf32` a GPU's "fp32" is what torch's convolutions make of it by default.
-    """
-    found = {"fp32": matrix_peak(tf32=tf32)}
+def peaks() -> dict[str, float]:
+    """`matrix_peak` by precision. Without bf16 where the machine has no units for it: a step would take minutes."""
+    found = {"fp32": matrix_peak()}
     if torch.cuda.is_available() or has_bf16_units():
         found["bf16"] = matrix_peak(torch.bfloat16)
     return found

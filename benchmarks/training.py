@@ -8,8 +8,7 @@ bf16 autocast on a CPU or a GPU that has units for it. Both start from the same 
 images with the same dropout masks, in turns; of each the fastest step counts. The first step, in which memory is
 allocated (and, compiled, the network is compiled), is reported apart.
 
-On a GPU, "fp32" is torch's default for both, which rounds the factors of convolutions to TF32, and so is its matrix
-peak; `--full` then measures 5/160/10 instead of 5/120/10.
+On a GPU `--full` measures 5/160/10 instead of 5/120/10.
 
 Agreement: the largest difference between the two loss curves, in bits per dimension, over all steps taken.
 """
@@ -25,7 +24,6 @@ from typing import Annotated
 
 import torch
 import typer
-from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -33,9 +31,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import plain
 from benchmarks.timing import Seconds, counted, device, fastest, machine, peaks, timed, write
+from cpcnn_core import environment
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.data import Dataset, Split, to_model
 from cpcnn_core.likelihood import bits_per_dim
+from cpcnn_core.precision import whole_float32
 from cpcnn_core.train import Run
 
 SHAPE, NR_CLASSES = (3, 32, 32), 4
@@ -108,8 +108,8 @@ def measure(sizes: tuple[int, int, int], batch: int, steps: int, precision: str,
         | {"train.batch_size": batch, "train.precision": precision, "train.compile": compiled}
     )
     data = dataset(batch)
-    with tempfile.TemporaryDirectory() as folder:
-        run = Run(config, data, Path(folder), Accelerator())
+    with tempfile.TemporaryDirectory() as folder, whole_float32():
+        run = Run(config, data, Path(folder), environment.accelerator())
         baseline = PlainStep(run)
         chosen = torch.arange(batch, device=run.device)
 
@@ -159,7 +159,7 @@ def main(
     if threads is not None:
         torch.set_num_threads(threads)
     load = os.getloadavg()[0]
-    peak = peaks(tf32=True)
+    peak = peaks()
     results = [measure((1, 40, 5), batch, steps, precision) for precision in peak]
     if full:
         results.append(measure((1, 40, 5), batch, steps, max(peak, key=peak.__getitem__), compiled=True))

@@ -25,13 +25,13 @@ from functools import partial
 from typing import cast
 
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cpcnn_core.fusion import Modulation
 from cpcnn_core.layers import IDENTITY, GatedBlock, concat_elu, down_shift, right_shift
 from cpcnn_core.likelihood import MAX_LOG_SCALE, MIN_LOG_SCALE
+from cpcnn_core.memory import is_out_of_memory
 from cpcnn_core.model import NR_LEVELS, ConditionalPixelCNN
 
 logger = logging.getLogger(__name__)
@@ -602,7 +602,7 @@ def cuda_graph(ops: Ops) -> Callable[[], None]:
             run(ops)
     except RuntimeError as error:
         torch.cuda.set_stream(stream)  # a capture that fails may leave its own behind
-        if should_reduce_batch_size(error):
+        if is_out_of_memory(error):
             raise
         logger.warning("a row's work was not captured as a CUDA graph, which costs time only: %s", error)
         return partial(run, ops)

@@ -6,10 +6,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from accelerate import Accelerator
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
@@ -20,6 +19,9 @@ from cpcnn_core.errors import LikelihoodError
 from cpcnn_core.likelihood import bits_per_dim
 from cpcnn_core.metrics import LEAST_BPD
 from cpcnn_core.model import ConditionalPixelCNN
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 ECE_BINS = 15
 

@@ -213,6 +213,7 @@ def _classifier_extractor(train: Split, device: torch.device) -> Extractor:
     return Extractor(f"classifier-{weights[:8]}", network.dims, device, network.features)
 
 
+@whole_float32()
 def _train_classifier(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """On one thread of the CPU, whatever the rest runs on: the same weights for any number of cores and GPUs."""
     _log.info("training the classifier between whose features FID is measured; this happens once for these images")

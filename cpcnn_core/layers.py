@@ -6,12 +6,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from cpcnn_core.fusion.base import Modulation, per_label
 
 IDENTITY = Modulation()
+
+
+# What these two functions keep for their gradients is made by an operation that is not in place, and never changed. Of
+# what is changed in place torch 2.11's compiler keeps the value from before, and trains on wrong gradients unsaid.
 
 
 class _ConcatELU(torch.autograd.Function):
@@ -44,7 +49,7 @@ def _by_one_exponential(x: Tensor) -> Tensor:
 
 
 def _by_few_kernels(x: Tensor) -> Tensor:
-    return F.elu_(torch.cat([x, -x], dim=1))
+    return F.elu(torch.cat([x, -x], dim=1))
 
 
 def concat_elu(x: Tensor) -> Tensor:
@@ -59,11 +64,12 @@ class _Gate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, h: Tensor) -> Tensor:
         value, gating = h.chunk(2, dim=1)
-        open_share = gating.contiguous(memory_format=torch.channels_last).sigmoid_()
+        open_share = gating.contiguous(memory_format=torch.channels_last).sigmoid()
         ctx.save_for_backward(h, open_share)
         return value * open_share
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         h, open_share = ctx.saved_tensors
         of_value = grads[0] * open_share

@@ -7,10 +7,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor
 
@@ -22,6 +21,9 @@ from cpcnn_core.fid import Reference, Scores
 from cpcnn_core.files import write_atomically
 from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.sampling import draw_noise, sample
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 _SHOWN_SIDE = 64  # pixels; smaller images are enlarged by a whole factor, so that one sees their pixels
 _GAP = 2  # pixels between two images of a grid

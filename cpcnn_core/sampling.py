@@ -13,12 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
 from cpcnn_core import likelihood
 from cpcnn_core.cached import CachedNetwork, Capture, cuda_graph
 from cpcnn_core.data import to_model, to_uint8
+from cpcnn_core.memory import is_out_of_memory
 from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.precision import whole_float32
 
@@ -77,7 +77,7 @@ def sample(
                 capture=capture,
             )
         except RuntimeError as error:
-            if count == 1 or not should_reduce_batch_size(error):
+            if count == 1 or not is_out_of_memory(error):
                 raise
             size = count // 2
             continue

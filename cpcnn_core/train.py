@@ -11,15 +11,12 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import release_memory
-from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 
-from cpcnn_core import augment, evaluate, quality, seeds
+from cpcnn_core import augment, environment, evaluate, quality, seeds
 from cpcnn_core.checkpoint import CheckpointFolder, build_model
 from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.data import Dataset, Split, to_model
@@ -27,12 +24,17 @@ from cpcnn_core.errors import LikelihoodError
 from cpcnn_core.evaluate import Evaluation
 from cpcnn_core.fid import FidError
 from cpcnn_core.initialise import data_dependent_init
+from cpcnn_core.memory import is_out_of_memory, release_memory
 from cpcnn_core.metrics import EpochMetrics
 from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.objective import Objective
 from cpcnn_core.optim import Average, build_optimizer, build_scheduler
+from cpcnn_core.precision import check_float32, whole_float32
 from cpcnn_core.quality import Drawn
 from cpcnn_core.seeds import Purpose
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 logger = logging.getLogger(__name__)
 
@@ -81,10 +83,12 @@ def fit(
     metrics are yielded; all along `on_progress` hears (what is done to images, how many are done, how many there are).
     An epoch longer than `save_every_seconds` is committed on the way too, where one process trains.
 
-    Raise ConfigError where config and data do not fit, TrainingError where the loss is not finite.
+    Raise ConfigError where config and data do not fit, or where something around us would change the result: half a
+    rendezvous in the environment, an `accelerator` that accumulates or rounds. Raise TrainingError where the loss is
+    not finite.
     """
     check_fits(config, dataset)
-    accelerator = accelerator or Accelerator()
+    accelerator = accelerator or environment.accelerator()
     run = Run(config, dataset, folder, accelerator, score)
     yield from run.checkpoints.history[reported:]
     while run.epoch < config.train.epochs:
@@ -136,6 +140,7 @@ class Batch(NamedTuple):
 class Run:
     """A trial in training: everything that a checkpoint must hold."""
 
+    @whole_float32()
     def __init__(
         self,
         config: TrialConfig,
@@ -144,6 +149,7 @@ class Run:
         accelerator: Accelerator,
         score: Callable[[EpochMetrics], tuple[float | None, str | None]] | None = None,
     ) -> None:
+        environment.check_accelerator(accelerator)
         self.config = config
         self.score = score
         self.dataset = dataset
@@ -151,6 +157,7 @@ class Run:
         # Of several processes on a CPU, Accelerate numbers the device, as no tensor's is.
         device = torch.device("cpu") if accelerator.device.type == "cpu" else accelerator.device
         self.device = device
+        check_float32(device)
         if device.type == "cpu" and "bf16" in (config.train.precision, config.eval.precision) and not has_bf16_units():
             logger.warning("precision bf16: this CPU has no units for it, so that it is many times slower than fp32")
         self.checkpoints = CheckpointFolder(folder, config)
@@ -193,6 +200,7 @@ class Run:
         self.replicated: nn.Module = accelerator.prepare(objective) if self.world > 1 else objective
         self.objective = torch.compile(self.replicated, dynamic=False) if config.train.compile else self.replicated
 
+    @whole_float32()
     def train_epoch(
         self,
         *,
@@ -278,7 +286,7 @@ class Run:
                 break
             except RuntimeError as error:
                 # Replicas would have to agree on the new size; a trial of several processes fails instead.
-                if not should_reduce_batch_size(error) or self.micro_batch == 1 or self.world > 1:
+                if not is_out_of_memory(error) or self.micro_batch == 1 or self.world > 1:
                     raise
             self.optimizer.zero_grad(set_to_none=True)
             release_memory()
@@ -348,7 +356,7 @@ class Run:
 
     def _remedy(self, epochs: int) -> str:
         """What to do about a network that has diverged after so many sound epochs."""
-        kept = f". What the {epochs} epoch(s) before gave is kept" if epochs else ""
+        kept = ["", ". Epoch 1 is kept", f". Epochs 1 to {epochs} are kept"][min(epochs, 2)]
         return f"lower train.lr, or set train.grad_clip{kept}"
 
     # --- the end of an epoch ---

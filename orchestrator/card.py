@@ -61,8 +61,9 @@ def written(entry: Entry, config: TrialConfig, held: Mapping[str, Any], data: Da
 def _trained(entry: Entry, config: TrialConfig, held: Mapping[str, Any], network: str, images: str) -> list[str]:
     """What there is to say of a network that was trained here."""
     sweep, trained = _sweep(entry), held["trained"]
-    sweep_name = code(entry.store.folder.name)
-    trial = f"Epoch {held['recorded']['epoch']} of trial `{entry.trial_id}` of the sweep {sweep_name}."
+    trial = (
+        f"Epoch {held['recorded']['epoch']} of trial `{entry.trial_id}` of the sweep {code(entry.store.folder.name)}."
+    )
     place = f"on {prose(str(trained['device']))}, {trained['started']} to {trained['ended']}"
     return [
         f"{network} {trial}",
@@ -122,8 +123,8 @@ def _imported(entry: Entry, config: TrialConfig, held: Mapping[str, Any], networ
         "",
         "## Where it comes from",
         "",
-        f"- trial `{entry.trial_id}` in {code(entry.store.folder.name)}",
-        f"- read and measured by commit `{read['git_commit']}` on {prose(str(read['device']))} at {read['started']}",
+        f"- trial `{entry.trial_id}` in `{entry.store.folder.name}`",
+        f"- read and measured by commit `{read['git_commit']}` on {read['device']} at {read['started']}",
     ]
 
 
@@ -162,7 +163,7 @@ def _certainty(held: Mapping[str, Any]) -> list[str]:
         return said
     if "confirmed" in choice:
         return [*said, *_confirmed(choice)]
-    sweeps = ", ".join(map(code, choice["sweeps"]))
+    sweeps = ", ".join(code(name) for name in choice["sweeps"])
     said.append(f"- chosen by `--rule {choice['rule']}` among {choice['trials']} trials of {sweeps}")
     if choice["corrected"] is not None:
         said += [

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from cpcnn_core import environment
 from orchestrator.cluster import ClusterError
 
 _QUIET = {
@@ -34,8 +35,10 @@ _STARTS = 3  # attempts
 def started() -> Generator[dict[str, float]]:
     """Start or join Ray, and yield the resources it has, or may come to have. Stop what was started.
 
-    Raise ClusterError where the cluster cannot be joined, or Ray does not start here.
+    What launchers left in the environment is removed, so that no trial inherits it. Raise ClusterError where the
+    cluster cannot be joined, or Ray does not start here.
     """
+    environment.forget_launchers()
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     address = os.environ.get("RAY_ADDRESS")

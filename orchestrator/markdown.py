@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 _INLINE = re.compile(r"[\\`*\[\]<~|$]|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])")  # within a word an underscore is itself
-_LINE = re.compile(r"^(\d+(?=[.)])|(?=[-+#>=]))", re.MULTILINE)  # what begins a heading, a list or a quotation
+_LINE = re.compile(r"^(\d+(?=[.)](?:\s|$))|(?=[-+#>=]))", re.MULTILINE)  # what begins a heading, a list or a quotation
 _TICKS = re.compile(r"`+")
 
 

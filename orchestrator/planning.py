@@ -145,17 +145,17 @@ def _bill(plan: Plan, rented: Cluster, left: int, probes: list[Probe]) -> str:
 def probe(config: TrialConfig, dataset: Dataset) -> Probe:
     """Train a few steps and evaluate one batch."""
     import torch
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
 
-    from cpcnn_core import evaluate
+    from cpcnn_core import environment, evaluate
+    from cpcnn_core.precision import whole_float32
     from cpcnn_core.train import Run, peak_memory
 
-    AcceleratorState._reset_state(True)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    with tempfile.TemporaryDirectory(prefix="cpcnn-probe-") as folder:
-        run = Run(config.with_settings({"eval.fid_every": 0}), dataset, Path(folder), Accelerator())
+    environment.forget_launchers()
+    with tempfile.TemporaryDirectory(prefix="cpcnn-probe-") as folder, whole_float32():
+        accelerator = environment.accelerator(anew=True)
+        run = Run(config.with_settings({"eval.fid_every": 0}), dataset, Path(folder), accelerator)
         size = config.train.batch_size
         chosen = torch.arange(size, device=run.device)
         run.optimize(chosen)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
+from cpcnn_core import environment
 from orchestrator import training
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _next(replicas: list[_Replica], on_progress: OnProgress | None) -> EpochMetr
 
 def _start(rank: int, world: int, port: int, log: Any) -> _Replica:
     ours, theirs = socket.socketpair()
-    environment = os.environ | {
+    variables = environment.without_launchers(os.environ) | {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "WORLD_SIZE": str(world),
@@ -123,7 +124,7 @@ def _start(rank: int, world: int, port: int, log: Any) -> _Replica:
     with theirs:
         process = subprocess.Popen(
             [sys.executable, "-m", "orchestrator.replicas", str(theirs.fileno())],
-            env=environment,
+            env=variables,
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -157,8 +158,6 @@ def _work(connection: Connection[Any, Any]) -> None:
     main = os.environ["RANK"] == "0"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # before anything takes memory on the first one
-    else:
-        os.environ["ACCELERATE_USE_CPU"] = "true"
     training.set_threads(task["threads"])
     told = 0.0
 
@@ -180,8 +179,6 @@ def _work(connection: Connection[Any, Any]) -> None:
             connection.send(("epoch", metrics))
         if metrics is None:
             break
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
 
 
 def _die_with_parent() -> None:

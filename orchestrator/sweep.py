@@ -211,7 +211,7 @@ def show(console: Console, plan: driver.Plan) -> None:
             highlight=False,
         )
         retrying = cli.same() if "--retry-failed" in sys.argv else f"{cli.same()} --retry-failed"
-        console.print(f"  {retrying}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"  {retrying}", soft_wrap=True, highlight=False)
     if not any(entry.meaning.ended and not entry.meaning.failed for entry in entries):
         reasons = [f"the last one that failed: {reason_of(failed[-1].trial)}"] if failed else []
         cli.fail("; ".join([f"{plan.store.folder}: no trial has completed", *reasons]), cli.FAILED)

@@ -10,6 +10,7 @@ from typing import Any
 
 from ray.tune import PlacementGroupFactory, Trainable
 
+from cpcnn_core import environment
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator import stall, training
@@ -40,6 +41,7 @@ class TrialProcess(Trainable):  # type: ignore[misc]
 
     def setup(self, config: dict[str, Any]) -> None:
         """Prepare the first trial of this process."""
+        environment.forget_launchers()  # a cluster's node has an environment of its own
         if not config[GPUS]:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves all of them visible to who asks for none
         self._beat: Callable[[], None] = lambda: None

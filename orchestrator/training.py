@@ -63,8 +63,8 @@ def train(
     """The Trainer that trains: `cpcnn_core.train.fit`, its checkpoints and predictions in the store."""
     # Imported here: readers of results and simulated trials do without torch, which takes seconds to import.
     import torch
-    from accelerate.state import AcceleratorState
 
+    from cpcnn_core import environment
     from cpcnn_core.train import fit
 
     def keep(epoch: int, evaluation: Evaluation) -> None:
@@ -73,9 +73,6 @@ def train(
     def keep_drawn(epoch: int, drawn: Drawn) -> None:
         store.write_samples(config.trial_id, epoch, drawn.write_grid)
 
-    # A process that is used again keeps what the trial before set.
-    AcceleratorState._reset_state(True)
-    torch.set_default_dtype(torch.float32)
     if config.train.compile:
         torch.compiler.reset()  # after eight networks torch would compile no more, and say so in its log alone
     if torch.cuda.is_available():
@@ -85,12 +82,23 @@ def train(
         config,
         dataset(config.data),
         store.training_folder(config.trial_id),
+        accelerator=environment.accelerator(anew=True),  # a process that is used again has that of the trial before
         reported=reported,
         on_evaluation=keep,
         on_drawn=keep_drawn,
         on_progress=on_progress,
         score=score,
     )
+    if torch.distributed.is_initialized():  # the process was one of several
+        torch.distributed.destroy_process_group()
+
+
+def follow(config: TrialConfig, store: Store) -> None:
+    """Train this process's share of a trial that the first process of a rendezvous records."""
+    reported = store.reported_epochs(config.trial_id)
+    if reported < config.train.epochs:  # else that one does not train
+        for _ in train(config, store, reported=reported):
+            pass
 
 
 def keep_predictions(store: Store, trial_id: str, epoch: int, evaluation: Evaluation) -> None:

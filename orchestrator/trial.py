@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typer.core import TyperGroup
 
-from cpcnn_core import renaming
+from cpcnn_core import environment, renaming
 from cpcnn_core.checkpoint import load_weights
 from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.files import sha256
@@ -67,14 +67,22 @@ def run(
     """Train the trial of SPACE that --set describes.
 
     A searched field that is not set takes the configuration's default where the space allows it, else the first option
-    or the low bound. The same command again resumes an interrupted trial.
+    or the low bound. The same command again resumes an interrupted trial. Started several times by torchrun or
+    accelerate launch, they train it together.
     """
     console = cli.console()
     settings = [*(given or ()), *([f"train.epochs={epochs}"] if epochs is not None else [])]
     with cli.plain_errors(training.TrialBusyError):
+        place = environment.rendezvous()
+        environment.forget_launchers(keep=place)
         asked = space.read(space_file, settings, seed=seed)
         config = training.identified(training.with_one_extractor(asked.default()))
         store = Store((results / cli.folder_name(name or f"{space_file.stem}-trials")).absolute())
+        if place is not None and place.processes > 1 and store.is_remote:
+            raise ConfigError(f"--results {results}: {place.processes} processes of a trial need a folder that all see")
+        if place is not None and place.rank > 0:
+            training.follow(config, store)
+            return
         store.create()
         kinds.introduce(store, "trials", asked.question, asked.source)
         training.check(config)
@@ -208,6 +216,10 @@ def replay(
     """
     console = cli.console()
     with cli.plain_errors(training.TrialBusyError):
+        place = environment.rendezvous()
+        environment.forget_launchers()
+        if place is not None and place.processes > 1:
+            raise ConfigError(f"environment: WORLD_SIZE is {place.processes}; a replay runs in one process")
         recorded = replaying.holder(results, trial_id, None if sweep is None else cli.known_name(sweep))
         config = replaying.recorded_config(recorded, trial_id, given or ())
         store = replaying.scratch(results, cli.folder_name(name) if name else f"{recorded.folder.name}-replays")

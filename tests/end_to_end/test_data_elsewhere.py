@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,12 +15,28 @@ from orchestrator import driver, local_ray, training
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("ray")]
 
 
+ASK = """
+import sys
+from cpcnn_core.config import DataConfig
+from cpcnn_core.errors import DataError
+from orchestrator import local_ray, training
+with local_ray.started():
+    print(local_ray.elsewhere(training.digest, DataConfig()))
+    try:
+        local_ray.elsewhere(training.digest, DataConfig(name="cpen455", root=sys.argv[1]))
+    except DataError as error:
+        print(error)
+"""
+
+
 def test_a_node_reads_the_data_and_says_what_is_wrong_with_it(tmp_path: Path) -> None:
-    with local_ray.started():
-        assert local_ray.elsewhere(training.digest, DataConfig()) == training.digest(DataConfig())
-        nowhere = DataConfig(name="cpen455", root=str(tmp_path / "nowhere"))
-        with pytest.raises(DataError, match=r"nowhere is no folder"):
-            local_ray.elsewhere(training.digest, nowhere)
+    # In a process of its own, since Ray keeps what it read from the environment when it was first imported.
+    command = [sys.executable, "-c", ASK, str(tmp_path / "nowhere")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
+    assert done.returncode == 0, done.stderr
+    digest, error = done.stdout.splitlines()
+    assert digest == training.digest(DataConfig())
+    assert "nowhere is no folder" in error
 
 
 def test_only_where_the_data_is_not_here_and_there_is_a_cluster(

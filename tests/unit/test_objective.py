@@ -10,11 +10,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from cpcnn_core import augment, layers
+from cpcnn_core import augment
 from cpcnn_core.config import TrainConfig
 from cpcnn_core.initialise import data_dependent_init
 from cpcnn_core.labels import ENCODINGS, NULL_LABEL
-from cpcnn_core.layers import concat_elu
 from cpcnn_core.likelihood import bits_per_dim, log_prob
 from cpcnn_core.objective import Objective
 from cpcnn_core.optim import Average, build_optimizer, lr_factor
@@ -103,15 +102,6 @@ def test_each_mask_is_used_in_its_own_block() -> None:
         changed = [mask.clone() for mask in masks]
         changed[index] = 2 - changed[index]
         assert not torch.equal(model(x, y, changed), plain), f"mask {index} does nothing"
-
-
-@pytest.mark.parametrize("as_on_a_gpu", [False, True])
-def test_concat_elu_and_its_gradient_are_torchs(as_on_a_gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if as_on_a_gpu:
-        monkeypatch.setattr(layers, "_by_one_exponential", layers._by_few_kernels)
-    x = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
-    assert_close(concat_elu(x), F.elu(torch.cat([x, -x], dim=1)))
-    assert torch.autograd.gradcheck(concat_elu, (x,))
 
 
 def test_flip_mirrors_the_chosen() -> None:

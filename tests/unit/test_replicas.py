@@ -167,7 +167,6 @@ def _launch(folder: Path, trial: dict[str, Any], world: int = 2) -> None:
             "LOCAL_WORLD_SIZE": str(world),
             "RANK": str(rank),
             "LOCAL_RANK": str(rank),
-            "ACCELERATE_USE_CPU": "true",
         }
         command = [sys.executable, "-c", SCRIPT, str(folder), json.dumps(trial)]
         processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))

@@ -73,6 +73,19 @@ def test_a_metric_that_is_null_makes_the_score_null_with_the_reason(objective: O
     assert objective.values(failed.row()) is None
 
 
+@pytest.mark.parametrize("value", [0.0, -1e-9, 1e-7, math.nan, math.inf, -math.inf, None])
+@pytest.mark.parametrize("metric", ["val_bpd", "train_bpd"])
+def test_a_bpd_that_no_images_cost_is_no_value(metric: str, value: float | None) -> None:
+    """As an earlier version recorded of networks that had diverged: it would stand first."""
+    objective = Objective.of(metric)
+    sound = row(2, **{metric: 5.0})
+    assert objective.value(row(**{metric: value})) is None
+    assert objective.best([row(**{metric: value}), sound]) == sound
+    for combined in (desirability(**{metric: goal(8, 2)}), pareto(metric, "val_acc")):
+        assert Objective.of(combined).value(row(**{metric: value, "val_acc": 0.5})) is None
+        assert Objective.of(combined).value(row(**{metric: 5.0, "val_acc": 0.5})) is not None
+
+
 def test_a_limit_that_is_broken_leaves_the_study_a_value_and_the_table_none() -> None:
     broken, kept = metrics(1, val_acc=0.9, fid=36.0), metrics(2, val_acc=0.4, fid=30.0)
     assert WITHIN.score(broken) == (None, "fid 36 is above the limit of 30")

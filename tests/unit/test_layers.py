@@ -1,0 +1,112 @@
+"""The functions that have a gradient of their own: right, the same compiled, on each device's path, whatever torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from cpcnn_core import layers
+from cpcnn_core.layers import concat_elu, gated
+
+# What torch 2.11's own compiler does with functions that have a gradient of their own, and where it leaves the graph.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+    pytest.mark.filterwarnings(r"ignore:The \.grad attribute of a Tensor that is not a leaf:UserWarning"),
+]
+
+# Each function beside what autograd makes of its definition.
+DEFINED: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "_ConcatELU": (concat_elu, lambda x: F.elu(torch.cat([x, -x], dim=1))),
+    "_Gate": (gated, lambda h: h.chunk(2, dim=1)[0] * torch.sigmoid(h.chunk(2, dim=1)[1])),
+}
+SHAPES = [(2, 4, 3, 3), (1, 4, 1, 1), (3, 2, 1, 5)]  # in the second a part of the channels is contiguous by itself
+CHANNELS_LAST = torch.channels_last
+
+
+@pytest.fixture(params=["cpu", "gpu"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What is done on a CPU, and on a CPU what is done on a GPU."""
+    if request.param == "gpu":
+        monkeypatch.setattr(layers, "_by_one_exponential", layers._by_few_kernels)
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def values(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+    x = 3 * torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    return x.contiguous(memory_format=CHANNELS_LAST).requires_grad_()
+
+
+def value_and_gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """With an operation before and one after that keeps the result, as the network has them."""
+    out = function(x * 1.5)
+    (gradient,) = torch.autograd.grad((out * out).sum() + out.sin().sum(), x)
+    return out.detach(), gradient
+
+
+def test_every_function_with_a_gradient_of_its_own_is_tested() -> None:
+    functions = {kind.__name__ for kind in _subclasses(torch.autograd.Function) if "cpcnn_core" in kind.__module__}
+    assert functions == set(DEFINED)
+
+
+def _subclasses(kind: type) -> Iterator[type]:
+    for sub in kind.__subclasses__():
+        yield sub
+        yield from _subclasses(sub)
+
+
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("name", DEFINED)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_values_and_gradients_are_those_of_the_definition(name: str, shape: tuple[int, ...]) -> None:
+    function, definition = DEFINED[name]
+    assert_close(value_and_gradient(function, values(shape)), value_and_gradient(definition, values(shape)))
+    assert torch.autograd.gradcheck(function, values(shape, torch.float64))
+
+
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("name", DEFINED)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_compiler_finds_the_same(name: str, dtype: torch.dtype) -> None:
+    """On torch 2.11 it keeps what a tensor was before it is changed in place, and gradients were wrong unsaid."""
+    function = DEFINED[name][0]
+    x = values((2, 4, 3, 3), dtype)
+    found = torch.compile(partial(value_and_gradient, function), backend="aot_eager", dynamic=False)(x)
+    assert_close(found, value_and_gradient(function, x))
+
+
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("name", DEFINED)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_nothing_that_is_kept_or_given_is_changed_in_place(name: str, shape: tuple[int, ...]) -> None:
+    kept: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    x = values(shape)
+    before = x.detach().clone()
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        out = DEFINED[name][0](x)
+    assert kept
+    assert [tensor._version for tensor in kept] == [0] * len(kept)
+    torch.autograd.backward(out.sum())
+    assert [tensor._version for tensor in kept] == [0] * len(kept)
+    assert torch.equal(x, before)
+
+
+def test_a_gradient_of_the_gate_s_gradient_is_refused() -> None:
+    """It would leave out that the sigmoid, which is kept, depends on the input."""
+    x = values((2, 4, 3, 3))
+    (gradient,) = torch.autograd.grad(gated(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        torch.autograd.backward(gradient.sum())
