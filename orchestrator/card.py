@@ -123,8 +123,8 @@ def _imported(entry: Entry, config: TrialConfig, held: Mapping[str, Any], networ
         "",
         "## Where it comes from",
         "",
-        f"- trial `{entry.trial_id}` in `{entry.store.folder.name}`",
-        f"- read and measured by commit `{read['git_commit']}` on {read['device']} at {read['started']}",
+        f"- trial `{entry.trial_id}` in {code(entry.store.folder.name)}",
+        f"- read and measured by commit `{read['git_commit']}` on {prose(str(read['device']))} at {read['started']}",
     ]
 
 

@@ -30,6 +30,7 @@ from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.errors import DataError
 from orchestrator import (
     best,
+    card,
     cluster_file,
     export,
     launch,
@@ -47,9 +48,10 @@ from orchestrator import (
 from orchestrator import command_line as cli
 from orchestrator.cluster import ClusterError
 from orchestrator.driver import Plan
+from orchestrator.leaderboard import Entry
 from orchestrator.objective import Objective
 from orchestrator.storage import RemotePath
-from orchestrator.store import Attempt, StoreError
+from orchestrator.store import Attempt, Store, StoreError
 from orchestrator.study_file import StudyFile
 from orchestrator.where import Condition, parse
 from tests import odd, remote
@@ -484,6 +486,20 @@ def test_code_in_markdown_is_verbatim(text: str) -> None:
 @given(st.lists(PRINTABLE, min_size=1))
 def test_a_block_of_code_in_markdown_is_verbatim(lines: list[str]) -> None:
     assert read("\n".join(markdown.block(lines))) == ["<fence>" + "".join(f"{line}\n" for line in lines)]
+
+
+@pytest.mark.parametrize("described", [card._trained, card._imported])
+def test_a_model_card_names_a_sweep_of_any_name(tmp_path: Path, described: Any) -> None:
+    for name in odd.NAMES:
+        trial_of = Entry(Store(tmp_path / name), {"trial_id": "0123456789ab"}, ())
+        place = {"git_commit": "0123abc", "device": name, "started": "2025", "ended": "2025"}
+        handed = {"fid": None, "fid_error": name}
+        held = {"recorded": {"epoch": 1}, "trained": place, "imported": place, "choice": None, "submission": handed}
+        lines = described(trial_of, CONFIG, held | {"measured_again": {}, "as_graded": None}, "a network", "images")
+        shown = read("\n".join(lines))
+        assert any(f"<{name}>" in block for block in shown)
+        assert sum(name.strip() in block for block in shown) >= 3  # the sweep, the device, and why there is no FID
+        assert not [block for block in shown if re.search("<(em|strong|link|image|html|s)_", block)]
 
 
 # --- HTML
