@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -30,7 +31,8 @@ from orchestrator import card, provenance, storage, submission, training
 from orchestrator import command_line as cli
 from orchestrator.leaderboard import Entry
 
-TOLERANCE = 1e-4
+TOLERANCE = 1e-4  # of metrics and logits; relative ones allow for a temperature of some hundreds
+RELATIVE_TOLERANCE = 1e-5
 
 WEIGHTS, CONFIG, METRICS = "weights.safetensors", "config.json", "metrics.json"
 CARD, CHECKSUMS = "model_card.md", "SHA256SUMS"
@@ -153,7 +155,7 @@ def verify(folder: Path, data_root: Scalar = None) -> dict[str, float]:
     held = json.loads((folder / METRICS).read_text())
     found = _evaluate(loaded, config, data).metrics()
     for name, value in held["measured_again"].items():
-        if not abs(found[name] - value) <= TOLERANCE:
+        if not _same(found[name], value):
             raise MismatchError(
                 f"{folder}: {name} was {value:.6f} when exported, the loaded weights give {found[name]:.6f}"
             )
@@ -161,7 +163,7 @@ def verify(folder: Path, data_root: Scalar = None) -> dict[str, float]:
     logits = np.load(folder / submission.LOGITS)
     rows = list(zip(predicted.names, predicted.labels, strict=True))
     if submission.read_predictions(folder) != rows or not np.allclose(
-        logits, predicted.logits.numpy(), rtol=1e-5, atol=TOLERANCE
+        logits, predicted.logits.numpy(), rtol=RELATIVE_TOLERANCE, atol=TOLERANCE
     ):
         raise MismatchError(f"{folder}: the loaded weights predict the test images otherwise than its files say")
     return found
@@ -237,12 +239,16 @@ def _check(
     checked = {name: (float(epoch[name]), value) for name, value in again.items() if epoch.get(name) is not None}
     for name in [metric] if metric in checked else checked:
         recorded, measured = checked[name]
-        if not abs(recorded - measured) <= TOLERANCE:
+        if not _same(recorded, measured):
             raise MismatchError(
                 f"{epoch['checkpoint']}: {name} was recorded as {recorded:.6f} on {device}, the exported weights give "
                 f"{measured:.6f} on {_device()}; nothing was exported. Data, code or weights are not the same"
             )
     return checked
+
+
+def _same(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=RELATIVE_TOLERANCE, abs_tol=TOLERANCE)
 
 
 def _write_json(path: Path, content: object) -> None:
