@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cpcnn_core.suggest import nearest
-from orchestrator import candidates, leaderboard, where
+from orchestrator import candidates, leaderboard, streams, where
 from orchestrator import command_line as cli
 from orchestrator.candidates import ChoiceError, Epochs
 from orchestrator.choosing import DEFAULT_RULE, RULES, Candidates, Judge, Rule, Verdict
@@ -101,6 +101,8 @@ def main(
         described["exported"] = str(_export(console, *exported, out, described, force, data_root, as_json))
     if as_json:
         print(json.dumps(described, indent=2))  # noqa: T201 - the command's output, free of a terminal's markup
+        if streams.lost():
+            raise typer.Exit(cli.FAILED)  # for whoever reads it: half of it is none
 
 
 @dataclass(frozen=True)
@@ -358,4 +360,4 @@ def _export(
 __all__ = ["RULES", "Choice", "ChoiceError", "Direction", "app", "choose", "chosen_sweeps", "describe", "table"]
 
 if __name__ == "__main__":
-    app()
+    cli.run(app)
