@@ -147,11 +147,12 @@ def main(
             return
         if address is not None:
             os.environ["RAY_ADDRESS"] = launch.check_address(address)
-        with (
-            tracking.following(plan.store, wandb=wandb, tensorboard=tensorboard, say=console.print),
-            Progress(console, asked.objective, asked.searched, total=plan.trials) as view,
-        ):
-            outcome = driver.run(plan, view)
+        with Progress(console, asked.objective, asked.searched, total=plan.trials) as view:
+            outcome = driver.run(
+                plan,
+                view,
+                beside=lambda: tracking.following(plan.store, wandb=wandb, tensorboard=tensorboard, say=console.print),
+            )
     if outcome.interrupted:
         console.print(f"Stopped after {outcome.finished} of {plan.trials} trials. To go on where they stand:")
         console.print(f"  {cli.same()}", soft_wrap=True, highlight=False)
@@ -183,4 +184,4 @@ def show(console: Console, plan: driver.Plan) -> None:
 
 
 if __name__ == "__main__":
-    app()
+    cli.run(app)

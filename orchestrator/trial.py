@@ -17,7 +17,18 @@ from cpcnn_core.checkpoint import load_weights
 from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.files import sha256
 from orchestrator import command_line as cli
-from orchestrator import drawing, importing, provenance, replaying, space, storage, submission, tracking, training
+from orchestrator import (
+    drawing,
+    importing,
+    provenance,
+    replaying,
+    space,
+    storage,
+    streams,
+    submission,
+    tracking,
+    training,
+)
 from orchestrator.objective import Objective
 from orchestrator.progress import plain
 from orchestrator.recording import Recording
@@ -69,9 +80,9 @@ def run(
         asked = space.read(space_file, settings, seed=seed)
         config = training.identified(training.with_one_extractor(asked.default()))
         store = Store((results / cli.folder_name(name or f"{space_file.stem}-trials")).absolute())
+        training.check(config)  # before there is anything to be taken for a sweep
         store.create()
         _introduce(store, asked)
-        training.check(config)
         _print_settings(console, config)
         with tracking.following(store, wandb=wandb, tensorboard=tensorboard, say=console.print):
             error = train(console, config, store, asked.objective)
@@ -182,8 +193,8 @@ def replay(
         recorded = replaying.holder(results, trial_id, None if sweep is None else cli.folder_name(sweep))
         config = replaying.recorded_config(recorded, trial_id, given or ())
         store = replaying.scratch(results, cli.folder_name(name or f"{recorded.folder.name}-replays"))
-        store.create()
         training.check(config)
+        store.create()
         _print_settings(console, config)
         wanted = recorded.epochs_of(trial_id)
         threads = replaying.threads_by_epoch(recorded.attempts_of(trial_id), wanted)
@@ -223,6 +234,7 @@ def train(
         return None
     begun: list[Recording] = []  # one, once this process alone trains the trial
     with (
+        streams.unheld(),
         _bar(console) as bar,
         training.log_to(store.log_file(config.trial_id), redirect=False),
     ):
@@ -306,4 +318,4 @@ def _print_epoch(console: Console, row: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    app()
+    cli.run(app)
