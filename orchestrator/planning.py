@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import tempfile
 import time
@@ -23,7 +22,7 @@ from orchestrator.cluster import besides as of_node
 from orchestrator.ledger import was_cut
 from orchestrator.objective import Direction, pareto_front
 from orchestrator.progress import duration, settings
-from orchestrator.resources import Share
+from orchestrator.resources import Share, cores
 from orchestrator.storage import RemotePath
 from orchestrator.store import FINISHED
 
@@ -225,7 +224,7 @@ def _machine() -> dict[str, float]:
     """What Ray would find here, without starting it."""
     import torch
 
-    return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+    return {"CPU": float(cores()), "GPU": float(torch.cuda.device_count())}
 
 
 def _finished(plan: Plan) -> int:

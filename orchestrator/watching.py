@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -17,8 +16,8 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cpcnn_core import fetching
-from orchestrator import cluster_file, provenance
+from cpcnn_core import fetching, files
+from orchestrator import cluster_file, launch, provenance
 from orchestrator.cluster import PRICE, Cluster, ClusterError, Kind, Meter, Needs, Node, Patience
 from orchestrator.search import Halt
 from orchestrator.storage import located
@@ -73,7 +72,7 @@ def begin(plan: Plan, store: Store, share: Share, besides: Mapping[str, float]) 
             f"--max-cost {plan.max_cost:g}: no node has a price, so that it would end nothing; give nodes a label "
             f"{PRICE} (docs/cluster.md), or limit the sweep by --hours"
         )
-    if not os.environ.get("RAY_ADDRESS"):
+    if launch.cluster_address() is None:
         return share, None
     data = plan.space.settings.get("data.root")
     seen_by_all = data and not fetching.is_url(str(data))  # a URL is fetched by each node
@@ -194,8 +193,9 @@ def _taken(cluster: Cluster, request: Mapping[str, float]) -> str:
 
 def _kinds() -> tuple[Kind, ...]:
     # Ray tells nobody what its autoscaler may start; the file that `ray up` left on the head, where drivers run, does.
-    file = Path("~/ray_bootstrap_config.yaml").expanduser()
-    return cluster_file.kinds(cluster_file.load(file)) if file.exists() else ()
+    home = files.home()
+    file = None if home is None else home / "ray_bootstrap_config.yaml"
+    return () if file is None or not file.exists() else cluster_file.kinds(cluster_file.load(file))
 
 
 def _ask(node: Node, needs: Needs) -> Any:
