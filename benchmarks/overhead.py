@@ -32,7 +32,7 @@ from orchestrator.ledger import Ledger
 from orchestrator.objective import Objective
 from orchestrator.progress import Progress
 from orchestrator.recording import Place
-from orchestrator.resources import Resources
+from orchestrator.resources import Resources, cores
 from orchestrator.space import SearchSpace, at_random
 from orchestrator.store import Store
 from orchestrator.study import Recorded, Study
@@ -94,16 +94,16 @@ def gaps(folder: Path) -> list[float]:
     return [start - end for end, start in zip(ends, starts[1:], strict=False)][1:]
 
 
-def ours(folder: Path, trials: int, cores: int) -> list[float]:
+def ours(folder: Path, trials: int, available: int) -> list[float]:
     """Our driver, one trial at a time, of one epoch."""
-    space = replace(SPACE, settings={"train.epochs": 1, "seed": 0}, resources=Resources(cpus=cores, gpus=0))
+    space = replace(SPACE, settings={"train.epochs": 1, "seed": 0}, resources=Resources(cpus=available, gpus=0))
     plan = driver.Plan("ours", space, folder, trials, trainer="benchmarks.overhead:train")
     with Progress(Console(quiet=True), space.objective, space.searched, total=trials) as view:
         driver.run(plan, view)
     return gaps(plan.store.folder)
 
 
-def plain(folder: Path, trials: int, cores: int) -> list[float]:
+def plain(folder: Path, trials: int, available: int) -> list[float]:
     """A plain Tune sweep of the same: an actor per trial."""
     folder.mkdir()
     with local_ray.started():
@@ -119,7 +119,10 @@ def plain(folder: Path, trials: int, cores: int) -> list[float]:
                 return {"val_acc": 0.5, "done": True}
 
         tune.run(
-            tune.with_resources(Plain, {"cpu": cores}), num_samples=trials, storage_path=str(folder / "tune"), verbose=0
+            tune.with_resources(Plain, {"cpu": available}),
+            num_samples=trials,
+            storage_path=str(folder / "tune"),
+            verbose=0,
         )
     return gaps(folder)
 
@@ -206,17 +209,15 @@ def main(
     known: Annotated[int, typer.Option(min=0, help="Put so many trials into the study first, and simulate 100.")] = 0,
 ) -> None:
     """Print both tables."""
-    import os
-
     if 0 < trials < 4:
         raise typer.BadParameter("the first gaps are not counted: at least 4, or 0 for none", param_hint="--trials")
     console = Console(width=120)
-    cores = os.cpu_count() or 1
+    available = cores()
     with tempfile.TemporaryDirectory(prefix="cpcnn-overhead-") as folder:
         if trials:
             table = Table("from a trial's end to the next one's first step", "trials", "median s", "least s", "most s")
             for name, run in (("ours", ours), ("plain Tune", plain)):
-                found = run(Path(folder) / name.replace(" ", "-"), trials, cores)
+                found = run(Path(folder) / name.replace(" ", "-"), trials, available)
                 table.add_row(name, str(trials), *(f"{f(found):.2f}" for f in (statistics.median, min, max)))
             console.print(table)
         list(simulated(Path(folder) / "warm", NODES))  # what is imported on the way is no cost of a trial

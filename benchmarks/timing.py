@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import torch
 
 from cpcnn_core.precision import whole_float32
 from cpcnn_core.train import has_bf16_units
+from orchestrator.resources import cores
 
 T = TypeVar("T")
 
@@ -88,7 +88,7 @@ def write(out: Path, results: list[dict[str, Any]], load_before: float) -> None:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "capability": torch.backends.cpu.get_cpu_capability(),
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
         "load_before": load_before,

@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from cpcnn_core.files import cache_folder, write_atomically
+from cpcnn_core.files import cache_folder, in_turn, write_atomically
 
 _log = logging.getLogger(__name__)
 
@@ -51,21 +50,17 @@ def tensors(kind: str, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[
     kept = _read(path)
     if kept is not None:
         return kept
-    lock = FileLock(path.with_suffix(".lock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
     except OSError as error:
         _log.info("cannot use the cache folder %s (%s): %s is made again by every process", path.parent, error, kind)
         return make()
-    try:
+    with in_turn(path.with_suffix(".lock")):
         kept = _read(path)
         if kept is None:
             kept = {name: tensor.contiguous() for name, tensor in make().items()}
             _write(path, kept)
         return kept
-    finally:
-        lock.release()
 
 
 def _read(path: Path) -> dict[str, Tensor] | None:

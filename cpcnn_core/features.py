@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cpcnn_core import cache, tensor_files
 from cpcnn_core.data import Split, to_model, to_uint8
 from cpcnn_core.errors import CheckpointError
-from cpcnn_core.files import sha256
+from cpcnn_core.files import cache_folder, can_hold, in_turn, sha256
 from cpcnn_core.precision import whole_float32
 
 EXTRACTORS = ("auto", "inception-192", "inception-2048", "classifier")
@@ -101,12 +100,14 @@ def inception_weights(path: Path | None = None) -> Path:
             raise FidError(f"Inception's weights are not at {path}; {way_out}")
         return path
     kept = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS_FILE  # where pytorch-fid itself keeps them
+    if not kept.is_file() and not (kept.is_absolute() and can_hold(kept.parent)):  # or there is no home folder
+        kept = cache_folder() / WEIGHTS_FILE
     if kept.is_file():
         return kept
     url = _pytorch_fid().FID_WEIGHTS_URL
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(kept.with_suffix(".lock")):
+        with in_turn(kept.with_suffix(".lock")):
             if not kept.is_file():
                 urllib.request.urlopen(url, timeout=_CONNECT_SECONDS).close()  # noqa: S310 - the download itself has no timeout
                 torch.hub.download_url_to_file(url, str(kept), hash_prefix=_PUBLISHED_HASH, progress=False)

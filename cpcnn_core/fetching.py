@@ -8,11 +8,9 @@ import tempfile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from filelock import FileLock
-
 from cpcnn_core import places
 from cpcnn_core.errors import DataError
-from cpcnn_core.files import cache_folder
+from cpcnn_core.files import cache_folder, in_turn
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +47,7 @@ def folder(root: str) -> Path:
         return copy
     try:
         copy.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{copy}.lock"):
+        with in_turn(copy.with_name(f"{copy.name}.lock")):
             if not copy.is_dir():
                 _log.info("%s is fetched to %s", root, copy)
                 _fetch(system, {held["name"]: name for name, held in listed.items()}, copy)
@@ -74,7 +72,11 @@ def _fetch(system: Any, names: dict[str, str], copy: Path) -> None:
         for name in names.values():
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
         system.get(list(names), [str(partial / name) for name in names.values()])
-        partial.rename(copy)
+        try:
+            partial.rename(copy)
+        except OSError:
+            if not copy.is_dir():  # else another process was first, where there are no locks
+                raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -1,14 +1,23 @@
-"""Files that are either whole or not there: temporary name in the same folder, fsync, rename."""
+"""Files that are either whole or not there: temporary name in the same folder, fsync, rename.
+
+Also where a machine keeps what can be made again, and how its processes take turns in making it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
+import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import BinaryIO
+
+from filelock import FileLock
+
+_log = logging.getLogger(__name__)
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -31,11 +40,64 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def cache_folder() -> Path:
-    """Where what can be made again lies: `$CPCNN_CACHE`, else `cpcnn` in `$XDG_CACHE_HOME` or `~/.cache`."""
+    """Where what can be made again lies: `$CPCNN_CACHE`, else `cpcnn` in `$XDG_CACHE_HOME` or `~/.cache`.
+
+    Where there is no home folder that can be written, it is one of this user's own among the temporary ones.
+    """
     if own := os.environ.get("CPCNN_CACHE"):
         return Path(own).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "cpcnn"
+    shared, at_home = os.environ.get("XDG_CACHE_HOME"), home()
+    if shared and can_hold(Path(shared)):
+        return Path(shared) / "cpcnn"
+    if at_home is not None and can_hold(at_home / ".cache"):
+        return at_home / ".cache" / "cpcnn"
+    return temporary_cache() or (Path(shared) if shared else Path("~/.cache")) / "cpcnn"
+
+
+def home() -> Path | None:
+    """The user's home folder; None where there is none, as for a user that the machine does not know."""
+    try:
+        found = Path.home()
+    except RuntimeError:
+        return None
+    return found if found.is_dir() else None
+
+
+def can_hold(folder: Path) -> bool:
+    """Whether files can be put into the folder, which need not be there yet."""
+    there = next((place for place in (folder, *folder.parents) if os.path.lexists(place)), folder)
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+
+
+def temporary_cache() -> Path | None:
+    """A folder among the temporary ones that only this user can write; None where there can be none."""
+    try:
+        folder = Path(tempfile.gettempdir()) / f"cpcnn-{os.getuid()}"
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        held = folder.lstat()
+    except OSError:
+        return None
+    # Its name is known, so that somebody else may have made it.
+    private = stat.S_ISDIR(held.st_mode) and held.st_uid == os.getuid() and not held.st_mode & 0o022
+    return folder if private else None
+
+
+@contextlib.contextmanager
+def in_turn(lock_file: Path) -> Generator[None]:
+    """Wait until no other process of this machine is in here with the same lock file.
+
+    Where the file system has no locks, or the file cannot be written, nobody waits: what is written in here must be
+    whole whoever else writes it at the same time.
+    """
+    # Without the library's way out, a file whose existence is the lock: that of a killed process may stay for ever.
+    with contextlib.ExitStack() as stack:
+        try:
+            # Without the library's way out, a file whose existence is the lock: a killed process's may stay for ever.
+            stack.enter_context(FileLock(lock_file, fallback_to_soft=False))
+        except OSError as error:
+            _log.info("%s: no lock (%s); other processes may do the same work again", lock_file, error)
+        yield
 
 
 def sha256(path: Path) -> str:

@@ -14,7 +14,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator import candidates, leaderboard, selection, where
+from orchestrator import candidates, leaderboard, selection, streams, where
 from orchestrator import command_line as cli
 from orchestrator.candidates import ChoiceError, Epochs
 from orchestrator.choosing import DEFAULT_RULE, RULES, Candidates, Judge, Rule, Verdict
@@ -113,6 +113,8 @@ def main(
         described["exported"] = str(_export(console, *exported, out, described, force, data_root, as_json))
     if as_json:
         print(json.dumps(described, indent=2))  # noqa: T201 - the command's output, free of a terminal's markup
+        if streams.lost():
+            raise typer.Exit(cli.FAILED)  # for whoever reads it: half of it is none
 
 
 @dataclass(frozen=True)
@@ -400,4 +402,4 @@ def _export(
 __all__ = ["RULES", "Choice", "ChoiceError", "Direction", "app", "choose", "describe", "read", "table"]
 
 if __name__ == "__main__":
-    app()
+    cli.run(app)

@@ -19,7 +19,7 @@ from rich.text import Text
 from cpcnn_core import places
 from cpcnn_core.config import ConfigError
 from cpcnn_core.errors import CheckpointError, DataError
-from orchestrator import names
+from orchestrator import names, streams
 from orchestrator.space import SpaceError
 from orchestrator.storage import Folder, RemoteError, located
 from orchestrator.store import StoreError
@@ -93,6 +93,16 @@ def command() -> typer.Typer:
     return typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
+def run(app: typer.Typer) -> None:
+    """Run a command as the process that it is. Its work and exit code do not depend on whether anybody reads it."""
+    streams.outlast()
+    try:
+        app()
+    finally:
+        if told := streams.lost():
+            _say(f"warning: {told}", "yellow")
+
+
 def folder_name(name: str) -> str:
     """A new sweep's name as it was given. Raise StoreError where no sweep can have it."""
     if (problem := names.problem(name)) is not None:
@@ -120,8 +130,12 @@ def plain_errors(*more: type[Exception]) -> Generator[None]:
 
 def fail(message: str, code: int) -> None:
     """Print the message on stderr and exit."""
-    console(stderr=True).print(Text(f"error: {message}", style="red"), soft_wrap=True)
+    _say(f"error: {message}", "red")
     raise typer.Exit(code)
+
+
+def _say(message: str, style: str) -> None:
+    Console(stderr=True).print(Text(message, style=style), soft_wrap=True)
 
 
 def again(*arguments: str) -> str:

@@ -22,7 +22,7 @@ from rich.table import Table
 from scipy import stats
 
 from cpcnn_core.config import Scalar, TrialConfig
-from orchestrator import candidates, driver, leaderboard, provenance
+from orchestrator import candidates, driver, leaderboard
 from orchestrator import command_line as cli
 from orchestrator.candidates import ChoiceError, Epochs
 from orchestrator.choosing import LEVEL, REDRAWS, probability_of_best
@@ -195,7 +195,6 @@ def run(
     """
     store = Store((results / name).absolute())
     question = recorded(store)
-    new = question is None
     if question is None:
         choice = chosen()
         question = ask(choice.epochs, choice.standings(), finalists=finalists, seeds=seeds)
@@ -204,9 +203,8 @@ def run(
     space = question.space()
     if root is not None:
         space = space.with_settings({"data.root": root})
-    if new:
-        record(store, question)
-    plan = driver.Plan(name, space, results, trials=space.trials)
+    noted = {KIND: "confirmation", CONFIRMATION: question.describe()}  # written down before anything is run
+    plan = driver.Plan(name, space, results, trials=space.trials, noted=noted)
     console.print(f"{space.question} {plan.trials} runs in {store.folder}.", soft_wrap=True, highlight=False)
     with (
         cli.plain_errors(driver.SweepError, StudyError),
@@ -218,23 +216,6 @@ def run(
         console.print(f"  {cli.same()}", soft_wrap=True, highlight=False)
         raise typer.Exit(cli.STOPPED)
     return decide(store, question)
-
-
-def record(store: Store, question: Question) -> None:
-    """Write down the question, before anything is run. Raise StoreError."""
-    store.create()
-    space = question.space()
-    store.write_sweep(
-        {
-            "name": store.folder.name,
-            KIND: "confirmation",
-            "question": space.question,
-            "source": space.source,
-            "created": provenance.now(),
-            "runs": [],
-            CONFIRMATION: question.describe(),
-        }
-    )
 
 
 # --------------------------------------------------------------------------------------------------------- the decision

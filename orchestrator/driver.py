@@ -5,26 +5,34 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
-import platform
 import signal
 import sqlite3
 import tempfile
 import uuid
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from cpcnn_core.config import PROTOCOL, ConfigError, DataConfig
 from cpcnn_core.errors import DataError
 from cpcnn_core.metrics import ruler_of
 from cpcnn_core.suggest import nearest
-from orchestrator import cluster, growth, leaderboard, lease, packing, provenance, study_file, training, warm_start
+from orchestrator import (
+    alone,
+    cluster,
+    growth,
+    launch,
+    leaderboard,
+    lease,
+    packing,
+    provenance,
+    study_file,
+    training,
+    warm_start,
+)
 from orchestrator.budget import Budget, Meter, spent
 from orchestrator.kinds import CONFIRMATION, KIND
 from orchestrator.leaderboard import Entry
@@ -32,7 +40,7 @@ from orchestrator.lease import STALE_SECONDS, Beating, Lease, LeaseLostError, Ta
 from orchestrator.ledger import Best, Ledger, View
 from orchestrator.resources import ResourcesError
 from orchestrator.space import SearchSpace
-from orchestrator.storage import Folder, RemoteError, RemotePath, write_atomically
+from orchestrator.storage import Folder, RemoteError
 from orchestrator.store import Store, StoreError, config_of, sweeps
 from orchestrator.study import Study
 
@@ -66,6 +74,7 @@ class Plan:
     max_cost: float | None = None  # on a cluster: what its nodes may cost in all, in the currency of their labels
     trainer: str = training.TRAINER  # another one simulates trials
     warm_start: tuple[str, ...] = ()  # names of earlier sweeps in the same folder of results
+    noted: Mapping[str, Any] = field(default_factory=dict)  # what else sweep.json is to say from the beginning
 
     def __post_init__(self) -> None:
         """A small space may not have as many configurations as trials were asked for."""
@@ -86,104 +95,134 @@ class Outcome:
     spent: str | None = None  # the limit of the budget that ended it
 
 
-def run(plan: Plan, view: View) -> Outcome:
+def run(plan: Plan, view: View, *, beside: Callable[[], AbstractContextManager[None]] = nullcontext) -> Outcome:
     """Run the sweep until its trials have ended, or until SIGINT or SIGTERM. A sweep that was begun is resumed.
 
-    Raise SweepError, StoreError or StudyError.
+    `beside` is entered once the folder is bound to the plan's question. One that fails before its first trial leaves
+    nothing behind. Raise SweepError, StoreError, StudyError, ClusterError or what is wrong with the data.
     """
     store = plan.store
+    address = launch.cluster_address()
+    try:
+        new = not store.is_begun
+    except RemoteError as error:
+        raise StoreError(f"{store.folder}: cannot hold results: {error.strerror}") from None
+    if new and address is not None:
+        launch.find_cluster(address)  # before anything is spent; one that has ended needs none
+    absent = [] if store.near.exists() else [store.near, *(each for each in store.near.parents if not each.exists())]
     store.create()
     store = store.patient()
-    with holding(store), study_file.said(store.study_file):
+    with holding(store), study_file.said(store.study_file), _without_a_trace(store, absent) if new else nullcontext():
         store.remove_leftovers()
         _check_protocol(store)
         plan = _with_one_data_set(_with_one_extractor(plan, store), store)
-        new = store.read_sweep() is None
         if new:
             _check_data(plan)  # before the folder is bound to this question
         _agree(plan, store)
-        study = Study(plan.space, store, seed=plan.seed, trials=plan.trials, retry_failed=plan.retry_failed)
-        try:
-            entries = _entries(plan, store)
-            ledger = Ledger(study, store, plan.space.objective, view, plan.space.schedule.scheduler(plan.space.epochs))
-            ledger.recall(entries)
-            if ledger.is_over:
-                return Outcome(study.finished, ran=False, interrupted=False)
-            meter = Meter(plan.budget, spent(store.trials().rows(), store.epochs().rows()))
-            if limit := meter.exhausted():
-                ledger.interrupt(_spent(limit))  # what a killed driver left running
-                if ledger.fatal is not None:
-                    raise ledger.fatal
-                return Outcome(study.finished, ran=False, interrupted=False, spent=limit)
-            if not new:
-                _check_data(plan)
-            for line in _warm_start(plan, store, study):
-                view.note(line)
-            _record_run(plan, store)
-            if study.finished or study.left_behind:
-                view.resumed(study.finished, _best_so_far(plan, entries))
-            limit = _run(plan, store, ledger, stop := _Stop(), meter, view.note)
+        with beside():
+            return _search(plan, store, view, new=new)
+
+
+def _search(plan: Plan, store: Store, view: View, *, new: bool) -> Outcome:
+    study = Study(plan.space, store, seed=plan.seed, trials=plan.trials, retry_failed=plan.retry_failed)
+    try:
+        entries = _entries(plan, store)
+        ledger = Ledger(study, store, plan.space.objective, view, plan.space.schedule.scheduler(plan.space.epochs))
+        ledger.recall(entries)
+        if ledger.is_over:
+            return Outcome(study.finished, ran=False, interrupted=False)
+        meter = Meter(plan.budget, spent(store.trials().rows(), store.epochs().rows()))
+        if limit := meter.exhausted():
+            ledger.interrupt(_spent(limit))  # what a killed driver left running
             if ledger.fatal is not None:
                 raise ledger.fatal
-            if ledger.hopeless is not None:
-                raise FailingError(ledger.hopeless)
-            store.compact()
-            unfinished = ledger.is_busy or not ledger.is_over
-            interrupted = stop.requested and unfinished
-            return Outcome(study.finished, ran=True, interrupted=interrupted, spent=limit if unfinished else None)
-        finally:
-            study.close()
+            return Outcome(study.finished, ran=False, interrupted=False, spent=limit)
+        if not new:
+            _check_data(plan)
+        for line in _warm_start(plan, store, study):
+            view.note(line)
+        _record_run(plan, store)
+        if study.finished or study.left_behind:
+            view.resumed(study.finished, _best_so_far(plan, entries))
+        limit = _run(plan, store, ledger, stop := _Stop(), meter, view.note)
+        if ledger.fatal is not None:
+            raise ledger.fatal
+        if ledger.hopeless is not None:
+            raise FailingError(ledger.hopeless)
+        store.compact()
+        unfinished = ledger.is_busy or not ledger.is_over
+        interrupted = stop.requested and unfinished
+        return Outcome(study.finished, ran=True, interrupted=interrupted, spent=limit if unfinished else None)
+    finally:
+        study.close()
+
+
+@contextmanager
+def _without_a_trace(store: Store, absent: Sequence[Path]) -> Generator[None]:
+    """Take away what a sweep has written that fails before its first trial, and of its folders those that were absent.
+
+    Otherwise its name would be taken, bound to a question that was never tried.
+    """
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError, StoreError):
+            if not any(True for _ in store.trials_folder.glob("*.parquet")):
+                store.remove()
+        for folder in absent:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 @contextmanager
 def holding(store: Store) -> Generator[None]:
     """Be the sweep's only driver. Raise SweepError, naming the other one, where there is one."""
-    with _locked(store), _leased(store, store.folder) if isinstance(store.folder, RemotePath) else nullcontext():
-        yield
-
-
-@contextmanager
-def _locked(store: Store) -> Generator[None]:
-    holder = store.near / "driver.json"
-    lock = FileLock(store.near / "driver.lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise SweepError(
-            f"{store.folder}: another driver runs this sweep: {_who(holder)}. Wait for it, stop it with Ctrl-C, "
-            "or give this sweep another --name"
-        ) from None
-    except OSError as error:
-        raise StoreError(f"{lock.lock_file}: cannot be written: {error.strerror or error}") from None
-    try:
-        me = {"pid": os.getpid(), "host": platform.node(), "since": provenance.now()}
-        text = json.dumps(me) + "\n"
+    # A lock is let go of with the process, however that ends. Where locks do nothing, or end at this machine, the lease
+    # is what keeps a second driver out.
+    lock = store.near / "driver.lock"
+    with ExitStack() as stack:
         try:
-            write_atomically(holder, lambda stream: stream.write(text.encode()))
+            sure = stack.enter_context(alone.locked(lock))
+        except alone.BusyError:
+            raise SweepError(_taken(store, _seen(store))) from None
         except OSError as error:
-            raise StoreError(f"{holder}: cannot be written: {error.strerror or error}") from None
+            raise StoreError(f"{lock}: cannot be written: {error.strerror or error}") from None
+        stack.enter_context(_leased(store, locked=sure))
         yield
-    finally:
-        # The lock file stays: deleting it would let a third driver lock a new file beside a second one's.
-        lock.release()
+
+
+def _seen(store: Store) -> lease.Seen | None:
+    """Who holds the lease; None where that cannot be told."""
+    with suppress(OSError):
+        seen = lease.seen(store.folder, lease.DRIVER)
+        return None if seen is None or seen.holder.over else seen
+    return None
+
+
+def _taken(store: Store, seen: lease.Seen | None) -> str:
+    who = "which has not said yet who it is" if seen is None else str(seen.holder)
+    return (
+        f"{store.folder}: another driver runs this sweep: {who}. Wait for it, stop it with Ctrl-C, or give this sweep "
+        "another --name"
+    )
 
 
 @contextmanager
-def _leased(store: Store, folder: RemotePath) -> Generator[None]:
-    """The same among all machines, for a sweep behind a URL."""
+def _leased(store: Store, *, locked: bool) -> Generator[None]:
+    """Hold the lease of the sweep's driver, and publish the study now and then where it lies elsewhere."""
     work = _work(store)
     try:
-        held, before = Lease.taken(folder, lease.DRIVER, work=work)
+        held, before = Lease.taken(store.folder, lease.DRIVER, work=work, locked=locked)
     except TakenError as taken:
         left = max(1, round(STALE_SECONDS - taken.seen.silent))
         raise SweepError(
-            f"{store.folder}: another driver runs this sweep: {taken.seen.holder}; heard of {taken.seen.silent:.0f} s "
-            "ago. Wait for it, stop it with Ctrl-C, or give this sweep another --name; if its machine is gone, the "
+            f"{_taken(store, taken.seen)}; it was heard of {taken.seen.silent:.0f} s ago. If its machine is gone, the "
             f"same command goes on in {left} s"
         ) from None
-    except RemoteError as error:
-        raise StoreError(str(error)) from None
-    if (before is None or before.work != work) and store.study_file.exists():
+    except OSError as error:
+        raise _unwritable(store, error) from None
+    if work is not None and (before is None or before.work != work) and store.study_file.exists():
         # Another machine has driven the sweep since this one did, or this is another sweep by the same name. The study
         # is made anew from the rows.
         store.set_study_aside()
@@ -196,13 +235,13 @@ def _leased(store: Store, folder: RemotePath) -> Generator[None]:
                 f"{store.folder}: another driver has taken over this sweep: {error}. This one was not heard of for "
                 "too long, and writes nothing more"
             ) from None
-        except RemoteError as error:
-            raise StoreError(str(error)) from None
+        except OSError as error:
+            raise _unwritable(store, error) from None
 
     def publish() -> None:
         try:
             store.publish_study()
-        except (StoreError, sqlite3.Error) as error:
+        except (StoreError, OSError, sqlite3.Error) as error:
             logger.warning("no copy of the study: %s", error)
 
     store.fence = fence
@@ -213,24 +252,29 @@ def _leased(store: Store, folder: RemotePath) -> Generator[None]:
         beating.stop()
         publish()
         store.fence = None
-        with suppress(RemoteError):
+        with suppress(OSError):
             held.release()
 
 
-def _work(store: Store) -> str:
-    """What names this machine's folder of the sweep, whatever the machine is called."""
-    file = store.near / "work.txt"
-    if not file.exists():
-        file.write_text(uuid.uuid4().hex)
-    return file.read_text()
+def _unwritable(store: Store, error: OSError) -> StoreError:
+    if isinstance(error, RemoteError):
+        return StoreError(str(error))
+    return StoreError(f"{store.folder}: cannot be written: {error.strerror or error}")
 
 
-def _who(holder: Path) -> str:
+def _work(store: Store) -> str | None:
+    """What names this machine's study of the sweep, whatever the machine is called; None where it is in the folder."""
+    file = store.study_file.with_name("work.txt")
+    if file.parent == store.folder:
+        return None
     try:
-        content = json.loads(holder.read_text())
-        return f"pid {content['pid']} on {content['host']}, since {content['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"{holder.name} does not say which"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            file.write_text(uuid.uuid4().hex)
+        return file.read_text()
+    except OSError as error:
+        way = "CPCNN_CACHE names another place"
+        raise StoreError(f"{file.parent}: cannot hold the study: {error.strerror or error}; {way}") from None
 
 
 def _with_one_extractor(plan: Plan, store: Store) -> Plan:
@@ -291,7 +335,7 @@ def _digest(config: DataConfig, held: str | None) -> str | None:
     except DataError:
         if held is not None:
             return held
-        if not os.environ.get("RAY_ADDRESS"):
+        if launch.cluster_address() is None:
             raise
     from orchestrator import local_ray
 
@@ -310,6 +354,7 @@ def _agree(plan: Plan, store: Store) -> None:
         "asked": asked,
         "created": provenance.now(),
         "runs": [],
+        **plan.noted,
     }
     fields = growth.structure(plan.space.fields)
     if "asked" not in held:  # a folder into which trials were run by hand has not asked anything yet
@@ -372,7 +417,7 @@ def _check_data(plan: Plan) -> None:
 
 def _trains_here(plan: Plan) -> bool:
     """Whether this machine has the data, since its own cores or GPUs train the trials."""
-    return plan.trainer == training.TRAINER and not os.environ.get("RAY_ADDRESS")
+    return plan.trainer == training.TRAINER and launch.cluster_address() is None
 
 
 def _warm_start(plan: Plan, store: Store, study: Study) -> Generator[str]:

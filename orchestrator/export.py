@@ -294,4 +294,4 @@ def main(
 
 
 if __name__ == "__main__":
-    app()
+    cli.run(app)

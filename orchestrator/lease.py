@@ -1,7 +1,7 @@
-"""Being the only one to do something, where a lock on a file does not reach: numbered objects behind a URL.
+"""Being the only one to do something, where a lock on a file does not reach: numbered files in a folder or a bucket.
 
-Whoever wants it makes the object with the next number, which succeeds for one of several (`RemotePath.create`). The
-highest number holds. Numbers are never used twice, so one that was passed over finds that out, however long it slept.
+Whoever wants it makes the file with the next number, which succeeds for one of several (`storage.create`). The highest
+number holds. Numbers are never used twice, so one that was passed over finds that out, however long it slept.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import platform
 import re
@@ -20,7 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from orchestrator import provenance, storage
-from orchestrator.storage import RemoteError, RemotePath
+from orchestrator.storage import Folder, RemoteError, RemotePath
 
 DRIVER = "driver"  # what the lease of a sweep's driver is called
 
@@ -48,6 +49,7 @@ class Holder:
     work: str | None  # the folder on its machine that goes with the lease
     over: bool = False  # let go of
     token: str = ""  # of one attempt alone: two of one process in one millisecond are alike in all else
+    started: int | None = None  # when the process was, in ticks of its machine: another may have the same number later
 
     def __str__(self) -> str:
         return f"pid {self.pid} on {self.host}, since {self.since}"
@@ -63,7 +65,15 @@ class Holder:
             return True
         except PermissionError:
             return False  # somebody else's
-        return False
+        return self.started is not None and self.started != _started(self.pid)
+
+    @property
+    def is_of_this_machine(self) -> bool:
+        """Whether it was a process of this machine, if perhaps of another container, since it was started."""
+        kernel = _kernel()
+        if self.kernel is None or kernel is None:
+            return self.kernel is kernel and self.host == platform.node()
+        return self.kernel.split()[0] == kernel.split()[0]
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,11 @@ class Seen:
         """Whether somebody is at work, as far as can be told from here."""
         return not self.holder.over and not self.holder.is_gone and self.silent < STALE_SECONDS
 
+    def is_held_against(self, *, locked: bool) -> bool:
+        """The same for one who wants it; `locked`: who has the lock that its holder would have, on this machine."""
+        unseen = self.holder.kernel != _kernel() or self.holder.kernel is None  # its processes cannot be asked for
+        return self.is_held and not (locked and unseen and self.holder.is_of_this_machine)
+
 
 class TakenError(Exception):
     """Somebody holds the lease; `seen` says who."""
@@ -91,7 +106,7 @@ class TakenError(Exception):
 class Lease:
     """A lease that this process holds. `check` says whether it still does."""
 
-    def __init__(self, folder: RemotePath, kind: str, number: int, me: Holder) -> None:
+    def __init__(self, folder: Folder, kind: str, number: int, me: Holder) -> None:
         self._folder = folder
         self._kind = kind
         self._number = number
@@ -101,35 +116,39 @@ class Lease:
         self._lock = threading.Lock()
 
     @classmethod
-    def taken(cls, folder: RemotePath, kind: str, *, work: str | None = None) -> tuple[Lease, Holder | None]:
-        """Take a lease that nobody at work holds; with it, who held it last. Raise TakenError, RemoteError."""
+    def taken(
+        cls, folder: Folder, kind: str, *, work: str | None = None, locked: bool = False
+    ) -> tuple[Lease, Holder | None]:
+        """Take a lease that nobody at work holds; with it, who held it last. Raise TakenError, OSError.
+
+        `locked` says that this process has a lock that keeps out all others of this machine.
+        """
         earlier = seen(folder, kind, clock=_storage_clock(folder))
-        if earlier is not None and earlier.is_held:
+        if earlier is not None and earlier.is_held_against(locked=locked):
             raise TakenError(earlier)
         lease, before = cls._next(folder, kind, earlier, work)
-        if _file(folder, kind, lease._number).create(_content(lease._me)):
+        if storage.create(_file(folder, kind, lease._number), _content(lease._me)):
             raise RemoteError(
                 errno.ENOTSUP,
                 "this storage lets two create the same file (a conditional put), so that two drivers would not know of "
                 "each other; use one that does not, or a folder",
-                folder.url,
+                str(folder),
             )
         return lease, before
 
     @classmethod
-    def seized(cls, folder: RemotePath, kind: str) -> Lease:
-        """Take the lease from whoever holds it. Raise RemoteError."""
+    def seized(cls, folder: Folder, kind: str) -> Lease:
+        """Take the lease from whoever holds it. Raise OSError."""
         while True:
             with contextlib.suppress(TakenError):  # several seize it at once
                 return cls._next(folder, kind, seen(folder, kind), None)[0]
 
     @classmethod
-    def _next(
-        cls, folder: RemotePath, kind: str, earlier: Seen | None, work: str | None
-    ) -> tuple[Lease, Holder | None]:
-        me = Holder(os.getpid(), platform.node(), provenance.now(), _kernel(), work, token=uuid.uuid4().hex)
+    def _next(cls, folder: Folder, kind: str, earlier: Seen | None, work: str | None) -> tuple[Lease, Holder | None]:
+        pid, token = os.getpid(), uuid.uuid4().hex
+        me = Holder(pid, platform.node(), provenance.now(), _kernel(), work, token=token, started=_started(pid))
         number = 1 if earlier is None else earlier.number + 1
-        if not _file(folder, kind, number).create(_content(me)):
+        if not storage.create(_file(folder, kind, number), _content(me)):
             now = seen(folder, kind)
             if now is None or now.holder != me:  # else our own first try arrived, and its answer did not
                 raise TakenError(now or Seen(me, 0.0, number))
@@ -139,7 +158,7 @@ class Lease:
         return cls(folder, kind, number, me), None if earlier is None else earlier.holder
 
     def check(self) -> None:
-        """Raise LeaseLostError where another holds it; RemoteError where that cannot be found out and time is up."""
+        """Raise LeaseLostError where another holds it; OSError where that cannot be found out and time is up."""
         with self._lock:
             if self._lost is None and _clock() - self._heard > SURE_SECONDS:
                 self._look(self._folder)
@@ -155,14 +174,16 @@ class Lease:
 
     def beat(self) -> None:
         """Show that this process lives. Raise as `look` does."""
-        self._write(self._me)
+        with self._lock:
+            storage.touch(self._mine(), _content(self._me))
 
     def release(self) -> None:
-        """Let go of it, unless another has it already."""
-        with contextlib.suppress(LeaseLostError):
-            self._write(replace(self._me, over=True))
+        """Let go of it, unless another has it already. Raise OSError."""
+        with contextlib.suppress(LeaseLostError), self._lock:
+            content = _content(replace(self._me, over=True))
+            storage.write_atomically(self._mine(), lambda stream: stream.write(content))
 
-    def _look(self, folder: RemotePath) -> None:
+    def _look(self, folder: Folder) -> None:
         begun = _clock()
         highest = max(_numbers(folder, self._kind), default=0)
         if highest != self._number:
@@ -171,19 +192,20 @@ class Lease:
         else:
             self._heard = begun
 
-    def _write(self, me: Holder) -> None:
-        folder = replace(self._folder, patience=0.0)  # the next beat is the next try
-        with self._lock:
-            self._look(folder)
-            if self._lost is not None:
-                raise LeaseLostError(self._lost)
-            _file(folder, self._kind, self._number).write_bytes(_content(me))
+    def _mine(self) -> Folder:
+        """The file of this lease. Raise LeaseLostError."""
+        # The next beat is the next try.
+        folder = replace(self._folder, patience=0.0) if isinstance(self._folder, RemotePath) else self._folder
+        self._look(folder)
+        if self._lost is not None:
+            raise LeaseLostError(self._lost)
+        return _file(folder, self._kind, self._number)
 
 
 class Beating:
     """A thread that keeps a lease fresh, and does something else now and then."""
 
-    def __init__(self, lease: Lease, *, meanwhile: Callable[[], None], every: float) -> None:
+    def __init__(self, lease: Lease, *, meanwhile: Callable[[], None] = lambda: None, every: float = math.inf) -> None:
         self._lease = lease
         self._meanwhile = meanwhile
         self._every = every
@@ -200,48 +222,48 @@ class Beating:
         due = time.monotonic() + self._every
         while not self._over.wait(BEAT_SECONDS):
             # Whoever writes next finds out that the lease is lost, or for how long nothing was heard.
-            with contextlib.suppress(RemoteError, LeaseLostError):
+            with contextlib.suppress(OSError, LeaseLostError):
                 self._lease.beat()
             if time.monotonic() >= due:
                 due = time.monotonic() + self._every
                 self._meanwhile()
 
 
-def seen(folder: RemotePath, kind: str, *, clock: Callable[[], float] = time.time) -> Seen | None:
-    """Who holds the lease, or held it last; None where nobody ever did. Raise RemoteError."""
+def seen(folder: Folder, kind: str, *, clock: Callable[[], float] = time.time) -> Seen | None:
+    """Who holds the lease, or held it last; None where nobody ever did. Raise OSError."""
     while number := max(_numbers(folder, kind), default=0):
         file = _file(folder, kind, number)
         try:
             held = json.loads(file.read_bytes())
-            return Seen(Holder(**held), max(0.0, clock() - file.modified()), number)
+            return Seen(Holder(**held), max(0.0, clock() - storage.modified(file)), number)
         except FileNotFoundError:
             continue  # passed over between one look and the next
         except (ValueError, TypeError):
             unknown = Holder(0, "an unknown machine", "an unknown time", None, None)
-            return Seen(unknown, max(0.0, clock() - file.modified()), number)
+            return Seen(unknown, max(0.0, clock() - storage.modified(file)), number)
     return None
 
 
-def _storage_clock(folder: RemotePath) -> Callable[[], float]:
+def _storage_clock(folder: Folder) -> Callable[[], float]:
     """The clock by which the storage says when a file was written; this machine's may differ."""
 
     def now() -> float:
         probe = folder / f".clock-{uuid.uuid4().hex}"
         probe.write_bytes(b"")
         try:
-            return probe.modified()
+            return storage.modified(probe)
         finally:
             probe.unlink(missing_ok=True)
 
     return now
 
 
-def _numbers(folder: RemotePath, kind: str) -> list[int]:
-    found = (_NAME.fullmatch(name) for name in storage.listing(folder))
+def _numbers(folder: Folder, kind: str) -> list[int]:
+    found = (_NAME.fullmatch(name) for name in storage.names(folder))
     return [int(match["number"]) for match in found if match and match["kind"] == kind]
 
 
-def _file(folder: RemotePath, kind: str, number: int) -> RemotePath:
+def _file(folder: Folder, kind: str, number: int) -> Folder:
     return folder / f"{kind}-{number:06d}.json"
 
 
@@ -260,4 +282,14 @@ def _kernel() -> str | None:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
+        return None
+
+
+def _started(pid: int) -> int | None:
+    """When a process of this machine was started, in ticks since the machine was; None where it is dead or unknown."""
+    try:
+        # The name, which may hold anything, ends at the last bracket; the fields after it begin with the third.
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if state in {"Z", "X"} else int(fields[18])
+    except (OSError, ValueError, IndexError):
         return None

@@ -7,14 +7,17 @@ import logging
 import os
 import secrets
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from cpcnn_core import environment
+from cpcnn_core import environment, files
+from orchestrator import launch
 from orchestrator.cluster import ClusterError
+from orchestrator.resources import cores
 
 _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -29,6 +32,11 @@ _QUIET = {
 
 _OBJECT_STORE_BYTES = 128 * 2**20  # results are small; Ray would take 30% of the memory
 _STARTS = 3  # attempts
+_JOIN_SECONDS = "5"  # that Ray asks a cluster's head again; it has answered before
+
+_PATH_BYTES = 103 if sys.platform == "darwin" else 107  # of a socket's path
+_IN_SESSION = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store_1"  # the longest that Ray makes
+_PLACES = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - Ray makes a folder of its own there
 
 
 @contextmanager
@@ -41,13 +49,18 @@ def started() -> Generator[dict[str, float]]:
     environment.forget_launchers()
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    address = os.environ.get("RAY_ADDRESS")
-    if not address:
+    _provide_home()
+    address = launch.cluster_address()
+    if address:
+        launch.find_cluster(address)
+        os.environ.setdefault("RAY_gcs_server_port_wait_time_s", _JOIN_SECONDS)
+    else:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
-        _ensure_token(Path.home() / ".ray" / "auth_token")
+        _provide_token()
     import ray  # it reads the environment when it is imported
+    from ray.exceptions import AuthenticationError
 
-    from orchestrator import launch, watching
+    from orchestrator import watching
 
     for name in ("ray", "ray.tune"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -55,12 +68,12 @@ def started() -> Generator[dict[str, float]]:
     if address:
         try:
             ray.init(
-                address=launch.check_address(address),
+                address=address,
                 runtime_env=launch.runtime_env(),
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (ConnectionError, RuntimeError, ValueError, AuthenticationError) as error:
             raise ClusterError(f"--address {address}: {' '.join(str(error).split())}") from None
     else:
         _start()
@@ -92,6 +105,7 @@ def _start() -> None:
     """Start a Ray of our own. Raise ClusterError where it does not come up."""
     import ray
 
+    folder = _temporary_folder()
     for left in reversed(range(_STARTS)):
         try:
             ray.init(
@@ -99,18 +113,61 @@ def _start() -> None:
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
+                num_cpus=cores(),
                 object_store_memory=_OBJECT_STORE_BYTES,
+                _temp_dir=str(folder),
             )
         except Exception as error:  # noqa: BLE001 - on a busy machine its processes miss one another; it has no class
             ray.shutdown()
-            if not left:
-                said = " ".join(str(error).split()).rstrip(".")
+            said = " ".join(str(error).split()).rstrip(".")
+            if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
                 raise ClusterError(
-                    f"Ray did not start on this machine, {_STARTS} times: {said}. Its logs are in ray/session_latest "
-                    f"under {tempfile.gettempdir()}; the same command tries again"
+                    f"Ray did not start on this machine: {said}. Its files go to {folder}; TMPDIR names another place"
+                ) from None
+            if not left:
+                raise ClusterError(
+                    f"Ray did not start on this machine, {_STARTS} times: {said}. Its logs are in "
+                    f"{folder / 'session_latest'}; the same command tries again"
                 ) from None
         else:
             return
+
+
+def _temporary_folder() -> Path:
+    """Where Ray's sockets and logs go: the temporary folder, or one that can be written and has a short enough path.
+
+    Raise ClusterError where there is none.
+    """
+    wanted = [os.environ.get(name) for name in ("RAY_TMPDIR", "TMPDIR")]
+    with contextlib.suppress(OSError):  # of what Python, too, looks for and does not find
+        wanted.append(tempfile.gettempdir())
+    for place in dict.fromkeys(Path(each).absolute() for each in (*wanted, *_PLACES) if each):
+        for folder in (place / "ray", place / f"ray-{os.getuid()}"):  # the first may be another user's
+            if place.is_dir() and files.can_hold(folder) and len(os.fsencode(f"{folder}{_IN_SESSION}")) <= _PATH_BYTES:
+                return folder
+    raise ClusterError(
+        f"TMPDIR ({os.environ.get('TMPDIR') or 'not set'}): Ray needs a temporary folder that can be written and whose "
+        f"path has at most {_PATH_BYTES - len(_IN_SESSION) - len('/ray')} bytes; neither it nor "
+        f"{', '.join(_PLACES)} is one"
+    )
+
+
+def _provide_home() -> None:
+    """Have a home folder, without which Ray Tune is not even imported; one that is there and read-only will do."""
+    if files.home() is None and (own := files.temporary_cache()) is not None:
+        os.environ["HOME"] = str(own)
+
+
+def _provide_token() -> None:
+    """Have a token that everyone who talks to our Ray must know: the user's, or where it cannot be kept one for now."""
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return
+    home = files.home()
+    if home is not None:
+        with contextlib.suppress(OSError):
+            _ensure_token(home / ".ray" / "auth_token")
+            return
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def _ensure_token(path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import tempfile
 import time
@@ -25,7 +24,7 @@ from orchestrator.cluster import besides as of_node
 from orchestrator.formatting import plain
 from orchestrator.objective import Direction, pareto_front
 from orchestrator.progress import duration, settings
-from orchestrator.resources import Share
+from orchestrator.resources import Share, cores
 from orchestrator.states import meaning_of
 from orchestrator.storage import RemotePath
 
@@ -230,7 +229,7 @@ def _machine() -> dict[str, float]:
     """What Ray would find here, without starting it."""
     import torch
 
-    return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+    return {"CPU": float(cores()), "GPU": float(torch.cuda.device_count())}
 
 
 def _ended(plan: Plan) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -15,6 +15,7 @@ from rich.text import Text
 
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
+from orchestrator import streams
 from orchestrator.formatting import measured, plain
 from orchestrator.objective import Objective
 from orchestrator.states import State, meaning_of
@@ -37,6 +38,7 @@ class Progress(AbstractContextManager["Progress"]):
         self._running: dict[int, tuple[TrialConfig, EpochMetrics | None]] = {}
         self._earlier_best: Best | None = None
         self._bests: dict[str, Best] = {}  # by trial id: of each trial of this run that has not failed
+        self._open = ExitStack()
         self._live = (
             Live(console=console, get_renderable=self._render, refresh_per_second=2, transient=True)
             if console.is_terminal
@@ -44,15 +46,16 @@ class Progress(AbstractContextManager["Progress"]):
         )
 
     def __enter__(self) -> Self:
+        self._open.enter_context(streams.unheld())
         if self._live is not None:
             self._live.start()
+            self._open.callback(self._live.stop)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._live is not None:
-            self._live.stop()
+        self._open.close()
 
     def note(self, text: str) -> None:
         """Something to know before the first trial runs."""

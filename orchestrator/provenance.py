@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from orchestrator.resources import cores
+
 _PACKAGES = ("cpcnn-sweeps", "torch", "ray", "optuna", "accelerate", "numpy", "pyarrow", "safetensors")
 
 COMMIT = "CPCNN_COMMIT"  # environment: the commit of code that was sent here without its repository
@@ -46,8 +48,8 @@ def versions() -> dict[str, str | None]:
 
 
 def hardware() -> dict[str, Any]:
-    """The machine, as far as it can be told without waking an accelerator."""
-    return {"host": platform.node(), "platform": platform.platform(), "cpus": os.cpu_count()}
+    """The machine, as far as it can be told without waking an accelerator; its cores are those that we may use."""
+    return {"host": platform.node(), "platform": platform.platform(), "cpus": cores()}
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -4,35 +4,36 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import shlex
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import psutil
 import typer
-from filelock import FileLock, Timeout
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
 from orchestrator import command_line as cli
-from orchestrator import leaderboard, lease
+from orchestrator import leaderboard, lease, streams
 from orchestrator.budget import spent
 from orchestrator.formatting import measured, plain
 from orchestrator.leaderboard import Entry
 from orchestrator.objective import Objective
 from orchestrator.progress import duration
 from orchestrator.states import meaning_of, reason_of
-from orchestrator.storage import RemotePath
 from orchestrator.store import Store, StoreError, sweeps
 
 app = cli.command()
 
+_WATCH_SECONDS = 2.0
 _SHOWN = 5  # of the trials that failed, and of those that wait
 
 
@@ -63,13 +64,26 @@ def main(
             if sweep is not None:
                 _print_dashboard(console, found)
             return
-        try:
-            with Live(console=console, auto_refresh=False) as live:
-                while True:
-                    live.update(Group(*map(render, found)), refresh=True)
-                    time.sleep(2)
-        except KeyboardInterrupt:
-            return
+        with suppress(KeyboardInterrupt):
+            _watch(console, found)
+
+
+def _watch(console: Console, found: Sequence[Store]) -> None:
+    """Show it again and again, until nobody looks any more; where it is no terminal, when it has changed."""
+    shown = None
+    with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
+        while not streams.is_gone(sys.stdout):
+            state = Group(*map(render, found))
+            if live is not None:
+                live.update(state, refresh=True)
+            else:
+                with console.capture() as text:
+                    console.print(state)
+                if text.get() != shown:
+                    shown = text.get()
+                    console.file.write(shown)
+                    console.file.flush()
+            time.sleep(_WATCH_SECONDS)
 
 
 def _print_dashboard(console: Console, stores: Iterable[Store]) -> None:
@@ -121,28 +135,23 @@ def render(store: Store) -> RenderableType:
 
 def driver_of(store: Store) -> Driver | None:
     """Whoever holds the sweep, or held it last; None where nobody did."""
-    if isinstance(store.folder, RemotePath):
-        return _leaseholder(store.folder)
+    found = lease.seen(store.folder, lease.DRIVER)
+    if found is None:
+        return _before_leases(store)
+    if found.is_held:
+        heard = "" if found.holder.is_of_this_machine else f", heard of {found.silent:.0f} s ago"
+        return Driver(f"{found.holder}{heard}", True)
+    return Driver(str(found.holder), False)
+
+
+def _before_leases(store: Store) -> Driver | None:
+    """The same of a sweep on a disk whose last driver was of a release that left another file."""
     try:
         held = json.loads((store.folder / "driver.json").read_text())
         who = f"pid {held['pid']} on {held['host']}, since {held['since']}"
-        host, pid = str(held["host"]), int(held["pid"])
+        return Driver(who, None if held["host"] != platform.node() else psutil.pid_exists(int(held["pid"])))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if host != platform.node():
-        return Driver(who, None)
-    if not _exists(pid):
-        return Driver(who, False)
-    return Driver(who, _is_locked(store))
-
-
-def _leaseholder(folder: RemotePath) -> Driver | None:
-    found = lease.seen(folder, lease.DRIVER)
-    if found is None:
-        return None
-    if found.is_held:
-        return Driver(f"{found.holder}, heard of {found.silent:.0f} s ago", True)
-    return Driver(str(found.holder), False)
 
 
 def per_hour(attempts: Iterable[Mapping[str, Any]]) -> float | None:
@@ -207,26 +216,5 @@ def _alive(driver: Driver | None, *, unfinished: bool) -> str:
     return f"driver: {driver.who}, gone" + ("; the same command goes on where it stood" if unfinished else "")
 
 
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True  # somebody else's
-    return True
-
-
-def _is_locked(store: Store) -> bool | None:
-    lock = FileLock(store.near / "driver.lock", timeout=0)
-    try:
-        with lock:
-            return False
-    except Timeout:
-        return True
-    except OSError:
-        return None  # a folder that may only be read
-
-
 if __name__ == "__main__":
-    app()
+    cli.run(app)

@@ -17,6 +17,7 @@ import os
 import random
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,6 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, TypeAlias, TypeVar
 
 from cpcnn_core import files, places
@@ -40,6 +40,12 @@ _TRANSFERS = 16  # at once; they wait for the network, not for the processor
 _REFUSED = re.compile(
     r"\b40[13]\b|forbidden|access.?denied|unauthori[sz]ed|credential|InvalidAccessKeyId|SignatureDoesNotMatch|token",
     re.IGNORECASE,
+)
+# What Linux and macOS call file systems that several machines may have mounted, or a host and its guests. Few of them
+# have the shared memory that a write-ahead log needs, and not all have locks.
+_SHARED = re.compile(
+    r"nfs\d?|cifs|smb\w*|lustre|gpfs|mmfs|beegfs\w*|ceph|glusterfs|afs|afpfs|ocfs2|gfs2?|pvfs2|orangefs|panfs|wekafs|"
+    r"quobyte|acfs|davfs|webdav|coda|ncpfs|9p|virtiofs|vboxsf|prl_fs|vmhgfs|drvfs|fuse|fuse\.(?!fuse-overlayfs).*|macfuse"
 )
 _SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
 
@@ -282,7 +288,7 @@ def on_disk(file: Folder) -> Generator[Path]:
     if isinstance(file, Path):
         yield file
         return
-    with TemporaryDirectory(prefix="cpcnn-") as folder:
+    with tempfile.TemporaryDirectory(prefix="cpcnn-") as folder:
         fetch(file, Path(folder) / file.name)
         yield Path(folder) / file.name
 
@@ -295,12 +301,70 @@ def size(path: Folder) -> int | None:
         return None
 
 
+def create(path: Folder, content: bytes) -> bool:
+    """Put the content there unless something is there already, and say whether it was put. Raise OSError.
+
+    Of several who try, one succeeds, and a reader meets all of it or nothing.
+    """
+    if isinstance(path, RemotePath):
+        return path.create(content)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+        temporary.chmod(0o644)
+        try:
+            path.hardlink_to(temporary)
+        except FileExistsError:
+            return False
+        except OSError:
+            if temporary.stat().st_nlink > 1:
+                return True  # the answer was lost on its way from a server, the link was made
+            return _create_without_links(path, content)
+        return True
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _create_without_links(path: Path, content: bytes) -> bool:
+    try:
+        with path.open("xb") as stream:
+            stream.write(content)
+    except FileExistsError:
+        return False
+    return True
+
+
+def modified(path: Folder) -> float:
+    """When the file was last written, in seconds, by the storage's clock. Raise FileNotFoundError."""
+    return path.stat().st_mtime if isinstance(path, Path) else path.modified()
+
+
+def touch(path: Folder, content: bytes) -> None:
+    """Let a file that holds this content be written now. Raise OSError."""
+    if isinstance(path, Path):
+        os.utime(path)  # takes no room, and has no moment in which half of it is there
+    else:
+        path.write_bytes(content)
+
+
 def listing(folder: Folder) -> dict[str, str]:
     """The names in a folder, each with what changes when the file's content does."""
     if isinstance(folder, RemotePath):
         return folder.listing()
     with os.scandir(folder) as entries:
         return {entry.name: str(entry.stat().st_mtime_ns) for entry in entries}
+
+
+def names(folder: Folder) -> Iterable[str]:
+    """The names in a folder; none where it is not there."""
+    if isinstance(folder, RemotePath):
+        return folder.listing()
+    try:
+        return [entry.name for entry in os.scandir(folder)]
+    except FileNotFoundError:
+        return ()
 
 
 def remove(paths: Iterable[Folder]) -> None:
@@ -319,10 +383,35 @@ def remove_tree(folder: Folder) -> None:
 
 def near(folder: Folder) -> Path:
     """Where on this machine a sweep's own files lie: its folder, or one in the cache that goes with its URL."""
-    if isinstance(folder, Path):
-        return folder
-    digest = hashlib.sha256(folder.url.encode()).hexdigest()[:12]
-    return files.cache_folder() / "results" / f"{folder.name}-{digest}"
+    return folder if isinstance(folder, Path) else files.cache_folder() / _own(folder)
+
+
+def own_disk(folder: Folder) -> Path:
+    """Where on a disk of this very machine a sweep's database lies: `near`, if that is on one."""
+    here = near(folder)
+    if not is_shared(here):
+        return here
+    others = (files.cache_folder(), files.temporary_cache())
+    return next((place / _own(folder) for place in others if place is not None and not is_shared(place)), here)
+
+
+def is_shared(path: Path) -> bool:
+    """Whether the path lies on a file system that other machines, or the host of this one, may share."""
+    return _SHARED.fullmatch(kind_of_disk(path)) is not None
+
+
+def kind_of_disk(path: Path) -> str:
+    """The type of the file system that the path lies on, or would: ext4, nfs4, fuse.sshfs; empty where unknown."""
+    import psutil
+
+    there = path.resolve()
+    mounted = {Path(held.mountpoint): held.fstype for held in psutil.disk_partitions(all=True)}
+    return next((mounted[place] for place in (there, *there.parents) if place in mounted), "")
+
+
+def _own(folder: Folder) -> Path:
+    name = str(folder.absolute())
+    return Path("results") / f"{folder.name}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
 def beside(folder: Folder) -> Path:

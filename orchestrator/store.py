@@ -17,7 +17,9 @@ rows, and counts before the compacted one: so a kill between writing the one and
 doubles nothing.
 
 Where the folder is a URL, what must be a file on this machine (the study, a lock, a log that is being written, the
-checkpoints of a trial in training) lies `near`, in the cache, and goes from there to the URL.
+checkpoints of a trial in training) lies `near`, in the cache, and goes from there to the URL. Where it is on a file
+system that machines share, the study alone is kept elsewhere, since its write-ahead log would not work there; a copy
+lies in the folder.
 
 `docs/results-schema.md` has every column with its unit.
 """
@@ -28,6 +30,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import sqlite3
 import types
 import typing
@@ -36,7 +39,7 @@ from collections.abc import Container, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
@@ -73,6 +76,14 @@ SCHEMA = 3
 
 1 had none; 2 adds compacted files; 3 adds the states INTERRUPTED, PREEMPTED and STOPPED.
 """
+
+_FOLDERS = ("trials", "epochs", "predictions", "checkpoints", "samples", "logs")
+_LOCK_FOLDERS = ("tracking.locks",)
+# What is there before the first trial runs.
+_TO_BEGIN = re.compile(
+    r"sweep\.json|study(-\d+)?\.db(-\w+)?|work\.txt|driver-\d+\.json|(driver|tracking)\.lock|tracking\.json"
+)
+_STUDY_LOGS = ("-wal", "-shm", "-journal")
 
 _SCHEMA_KEY = b"schema_version"
 _READERS = 8  # threads; reading thousands of small files waits for the disk, not for the processor
@@ -146,7 +157,6 @@ class Store:
         self.samples_folder = folder / "samples"
         self.sweep_file = folder / "sweep.json"
         self.near = storage.near(folder)
-        self.study_file = self.near / "study.db"
         self.fence: typing.Callable[[], None] | None = None
         """Called before each write; raises StoreError where somebody else has taken over."""
         self._remembered: dict[Folder, tuple[str, bytes]] = {}
@@ -156,6 +166,16 @@ class Store:
         """Whether it lies behind a URL."""
         return isinstance(self.folder, RemotePath)
 
+    @cached_property
+    def study_file(self) -> Path:
+        """The driver's study, on a disk of its machine; elsewhere than in the folder it is published there."""
+        return storage.own_disk(self.folder) / "study.db"
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether it was asked something, or a trial has run in it. Raise RemoteError."""
+        return self.sweep_file.is_file() or any(True for _ in self.trials_folder.glob("*.parquet"))
+
     def patient(self) -> Store:
         """The same for a run that has work to lose: what fails behind a URL is tried again for a while."""
         if isinstance(self.folder, RemotePath):
@@ -164,13 +184,14 @@ class Store:
 
     def create(self) -> None:
         """Make the folders, or see that the URL can be written to. Raise StoreError where that is not possible."""
+        way = "; CPCNN_CACHE names another place" if self.is_remote else ""
         try:
-            for name in ("trials", "epochs", "predictions", "checkpoints", "samples", "logs"):
+            for name in _FOLDERS:
                 (self.near / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreError(f"{self.near}: cannot hold results: {error.strerror or error}") from None
+            raise StoreError(f"{self.near}: cannot hold results: {error.strerror or error}{way}") from None
         if not os.access(self.near / "trials", os.W_OK):
-            raise StoreError(f"{self.near}: cannot hold results: no permission to write")
+            raise StoreError(f"{self.near}: cannot hold results: no permission to write{way}")
         if isinstance(self.folder, RemotePath):
             probe = self.folder / f".probe-{uuid.uuid4().hex}"
             try:
@@ -178,6 +199,19 @@ class Store:
                 probe.unlink(missing_ok=True)
             except RemoteError as error:
                 raise StoreError(f"{self.folder}: cannot hold results: {error.strerror}") from None
+
+    def remove(self) -> None:
+        """Delete a sweep in which no trial has run: all that was written to get it going, and the folders once empty.
+
+        Only for the one who holds the sweep. Raise RemoteError.
+        """
+        for folder in dict.fromkeys([self.folder, self.near, self.study_file.parent]):
+            files = [folder / name for name in storage.names(folder) if _TO_BEGIN.fullmatch(name)]
+            storage.remove([*files, folder / "logs" / "tracking.log"])
+        for here in dict.fromkeys([self.near, self.study_file.parent]):
+            for made in (*(here / name for name in (*_FOLDERS, *_LOCK_FOLDERS)), here):
+                with suppress(OSError):
+                    made.rmdir()
 
     def checkpoint_folder(self, trial_id: str) -> Folder:
         """The folder that the trial's weights and training state are kept in."""
@@ -234,31 +268,36 @@ class Store:
 
     def remove_leftovers(self) -> None:
         """Delete what writers that were killed left under temporary names; only for the one who holds the sweep."""
-        for name in ("trials", "epochs"):
-            for file in (self.near / name).glob(".*.tmp"):
+        for folder in (self.near, self.near / "trials", self.near / "epochs"):
+            for file in folder.glob(".*.tmp"):
                 file.unlink(missing_ok=True)
 
     def set_study_aside(self) -> None:
         """Give the study's files another name, so that the next one to open it starts a new one."""
         number = 1
-        while (aside := self.near / f"study-{number}.db").exists():
+        while (aside := self.study_file.with_name(f"study-{number}.db")).exists():
             number += 1
-        for suffix in ("-wal", "-shm", ""):  # the log of what is not yet in the file goes with it
+        for suffix in (*_STUDY_LOGS, ""):  # the log of what is not yet in the file goes with it
             file = self.study_file.with_name(self.study_file.name + suffix)
             if file.exists():
                 file.replace(aside.with_name(aside.name + suffix))
 
     def publish_study(self) -> None:
         """Put a copy of the study, as it is now, where the results are. Raise StoreError."""
-        if isinstance(self.folder, Path) or not self.study_file.exists():
+        there = self.folder / "study.db"
+        if there == self.study_file or not self.study_file.exists():
             return
-        there = dataclasses.replace(self.folder / "study.db", patience=0.0)  # nothing waits for it, nor shall it
+        if isinstance(there, RemotePath):
+            there = dataclasses.replace(there, patience=0.0)  # nothing waits for it, nor shall it
         with TemporaryDirectory() as folder:
             copy = Path(folder) / "study.db"
             # Not the file's bytes: half of what the study knows may be in its write-ahead log.
             with closing(sqlite3.connect(self.study_file)) as held, closing(sqlite3.connect(copy)) as made:
                 held.backup(made)
+                made.execute("pragma journal_mode = delete")  # so that a reader need not write beside it
             content = copy.read_bytes()
+        # Those of a file that had the name before would be taken for this one's.
+        storage.remove(there.parent / f"{there.name}{suffix}" for suffix in _STUDY_LOGS)
         self._write(there, lambda stream: stream.write(content))
 
     # --- what was asked
@@ -604,14 +643,10 @@ def sweeps(results: Folder) -> list[Store]:
     """The sweeps under a results folder, by name. Raise StoreError where it is out of reach."""
     try:
         found: list[Folder] = sorted(results.iterdir(), key=str) if results.is_dir() else []
-        return [Store(folder) for folder in found if (folder / "trials").is_dir() or _is_begun(folder)]
+        # One that was killed before it had begun is none yet.
+        return [store for store in map(Store, found) if store.is_begun]
     except RemoteError as error:
         raise StoreError(str(error)) from None
-
-
-def _is_begun(folder: Folder) -> bool:
-    # A bucket has no folders that wait for their first file.
-    return isinstance(folder, RemotePath) and (folder / "sweep.json").is_file()
 
 
 def config_of(row: Mapping[str, Any]) -> TrialConfig:

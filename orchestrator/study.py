@@ -124,7 +124,7 @@ class Study:
         self._seed = seed
         self._trials = min(trials, space.size)  # a small space may not have as many configurations
         self._storage = storage or _open(store.study_file)
-        self._study = _study(self._storage, space.objective)
+        self._study = _study(self._storage, space.objective, store)
         self._running: dict[int, _Running] = {}
         self._adopted: list[Suggestion] = []
         self._ends: dict[str, Worth | None] = {}  # by trial id: what each finished trial is worth
@@ -490,18 +490,23 @@ def _open(path: Path) -> StudyFile:
             return StudyFile(path)
     try:
         return StudyFile(path)
-    except study_file.ERRORS as error:
-        raise StudyError(
-            f"{path}: not a readable study ({str(error.__cause__ or error).splitlines()[0]}). "
-            "Move it away and run the command again: the study is rebuilt from the tables"
-        ) from None
+    except (*study_file.ERRORS, RuntimeError, ValueError, LookupError, TypeError, AssertionError) as error:
+        # All but the first two are what Optuna raises of attributes and distributions that it does not know.
+        reason = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
+        raise StudyError(f"{path}: not a readable study ({reason}). {study_file.WAY_OUT}") from None
 
 
-def _study(storage: BaseStorage, objective: Objective) -> optuna.Study:
+def _study(storage: BaseStorage, objective: Objective, store: Store) -> optuna.Study:
     directions: list[Literal["minimize", "maximize"]] = [
         "maximize" if way == "max" else "minimize" for way in objective.directions
     ]
     study = optuna.create_study(storage=storage, study_name=NAME, directions=directions, load_if_exists=True)
+    held = [direction.name.lower() for direction in study.directions]
+    if held != directions:
+        raise StudyError(
+            f"{store.study_file}: its study asks to {' and '.join(held)}, the sweep to {' and '.join(directions)}. "
+            f"{study_file.WAY_OUT}"
+        )
     if len(objective.directions) > 1:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)

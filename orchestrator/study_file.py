@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import StorageInternalError
 from optuna.storages import InMemoryStorage, RDBStorage
@@ -20,8 +22,15 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import URL, event
 from sqlalchemy.exc import SQLAlchemyError
 
+from orchestrator import storage
+
 ERRORS = (SQLAlchemyError, StorageInternalError)
 """What is raised where the file cannot be read or written."""
+
+
+WAY_OUT = "Move it away and run the command again: the study is rebuilt from the tables"
+
+_OPTUNAS = {"studies", "version_info", "alembic_version"}  # those that it makes first, and all its files have
 
 
 class StudyError(Exception):
@@ -47,11 +56,19 @@ class StudyFile(InMemoryStorage):
     """A storage that reads from memory, and writes to the file first. One process at a time may hold it."""
 
     def __init__(self, path: Path) -> None:
-        """Read the file, or begin one. Raise one of ERRORS."""
+        """Read the file, or begin one. Raise one of ERRORS, or StudyError where it is another program's."""
         super().__init__()
-        self._file = RDBStorage(url(path))
-        # The write-ahead log needs no fsync for each of a trial's parameters, and is as safe against a kill.
-        event.listen(self._file.engine, "connect", _tune)
+        revision, release = _written_by(path)
+        try:
+            # Where tables are missing that this release has, they are of another one, and not for us to make.
+            self._file = RDBStorage(url(path), skip_table_creation=revision is not None)
+        except RuntimeError:
+            raise StudyError(
+                f"{path}: was begun by Optuna {release or 'of an unknown release'}, with tables of revision "
+                f"{revision}, which Optuna {optuna.__version__} does not read. {WAY_OUT}"
+            ) from None
+        shared = storage.is_shared(path)
+        event.listen(self._file.engine, "connect", _keep_safe if shared else _write_ahead)
         self._let_go()  # of the connection that is not tuned
         self._studies_there: dict[int, int] = {}  # by the number of a study in memory, that in the file
         self._trials_there: dict[int, int] = {}
@@ -131,6 +148,39 @@ class StudyFile(InMemoryStorage):
         self._file.engine.dispose()
 
 
-def _tune(connection: sqlite3.Connection, _: object) -> None:
+def _written_by(path: Path) -> tuple[str | None, str | None]:
+    """The revision of the file's tables, and Optuna's release that began it; nothing where it is new.
+
+    Raise StudyError where it holds something else.
+    """
+    if not path.exists():
+        return None, None
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as held:
+            tables = {name for (name,) in held.execute("select name from sqlite_master where type = 'table'")}
+            if tables and not tables & _OPTUNAS:
+                listed = ", ".join(sorted(tables)[:3])
+                raise StudyError(f"{path}: is a database of another program, with the tables {listed}. {WAY_OUT}")
+            return (
+                _first(held, "select version_num from alembic_version") if "alembic_version" in tables else None,
+                _first(held, "select library_version from version_info") if "version_info" in tables else None,
+            )
+    except sqlite3.Error:
+        return None, None  # Optuna's own attempt says what is wrong with it
+
+
+def _first(connection: sqlite3.Connection, query: str) -> str | None:
+    row = connection.execute(query).fetchone()
+    return None if row is None else str(row[0])
+
+
+def _write_ahead(connection: sqlite3.Connection, _: object) -> None:
+    # The write-ahead log needs no fsync for each of a trial's parameters, and is as safe against a kill.
     connection.execute("pragma journal_mode = wal")
     connection.execute("pragma synchronous = normal")
+
+
+def _keep_safe(connection: sqlite3.Connection, _: object) -> None:
+    # Where that log does not work, its memory being shared by one machine's processes alone.
+    connection.execute("pragma journal_mode = truncate")
+    connection.execute("pragma synchronous = full")

@@ -166,12 +166,15 @@ def main(
             return
         if address is not None:
             os.environ["RAY_ADDRESS"] = launch.check_address(address)
-        with (
-            tracking.following(plan.store, wandb=wandb, tensorboard=tensorboard, say=console.print),
-            Progress(console, asked.objective, asked.searched, total=plan.trials) as view,
-        ):
+        with Progress(console, asked.objective, asked.searched, total=plan.trials) as view:
             try:
-                outcome = driver.run(plan, view)
+                outcome = driver.run(
+                    plan,
+                    view,
+                    beside=lambda: tracking.following(
+                        plan.store, wandb=wandb, tensorboard=tensorboard, say=console.print
+                    ),
+                )
             except driver.FailingError as error:
                 failing = str(error)
     if failing is not None:
@@ -218,4 +221,4 @@ def show(console: Console, plan: driver.Plan) -> None:
 
 
 if __name__ == "__main__":
-    app()
+    cli.run(app)

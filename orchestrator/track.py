@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from filelock import FileLock, Timeout
 
+from orchestrator import alone, tracking
 from orchestrator import command_line as cli
-from orchestrator import tracking
 from orchestrator.store import Store, StoreError, sweeps
 from orchestrator.tracking import WandbMode
 
@@ -46,9 +45,9 @@ def main(
         if not follow and sweep not in {found.folder.name for found in sweeps(results)}:
             raise StoreError(f"{results}: holds no sweep {sweep}")
         try:
-            with FileLock(store.near / "tracking.lock", timeout=0):
+            with alone.alone(store.near / "tracking.lock"):
                 _track(store, wandb, tensorboard, follow)
-        except Timeout:
+        except alone.BusyError:
             raise StoreError(f"{store.folder}: another process tracks this sweep already") from None
 
 
@@ -81,4 +80,4 @@ def _warn_plainly() -> None:
 
 
 if __name__ == "__main__":
-    app()
+    cli.run(app)

@@ -13,11 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from filelock import FileLock, Timeout
-
 from cpcnn_core.config import DataConfig, TrialConfig
 from cpcnn_core.metrics import EpochMetrics
-from orchestrator import mirror
+from orchestrator import alone, mirror
+from orchestrator.lease import Lease, LeaseLostError
 from orchestrator.mirror import TrialBusyError as TrialBusyError
 from orchestrator.objective import Objective
 from orchestrator.recording import Place
@@ -273,15 +272,35 @@ def is_storage_failure(error: BaseException) -> bool:
 @contextmanager
 def _alone(store: Store, trial_id: str) -> Iterator[None]:
     # The lock goes with the process, however it ends, so it never has to be broken.
-    lock = FileLock(store.near / "checkpoints" / f"{trial_id}.lock", timeout=_ORPHAN_SECONDS)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise TrialBusyError(
-            f"{lock.lock_file} is held: another process has been training trial {trial_id} for {_ORPHAN_SECONDS} s; "
-            "end it, or wait for it"
-        ) from None
+    file = store.near / "checkpoints" / f"{trial_id}.lock"
+    with ExitStack() as stack:
+        try:
+            lease = stack.enter_context(alone.alone(file, wait=_ORPHAN_SECONDS))
+        except alone.BusyError as busy:
+            raise TrialBusyError(
+                f"{file} is held ({busy}): another process has been training trial {trial_id} for {_ORPHAN_SECONDS} s; "
+                "end it, or wait for it"
+            ) from None
+        if lease is not None:
+            stack.enter_context(_fenced(store, lease, trial_id))
+        yield
+
+
+@contextmanager
+def _fenced(store: Store, lease: Lease, trial_id: str) -> Iterator[None]:
+    """Have the store refuse to write once somebody else trains the trial."""
+    before = store.fence
+
+    def fence() -> None:
+        if before is not None:
+            before()
+        try:
+            lease.check()
+        except LeaseLostError as error:
+            raise TrialBusyError(f"another process trains trial {trial_id} now: {error}") from None
+
+    store.fence = fence
     try:
         yield
     finally:
-        lock.release()
+        store.fence = before

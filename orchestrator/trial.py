@@ -22,7 +22,18 @@ from cpcnn_core.files import sha256
 from cpcnn_core.fusion import FUSIONS
 from cpcnn_core.starter import Choices
 from orchestrator import command_line as cli
-from orchestrator import drawing, importing, kinds, replaying, space, storage, submission, tracking, training
+from orchestrator import (
+    drawing,
+    importing,
+    kinds,
+    replaying,
+    space,
+    storage,
+    streams,
+    submission,
+    tracking,
+    training,
+)
 from orchestrator.formatting import measured, plain
 from orchestrator.leaderboard import is_of_training
 from orchestrator.objective import Objective
@@ -83,9 +94,9 @@ def run(
         if place is not None and place.rank > 0:
             training.follow(config, store)
             return
+        training.check(config)  # before there is anything to be taken for a sweep
         store.create()
         kinds.introduce(store, "trials", asked.question, asked.source)
-        training.check(config)
         _print_settings(console, config)
         with tracking.following(store, wandb=wandb, tensorboard=tensorboard, say=console.print):
             error = train(console, config, store, asked.objective)
@@ -223,9 +234,9 @@ def replay(
         recorded = replaying.holder(results, trial_id, None if sweep is None else cli.known_name(sweep))
         config = replaying.recorded_config(recorded, trial_id, given or ())
         store = replaying.scratch(results, cli.folder_name(name) if name else f"{recorded.folder.name}-replays")
+        training.check(config)
         store.create()
         kinds.introduce(store, "replays", f"Replays of {recorded.folder.name}.")
-        training.check(config)
         _print_settings(console, config)
         wanted = recorded.epochs_of(trial_id)
         threads = replaying.threads_by_epoch(recorded.attempts_of(trial_id), wanted)
@@ -265,6 +276,7 @@ def train(
         return None
     begun: list[Recording] = []  # one, once this process alone trains the trial
     with (
+        streams.unheld(),
         _bar(console) as bar,
         training.log_to(store.log_file(config.trial_id), redirect=False),
     ):
@@ -347,4 +359,4 @@ def _print_epoch(console: Console, row: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    app()
+    cli.run(app)

@@ -17,8 +17,8 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cpcnn_core import places
-from orchestrator import cluster_file, provenance
+from cpcnn_core import files, places
+from orchestrator import cluster_file, launch, provenance
 from orchestrator.cluster import PRICE, Cluster, ClusterError, Kind, Meter, Needs, Node, Patience
 from orchestrator.formatting import plain
 from orchestrator.search import Halt
@@ -74,7 +74,7 @@ def begin(plan: Plan, store: Store, share: Share, besides: Mapping[str, float]) 
             f"--max-cost {plain(plan.max_cost)}: no node has a price, so that it would end nothing; give nodes a label "
             f"{PRICE} (docs/cluster.md), or limit the sweep by --hours"
         )
-    if not os.environ.get("RAY_ADDRESS"):
+    if launch.cluster_address() is None:
         return share, None
     data = plan.space.settings.get("data.root")
     seen_by_all = data and not places.is_url(str(data))  # a URL is fetched by each node
@@ -195,8 +195,9 @@ def _taken(cluster: Cluster, request: Mapping[str, float]) -> str:
 
 def _kinds() -> tuple[Kind, ...]:
     # Ray tells nobody what its autoscaler may start; the file that `ray up` left on the head, where drivers run, does.
-    file = Path("~/ray_bootstrap_config.yaml").expanduser()
-    return cluster_file.kinds(cluster_file.load(file)) if file.exists() else ()
+    home = files.home()
+    file = None if home is None else home / "ray_bootstrap_config.yaml"
+    return () if file is None or not file.exists() else cluster_file.kinds(cluster_file.load(file))
 
 
 def _ask(node: Node, needs: Needs) -> Any:

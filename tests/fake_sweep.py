@@ -13,6 +13,7 @@ from orchestrator.progress import Progress
 from orchestrator.space import read
 from orchestrator.storage import located
 from orchestrator.store import StoreError
+from orchestrator.streams import outlast
 from orchestrator.study import StudyError
 
 
@@ -30,4 +31,5 @@ def main(space_file: str, results: str, trials: str, name: str = "fake") -> int:
 
 
 if __name__ == "__main__":
+    outlast()
     sys.exit(main(*sys.argv[1:]))

@@ -249,6 +249,27 @@ def test_a_mistake_costs_one_message_and_nothing_starts(
     assert not list(tmp_path.rglob("*.parquet"))
 
 
+def test_a_trial_whose_reader_has_gone_is_trained_to_the_end_and_exported_whole(tmp_path: Path, space: Path) -> None:
+    results, out = tmp_path / "results", tmp_path / "winner"
+    command = [sys.executable, "-m", "orchestrator.trial", str(space), "--results", str(results)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().startswith("Trial ")
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+    assert [row["state"] for row in Store(results / "tiny-trials").trials().rows()] == ["COMPLETE"]
+
+    best = [sys.executable, "-m", "orchestrator.best", "--metric", "val_acc", "--results", str(results)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*best, "--out", str(out)], stdout=full, stderr=full, check=False, timeout=600)
+    assert done.returncode == 0
+    again = call("orchestrator.export", out)
+    assert again.returncode == 0, again.stderr
+    assert "holds: " in again.stdout
+
+
 def test_a_trial_in_two_terminals_is_trained_in_one(
     tmp_path: Path, space: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ from rich.console import Console
 from cpcnn_core import features
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.data import DataError
-from orchestrator import command_line, driver, local_ray, stall, training
+from orchestrator import command_line, driver, stall, storage, training
 from orchestrator.budget import Budget, Meter
 from orchestrator.cluster import ClusterError
 from orchestrator.driver import Outcome, Plan, SweepError, holding
@@ -185,8 +185,8 @@ def test_a_disk_that_is_full_before_anything_runs_is_said(store: Store, monkeypa
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(driver, "write_atomically", full)
-    with pytest.raises(StoreError, match=r"driver\.json: cannot be written: No space left on device"):
+    monkeypatch.setattr(storage, "create", full)
+    with pytest.raises(StoreError, match="one: cannot be written: No space left on device"):
         holding(store).__enter__()
     monkeypatch.undo()
     with holding(store):  # and the lock was let go
@@ -359,42 +359,6 @@ def test_each_trial_gets_its_share_of_the_machine(
 def test_a_trial_larger_than_the_machine_is_refused(asked: Resources, says: str) -> None:
     with pytest.raises(ResourcesError, match=says):
         asked.share({"CPU": 2.0, "GPU": 0.0}, 10)
-
-
-@pytest.mark.parametrize("there", [True, False])
-def test_only_its_owner_reads_the_token(tmp_path: Path, there: bool) -> None:
-    token = tmp_path / ".ray" / "auth_token"
-    if there:
-        token.parent.mkdir()
-        token.write_text("secret")
-        token.chmod(0o644)
-    local_ray._ensure_token(token)
-    assert token.stat().st_mode & 0o777 == 0o600
-    assert (token.read_text() == "secret") == there
-    assert len(token.read_text()) >= 6
-
-
-@pytest.mark.parametrize("failures", [2, 3])
-def test_a_ray_that_does_not_come_up_is_started_again_and_then_said_in_one_line(
-    failures: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import ray
-
-    starts = []
-
-    def start(**_: object) -> None:
-        starts.append(1)
-        if len(starts) <= failures:
-            raise Exception("The current node timed out\nduring startup.")  # noqa: TRY002 - what Ray raises
-
-    monkeypatch.setattr(ray, "init", start)
-    monkeypatch.setattr(ray, "shutdown", lambda: None)
-    if failures == 3:
-        with pytest.raises(ClusterError, match=r"3 times: The current node timed out during startup\. Its logs"):
-            local_ray._start()
-    else:
-        local_ray._start()
-    assert len(starts) == 3
 
 
 def test_the_next_command_is_spelt_as_the_user_spells_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,13 @@ def store() -> Store:
     return made
 
 
+@pytest.fixture(params=["a bucket", "a folder"])
+def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    made = Store(remote.folder() if request.param == "a bucket" else tmp_path / "results" / "one")
+    made.create()
+    return made
+
+
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How many seconds later it is by the storage's clock than when files were written."""
@@ -42,15 +49,15 @@ def later(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def elsewhere(store: Store, number: int = 1, **changes: object) -> Holder:
     """A driver on another machine takes the lease."""
-    held = replace(Holder(4711, "node-7", "2026-01-01T00:00:00+00:00", "another kernel", "work"), **changes)  # type: ignore[arg-type]
-    (store.folder / f"{lease.DRIVER}-{number:06d}.json").write_bytes(json.dumps(asdict(held)).encode())  # type: ignore[operator]
+    held = replace(Holder(4711, "node-7", "2026-01-01T00:00:00+00:00", "another kernel", "work"), **changes)
+    (store.folder / f"{lease.DRIVER}-{number:06d}.json").write_bytes(json.dumps(asdict(held)).encode())
     return held
 
 
-def test_of_many_who_want_a_lease_one_gets_it(store: Store) -> None:
+def test_of_many_who_want_a_lease_one_gets_it(anywhere: Store) -> None:
     def holder(_: int) -> int | None:
         try:
-            Lease.taken(store.folder, "driver")  # type: ignore[arg-type]
+            Lease.taken(anywhere.folder, "driver")
         except TakenError as taken:
             return taken.seen.holder.pid
         return None
@@ -60,12 +67,12 @@ def test_of_many_who_want_a_lease_one_gets_it(store: Store) -> None:
 
 
 def test_two_attempts_of_one_process_in_one_millisecond_are_told_apart(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    anywhere: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(provenance, "now", lambda: "2026-01-01T00:00:00.000+00:00")
-    assert Lease._next(store.folder, "driver", None, None)  # type: ignore[arg-type]
+    assert Lease._next(anywhere.folder, "driver", None, None)
     with pytest.raises(TakenError):
-        Lease._next(store.folder, "driver", None, None)  # type: ignore[arg-type]
+        Lease._next(anywhere.folder, "driver", None, None)
 
 
 def test_a_first_attempt_whose_answer_was_lost_counts(store: Store) -> None:
@@ -76,49 +83,49 @@ def test_a_first_attempt_whose_answer_was_lost_counts(store: Store) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RemotePath, "create", arrives_in_silence)
-        taken, before = Lease._next(store.folder, "driver", None, None)  # type: ignore[arg-type]
+        taken, before = Lease._next(store.folder, "driver", None, None)
     assert before is None
     taken.look()
 
 
-def test_a_second_driver_is_refused_with_the_first_one_s_pid_and_host(store: Store) -> None:
-    elsewhere(store)
+def test_a_second_driver_is_refused_with_the_first_one_s_pid_and_host(anywhere: Store) -> None:
+    elsewhere(anywhere)
     with pytest.raises(SweepError, match=r"another driver .* pid 4711 on node-7, since 2026.* goes on in"):
-        holding(store).__enter__()
-    assert "pid 4711 on node-7" in str(status.driver_of(store))
+        holding(anywhere).__enter__()
+    assert "pid 4711 on node-7" in str(status.driver_of(anywhere))
 
 
-def test_a_lease_that_was_let_go_of_or_whose_process_is_gone_is_free(store: Store) -> None:
+def test_a_lease_that_was_let_go_of_or_whose_process_is_gone_is_free(anywhere: Store) -> None:
     for _ in range(2):
-        with holding(store):
-            assert status.driver_of(store).alive  # type: ignore[union-attr]
-        assert not status.driver_of(store).alive  # type: ignore[union-attr]
+        with holding(anywhere):
+            assert status.driver_of(anywhere).alive  # type: ignore[union-attr]
+        assert not status.driver_of(anywhere).alive  # type: ignore[union-attr]
     # the process of this machine that held it was killed
-    assert elsewhere(store, 3, host=os.uname().nodename, kernel=lease._kernel(), pid=2**22 + 1).is_gone
-    with holding(store):
+    assert elsewhere(anywhere, 3, host=os.uname().nodename, kernel=lease._kernel(), pid=2**22 + 1).is_gone
+    with holding(anywhere):
         pass
 
 
 def test_a_stale_lease_is_taken_over_and_its_holder_writes_nothing_more(
-    store: Store, later: list[float], monkeypatch: pytest.MonkeyPatch
+    anywhere: Store, later: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept = [0.0]
     clock = lease._clock
     monkeypatch.setattr(lease, "_clock", lambda: clock() + slept[0])
     monkeypatch.setattr(lease.Holder, "is_gone", False)
-    sleeper = Store(store.folder)
+    sleeper = Store(anywhere.folder)
     with holding(sleeper):
         sleeper.add_epoch("aaa", 1, metrics(1))
         later[0] = STALE_SECONDS + 1
-        elsewhere(store, 2)
+        elsewhere(anywhere, 2)
         slept[0] = STALE_SECONDS + 1  # this process, too, finds that time has passed
         with pytest.raises(StoreError, match="another driver has taken over this sweep: pid 4711 on node-7"):
             sleeper.add_epoch("aaa", 1, metrics(2))
-    assert [row["epoch"] for row in store.epochs().rows()] == [1]
-    assert seen(store.folder, "driver").holder.pid == 4711  # type: ignore[union-attr, arg-type]
+    assert [row["epoch"] for row in anywhere.epochs().rows()] == [1]
+    assert seen(anywhere.folder, "driver").holder.pid == 4711  # type: ignore[union-attr]
     later[0] = 2 * STALE_SECONDS
-    with holding(store):
-        assert seen(store.folder, "driver").number == 3  # type: ignore[union-attr, arg-type]
+    with holding(anywhere):
+        assert seen(anywhere.folder, "driver").number == 3  # type: ignore[union-attr]
 
 
 def test_storage_that_cannot_tell_two_drivers_apart_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,11 +175,11 @@ def test_a_driver_on_another_machine_makes_the_study_anew(
         assert (store.near / "study-1.db").exists()
 
 
-def test_whoever_seizes_a_lease_has_it_from_whoever_held_it(store: Store) -> None:
-    first = Lease.seized(store.folder, "claim")  # type: ignore[arg-type]
+def test_whoever_seizes_a_lease_has_it_from_whoever_held_it(anywhere: Store) -> None:
+    first = Lease.seized(anywhere.folder, "claim")
     first.look()
-    second = Lease.seized(store.folder, "claim")  # type: ignore[arg-type]
+    second = Lease.seized(anywhere.folder, "claim")
     with pytest.raises(LeaseLostError, match=f"pid {os.getpid()}"):
         first.look()
     second.look()
-    assert seen(store.folder, "driver") is None  # type: ignore[arg-type]
+    assert seen(anywhere.folder, "driver") is None

@@ -218,10 +218,38 @@ def test_a_folder_that_cannot_hold_results_is_named(tmp_path: Path) -> None:
         Store(tmp_path / "file" / "one").create()
 
 
-def test_sweeps_are_the_folders_with_trials(store: Store) -> None:
-    (store.folder.parent / "notes").mkdir()
-    assert [each.folder.name for each in sweeps(store.folder.parent)] == ["one"]
-    assert sweeps(store.folder / "nowhere") == []
+def test_sweeps_are_the_folders_that_were_asked_something_or_hold_trials(store: Store) -> None:
+    results = store.folder.parent
+    (results / "notes").mkdir()
+    (results / "README.md").touch()
+    assert sweeps(results) == []  # `one` was killed before it had begun
+    store.write_attempt(attempt(1, "COMPLETE"), CONFIG)
+    (results / "two").mkdir()
+    (results / "two" / "sweep.json").write_text("{}")
+    assert [each.folder.name for each in sweeps(results)] == ["one", "two"]
+    assert sweeps(results / "nowhere") == []
+
+
+def test_a_sweep_that_never_ran_is_removed_and_nothing_else(store: Store) -> None:
+    for name in (
+        "sweep.json",
+        "study.db",
+        "study.db-wal",
+        "study-1.db",
+        "driver-000001.json",
+        "driver.lock",
+        "work.txt",
+    ):
+        (store.folder / name).touch()
+    (store.folder / "logs" / "tracking.log").touch()
+    notes = store.folder / "notes.txt"
+    notes.touch()
+    store.remove()
+    assert list(store.folder.iterdir()) == [notes]
+    notes.unlink()
+    store.remove()
+    assert not store.folder.exists()
+    assert store.folder.parent.exists()
 
 
 def ended(store: Store, count: int) -> list[TrialConfig]:

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import optuna
@@ -255,6 +256,80 @@ def test_a_study_file_that_is_none_is_named(store: Store) -> None:
     store.study_file.write_text("not a database, but long enough to look at" * 100)
     with pytest.raises(StudyError, match=r"study\.db: not a readable study.*Move it away"):
         Study(SPACE, store, seed=0, trials=3)
+
+
+def changed(store: Store, *statements: str) -> bytes:
+    """The study as another program, or another release of Optuna, would have left it; its content."""
+    with closing(sqlite3.connect(store.study_file)) as held, held:
+        for statement in statements:
+            held.execute(statement)
+    return store.study_file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("revision", "release"), [("v2.4.0.a", "2.10.1"), ("v0.9.0.a", "0.9.0"), ("v9.0.0.a", "9.1.0")]
+)
+def test_a_study_of_another_optuna_is_named_with_both_releases_and_left_alone(
+    store: Store, revision: str, release: str
+) -> None:
+    with studying(store):
+        pass
+    held = changed(
+        store,
+        f"update alembic_version set version_num = '{revision}'",
+        f"update version_info set library_version = '{release}'",
+        "drop table trial_heartbeats",  # older ones had fewer
+    )
+    says = (
+        rf"study\.db: was begun by Optuna {release}, with tables of revision {revision}, which Optuna "
+        rf"{optuna.__version__} does not read\. Move it away and run the command again: the study is rebuilt"
+    )
+    with pytest.raises(StudyError, match=says):
+        Study(SPACE, store, seed=0, trials=3)
+    assert store.study_file.read_bytes() == held
+
+
+def test_the_database_of_another_program_is_named_and_left_alone(store: Store) -> None:
+    held = changed(store, "create table songs (title text)")
+    with pytest.raises(StudyError, match=r"study\.db: is a database of another program, with the tables songs\. Move"):
+        Study(SPACE, store, seed=0, trials=3)
+    assert store.study_file.read_bytes() == held
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        'update trial_params set distribution_json = \'{"name": "FutureDistribution", "attributes": {}}\'',
+        "update trial_user_attributes set value_json = '{'",
+        "drop table trial_params",
+    ],
+)
+def test_a_study_with_what_this_optuna_does_not_know_is_one_sentence(store: Store, statement: str) -> None:
+    with studying(store) as study:
+        assert study.next() is not None
+    changed(store, statement)
+    with pytest.raises(StudyError, match=r"study\.db: not a readable study \(.*\)\. Move it away"):
+        Study(SPACE, store, seed=0, trials=3)
+
+
+def test_a_study_that_asks_for_something_else_is_named(store: Store) -> None:
+    with studying(store):
+        pass
+    with pytest.raises(
+        StudyError, match=r"study\.db: its study asks to maximize, the sweep to minimize\. Move it away"
+    ):
+        Study(SMALL, store, seed=0, trials=3)
+
+
+@pytest.mark.parametrize("content", [b"", b"half"])
+def test_a_study_file_that_was_begun_and_no_more_is_begun_again_or_named(store: Store, content: bytes) -> None:
+    store.study_file.write_bytes(content)
+    if content:
+        with pytest.raises(StudyError, match="Move it away"):
+            Study(SPACE, store, seed=0, trials=3)
+    else:
+        with studying(store) as study:
+            assert len(run_all(study, store)) == 6
 
 
 def test_a_space_without_any_allowed_configuration_says_why(store: Store) -> None:
