@@ -135,7 +135,7 @@ def fail(message: str, code: int) -> None:
 
 
 def _say(message: str, style: str) -> None:
-    Console(stderr=True).print(Text(message, style=style), soft_wrap=True)
+    console(stderr=True).print(Text(message, style=style), soft_wrap=True)
 
 
 def again(*arguments: str) -> str:

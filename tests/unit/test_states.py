@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -106,8 +107,11 @@ def test_the_schema_s_page_has_the_table() -> None:
 
 
 def test_status(store: Store) -> None:
+    recorded: list[Console] = []
+
     def shown() -> str:
         console = Console(width=200, record=True, file=io.StringIO())
+        recorded.append(console)
         console.print(status.render(store))
         return console.export_text()
 
@@ -164,9 +168,14 @@ def test_the_end_of_a_sweep_names_no_winner_that_failed(store: Store) -> None:
     said = shown()
     assert all(state in said for state in STATES)
     assert "orchestrator.best --metric val_acc" in said
+    assert "1 of 7 trials FAILED" in said
+    assert "--retry-failed" in said
     for state in set(STATES) - FAILED:
         (store.trials_folder / f"{config_of(state).trial_id}.parquet").unlink()
-    assert "orchestrator.best" not in shown()
+    with pytest.raises(typer.Exit) as ended:  # nothing has completed
+        shown()
+    assert ended.value.exit_code == 1
+    assert "orchestrator.best" not in recorded[-1].export_text()
 
 
 def test_best(store: Store) -> None:

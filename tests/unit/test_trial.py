@@ -96,7 +96,7 @@ def test_a_trial_whose_epochs_are_all_there_is_complete_unless_it_had_ended(
     store: Store, monkeypatch: pytest.MonkeyPatch, state: State
 ) -> None:
     assert run(store, monkeypatch)[0] == 0
-    config = space.read(Path(ARGUMENTS[0]), ["model.nr_filters=16", "train.epochs=3"]).default()
+    config = training.identified(space.read(Path(ARGUMENTS[0]), ["model.nr_filters=16", "train.epochs=3"]).default())
     Recording(store, config, number=None).finish(state)
     code, said = run(store, monkeypatch)
     assert (code, "All epochs were there already" in said) == (0, True)
