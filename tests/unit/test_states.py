@@ -107,11 +107,8 @@ def test_the_schema_s_page_has_the_table() -> None:
 
 
 def test_status(store: Store) -> None:
-    recorded: list[Console] = []
-
     def shown() -> str:
         console = Console(width=200, record=True, file=io.StringIO())
-        recorded.append(console)
         console.print(status.render(store))
         return console.export_text()
 
@@ -160,8 +157,11 @@ def test_the_pareto_front(store: Store) -> None:
 
 
 def test_the_end_of_a_sweep_names_no_winner_that_failed(store: Store) -> None:
+    recorded: list[Console] = []
+
     def shown() -> str:
         console = Console(width=200, record=True, file=io.StringIO())
+        recorded.append(console)
         sweep_command.show(console, Plan("every", SPACE, store.folder.parent, trials=7))
         return console.export_text()
 
