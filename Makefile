@@ -1,5 +1,5 @@
 # The same targets that .ci/run calls.
-.PHONY: check lint format types imports test test-cluster
+.PHONY: check lint format types imports test test-lowest test-cluster
 
 check: lint types imports test
 
@@ -19,6 +19,12 @@ imports:
 
 test:
 	pip install uv && uv run pytest
+
+# The lowest versions that pyproject.toml allows, in an environment of their own; the pins under [tool.uv] hide them.
+test-lowest:
+	uv pip compile --no-config --quiet --resolution lowest-direct --python-version 3.11 --group dev pyproject.toml \
+	| PYTHONPATH=. uv run --no-config --no-project --isolated --python 3.11 --with-requirements - \
+		python -m pytest tests/unit tests/contract
 
 # Hosts in namespaces of this machine: two addresses of one, then three of which two are lost. Some minutes, and as root.
 test-cluster:

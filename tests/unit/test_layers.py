@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from cpcnn_core import layers
-from cpcnn_core.layers import concat_elu, gated
+from cpcnn_core.layers import DownShiftedConv2d, GatedBlock, concat_elu, gated
 
 # What torch 2.11's own compiler does with functions that have a gradient of their own, and where it leaves the graph.
 pytestmark = [
@@ -81,6 +81,19 @@ def test_the_compiler_finds_the_same(name: str, dtype: torch.dtype) -> None:
     x = values((2, 4, 3, 3), dtype)
     found = torch.compile(partial(value_and_gradient, function), backend="aot_eager", dynamic=False)(x)
     assert_close(found, value_and_gradient(function, x))
+
+
+@pytest.mark.usefixtures("path")
+def test_the_compiler_finds_the_same_for_a_block_and_its_weights() -> None:
+    block = GatedBlock(4, DownShiftedConv2d, skip_channels=4)
+    x, skip = values((2, 4, 3, 3)), values((2, 4, 3, 3))
+    mask = torch.tensor([0.0, 2.0]).repeat(4).view(1, 8, 1, 1).expand(2, 8, 1, 1)
+
+    def run() -> tuple[Tensor, ...]:
+        out = block(x, skip, mask=mask)
+        return out.detach(), *torch.autograd.grad(out.square().sum(), [x, skip, *block.parameters()])
+
+    assert_close(torch.compile(run, backend="aot_eager", dynamic=False)(), run())
 
 
 @pytest.mark.usefixtures("path")
