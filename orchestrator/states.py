@@ -55,5 +55,5 @@ def meaning_of(state: str) -> Meaning:
 
 def reason_of(trial: Mapping[str, object]) -> str | None:
     """Why the trial is in its state, from a row of `trials`; None where nothing was said."""
-    said = trial["error"] or trial["stopped"]
+    said = trial.get("error") or trial.get("stopped")
     return None if said is None else str(said)
