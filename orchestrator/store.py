@@ -173,8 +173,9 @@ class Store:
 
     @property
     def is_begun(self) -> bool:
-        """Whether it was asked something, or a trial has run in it. Raise RemoteError."""
-        return self.sweep_file.is_file() or any(True for _ in self.trials_folder.glob("*.parquet"))
+        """Whether it was asked something, or a trial has left rows in it. Raise RemoteError."""
+        tables = (self.trials_folder, self.epochs_folder)
+        return self.sweep_file.is_file() or any(True for folder in tables for _ in folder.glob("*.parquet"))
 
     def patient(self) -> Store:
         """The same for a run that has work to lose: what fails behind a URL is tried again for a while."""
