@@ -5,13 +5,15 @@ sweep in the same run. Then, without Ray, what the driver does for each suggesti
 trial, and its memory, in one sweep of simulated trials of 5 epochs on 8 nodes: 1,000 of them (--full: 10,000), with a
 row after 100, 300, 1,000 and so on. Processor time, so that other work on the machine and the disk's pace stay out of
 it; for an epoch also by the clock. --known N begins with a study of N finished trials, in memory: what a trial costs
-after them, without running them, and without the study's file, which takes the same at any size.
+after them, without running them, and without the study's file, which takes the same at any size. Last, what a
+suggestion writes into that file, by each of SQLite's journals: docs/decisions.md says what follows from it.
 """
 
 from __future__ import annotations
 
 import random
 import resource
+import sqlite3
 import statistics
 import tempfile
 import time
@@ -19,15 +21,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
+from unittest import mock
 
 import typer
+from optuna.distributions import FloatDistribution
 from optuna.storages import InMemoryStorage
+from optuna.study import StudyDirection
 from rich.console import Console
 from rich.table import Table
 
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
-from orchestrator import driver, local_ray
+from orchestrator import driver, local_ray, study_file
 from orchestrator.ledger import Ledger
 from orchestrator.objective import Objective
 from orchestrator.progress import Progress
@@ -36,9 +41,16 @@ from orchestrator.resources import Resources, cores
 from orchestrator.space import SearchSpace, at_random
 from orchestrator.store import Store
 from orchestrator.study import Recorded, Study
+from orchestrator.study_file import StudyFile
 from orchestrator.training import OnProgress, Score
 from search_spaces import choice, floats, ints
 
+JOURNALS = {
+    "write-ahead log": ("journal_mode = wal", "synchronous = normal"),
+    "truncated journal": ("journal_mode = truncate", "synchronous = normal"),
+    "truncated journal, as on a shared disk": ("journal_mode = truncate", "synchronous = full"),
+    "truncated journal, no fsync": ("journal_mode = truncate", "synchronous = off"),
+}
 NODES = 8
 EPOCHS = 5
 LATEST = 100  # trials over which the costs at some moment are averaged
@@ -187,6 +199,32 @@ def simulated(folder: Path, trials: int, known: int = 0) -> Iterator[Costs]:
         raise ledger.fatal
 
 
+def of_journals(folder: Path, suggestions: int = 40) -> dict[str, list[float]]:
+    """Seconds by the clock of what each suggestion writes into a study's file, by journal, taken in turns."""
+    tuned = {}
+    for name, pragmas in JOURNALS.items():
+
+        def tune(connection: sqlite3.Connection, _: object, pragmas: tuple[str, ...] = pragmas) -> None:
+            for pragma in pragmas:
+                connection.execute(f"pragma {pragma}")
+
+        with mock.patch.object(study_file, "_write_ahead", tune):
+            held = StudyFile(folder / f"{name}.db")
+            tuned[name] = held, held.create_new_study([StudyDirection.MAXIMIZE], name)
+    found: dict[str, list[float]] = {name: [] for name in JOURNALS}
+    for _ in range(suggestions):
+        for name, (held, study) in tuned.items():
+            at = time.perf_counter()
+            trial = held.create_new_trial(study)
+            for field_name in SPACE.fields:
+                held.set_trial_param(trial, field_name, 0.5, FloatDistribution(0, 1))
+            held.set_trial_user_attr(trial, "trial_id", "x")
+            found[name].append(time.perf_counter() - at)
+    for held, _study in tuned.values():
+        held.close()
+    return found
+
+
 def finished(count: int) -> Iterator[tuple[str, Recorded]]:
     """Trials that have ended, as a study hears of those of an earlier sweep."""
     rng = random.Random(0)
@@ -208,7 +246,7 @@ def main(
     full: Annotated[bool, typer.Option("--full", help="10,000 simulated trials instead of 1,000.")] = False,
     known: Annotated[int, typer.Option(min=0, help="Put so many trials into the study first, and simulate 100.")] = 0,
 ) -> None:
-    """Print both tables."""
+    """Print the tables."""
     if 0 < trials < 4:
         raise typer.BadParameter("the first gaps are not counted: at least 4, or 0 for none", param_hint="--trials")
     console = Console(width=120)
@@ -230,6 +268,10 @@ def main(
             if len(costs.ended) in MARKS:
                 table.add_row(*costs.row(base))
                 console.print(*costs.row(base), style="dim")
+        console.print(table)
+        table = Table("what a suggestion writes into the study's file, by the clock", "median ms", "least ms")
+        for name, seconds in of_journals(Path(folder)).items():
+            table.add_row(name, *(f"{1e3 * f(seconds):.0f}" for f in (statistics.median, min)))
         console.print(table)
 
 

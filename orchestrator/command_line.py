@@ -84,6 +84,11 @@ def plain_errors(*more: type[Exception]) -> Generator[None]:
         yield
     except kinds as error:
         fail(str(error), BAD_INPUT)
+    except FileNotFoundError as error:
+        if error.filename is not None or "temporary directory" not in str(error):
+            raise
+        where = os.environ.get("TMPDIR") or "not set"
+        fail(f"TMPDIR ({where}): {error.strerror}; let it name a folder that can be written and has room", BAD_INPUT)
 
 
 def fail(message: str, code: int) -> None:

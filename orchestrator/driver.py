@@ -99,8 +99,8 @@ def run(plan: Plan, view: View, *, beside: Callable[[], AbstractContextManager[N
     address = launch.cluster_address()
     try:
         new = not store.is_begun
-    except RemoteError as error:
-        raise StoreError(f"{store.folder}: cannot hold results: {error.strerror}") from None
+    except OSError as error:
+        raise StoreError(f"{store.folder}: cannot hold results: {error.strerror or error}") from None
     if new and address is not None:
         launch.find_cluster(address)  # before anything is spent; one that has ended needs none
     absent = [] if store.near.exists() else [store.near, *(each for each in store.near.parents if not each.exists())]

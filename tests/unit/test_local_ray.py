@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from cpcnn_core import files
-from orchestrator import local_ray, planning, provenance, resources
+from orchestrator import command_line, local_ray, planning, provenance, resources
 from orchestrator.cluster import ClusterError
 
 
@@ -203,3 +204,18 @@ def test_nor_are_those_that_a_container_may_not_use(
     assert resources.cores() == cores
     assert provenance.hardware()["cpus"] == cores
     assert planning._machine()["CPU"] == cores
+
+
+def test_no_temporary_folder_at_all_is_one_sentence_of_any_command(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "nowhere")])
+    with pytest.raises(typer.Exit) as raised, command_line.plain_errors():
+        tempfile.mkdtemp()
+    assert raised.value.exit_code == 2
+    assert "error: TMPDIR (not set): No usable temporary directory found in" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    with pytest.raises(FileNotFoundError), command_line.plain_errors():
+        (tmp_path / "a temporary directory").read_text()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from benchmarks import overhead
@@ -26,3 +28,13 @@ def test_the_costs_of_a_simulated_sweep_are_counted_per_trial(tmp_path: Path) ->
     trials, epochs, *times, grown = costs.row(0)
     assert (trials, epochs) == ("3", str(len(costs.epochs)))
     assert all(int(value) >= 0 for value in (*times, grown))
+
+
+def test_a_suggestions_writes_are_timed_under_each_journal(tmp_path: Path) -> None:
+    found = overhead.of_journals(tmp_path, 2)
+    assert {name: len(seconds) for name, seconds in found.items()} == dict.fromkeys(overhead.JOURNALS, 2)
+    modes = {}
+    for name in overhead.JOURNALS:
+        with closing(sqlite3.connect(tmp_path / f"{name}.db")) as held:
+            modes[name] = held.execute("pragma journal_mode").fetchone()[0]
+    assert [mode == "wal" for mode in modes.values()] == [True, False, False, False]
