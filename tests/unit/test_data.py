@@ -548,22 +548,6 @@ def test_concurrent_trials_make_it_once(tmp_path: Path) -> None:
     assert made.read_text() == "made\n"
 
 
-@pytest.mark.parametrize(
-    ("variables", "expected"),
-    [
-        ({"CPCNN_CACHE": "/own", "XDG_CACHE_HOME": "/xdg"}, "/own"),
-        ({"XDG_CACHE_HOME": "/xdg", "HOME": "/home/me"}, "/xdg/cpcnn"),
-        ({"HOME": "/home/me"}, "/home/me/.cache/cpcnn"),
-    ],
-)
-def test_where_the_cache_lies(variables: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("CPCNN_CACHE", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert cache_folder() == Path(expected)
-
-
 def test_the_digest_tells_where_one_part_ends() -> None:
     assert cache.digest(["ab", "c"]) != cache.digest(["a", "bc"])
     assert cache.digest([torch.zeros(4)]) != cache.digest([torch.zeros(2, 2)])
