@@ -20,7 +20,6 @@ from torch.testing import assert_close
 from cpcnn_core import cache, data
 from cpcnn_core.config import DataConfig
 from cpcnn_core.data import DataError
-from cpcnn_core.files import cache_folder
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "cpen455"
 real = pytest.mark.skipif(not REAL.is_dir(), reason=f"the cpen455 images are not at {REAL}")
