@@ -20,7 +20,6 @@ from torch.testing import assert_close
 from cpcnn_core import cache, data
 from cpcnn_core.config import DataConfig
 from cpcnn_core.data import DataError
-from cpcnn_core.files import cache_folder
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "cpen455"
 real = pytest.mark.skipif(not REAL.is_dir(), reason=f"the cpen455 images are not at {REAL}")
@@ -546,22 +545,6 @@ def test_concurrent_trials_make_it_once(tmp_path: Path) -> None:
         process.join()
     assert [process.exitcode for process in processes] == [0] * 4
     assert made.read_text() == "made\n"
-
-
-@pytest.mark.parametrize(
-    ("variables", "expected"),
-    [
-        ({"CPCNN_CACHE": "/own", "XDG_CACHE_HOME": "/xdg"}, "/own"),
-        ({"XDG_CACHE_HOME": "/xdg", "HOME": "/home/me"}, "/xdg/cpcnn"),
-        ({"HOME": "/home/me"}, "/home/me/.cache/cpcnn"),
-    ],
-)
-def test_where_the_cache_lies(variables: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("CPCNN_CACHE", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert cache_folder() == Path(expected)
 
 
 def test_the_digest_tells_where_one_part_ends() -> None:
