@@ -91,7 +91,7 @@ class Recorded:
         values = {int(held["epoch"]): told[0] for held in rows if (told := objective.values(held)) is not None}
         measured = without_a_gap({int(held["epoch"]) for held in rows})
         meaning = meaning_of(row["state"])
-        incomplete = meaning.ended and not meaning.failed and measured < (row["epochs"] or 0)
+        incomplete = meaning.ended and not meaning.failed and measured < (row.get("epochs") or 0)
         reached = worth(objective, objective.best(rows))
         return cls(row["trial_id"], config, row["state"], reached, values, params, incomplete)
 
