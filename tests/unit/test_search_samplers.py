@@ -13,9 +13,10 @@ import pytest
 from orchestrator import samplers
 from orchestrator.objective import Objective
 from orchestrator.space import SearchSpace, SpaceError, read
-from orchestrator.store import Store
+from orchestrator.store import Attempt, Store
 from orchestrator.study import Study, Suggestion
 from search_spaces import choice, constrained, floats, ints, pareto
+from tests.fakes import metrics
 
 GRID = {
     "model.fusion": choice({"none": {}, "input_concat": {"model.fusion_options.input_concat.dim": ints(8, 9)}}),
@@ -51,13 +52,17 @@ def row_of(suggestion: Suggestion) -> dict[str, Any]:
     return {"epoch": 1, "val_acc": config.model.nr_filters / 50 - config.train.lr, "fid": 2.0 * config.model.nr_filters}
 
 
-def run_all(study: Study) -> list[str]:
-    done = []
+def run_all(study: Study, folder: Path) -> list[str]:
+    """Run what is left; the rows of each trial go to the sweep in `folder`, where the study looks for them."""
+    store, done = Store(folder), []
     while (suggestion := study.next()) is not None:
-        row = row_of(suggestion)
+        row, trial_id = row_of(suggestion), suggestion.config.trial_id
+        store.add_epoch(trial_id, 1, metrics(**row))
         study.report(suggestion.number, row)
+        ended = Attempt(trial_id=trial_id, attempt=1, number=suggestion.number, state="COMPLETE", started="2025")
+        store.write_attempt(ended, suggestion.config)
         study.end(suggestion.number, "COMPLETE", row)
-        done.append(suggestion.config.trial_id)
+        done.append(trial_id)
     return done
 
 
@@ -68,14 +73,14 @@ def test_one_seed_gives_one_sequence_even_across_restarts(
     monkeypatch.setattr(samplers, "NSGA2_POPULATION", 4)
     space = space_of(sampler)
     with studying(tmp_path / "whole", space, trials=trials) as study:
-        whole = run_all(study)
+        whole = run_all(study, tmp_path / "whole")
     assert len(set(whole)) == trials
     with studying(tmp_path / "parts", space, trials=2) as study:
-        parts = run_all(study)
+        parts = run_all(study, tmp_path / "parts")
     with studying(tmp_path / "parts", space, trials=trials) as study:
         assert study.next() is not None  # killed while this one runs
     with studying(tmp_path / "parts", space, trials=trials) as study:
-        parts += run_all(study)
+        parts += run_all(study, tmp_path / "parts")
     assert parts == whole
 
 
@@ -89,7 +94,7 @@ def test_samplers_that_learn_take_several_objectives_and_limits(
     store = Store(tmp_path)
     store.create()
     study = Study(space, store, seed=0, trials=12, storage=optuna.storages.InMemoryStorage())
-    assert len(set(run_all(study))) == 12
+    assert len(set(run_all(study, tmp_path))) == 12
     trials = study._study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
     several = len(trials[0].values) == 2
     for trial in trials:
@@ -117,7 +122,7 @@ def test_a_trial_killed_after_its_limits_were_told_is_told_once(tmp_path: Path) 
         assert suggestion is not None
         study._running[suggestion.number].trial.set_constraint("fid", 0.5)
     with studying(tmp_path, space, trials=1) as study:
-        assert len(run_all(study)) == 1
+        assert len(run_all(study, tmp_path)) == 1
 
 
 def test_a_grid_is_walked_whole_in_an_order_that_the_seed_draws(tmp_path: Path) -> None:
@@ -125,7 +130,7 @@ def test_a_grid_is_walked_whole_in_an_order_that_the_seed_draws(tmp_path: Path) 
     every = [config.trial_id for config in space.all()]
     assert len(every) == 3 * 3
     with studying(tmp_path / "whole", space, trials=99) as study:
-        walked = run_all(study)
+        walked = run_all(study, tmp_path / "whole")
     assert sorted(walked) == sorted(every)
     assert walked != every
     with studying(tmp_path / "cut", space, trials=99) as study:
@@ -135,7 +140,7 @@ def test_a_grid_is_walked_whole_in_an_order_that_the_seed_draws(tmp_path: Path) 
         assert params is not None
         study._study.enqueue_trial({name: value for name, (value, _) in params.items()})  # killed before it is asked
     with studying(tmp_path / "cut", space, trials=99) as study:
-        assert run_all(study) == walked
+        assert run_all(study, tmp_path / "cut") == walked
 
 
 @pytest.mark.parametrize(
