@@ -2,16 +2,19 @@
 
     python -m benchmarks.protocol [--seeds 4] [--epochs 9]                    digits, 8x8
     python -m benchmarks.protocol --root PATH --seeds 1 --epochs 6            the course's images at 16x16
+    python -m benchmarks.protocol --root PATH --jobs 16 --set data.image_size=32 --set model.nr_filters=40 ...   a GPU
 
 Protocol 1 had the images in one order in every epoch, and Adam's eps of 1e-8 beside a gradient of mean bits per
-sub-pixel. One thread; the runs of a seed are made one after another.
+sub-pixel. One thread each; --jobs of the runs are made at once, on one GPU where there is one.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Annotated
@@ -23,6 +26,7 @@ from rich.table import Table
 
 from cpcnn_core import data, environment, train
 from cpcnn_core.config import TrialConfig
+from orchestrator.space import parse_settings
 
 DIGITS = {
     "data.name": "digits",
@@ -72,9 +76,12 @@ class _OneOrder(train.Run):
             self.epoch = epoch
 
 
-def run(settings: dict[str, object], dataset: data.Dataset, *, reshuffled: bool, eps: bool) -> tuple[float, float]:
+def run(settings: dict[str, object], arm: str) -> tuple[float, float]:
     """val_bpd and val_acc after the last epoch."""
+    torch.set_num_threads(1)
+    reshuffled, eps = ARMS[arm]
     config = TrialConfig.from_flat(settings)
+    dataset = data.load(config.data)
     if not eps:
         of_a_mean = config.train.batch_size * math.prod(dataset.image_shape) * math.log(2.0)
         config = config.with_settings({"train.adam_eps": 1e-8 * of_a_mean})
@@ -92,19 +99,23 @@ def main(
     seeds: Annotated[int, typer.Option(min=1)] = 4,
     epochs: Annotated[int, typer.Option(min=1)] = 9,
     root: Annotated[Path | None, typer.Option(help="The course's images, instead of the digits.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="How many runs at once.")] = 1,
+    changes: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Other settings.")] = None,
     out: Annotated[Path | None, typer.Option(help="A JSON file for all values.")] = None,
 ) -> None:
     """Print val_bpd and val_acc of each arm, and the differences to protocol 1, seed by seed."""
-    torch.set_num_threads(1)
     settings: dict[str, object] = {**(DIGITS if root is None else COURSE), "train.epochs": epochs}
+    settings |= parse_settings(changes or [])
     if root is not None:
         settings["data.root"] = str(root)
-    dataset = data.load(TrialConfig.from_flat(settings).data)
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in ARMS}
     console = Console()
-    for seed in range(seeds):
-        for name, (reshuffled, eps) in ARMS.items():
-            found[name].append(run({**settings, "seed": seed}, dataset, reshuffled=reshuffled, eps=eps))
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        pending = [
+            (seed, name, pool.submit(run, {**settings, "seed": seed}, name)) for seed in range(seeds) for name in ARMS
+        ]
+        for seed, name, running in pending:
+            found[name].append(running.result())
             console.print(f"seed {seed}, {name}: val_bpd {found[name][-1][0]:.4f}, val_acc {found[name][-1][1]:.4f}")
     table = Table("", "val_bpd", "less by", "val_acc", title=f"{settings['data.name']}, {epochs} epochs, {seeds} seeds")
     for name, values in found.items():
