@@ -2,11 +2,12 @@
 
 First the time from one trial's end to the next one's first step, the process warm, of our driver and of a plain Tune
 sweep in the same run. Then, without Ray, what the driver does for each suggestion, each reported epoch and each whole
-trial, and its memory, in one sweep of simulated trials of 5 epochs on 8 nodes: 1,000 of them (--full: 10,000), with a
-row after 100, 300, 1,000 and so on. Processor time, so that other work on the machine and the disk's pace stay out of
-it; for an epoch also by the clock. --known N begins with a study of N finished trials, in memory: what a trial costs
-after them, without running them, and without the study's file, which takes the same at any size. Last, what a
-suggestion writes into that file, by each of SQLite's journals: docs/decisions.md says what follows from it.
+trial, and its memory, in one sweep of simulated trials of 5 epochs: 1,000 of them (--full: 10,000), 8 at a time
+(--at-once), with a row after 100, 300, 1,000 and so on. Processor time, so that other work on the machine and the
+disk's pace stay out of it; for an epoch also by the clock. --known N begins with a study of N finished trials, in
+memory: what a trial costs after them, without running them, and without the study's file, which takes the same at any
+size. Last, what a suggestion writes into that file, by each of SQLite's journals: docs/decisions.md says what follows
+from it.
 """
 
 from __future__ import annotations
@@ -160,7 +161,7 @@ class Costs:
         return [f"{len(self.ended):,}", f"{len(self.epochs):,}", *times, f"{(_memory() - base) / 2**20:.0f}"]
 
 
-def simulated(folder: Path, trials: int, known: int = 0) -> Iterator[Costs]:
+def simulated(folder: Path, trials: int, known: int = 0, at_once: int = NODES) -> Iterator[Costs]:
     """The costs so far, after each of the simulated trials has ended; the study has heard of `known` others."""
     store = Store(folder)
     store.create()
@@ -173,7 +174,7 @@ def simulated(folder: Path, trials: int, known: int = 0) -> Iterator[Costs]:
     costs = Costs()
     running: list[tuple[int, TrialConfig, int]] = []
     while True:
-        while len(running) < NODES:
+        while len(running) < at_once:
             at = time.process_time()
             suggestion = ledger.suggest()
             if suggestion is None:
@@ -245,6 +246,7 @@ def main(
     trials: Annotated[int, typer.Option(min=0, help="Real trials of each kind; 0: none.")] = 8,
     full: Annotated[bool, typer.Option("--full", help="10,000 simulated trials instead of 1,000.")] = False,
     known: Annotated[int, typer.Option(min=0, help="Put so many trials into the study first, and simulate 100.")] = 0,
+    at_once: Annotated[int, typer.Option(min=1, help="How many simulated trials run at once.")] = NODES,
 ) -> None:
     """Print the tables."""
     if 0 < trials < 4:
@@ -264,7 +266,7 @@ def main(
             "simulated trials", "epochs", "ms an epoch", "by the clock", "a suggestion", "a trial", "MiB more"
         )
         count = LATEST if known else 10_000 if full else 1000
-        for costs in simulated(Path(folder) / "simulated", count, known):
+        for costs in simulated(Path(folder) / "simulated", count, known, at_once):
             if len(costs.ended) in MARKS:
                 table.add_row(*costs.row(base))
                 console.print(*costs.row(base), style="dim")
