@@ -20,7 +20,7 @@ from optuna.storages import InMemoryStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import URL, event
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
 from orchestrator import storage
 
@@ -59,9 +59,11 @@ class StudyFile(InMemoryStorage):
         """Read the file, or begin one. Raise one of ERRORS, or StudyError where it is another program's."""
         super().__init__()
         revision, release = _written_by(path)
+        if revision is None:
+            _begin(path)
         try:
             # Where tables are missing that this release has, they are of another one, and not for us to make.
-            self._file = RDBStorage(url(path), skip_table_creation=revision is not None)
+            self._file = RDBStorage(url(path), skip_table_creation=True)
         except RuntimeError:
             raise StudyError(
                 f"{path}: was begun by Optuna {release or 'of an unknown release'}, with tables of revision "
@@ -148,15 +150,31 @@ class StudyFile(InMemoryStorage):
         self._file.engine.dispose()
 
 
-def _written_by(path: Path) -> tuple[str | None, str | None]:
-    """The revision of the file's tables, and Optuna's release that began it; nothing where it is new.
+def _begin(path: Path) -> None:
+    """Make a study's file with all its tables, or none.
 
-    Raise StudyError where it holds something else.
+    With a part of them, as a full disk or a kill leaves it, Optuna would go on: without the index of names, it makes a
+    second study of the same one.
+    """
+    new = path.with_name(f"{path.name}.new")
+    new.unlink(missing_ok=True)
+    made = RDBStorage(url(new))
+    made.scoped_session.remove()
+    made.engine.dispose()
+    for journal in ("-journal", "-wal", "-shm"):  # of what was there: SQLite would take it for the new file's
+        path.with_name(path.name + journal).unlink(missing_ok=True)
+    new.replace(path)
+
+
+def _written_by(path: Path) -> tuple[str | None, str | None]:
+    """The revision of the file's tables, and Optuna's release that began it; no revision where it was never finished.
+
+    Raise StudyError where it holds something else, and one of ERRORS where it is no database.
     """
     if not path.exists():
         return None, None
     try:
-        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as held:
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True)) as held:
             tables = {name for (name,) in held.execute("select name from sqlite_master where type = 'table'")}
             if tables and not tables & _OPTUNAS:
                 listed = ", ".join(sorted(tables)[:3])
@@ -165,8 +183,8 @@ def _written_by(path: Path) -> tuple[str | None, str | None]:
                 _first(held, "select version_num from alembic_version") if "alembic_version" in tables else None,
                 _first(held, "select library_version from version_info") if "version_info" in tables else None,
             )
-    except sqlite3.Error:
-        return None, None  # Optuna's own attempt says what is wrong with it
+    except sqlite3.Error as error:
+        raise DatabaseError(None, None, error) from error  # as SQLAlchemy would
 
 
 def _first(connection: sqlite3.Connection, query: str) -> str | None:

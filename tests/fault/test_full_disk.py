@@ -19,7 +19,7 @@ from tests.fault.test_disk import NAMESPACE
 from tests.fault.test_disk import pytestmark as pytestmark
 from tests.fault.test_killed_anywhere import check_whole, drive, new_store
 
-STEP_KIB = int(os.environ.get("CPCNN_LEVELS", "12"))
+STEP_KIB = int(os.environ.get("CPCNN_LEVELS", "20"))
 
 
 def main(disk: Path, step: int) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from orchestrator.objective import Objective
 from orchestrator.recording import Place
 from orchestrator.space import SearchSpace
 from orchestrator.states import State
-from orchestrator.store import Store
+from orchestrator.store import Store, StoreError
 from orchestrator.study import Study
 from search_spaces import choice, ints
 from tests import fakes
@@ -46,15 +48,20 @@ class NoView:
 def drive(store: Store) -> int:
     """One run of a driver, two trials at a time; return how many trials it started."""
     study = Study(SPACE, store, seed=0, trials=TRIALS)
-    try:
+    with ExitStack() as stack:
+        stack.callback(study.close)
         ledger = Ledger(study, store, SPACE.objective, NoView())
         running: list[tuple[int, Iterator[EpochMetrics]]] = []
         started = 0
         while True:
             while len(running) < CONCURRENT and (suggestion := ledger.suggest()) is not None:
                 started += 1
-                running.append((suggestion.number, training.run(suggestion.config, store, fakes.train)))
+                epochs = training.run(suggestion.config, store, fakes.train)
+                stack.callback(epochs.close)  # whose lock would last as long as an error that is looked at
+                running.append((suggestion.number, epochs))
                 ledger.started(suggestion.number)
+            if ledger.fatal is not None:
+                raise ledger.fatal
             if not running:
                 return started
             number, epochs = running.pop(0)
@@ -66,8 +73,30 @@ def drive(store: Store) -> int:
                 ledger.ended(number, None)
             else:
                 running.append((number, epochs))
-    finally:
-        study.close()
+
+
+@contextmanager
+def full_from(write: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Let the disk be full from the file number `write` on: some bytes still fit. Count the files."""
+    files = [0]
+
+    def limited(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(path: Path, write_to: Callable[[Any], object], **options: Any) -> Any:
+            files[0] += 1
+
+            def fill(stream: Any) -> None:
+                write_to(stream)
+                if files[0] >= write:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+            return function(path, fill, **options)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for module in (orchestrator.store, fakes):
+            patch.setattr(module, "write_atomically", limited(module.write_atomically))
+        yield files
 
 
 @contextmanager
@@ -127,6 +156,21 @@ def test_a_driver_killed_at_any_write_loses_nothing_and_repeats_nothing(
         store = new_store(tmp_path / str(step))
         with killed_at(step, monkeypatch), pytest.raises(Killed):
             drive(store)
+        drive(store)
+        check_whole(store)
+        assert drive(store) == 0
+
+
+def test_a_disk_that_is_full_from_any_file_on_loses_nothing_and_repeats_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with full_from(10**6, monkeypatch) as files:
+        assert drive(new_store(tmp_path / "whole")) == TRIALS
+    for write in range(1, files[0] + 1, 3):
+        store = new_store(tmp_path / str(write))
+        with full_from(write, monkeypatch), pytest.raises((OSError, StoreError)) as error:
+            drive(store)
+        assert "No space left on device" in str(error.value)
         drive(store)
         check_whole(store)
         assert drive(store) == 0

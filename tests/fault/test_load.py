@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 import time
@@ -59,6 +60,8 @@ def running(sweep: Sweep) -> int:
 
 def test_many_trials_at_once_under_a_driver_that_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = Sweep(tmp_path, SPACE, 2 * AT_ONCE)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
     with cluster(AT_ONCE) as address:
         monkeypatch.setenv("RAY_ADDRESS", address)
         with sweep.running(8) as driver:

@@ -343,3 +343,28 @@ def test_the_sampler_learns(store: Store) -> None:
         done = run_all(study, store)
     early, late = (sum(s.config.train.lr for s in part) / len(part) for part in (done[:10], done[-10:]))
     assert late > 2 * early
+
+
+def test_a_file_whose_making_was_cut_short_is_made_anew(store: Store) -> None:
+    """Without the index of names, that a full disk may leave out, Optuna makes a second study of one name."""
+    with studying(store) as study:
+        first = study.next()
+    with closing(sqlite3.connect(store.study_file)) as held, held:
+        held.execute("drop index ix_studies_study_name")
+        held.execute("delete from alembic_version")
+    store.study_file.with_name("study.db-shm").touch()
+    for _ in range(2):
+        with studying(store) as study:
+            again = study.next()
+        assert first is not None
+        assert again is not None
+        assert again.config == first.config
+    with closing(sqlite3.connect(store.study_file)) as held:
+        assert held.execute("select count(*) from studies").fetchone() == (1,)
+    assert [path.name for path in store.folder.glob("study.db*")] == ["study.db"]
+
+
+def test_an_empty_file_is_begun(store: Store) -> None:
+    store.study_file.touch()
+    with studying(store) as study:
+        assert study.next() is not None
