@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import fakes
 from tests.fault.test_processes import EPOCHS, PATIENCE, Sweep
 
 AT_ONCE = int(os.environ.get("CPCNN_AT_ONCE", "0"))
@@ -60,11 +61,12 @@ def running(sweep: Sweep) -> int:
 
 def test_many_trials_at_once_under_a_driver_that_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = Sweep(tmp_path, SPACE, 2 * AT_ONCE)
+    monkeypatch.setenv(fakes.SECONDS, str(AT_ONCE))  # on two cores a process starts in four seconds, all of them late
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
     with cluster(AT_ONCE) as address:
         monkeypatch.setenv("RAY_ADDRESS", address)
-        with sweep.running(8) as driver:
+        with sweep.running(AT_ONCE) as driver:
             sweep.wait(lambda: running(sweep) >= AT_ONCE or driver.poll() is not None)
             assert driver.poll() is None, driver.communicate()[0]
             sweep.wait_for_epochs(AT_ONCE)
@@ -72,7 +74,7 @@ def test_many_trials_at_once_under_a_driver_that_is_killed(tmp_path: Path, monke
             driver.kill()
             driver.communicate(timeout=PATIENCE)
         began = time.monotonic()
-        code, output = sweep.run(1)
+        code, output = sweep.run(AT_ONCE)
         assert code == 0, output
         seconds = time.monotonic() - began
     latest = sweep.store.latest_attempts().rows()
