@@ -26,7 +26,7 @@ others, so that trials before and after are never taken for one another.
 LOCATIONS = frozenset({"data.root", "eval.fid_weights"})
 
 # Settings that a trial of protocol 1 did not have, and so no part of its identity.
-_SINCE_PROTOCOL_2 = frozenset({"protocol", "data.digest", "train.adam_eps"})
+SINCE_PROTOCOL_2 = frozenset({"protocol", "data.digest", "train.adam_eps"})
 
 
 class ConfigError(ValueError):
@@ -217,7 +217,7 @@ class TrialConfig(_Section):
 
         A row of protocol 1 does not name its protocol, and has nulls where it stands in one table with later ones.
         """
-        given = {key: value for key, value in settings.items() if value is not None or key not in _SINCE_PROTOCOL_2}
+        given = {key: value for key, value in settings.items() if value is not None or key not in SINCE_PROTOCOL_2}
         return cls.from_tree(_nested(given))
 
     @classmethod
@@ -239,7 +239,7 @@ class TrialConfig(_Section):
     @property
     def trial_id(self) -> str:
         """12 hex digits: SHA-256 of the canonical JSON of every setting but the data's location."""
-        ignored = LOCATIONS if self.protocol > 1 else LOCATIONS | _SINCE_PROTOCOL_2
+        ignored = LOCATIONS if self.protocol > 1 else LOCATIONS | SINCE_PROTOCOL_2
         canonical = {key: value for key, value in self.flat().items() if key not in ignored}
         return hashlib.sha256(json.dumps(canonical, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -279,6 +279,20 @@ def field_names() -> tuple[str, ...]:
         else:
             names.append(section)
     return tuple(names)
+
+
+def field_defaults(data_name: str) -> dict[str, Scalar]:
+    """What each field is that nobody set, in a trial of this data set; told without building a configuration, which
+    takes torch.
+    """
+    defaults: dict[str, Scalar] = {}
+    for section, info in TrialConfig.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            fields = info.annotation.model_fields.items()
+            defaults |= {f"{section}.{field}": held.default for field, held in fields if field != "fusion_options"}
+        else:
+            defaults[section] = info.default
+    return defaults | {"data.name": data_name, "data.quantize": data_name == "digits"}
 
 
 def check_field(key: str) -> None:

@@ -99,8 +99,7 @@ class Dataset:
         if expected is not None and expected != self.digest:
             raise DataError(
                 f"data.digest: the data is another than the one asked for: its images or labels have the digest "
-                f"{self.digest}, expected {expected}; give the folder of that data with --set data.root=PATH, or begin "
-                "anew under another --name"
+                f"{self.digest}, expected {expected}; give the folder of that data with --set data.root=PATH"
             )
 
 

@@ -93,6 +93,8 @@ def main(
             choice = chosen()
             gain = None if ensemble is None else ensemble_of(choice, ensemble)
     if confirm is not None:
+        for problem in decision.epochs.problems:
+            console.print(f"warning: {problem}", style="yellow", soft_wrap=True)
         if not as_json:
             console.print(confirming.table(decision))
             for line in confirming.sentences(decision):
@@ -158,6 +160,11 @@ def read(
 
 def choose(epochs: Epochs, rule: Rule = DEFAULT_RULE) -> Choice:
     """The epoch to hand in, among those whose weights are on disk. Raise ChoiceError where there is none."""
+    with candidates.naming(epochs.problems):
+        return _choose(epochs, rule)
+
+
+def _choose(epochs: Epochs, rule: Rule) -> Choice:
     objective = epochs.objective
     if not epochs.kept.any():
         raise ChoiceError(f"no epoch with a {objective.metric} has its weights on disk any more; nothing to export")
@@ -291,7 +298,7 @@ def table(choice: Choice, *, top: int) -> Table:
             *settings[rank - 1],
             one["state"],
         )
-    return made
+    return leaderboard.kept_whole(made, *heads)
 
 
 def sure_heads(choice: Choice) -> list[str]:
@@ -352,7 +359,8 @@ def ensemble_of(choice: Choice, count: int) -> dict[str, Any]:
 
     if choice.epochs.objective.metric != "val_acc" or choice.verdict is None:
         raise ChoiceError("--ensemble: needs --metric val_acc and stored predictions")
-    return gain(choice.epochs, choice.verdict.smoothed, count)
+    with candidates.naming(choice.epochs.problems):
+        return gain(choice.epochs, choice.verdict.smoothed, count)
 
 
 def _export(

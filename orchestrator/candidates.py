@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import shlex
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -47,6 +48,15 @@ _SOURCE = "source"
 
 class ChoiceError(Exception):
     """Nothing that could be chosen."""
+
+
+@contextmanager
+def naming(problems: Sequence[str]) -> Generator[None]:
+    """Put what could not be read beside what keeps from a choice: it may be the reason."""
+    try:
+        yield
+    except ChoiceError as error:
+        raise ChoiceError("\n".join([str(error), *(f"warning: {problem}" for problem in problems)])) from None
 
 
 class Trials:
@@ -138,13 +148,31 @@ def read(
 
     Raise ChoiceError where there is no epoch, or where they were not measured alike; WhereError for a bad condition.
     """
+    problems: list[str] = []
+    with naming(problems):
+        return _read(stores, metric, mode, conditions, problems, imports=imports)
+
+
+def _read(
+    stores: Sequence[Store],
+    metric: str,
+    mode: Direction | None,
+    conditions: Sequence[where.Condition],
+    problems: list[str],
+    *,
+    imports: bool,
+) -> Epochs:
+    """`read`, which adds to `problems` as it meets them."""
+    for store in stores:
+        problems += store.sweep_problems()
     known: dict[str, pa.DataType] = {}
     for store in stores:
         known |= {name: kind for name, kind in store.epoch_columns().items() if name not in known}
     trial_tables = [store.latest_attempts() for store in stores]
+    problems += [problem for table in trial_tables for problem in table.problems]
     in_trials = {name for table in trial_tables for name in table.columns.column_names} - {"trial_id", "attempt"}
     in_trials |= set(_PROTOCOL)
-    _check_metric(metric, known)
+    _check_metric(metric, known, stores, problems)
     where.check(conditions, [*known, *sorted(in_trials - set(known))])
     objective = _objective(metric, mode)
     of_epochs = [condition for condition in conditions if condition.column in known]
@@ -161,11 +189,10 @@ def read(
     before = 0
     failed: list[str] = []  # trials that would be among them, had they not failed
     parts: list[dict[str, Any]] = []
-    problems: list[str] = []
     notes: list[str] = []
     for store, table in zip(stores, trial_tables, strict=True):
         epochs = store.epochs(columns)
-        problems += [*table.problems, *epochs.problems]
+        problems += [*epochs.problems, *store.orphans(table.columns, epochs.columns)]
         fits = np.ones(len(table.columns), bool)
         for condition in of_trials:
             fits &= condition.holds(_column(table.columns, condition.column))
@@ -413,9 +440,10 @@ def _images(among: Epochs, sign: float) -> tuple[Images | None, NDArray[np.int64
 # ------------------------------------------------------------------------------------------------------- alike or not
 
 
-def _check_metric(metric: str, known: Mapping[str, pa.DataType]) -> None:
+def _check_metric(metric: str, known: Mapping[str, pa.DataType], stores: Iterable[Store], problems: list[str]) -> None:
     numbers = [name for name, kind in known.items() if pa.types.is_floating(kind)]
     if metric not in numbers:
+        problems += [problem for store in stores for problem in store.epochs(()).problems]  # which may have it
         raise ChoiceError(f"--metric {metric}: no such metric{nearest(metric, numbers)}")
 
 

@@ -45,6 +45,7 @@ RULE = (
 )
 
 _SEED = "seed"
+_WAY_OUT = "choose among others, with --sweep or --where, which is a confirmation of its own"
 
 
 @dataclass(frozen=True)
@@ -197,15 +198,16 @@ def run(
     question = recorded(store)
     if question is None:
         choice = chosen()
-        question = ask(choice.epochs, choice.standings(), finalists=finalists, seeds=seeds)
+        with candidates.naming(choice.epochs.problems):
+            question = ask(choice.epochs, choice.standings(), finalists=finalists, seeds=seeds)
     for finalist in question.finalists:
         finalist.run(question.seeds[0])
     space = question.space()
     if root is not None:
         space = space.with_settings({"data.root": root})
     noted = {KIND: "confirmation", CONFIRMATION: question.describe()}  # written down before anything is run
-    plan = driver.Plan(name, space, results, trials=space.trials, noted=noted)
-    console.print(f"{space.question} {plan.trials} runs in {store.folder}.", soft_wrap=True, highlight=False)
+    plan = driver.Plan(name, space, results, trials=space.trials, noted=noted, way_out=_WAY_OUT)
+    plan = replace(plan, announcement=f"{space.question} {plan.trials} runs in {store.folder}.")
     with (
         cli.plain_errors(driver.SweepError, StudyError),
         Progress(console, space.objective, space.searched, total=plan.trials) as view,
@@ -274,7 +276,12 @@ class Decision:
 def decide(store: Store, question: Question) -> Decision:
     """Read the runs of the sweep in `store` by the question's rule. Raise ChoiceError where none has a value."""
     rows = {row["trial_id"]: row for row in store.latest_attempts().rows()}
-    epochs = _last(candidates.read([store], question.metric, mode=question.direction))
+    epochs = candidates.read([store], question.metric, mode=question.direction)
+    with candidates.naming(epochs.problems):
+        return _decide(store, question, rows, _last(epochs))
+
+
+def _decide(store: Store, question: Question, rows: Mapping[str, Mapping[str, Any]], epochs: Epochs) -> Decision:
     row_of = {str(epochs.trials[trial][1]["trial_id"]): row for row, trial in enumerate(epochs.trial)}
     evidence = candidates.evidence(epochs)
     notes = list(evidence.notes)
@@ -359,7 +366,8 @@ def table(decision: Decision) -> Table:
     seeds = ", ".join(map(str, question.seeds))
     made = Table(title=f"{len(shown)} finalists by {question.metric}, on the new seeds {seeds}", box=SIMPLE_HEAD)
     varied = leaderboard.differing([one.finalist.settings for one in shown])
-    for head in ("", "sweep", "trial", "mean", "95% interval", "P(best)", "runs", "before"):
+    heads = ("", "sweep", "trial", "mean", "95% interval", "P(best)", "runs", "before")
+    for head in heads:
         made.add_column(head, justify="right" if head in {"mean", "P(best)", "before"} else "left", no_wrap=True)
     for field in varied:
         made.add_column(field.rpartition(".")[2], no_wrap=True)
@@ -377,7 +385,7 @@ def table(decision: Decision) -> Table:
             measured(one.finalist.value),
             *settings[rank - 1],
         )
-    return made
+    return leaderboard.kept_whole(made, *heads)
 
 
 def sentences(decision: Decision) -> list[str]:

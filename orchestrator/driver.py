@@ -9,24 +9,25 @@ import signal
 import sqlite3
 import tempfile
 import uuid
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from cpcnn_core.config import PROTOCOL, ConfigError, DataConfig
+from cpcnn_core.config import ConfigError, DataConfig
 from cpcnn_core.errors import DataError
 from cpcnn_core.metrics import ruler_of
 from cpcnn_core.suggest import nearest
 from orchestrator import (
     alone,
+    beginning,
     cluster,
     growth,
     launch,
     leaderboard,
     lease,
+    mixtures,
     packing,
     provenance,
     study_file,
@@ -75,6 +76,8 @@ class Plan:
     trainer: str = training.TRAINER  # another one simulates trials
     warm_start: tuple[str, ...] = ()  # names of earlier sweeps in the same folder of results
     noted: Mapping[str, Any] = field(default_factory=dict)  # what else sweep.json is to say from the beginning
+    announcement: str | None = None  # for the view, once nothing is in the way of the first trial
+    way_out: str = "give this sweep another --name"  # where the folder is taken, as the user's command has it
 
     def __post_init__(self) -> None:
         """A small space may not have as many configurations as trials were asked for."""
@@ -103,18 +106,18 @@ def run(plan: Plan, view: View, *, beside: Callable[[], AbstractContextManager[N
     """
     store = plan.store
     address = launch.cluster_address()
-    try:
-        new = not store.is_begun
-    except OSError as error:
-        raise StoreError(f"{store.folder}: cannot hold results: {error.strerror or error}") from None
+    new = beginning.is_new(store)
     if new and address is not None:
         launch.find_cluster(address)  # before anything is spent; one that has ended needs none
-    absent = [] if store.near.exists() else [store.near, *(each for each in store.near.parents if not each.exists())]
+    absent = beginning.absent_folders(store)
     store.create()
     store = store.patient()
-    with holding(store), study_file.said(store.study_file), _without_a_trace(store, absent) if new else nullcontext():
+    traceless = beginning.without_a_trace(store, absent) if new else nullcontext()
+    with holding(store, way_out=plan.way_out), study_file.said(store.study_file), traceless:
         store.remove_leftovers()
-        _check_protocol(store)
+        for line in store.set_damaged_aside():
+            view.note(f"warning: {line}")
+        mixtures.check_protocol(store, way_out=plan.way_out)
         plan = _with_one_data_set(_with_one_extractor(plan, store), store)
         if new:
             _check_data(plan)  # before the folder is bound to this question
@@ -139,6 +142,8 @@ def _search(plan: Plan, store: Store, view: View, *, new: bool) -> Outcome:
             return Outcome(study.finished, ran=False, interrupted=False, spent=limit)
         if not new:
             _check_data(plan)
+        if plan.announcement is not None:
+            view.note(plan.announcement)
         for line in _warm_start(plan, store, study):
             view.note(line)
         _record_run(plan, store)
@@ -158,25 +163,7 @@ def _search(plan: Plan, store: Store, view: View, *, new: bool) -> Outcome:
 
 
 @contextmanager
-def _without_a_trace(store: Store, absent: Sequence[Path]) -> Generator[None]:
-    """Take away what a sweep has written that fails before its first trial, and of its folders those that were absent.
-
-    Otherwise its name would be taken, bound to a question that was never tried.
-    """
-    try:
-        yield
-    except BaseException:
-        with suppress(OSError, StoreError):
-            if not any(True for _ in store.trials_folder.glob("*.parquet")):
-                store.remove()
-        for folder in absent:
-            with suppress(OSError):
-                folder.rmdir()
-        raise
-
-
-@contextmanager
-def holding(store: Store) -> Generator[None]:
+def holding(store: Store, *, way_out: str = Plan.way_out) -> Generator[None]:
     """Be the sweep's only driver. Raise SweepError, naming the other one, where there is one."""
     # A lock is let go of with the process, however that ends. Where locks do nothing, or end at this machine, the lease
     # is what keeps a second driver out.
@@ -185,10 +172,10 @@ def holding(store: Store) -> Generator[None]:
         try:
             sure = stack.enter_context(alone.locked(lock))
         except alone.BusyError:
-            raise SweepError(_taken(store, _seen(store))) from None
+            raise SweepError(_taken(store, _seen(store), way_out)) from None
         except OSError as error:
             raise StoreError(f"{lock}: cannot be written: {error.strerror or error}") from None
-        stack.enter_context(_leased(store, locked=sure))
+        stack.enter_context(_leased(store, locked=sure, way_out=way_out))
         yield
 
 
@@ -200,16 +187,13 @@ def _seen(store: Store) -> lease.Seen | None:
     return None
 
 
-def _taken(store: Store, seen: lease.Seen | None) -> str:
+def _taken(store: Store, seen: lease.Seen | None, way_out: str) -> str:
     who = "which has not said yet who it is" if seen is None else str(seen.holder)
-    return (
-        f"{store.folder}: another driver runs this sweep: {who}. Wait for it, stop it with Ctrl-C, or give this sweep "
-        "another --name"
-    )
+    return f"{store.folder}: another driver runs this sweep: {who}. Wait for it, stop it with Ctrl-C, or {way_out}"
 
 
 @contextmanager
-def _leased(store: Store, *, locked: bool) -> Generator[None]:
+def _leased(store: Store, *, locked: bool, way_out: str) -> Generator[None]:
     """Hold the lease of the sweep's driver, and publish the study now and then where it lies elsewhere."""
     work = _work(store)
     try:
@@ -217,8 +201,8 @@ def _leased(store: Store, *, locked: bool) -> Generator[None]:
     except TakenError as taken:
         left = max(1, round(STALE_SECONDS - taken.seen.silent))
         raise SweepError(
-            f"{_taken(store, taken.seen)}; it was heard of {taken.seen.silent:.0f} s ago. If its machine is gone, the "
-            f"same command goes on in {left} s"
+            f"{_taken(store, taken.seen, way_out)}; it was heard of {taken.seen.silent:.0f} s ago. If its machine is "
+            f"gone, the same command goes on in {left} s"
         ) from None
     except OSError as error:
         raise _unwritable(store, error) from None
@@ -290,24 +274,8 @@ def _with_one_extractor(plan: Plan, store: Store) -> Plan:
     return replace(plan, space=settled)
 
 
-def _check_protocol(store: Store) -> None:
-    """Raise SweepError where the sweep was begun under another protocol, whose trials do not go on under this one."""
-    asked = (store.read_sweep() or {}).get("asked")
-    if asked is None:
-        return
-    begun = asked.get("protocol", 1)
-    if begun != PROTOCOL:
-        commits = [run["git_commit"] for run in (store.read_sweep() or {}).get("runs", []) if run.get("git_commit")]
-        release = f" (commit {commits[-1]})" if commits else ""
-        raise SweepError(
-            f"{store.folder}: was begun under protocol {begun}, and this release trains by protocol {PROTOCOL}, which "
-            f"gives other numbers. To go on with it takes the release that began it{release}; to ask anew, give this "
-            "sweep another --name. status, best, report and export read it as it is"
-        )
-
-
 def _with_one_data_set(plan: Plan, store: Store) -> Plan:
-    """Say in the space by its digest which data all trials are about. Raise SweepError where the sweep had other data.
+    """Say in the space by its digest which data all trials are about. Raise MixtureError where the folder's differ.
 
     Simulated trials have no data.
     """
@@ -315,13 +283,10 @@ def _with_one_data_set(plan: Plan, store: Store) -> Plan:
         return plan
     held = (store.read_sweep() or {}).get("asked", {}).get("settings", {}).get(training.DIGEST)
     config = plan.space.default().data
-    digest = config.digest or _digest(config, held)
-    if held is not None and held != digest:
-        raise SweepError(
-            f"{store.folder}: was begun with other data: its digest is {held}, that of the data at "
-            f"{config.root or config.name} is {digest}. Trials of different data do not go into one sweep; give the "
-            "folder of its data with --set data.root=PATH, or give this sweep another --name"
-        )
+    digest = _digest(config.model_copy(update={"digest": None}), held or config.digest)
+    mixtures.check_data(store, config, digest, way_out=plan.way_out)
+    if config.digest not in {None, digest}:
+        training.dataset(config)  # which says that it is other data than the one asked for
     return replace(plan, space=plan.space.with_settings({training.DIGEST: digest}))
 
 
@@ -366,7 +331,7 @@ def _agree(plan: Plan, store: Store) -> None:
             way = (
                 "it did not only grow: " + "; ".join(refusals)
                 if refusals
-                else "give this one another --name, delete the folder, or, if the space only grew, say --extend"
+                else f"{plan.way_out}, delete the folder, or, if the space only grew, say --extend"
             )
             raise SweepError(
                 f"{store.folder}: holds a sweep that asked something else; {way}. What differs:\n{changes}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -61,17 +62,18 @@ def _shrunk(before: Structure, now: Structure, fixed: Mapping[str, Scalar], at: 
             yield f"space: {field}{at} has other steps, which miss some that were there"
     for field, held in now.items():
         value = fixed.get(field, _default(field, fixed))
-        if field not in before and not _admits(held, value):
+        if field not in before and not admits(held, value):
             yield f"space: {field}{at} is new and does not admit {value!r}, which trials had so far"
 
 
-def _admits(held: Structure, value: Scalar) -> bool:
+def admits(held: Structure, value: Scalar) -> bool:
+    """Whether a field that varies so may have the value."""
     if held["kind"] == "choice":
         return _key(value) in {_key(option) for option, _ in held["options"]}
     if not isinstance(value, int | float) or isinstance(value, bool) or not held["low"] <= value <= held["high"]:
         return False
     if held["kind"] == "floats":
-        return held["steps"] is None or value in held["steps"]
+        return held["steps"] is None or any(math.isclose(value, step) for step in held["steps"])
     return not (value - held["low"]) % held["step"]
 
 

@@ -3,30 +3,73 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from cpcnn_core import evaluate, quality
 from cpcnn_core.checkpoint import CheckpointFolder
-from cpcnn_core.config import TrialConfig
+from cpcnn_core.config import PROTOCOL, ConfigError, Scalar, TrialConfig
 from cpcnn_core.errors import CheckpointError, LikelihoodError
 from cpcnn_core.files import sha256
 from cpcnn_core.metrics import EpochMetrics
 from cpcnn_core.starter import Choices, import_starter
 from cpcnn_core.train import peak_memory
-from orchestrator import mirror, training
+from orchestrator import beginning, kinds, mirror, mixtures, training
+from orchestrator.formatting import plain
 from orchestrator.recording import Recording
 from orchestrator.storage import remove_tree
-from orchestrator.store import Store
+from orchestrator.store import OPTION_PREFIX, Store
 
 EPOCH = 1  # a checkpoint does not say how long it was trained; its state counts as the one epoch of its trial
 
 
+_OF_THE_FILE = "it is read off the file's shapes"
+_NOT_SET = {
+    "model.fusion": "--fusion says it",
+    "model.nr_resnet": _OF_THE_FILE,
+    "model.nr_filters": _OF_THE_FILE,
+    "model.nr_logistic_mix": _OF_THE_FILE,
+    "model.dropout": "nothing is trained, and evaluation has no dropout",
+    "model.dropout_kind": "nothing is trained, and evaluation has no dropout",
+    "source": "it is the SHA-256 of the file",
+    "protocol": f"this release measures by protocol {PROTOCOL}",
+}
+"""Why a field cannot be set for an import."""
+
+
+def check_settings(settings: Mapping[str, Scalar]) -> None:
+    """Raise ConfigError for a setting that has no effect on a checkpoint: its row would claim what is not so."""
+    reasons = {name: _NOT_SET.get(name) for name in settings}
+    reasons |= dict.fromkeys((name for name in settings if name.startswith("train.")), "nothing is trained")
+    refused = [f"--set {name}: cannot be set for an import; {reason}" for name, reason in reasons.items() if reason]
+    if refused:
+        raise ConfigError("\n".join(refused))
+
+
+def _check_options(file: Path, given: TrialConfig, found: TrialConfig) -> None:
+    """Raise ConfigError for an option of the fusion that was given, and that the file's shapes say otherwise."""
+    has = found.flat()
+    for name, value in given.flat().items():
+        if name.startswith(OPTION_PREFIX) and has.get(name) != value:
+            raise ConfigError(
+                f"--set {name}: {plain(value)} was given, and by its shapes {file} has {plain(has.get(name))}; leave "
+                "it out"
+            )
+
+
 def import_trial(
-    file: Path, config: TrialConfig, store: Store, *, choices: Choices, say: Callable[[str], None]
+    file: Path,
+    config: TrialConfig,
+    store: Store,
+    *,
+    choices: Choices,
+    say: Callable[[str], None],
+    way_out: str = "name another folder",
 ) -> tuple[TrialConfig, EpochMetrics]:
     """Read `file`, evaluate it on the validation split, and record it. Raise CheckpointError, DataError, ConfigError.
+
+    Raise MixtureError, with the way out, where the folder holds trials of other data or of another protocol.
 
     The trial's identity holds the file's SHA-256, so that importing it again replaces what the first import recorded.
     What the file cannot tell (how it was trained) keeps the configuration's defaults in the table; `source` marks the
@@ -34,9 +77,11 @@ def import_trial(
     """
     started = time.perf_counter()
     dataset = training.dataset(config.data)
+    mixtures.check(store, config.with_settings({training.DIGEST: dataset.digest}), way_out=way_out)
     imported = import_starter(
         file, config, image_shape=dataset.image_shape, nr_classes=dataset.nr_classes, choices=choices
     )
+    _check_options(file, config, imported.config)
     for remark in imported.remarks:
         say(remark)
     config = imported.config.with_settings(
@@ -81,8 +126,9 @@ def import_trial(
         kept_epochs=(),
         extra=result.class_accuracies(dataset.class_names) | of_classes | model.fusion.diagnostics(model.label.table()),
     )
-    store.create()
-    recording = Recording(store, config, number=None)
+    with beginning.begun(store):
+        kinds.introduce(store, "imported", kinds.IMPORTED)
+        recording = Recording(store, config, number=None)
     training.keep_predictions(store, config.trial_id, EPOCH, result)
     if drawn is not None:
         store.write_samples(config.trial_id, EPOCH, drawn.write_grid)

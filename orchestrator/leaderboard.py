@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.table import Table
 
 from cpcnn_core.config import LOCATIONS, field_names
@@ -70,7 +71,7 @@ def read(stores: Iterable[Store]) -> tuple[list[Entry], list[str]]:
     entries, problems = [], []
     for store in stores:
         trials, epochs = store.latest_attempts(), store.epochs()
-        problems += [*trials.problems, *epochs.problems]
+        problems += [*trials.problems, *epochs.problems, *store.orphans(trials.columns, epochs.columns)]
         of_trial: dict[str, list[dict[str, Any]]] = {}
         for row in epochs.rows():
             of_trial.setdefault(row["trial_id"], []).append(row)
@@ -162,13 +163,29 @@ def _table(title: str, shown: Sequence[tuple[Entry, dict[str, Any]]], objective:
             *settings[rank - 1],
             str(entry.trial["state"]),
         )
-    return made
+    return kept_whole(made, "", "sweep", "trial", *numbers, *limits)
+
+
+def kept_whole(table: Table, *heads: str) -> Table:
+    """The table, these columns of which are never narrower than what is in them, however many others there are."""
+    for column in table.columns:
+        if column.header in heads:
+            column.min_width = max(cell_len(str(cell)) for cell in column.cells)
+    return table
 
 
 def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The fields in which configurations differ, where the data lies apart."""
+    """The fields in which configurations differ, where the data lies apart.
+
+    What is not known of one of them, an imported checkpoint, is no difference. A fusion's option that one does not have
+    is.
+    """
     fields = dict.fromkeys(field for held in settings for field in held if field not in LOCATIONS)
-    return [field for field in fields if len({repr(held.get(field)) for held in settings}) > 1]
+    return [field for field in fields if len(_known(field, settings)) > 1]
+
+
+def _known(field: str, settings: Sequence[Mapping[str, Any]]) -> set[str]:
+    return {repr(held.get(field)) for held in settings if field in held or field.startswith(OPTION_PREFIX)}
 
 
 def setting_cells(settings: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> list[list[str]]:

@@ -19,6 +19,7 @@ from rich.table import Table
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.errors import LikelihoodError
 from orchestrator import cluster_file, packing, training
+from orchestrator.asked import asks_for
 from orchestrator.cluster import Cluster, ClusterError
 from orchestrator.cluster import besides as of_node
 from orchestrator.formatting import plain
@@ -235,7 +236,8 @@ def _machine() -> dict[str, float]:
 def _ended(plan: Plan) -> int:
     if not plan.store.trials_folder.is_dir():
         return 0
-    rows = plan.store.latest_attempts().rows()
+    sweep = plan.store.read_sweep() or {}
+    rows = [row for row in plan.store.latest_attempts().rows() if asks_for(sweep, row)]
     return sum(meaning_of(row["state"]).ended for row in rows)
 
 

@@ -35,7 +35,7 @@ def holder(results: Folder, trial_id: str, sweep: str | None) -> Store:
     """The sweep that ran the trial, `sweep` or the only one. Raise StoreError where none did, or several."""
     if sweep is not None:
         return Store((results / sweep).absolute())
-    begun = [store for store in sweeps(results) if not _is_scratch(store)]
+    begun = [store for store in sweeps(results) if _may_hold(store)]
     holders = [store for store in begun if store.attempts_of(trial_id)]
     if not holders:
         there = [str(row["trial_id"]) for store in begun for row in store.latest_attempts().rows()]
@@ -54,8 +54,16 @@ def scratch(results: Folder, name: str) -> Store:
     return store
 
 
+def _may_hold(store: Store) -> bool:
+    """Whether a recorded trial is looked for in the folder: in none of replays, as far as it can be told."""
+    try:
+        return not _is_scratch(store)
+    except StoreError:  # somebody else's sweep.json, perhaps, and nothing that this trial needs
+        return kind_of(store.folder.name, None) != "replays"
+
+
 def _is_scratch(store: Store) -> bool:
-    """Whether the folder holds replays, or is one of before folders said what they hold."""
+    """Whether the folder holds replays, or is one of before folders said what they hold. Raise StoreError."""
     held = store.read_sweep()
     return held is None or kind_of(store.folder.name, held) == "replays"
 

@@ -132,7 +132,7 @@ def _read(stores: Iterable[Store]) -> tuple[list[_Folder], dict[str, str]]:
         try:
             held = store.read_sweep()
         except StoreError:
-            left_out[name] = "its sweep.json cannot be read"
+            left_out[name] = "its sweep.json cannot be read; move it away, and its command writes it anew"
             continue
         kind = kind_of(name, held)
         if store.has_epochs():

@@ -23,6 +23,7 @@ from rich.text import Text
 
 from orchestrator import command_line as cli
 from orchestrator import leaderboard, lease, streams
+from orchestrator.asked import parted
 from orchestrator.budget import spent
 from orchestrator.formatting import measured, plain
 from orchestrator.leaderboard import Entry
@@ -99,19 +100,23 @@ def _print_dashboard(console: Console, stores: Iterable[Store]) -> None:
 
 def render(store: Store) -> RenderableType:
     """The state of one sweep."""
-    entries, problems = leaderboard.read([store])
+    every, problems = leaderboard.read([store])
     try:
         held = store.read_sweep() or {}
     except StoreError as error:
         held = {}
         problems.append(str(error))
+    parts = parted(every, held)
+    entries = parts.own
     asked, runs = held.get("asked", {}), held.get("runs", [])
     total = int(runs[-1].get("trials") or 0 if runs else 0) or len(entries)
     states = Counter(str(entry.trial["state"]) for entry in entries)
     ended = sum(entry.meaning.ended for entry in entries)
     driver = driver_of(store)
     said = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    lines = [Text(f"{store.folder.name}: {ended} of {total} trials have ended ({said or 'none began'})", style="bold")]
+    besides = f", and {parts.besides}" if parts.others else ""
+    count = f"{ended} of {total} trials have ended ({said or 'none began'}){besides}"
+    lines = [Text(f"{store.folder.name}: {count}", style="bold")]
     lines.append(Text(_alive(driver, unfinished=ended < total)))
     rate = per_hour(entry.trial for entry in entries)
     if rate is not None and driver is not None and driver.alive is not False and ended < total:
@@ -123,11 +128,10 @@ def render(store: Store) -> RenderableType:
     objective = _objective(asked)
     if objective is not None:
         lines.append(Text(_best(entries, objective, asked.get("space", {}))))
-    lines += [Text(_running(entry)) for entry in entries if entry.meaning.runs and not gone]
-    lines += _some([entry for entry in entries if entry.meaning.waits], "yellow", "wait")
-    failed = [entry for entry in entries if entry.meaning.failed]
-    lines += _some(failed, "red", "failed")
-    if failed:
+    lines += [Text(_running(entry)) for entry in every if entry.meaning.runs and not gone]
+    lines += _some([entry for entry in every if entry.meaning.waits], "yellow", "wait")
+    lines += _some([entry for entry in every if entry.meaning.failed], "red", "failed")
+    if failed := [entry for entry in entries if entry.meaning.failed]:
         lines.append(Text(f"  the same command with --retry-failed runs the {len(failed)} that failed again"))
     lines += [Text(f"warning: {problem}", style="yellow") for problem in problems]
     return Group(*lines)

@@ -8,7 +8,7 @@
     checkpoints/<trial_id>/        weights and training state, the core's business
     samples/<trial_id>-0003.png    images drawn after an epoch, one row per class
     logs/<trial_id>.log            what the trial's process said
-    set-aside/                     files of `trials` and `epochs` that could not be read, once others took their place
+    set-aside/                     files of `trials` and `epochs` that could not be read
 
 `trials` and `epochs` have one writer, the driver; a trial's process writes its predictions, log and checkpoints. Every
 file is written under a temporary name and renamed, or behind a URL put there in one request, so a reader never sees
@@ -83,9 +83,16 @@ _LOCK_FOLDERS = ("tracking.locks",)
 _TO_BEGIN = re.compile(
     r"sweep\.json|study(-\d+)?\.db(-\w+)?|work\.txt|driver-\d+\.json|(driver|tracking)\.lock|tracking\.json"
 )
+_OF_A_TRIAL = re.compile(r"[0-9a-f]{12}\.(log|lock)")  # of one that came no further than to look whether it is alone
 _STUDY_LOGS = ("-wal", "-shm", "-journal")
 
 _SCHEMA_KEY = b"schema_version"
+_NAMED = 5  # trials in a message
+_UNREADABLE = "not readable as Parquet"
+_MENDED = (
+    "move it away; the sweep or trial command that the folder belongs to writes it anew, once it has seen that the "
+    "rows are of the same data"
+)
 _READERS = 8  # threads; reading thousands of small files waits for the disk, not for the processor
 _REMOTE_READERS = 32  # and much longer for a network
 _WHOLE_BYTES = 32 * 2**20  # a file behind a URL up to which one request for all of it beats several for its parts
@@ -160,6 +167,7 @@ class Store:
         self.fence: typing.Callable[[], None] | None = None
         """Called before each write; raises StoreError where somebody else has taken over."""
         self._remembered: dict[Folder, tuple[str, bytes]] = {}
+        self._warned: set[Folder] = set()  # damaged files that were named already
 
     @property
     def is_remote(self) -> bool:
@@ -209,6 +217,8 @@ class Store:
         for folder in dict.fromkeys([self.folder, self.near, self.study_file.parent]):
             files = [folder / name for name in storage.names(folder) if _TO_BEGIN.fullmatch(name)]
             storage.remove([*files, folder / "logs" / "tracking.log"])
+            for within in (folder / "logs", folder / "checkpoints"):
+                storage.remove([within / name for name in storage.names(within) if _OF_A_TRIAL.fullmatch(name)])
         for here in dict.fromkeys([self.near, self.study_file.parent]):
             for made in (*(here / name for name in (*_FOLDERS, *_LOCK_FOLDERS)), here):
                 with suppress(OSError):
@@ -273,6 +283,19 @@ class Store:
             for file in folder.glob(".*.tmp"):
                 file.unlink(missing_ok=True)
 
+    def set_damaged_aside(self) -> list[str]:
+        """Move compacted files that cannot be read to where they lie in no reader's way; a line on each.
+
+        Only for the one who holds the sweep. A trial's own file keeps its place until another is written there.
+        """
+        said = []
+        for folder, kind in ((self.trials_folder, _TRIALS), (self.epochs_folder, _EPOCHS)):
+            _, problem = self._read(folder / COMPACTED, kind.required)
+            if problem is not None and _UNREADABLE in problem:
+                aside = self._set_aside(folder / COMPACTED)
+                said.append(f"{problem}. It was moved to {aside}; trials whose rows were in it alone run again")
+        return said
+
     def set_study_aside(self) -> None:
         """Give the study's files another name, so that the next one to open it starts a new one."""
         number = 1
@@ -312,10 +335,19 @@ class Store:
         except RemoteError as error:
             raise StoreError(str(error)) from None
         except (OSError, ValueError) as error:
-            raise StoreError(f"{self.sweep_file}: not readable as JSON ({error})") from None
-        if not isinstance(content, dict):
-            raise StoreError(f"{self.sweep_file}: holds no JSON object")
-        return content
+            raise StoreError(f"{self.sweep_file}: not readable as JSON ({error}); {_MENDED}") from None
+        if (strange := _strange(content)) is not None:
+            raise StoreError(f"{self.sweep_file}: {strange}; {_MENDED}")
+        held: dict[str, Any] = content
+        return held
+
+    def sweep_problems(self) -> list[str]:
+        """What is wrong with sweep.json, for a reader who does without it."""
+        try:
+            self.read_sweep()
+        except StoreError as error:
+            return [str(error)]
+        return []
 
     def write_sweep(self, content: Mapping[str, Any]) -> None:
         """Write sweep.json."""
@@ -452,6 +484,20 @@ class Store:
             found |= {field.name: field.type for field in schema if field.name not in found}
         return found
 
+    def orphans(self, trials: pa.Table, epochs: pa.Table) -> list[str]:
+        """A line on the trials that have epochs and no row in `trials`, of which nobody knows what was trained."""
+        without = pc.invert(pc.is_in(epochs["trial_id"], trials["trial_id"].combine_chunks()))
+        if not pc.any(without).as_py():
+            return []
+        # One that began after `trials` was read has its row by now.
+        there = set(self.latest_attempts().columns["trial_id"].to_pylist())
+        lost = [name for name in epochs["trial_id"].filter(without).unique().to_pylist() if name not in there]
+        if not lost:
+            return []
+        names = f"{', '.join(lost[:_NAMED])}{f' and {len(lost) - _NAMED} others' if len(lost) > _NAMED else ''}"
+        way_out = "the command that ran such a trial writes its row again"
+        return [f"{self.trials_folder}: has no row of {names}, whose epochs are passed over; {way_out}"]
+
     def has_epochs(self) -> bool:
         """Whether any trial has finished an epoch."""
         return bool(self._files(self.epochs_folder))
@@ -575,7 +621,7 @@ class Store:
         except RemoteError as error:
             raise StoreError(str(error)) from error
         except (OSError, ValueError, pa.ArrowException) as error:
-            return None, f"{path}: not readable as Parquet, passed over ({str(error).splitlines()[0]})"
+            return None, f"{path}: {_UNREADABLE}, passed over ({str(error).splitlines()[0]})"
         table = _migrated(table, version)
         return table if columns is None else table.select(
             [name for name in columns if name in table.column_names]
@@ -594,7 +640,12 @@ class Store:
             return _migrated(table, _version(table.schema))
         except RemoteError as error:
             raise StoreError(str(error)) from error
-        except (OSError, pa.ArrowException):
+        except FileNotFoundError:
+            return None
+        except (OSError, pa.ArrowException) as error:
+            if path not in self._warned:  # else each epoch of a trial would say it
+                self._warned.add(path)
+                logger.warning("%s: %s, passed over (%s)", path, _UNREADABLE, str(error).splitlines()[0])
             return None
 
     def _schema(self, path: Folder, tag: str | None) -> pa.Schema:
@@ -657,6 +708,18 @@ def config_of(row: Mapping[str, Any]) -> TrialConfig:
     # A fusion's options are columns of all rows once one trial has them; in the other trials' rows they are null.
     options = {name: row[name] for name in row if name.startswith(OPTION_PREFIX) and row[name] is not None}
     return TrialConfig.from_record(flat | options)
+
+
+def _strange(sweep: Any) -> str | None:
+    """What keeps the content of sweep.json from being read as one; None where nothing does."""
+    if not isinstance(sweep, dict):
+        return "holds no JSON object"
+    asked, runs = sweep.get("asked", {}), sweep.get("runs", [])
+    if not isinstance(asked, dict) or not isinstance(asked.get("settings", {}), dict):
+        return "`asked` is no object with settings"
+    if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
+        return "`runs` is no list of objects"
+    return None
 
 
 def _version(schema: pa.Schema) -> int:

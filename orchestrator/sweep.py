@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from orchestrator import asked as asking
 from orchestrator import cluster_file, driver, launch, leaderboard, planning, samplers, space, tracking
 from orchestrator import command_line as cli
 from orchestrator.budget import Budget
@@ -194,6 +195,8 @@ def main(
 def show(console: Console, plan: driver.Plan) -> None:
     """Print the leaderboard and the next command to type. Exit with an error where no trial came to a good end."""
     entries, problems = leaderboard.read([plan.store])
+    found = asking.parted(entries, plan.store.read_sweep() or {})
+    entries = found.own
     for problem in problems:
         console.print(f"warning: {problem}", style="yellow", soft_wrap=True)
     objective = plan.space.objective
@@ -202,9 +205,12 @@ def show(console: Console, plan: driver.Plan) -> None:
         console.print(leaderboard.front_table(leaderboard.front(entries, objective), objective))
     else:
         console.print(leaderboard.table(ranked, objective))
+    if found.others:
+        console.print(f"Not in the table: {found.besides} in {plan.store.folder}", soft_wrap=True, highlight=False)
     if ranked and not ranked[0].meaning.failed and ranked[0].best(objective, kept=True) is not None:
         where = [] if plan.results == Path("results") else ["--results", spelled(plan.results)]
-        following = cli.again("orchestrator.best", "--metric", objective.column, "--sweep", plan.name, *where)
+        only = ["--where", found.only_own] if found.others else []
+        following = cli.again("orchestrator.best", "--metric", objective.column, "--sweep", plan.name, *only, *where)
         console.print("Next, check and export the winner:")
         console.print(f"  {following}", soft_wrap=True, highlight=False)
     failed = [entry for entry in entries if entry.meaning.failed]

@@ -21,11 +21,12 @@ from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.files import sha256
 from cpcnn_core.fusion import FUSIONS
 from cpcnn_core.starter import Choices
-from orchestrator import command_line as cli
 from orchestrator import (
+    beginning,
     drawing,
     importing,
     kinds,
+    mixtures,
     replaying,
     space,
     storage,
@@ -34,6 +35,7 @@ from orchestrator import (
     tracking,
     training,
 )
+from orchestrator import command_line as cli
 from orchestrator.formatting import measured, plain
 from orchestrator.leaderboard import is_of_training
 from orchestrator.objective import Objective
@@ -44,6 +46,7 @@ from orchestrator.track import TensorBoardOption, WandbOption
 
 logger = logging.getLogger(__name__)
 
+_WAY_OUT = "give this trial another --name"  # where the folder holds trials of other data, or of another protocol
 _COLUMNS = ("train_bpd", "val_bpd", "val_acc", "seconds")
 
 
@@ -91,15 +94,16 @@ def run(
         store = Store((results / cli.folder_name(name or f"{space_file.stem}-trials")).absolute())
         if place is not None and place.processes > 1 and store.is_remote:
             raise ConfigError(f"--results {results}: {place.processes} processes of a trial need a folder that all see")
+        mixtures.check(store, config, way_out=_WAY_OUT)
         if place is not None and place.rank > 0:
             training.follow(config, store)
             return
-        training.check(config)  # before there is anything to be taken for a sweep
-        store.create()
-        kinds.introduce(store, "trials", asked.question, asked.source)
-        _print_settings(console, config)
-        with tracking.following(store, wandb=wandb, tensorboard=tensorboard, say=console.print):
-            error = train(console, config, store, asked.objective)
+        training.check(config)
+        with beginning.begun(store):
+            kinds.introduce(store, "trials", asked.question, asked.source)
+            _print_settings(console, config)
+            with tracking.following(store, wandb=wandb, tensorboard=tensorboard, say=console.print):
+                error = train(console, config, store, asked.objective)
     if error is not None:
         cli.fail(f"trial {config.trial_id}: {error}\nIts log is {store.log_file(config.trial_id)}", cli.FAILED)
     console.print(f"Trial {config.trial_id} is in {store.folder}", soft_wrap=True, highlight=False)
@@ -140,7 +144,9 @@ def import_(
     """
     console = cli.console()
     with cli.plain_errors():
-        settings = {"data.name": "cpen455", **space.parse_settings(given or ()), "model.fusion": fusion}
+        settings = space.parse_settings(given or ())
+        importing.check_settings(settings)
+        settings = {"data.name": "cpen455", **settings, "model.fusion": fusion}
         config = training.with_one_extractor(TrialConfig.from_flat(settings))
         store = Store((results / cli.folder_name(name)).absolute())
         choices = Choices(tuple(map(renaming.parse, rename or ())), tuple(drop or ()), first_classes)
@@ -148,8 +154,7 @@ def import_(
         def say(remark: str) -> None:
             console.print(f"{file}: {remark}", soft_wrap=True, highlight=False)
 
-        config, metrics = importing.import_trial(file, config, store, choices=choices, say=say)
-        kinds.introduce(store, "imported", kinds.IMPORTED)
+        config, metrics = importing.import_trial(file, config, store, choices=choices, say=say, way_out=_WAY_OUT)
     _print_settings(console, config)
     console.print(
         f"val_acc {measured(metrics.val_acc, 5)}, val_bpd {measured(metrics.val_bpd, 5)}; "
@@ -235,13 +240,13 @@ def replay(
         config = replaying.recorded_config(recorded, trial_id, given or ())
         store = replaying.scratch(results, cli.folder_name(name) if name else f"{recorded.folder.name}-replays")
         training.check(config)
-        store.create()
-        kinds.introduce(store, "replays", f"Replays of {recorded.folder.name}.")
-        _print_settings(console, config)
         wanted = recorded.epochs_of(trial_id)
         threads = replaying.threads_by_epoch(recorded.attempts_of(trial_id), wanted)
         objective = replaying.recorded_objective(recorded)
-        error = train(console, config, store, objective, until=len(wanted), threads=threads)
+        with beginning.begun(store):
+            kinds.introduce(store, "replays", f"Replays of {recorded.folder.name}.")
+            _print_settings(console, config)
+            error = train(console, config, store, objective, until=len(wanted), threads=threads)
     if error is not None:
         cli.fail(f"trial {config.trial_id}: {error}", cli.FAILED)
     differences = replaying.differences(wanted, store.epochs_of(trial_id))
@@ -270,7 +275,8 @@ def train(
     for row in earlier:
         _print_epoch(console, row)
     if until is None and store.reported_epochs(config.trial_id) >= config.train.epochs:
-        if not meaning_of(store.attempts_of(config.trial_id)[-1]["state"]).ended:  # cut short after its last epoch
+        attempts = store.attempts_of(config.trial_id)
+        if not attempts or not meaning_of(attempts[-1]["state"]).ended:  # its row was lost, or cut short at the end
             Recording(store, config, number=None).finish("COMPLETE")
         console.print("All epochs were there already; another --seed or --set makes another trial.")
         return None

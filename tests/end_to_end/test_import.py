@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,11 @@ import torch
 from typer.testing import CliRunner
 
 from cpcnn_core import data
-from cpcnn_core.config import DataConfig, TrialConfig
+from cpcnn_core.config import ConfigError, DataConfig, TrialConfig, field_names
 from cpcnn_core.fusion import FUSIONS
 from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.starter import export_starter, read_state_dict
-from orchestrator import best, trial
+from orchestrator import best, importing, trial
 from orchestrator.store import Store
 
 SIZES = {"model.fusion": "block_mild", "model.nr_filters": 4, "model.nr_logistic_mix": 2, "model.nr_resnet": 1}
@@ -101,6 +102,56 @@ def test_a_file_of_another_form_comes_back_in_that_form(tmp_path: Path, checkpoi
     wanted = {name: tensor.float() for name, tensor in (own | {"net.emb.weight": table[:10]}).items()}
     assert set(exported) == set(wanted)
     assert all(torch.equal(tensor, exported[name]) for name, tensor in wanted.items())
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ("protocol=1", "this release measures by protocol 2"),
+        ("source=" + "0" * 64, "SHA-256 of the file"),
+        ("train.epochs=7", "nothing is trained"),
+        ("train.lr=5", "nothing is trained"),
+        ("model.nr_filters=20", "read off the file's shapes"),
+        ("model.nr_resnet=2", "read off the file's shapes"),
+        ("model.nr_logistic_mix=3", "read off the file's shapes"),
+        ("model.fusion=none", "--fusion says it"),
+        ("model.dropout=0.1", "nothing is trained"),
+    ],
+)
+def test_a_setting_that_the_file_decides_or_that_has_no_effect_is_refused_by_name(
+    tmp_path: Path, checkpoint: Path, setting: str, reason: str
+) -> None:
+    results = tmp_path / "results"
+    arguments = ["import", str(checkpoint), "--fusion", "block_mild", "--rename", "bias=fusion.block_mild.e"]
+    settings = ["--set", "data.name=digits", "--set", setting]
+    done = CliRunner().invoke(trial.app, [*arguments, *settings, "--results", str(results)])
+    assert done.exit_code == 2, done.output
+    said = " ".join(done.output.split())
+    assert f"--set {setting.partition('=')[0]}: cannot be set for an import" in said
+    assert reason in said
+    assert not results.exists()
+
+
+def test_every_field_may_be_set_for_an_import_or_is_refused_with_a_reason() -> None:
+    for name in field_names():
+        allowed = name.startswith(("data.", "eval.", "model.label_")) or name == "seed"
+        with nullcontext() if allowed else pytest.raises(ConfigError, match=f"--set {name}: cannot be set"):
+            importing.check_settings({name: 1})
+
+
+def test_an_option_that_the_shapes_deny_is_refused(tmp_path: Path) -> None:
+    sizes = SIZES | {"model.fusion": "block_film", "model.fusion_options.block_film.hidden": 6}
+    file = tmp_path / "film.pth"
+    export_starter(file, ConditionalPixelCNN(TrialConfig.from_flat(sizes).model, (1, 8, 8), 10))
+    arguments = ["import", str(file), "--fusion", "block_film", "--results", str(tmp_path / "results")]
+    small = ["--set", "data.name=digits", "--set", "eval.train_images=0", "--set"]
+    option = "model.fusion_options.block_film.hidden"
+    done = CliRunner().invoke(trial.app, [*arguments, *small, f"{option}=7"])
+    assert done.exit_code == 2
+    assert f"--set {option}: 7 was given, and by its shapes" in " ".join(done.output.split())
+    assert "has 6; leave it out" in " ".join(done.output.split())
+    done = CliRunner().invoke(trial.app, [*arguments, *small, f"{option}=6"])
+    assert done.exit_code == 0, done.output
 
 
 def test_the_help_lists_the_fusions() -> None:

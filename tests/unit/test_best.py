@@ -613,3 +613,30 @@ def test_close_values_are_told_apart_and_none_is_rounded_to_a_bound(results: Pat
     assert [value for value in shown if value in {"0.99996", "0.9999", "0.5000"}] == ["0.99996", "0.9999", "0.5000"]
     assert [value for value in shown if value.startswith("0.00123")] == ["0.00123456", "0.001234561", "0.001234562"]
     assert "1.0000" not in output
+
+
+@pytest.mark.parametrize("table", ["trials", "epochs"])
+def test_what_could_not_be_read_is_named_where_nothing_can_be_chosen(results: Path, table: str) -> None:
+    store = add(results, [0.5])
+    store.compact(at_least=1)
+    file = results / "one" / table / "compacted.parquet"
+    file.write_bytes(file.read_bytes()[:-40])
+    for arguments in ((), ("--sweep", "one"), ("--where", "val_acc > 0"), ("--metric", "val_acc.cat")):
+        said = CliRunner().invoke(best.app, ["--metric", "val_acc", *arguments, "--results", str(results)])
+        assert said.exit_code == 2, said.output
+        assert f"{file}: not readable as Parquet" in said.output, arguments
+        if table == "trials" and "val_acc.cat" not in arguments:
+            assert f"has no row of {CONFIG.trial_id}" in said.output
+
+
+def test_a_broken_sweep_json_is_warned_of_by_whoever_does_without_it(results: Path, measured: Measured) -> None:
+    add_real(results, measured)
+    (results / "one" / "sweep.json").write_text("{")
+    arguments = ["--metric", "val_acc", "--sweep", "one", "--results", str(results), "--no-export"]
+    said = CliRunner().invoke(best.app, arguments)
+    assert said.exit_code == 0, said.output
+    assert "sweep.json: not readable as JSON" in said.output
+    assert "move it away" in said.output
+    bare = CliRunner().invoke(best.app, ["--metric", "val_acc", "--results", str(results), "--no-export"])
+    assert bare.exit_code == 2
+    assert "one: its sweep.json cannot be read; move it away" in bare.output

@@ -16,7 +16,8 @@ from cpcnn_core.checkpoint import load_weights
 from cpcnn_core.config import PROTOCOL, ConfigError, TrialConfig, field_names
 from orchestrator import best, driver, status, training, trial, warm_start
 from orchestrator.confirming import Finalist
-from orchestrator.driver import Plan, SweepError
+from orchestrator.driver import Plan
+from orchestrator.mixtures import MixtureError
 from orchestrator.space import SpaceError, read
 from orchestrator.store import Store, config_of
 
@@ -99,9 +100,12 @@ def test_a_trial_of_this_protocol_keeps_its_id() -> None:
 # ---------------------------------------------------------------------------------------------------------- other data
 
 
-def run_trial(space: Path, root: Path, results: Path) -> str:
+NAMES = ("cats", "dogs", "corrected")
+
+
+def run_trial(space: Path, root: Path, results: Path, name: str) -> str:
     training._loaded.cache_clear()  # each command is a process of its own
-    arguments = [str(space), "--set", f"data.root={root}", "--results", str(results)]
+    arguments = [str(space), "--set", f"data.root={root}", "--results", str(results), "--name", name]
     result = CliRunner().invoke(trial.app, arguments)
     assert result.exit_code == 0, result.output
     return result.output
@@ -111,15 +115,16 @@ def test_the_same_command_on_other_images_or_labels_is_another_trial(
     space: Path, cats: Path, dogs: Path, tmp_path: Path
 ) -> None:
     results = tmp_path / "results"
-    assert "All epochs were there already" not in run_trial(space, cats, results)
-    assert "All epochs were there already" in run_trial(space, cats, results)
-    assert "All epochs were there already" not in run_trial(space, dogs, results)
+    assert "All epochs were there already" not in run_trial(space, cats, results, "cats")
+    assert "All epochs were there already" in run_trial(space, cats, results, "cats")
+    assert "All epochs were there already" not in run_trial(space, dogs, results, "dogs")
     relabel(dogs)
-    assert "All epochs were there already" not in run_trial(space, dogs, results)
-    rows = Store(results / "which-trials").latest_attempts().rows()
+    assert "All epochs were there already" not in run_trial(space, dogs, results, "corrected")
+    rows = [row for name in NAMES for row in Store(results / name).latest_attempts().rows()]
     assert len({row["trial_id"] for row in rows}) == len({row["data.digest"] for row in rows}) == 3
     assert {row["protocol"] for row in rows} == {PROTOCOL}
-    chosen = CliRunner().invoke(best.app, ["--metric", "val_acc", "--sweep", "which-trials", "--results", str(results)])
+    named = [argument for name in NAMES for argument in ("--sweep", name)]
+    chosen = CliRunner().invoke(best.app, ["--metric", "val_acc", *named, "--results", str(results)])
     assert chosen.exit_code == 2, chosen.output
     for row in rows:
         assert row["data.digest"][:12] in chosen.output
@@ -150,7 +155,7 @@ def test_a_sweep_does_not_go_on_with_other_data(
         training._loaded.cache_clear()
     again = replace(plan, space=read(space, [f"data.root={root}"]))
     after = training.digest(again.space.default().data)
-    with pytest.raises(SweepError, match=f"was begun with other data: its digest is {before}, that .* is {after}"):
+    with pytest.raises(MixtureError, match=f"other data: their digest is {before}, that of the data at .* is {after}"):
         driver.run(again, None)  # type: ignore[arg-type]
 
 
@@ -225,7 +230,7 @@ def plan_of(old: Store, tmp_path: Path) -> Plan:
 
 
 def test_going_on_with_an_old_sweep_needs_the_old_release(old: Store, tmp_path: Path) -> None:
-    with pytest.raises(SweepError, match=r"begun under protocol 1, .* by protocol 2.*commit 288e41b.*another --name"):
+    with pytest.raises(MixtureError, match=r"begun under protocol 1, .* by protocol 2.*commit 288e41b.*another --name"):
         driver.run(plan_of(old, tmp_path), None)  # type: ignore[arg-type]
 
 

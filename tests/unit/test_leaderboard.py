@@ -59,3 +59,39 @@ def test_the_leaderboard_shows_the_score_limits_and_the_front(tmp_path: Path) ->
     said = console.export_text()
     assert "the Pareto front of val_acc and fid: 3 epochs of 3 trials" in said
     assert "orchestrator.best --metric val_acc --sweep one" in said
+
+
+def test_a_setting_that_is_not_known_of_an_import_is_no_difference(tmp_path: Path) -> None:
+    """Beside an import each field of training was a column, and the metric had no room."""
+    trained = [TrialConfig.from_flat({"model.nr_filters": filters}) for filters in (8, 9)]
+    imported = trained[0].with_settings({"source": "5" * 64, "train.epochs": 1})
+    entries = [
+        leaderboard.Entry(Store(tmp_path), {"trial_id": "t", **held.flat()}, ()) for held in (*trained, imported)
+    ]
+    settings = [entry.settings() for entry in entries]
+    assert leaderboard.differing(settings) == ["model.nr_filters", "source"]
+    assert leaderboard.differing([{"train.lr": 1}, {"train.lr": 2}, {}]) == ["train.lr"]
+    option = "model.fusion_options.block_film.hidden"
+    assert leaderboard.differing([{option: 8}, {}]) == [option]  # the other one has its default
+
+
+def test_however_many_settings_differ_the_metric_stays_whole(tmp_path: Path) -> None:
+    store = Store(tmp_path / "one")
+    store.create()
+    every = {
+        name: value * 1.37
+        for name, value in TrialConfig().flat().items()
+        if isinstance(value, float) and 0 < value < 0.5
+    }
+    for number, value in enumerate((0.8367, 0.7071)):
+        changed = {name: held * (1 - number / 3) for name, held in every.items()} | {"train.optimizer": "adamw"}
+        config = TrialConfig.from_flat({**changed, "model.label_encoding": ("embedding", "one_hot")[number]})
+        store.add_epoch(config.trial_id, 1, metrics(1, val_acc=value))
+        attempt = Attempt(trial_id=config.trial_id, attempt=1, number=None, state="COMPLETE", started="1")
+        store.write_attempt(attempt, config)
+    entries, _ = leaderboard.read([store])
+    console = Console(width=60, record=True, file=io.StringIO())
+    console.print(leaderboard.table(entries, Objective("val_acc", "max")), soft_wrap=True)
+    said = console.export_text()
+    for whole in ("val_acc", "0.8367", "0.7071", *(entry.trial_id for entry in entries)):
+        assert whole in said

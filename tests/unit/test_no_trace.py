@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,7 +14,21 @@ from rich.console import Console
 
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.errors import DataError
-from orchestrator import best, confirming, driver, status, sweep, training, trial
+from cpcnn_core.model import ConditionalPixelCNN
+from cpcnn_core.starter import export_starter
+from orchestrator import (
+    best,
+    confirming,
+    driver,
+    importing,
+    kinds,
+    replaying,
+    status,
+    sweep,
+    tracking,
+    training,
+    trial,
+)
 from orchestrator.driver import Plan, SweepError
 from orchestrator.objective import Objective
 from orchestrator.progress import Progress
@@ -193,3 +208,104 @@ def test_trackers_begin_once_the_folder_is_bound_to_the_question(
     plan = Plan("one", SPACE, tmp_path, trials=1, trainer="tests.fakes:train")
     run(plan, beside)
     assert asked == [SPACE.objective.describe()]
+
+
+def failing(*_: object, **__: object) -> None:
+    raise StoreError("out of reach")
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> str:
+    """A trial of a sweep, to be replayed."""
+    store = Store(tmp_path / "results" / "one")
+    store.create()
+    store.write_sweep({"name": "one", "kind": "sweep", "runs": []})
+    config = training.identified(TrialConfig.from_flat({"train.epochs": 1}))
+    recording = Recording(store, config, 0)
+    recording.add(metrics(1), Place("here", "cpu", 1))
+    return config.trial_id
+
+
+@pytest.mark.parametrize(
+    ("module", "step"),
+    [(replaying, "recorded_objective"), (replaying, "forget"), (kinds, "introduce"), (training, "run")],
+)
+def test_a_replay_that_fails_before_its_first_row_leaves_no_folder(
+    tmp_path: Path, recorded: str, module: ModuleType, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, step, failing)
+    code, said = call_here(trial.app, "replay", recorded, "--results", tmp_path / "results")
+    assert (code, "out of reach" in said) == (2, True), said
+    assert [folder.name for folder in (tmp_path / "results").iterdir()] == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("module", "step"), [(kinds, "introduce"), (tracking, "following"), (training, "run"), (trial, "Recording")]
+)
+def test_a_trial_that_fails_before_its_first_row_leaves_no_folder(
+    tmp_path: Path, module: ModuleType, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, step, failing)
+    arguments = ("search_spaces/digits.py", "--epochs", "1", "--results", tmp_path / "results" / "of" / "mine")
+    code, said = call_here(trial.app, *arguments)
+    assert (code, "out of reach" in said) == (2, True), said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("module", "step"), [(kinds, "introduce"), (importing, "Recording")])
+def test_an_import_that_fails_before_its_row_leaves_no_folder(
+    tmp_path: Path, module: ModuleType, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = TrialConfig.from_flat({"model.nr_filters": 4, "model.nr_logistic_mix": 1}).model
+    export_starter(tmp_path / "s.pth", ConditionalPixelCNN(model, (1, 8, 8), 10))
+    monkeypatch.setattr(module, step, failing)
+    small = ("--set", "data.name=digits", "--set", "eval.train_images=0")
+    arguments = ("import", tmp_path / "s.pth", "--fusion", "none", *small, "--results", tmp_path / "results")
+    code, said = call_here(trial.app, *arguments)
+    assert (code, "out of reach" in said) == (2, True), said
+    assert [file.name for file in tmp_path.iterdir()] == ["s.pth"]
+
+
+def test_a_folder_that_had_a_trial_keeps_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "run", failing)
+    store = Store(tmp_path / "digits-trials")
+    store.create()
+    config = training.identified(TrialConfig.from_flat({"train.epochs": 1}))
+    Recording(store, config, 0)
+    store.log_file(config.trial_id).write_text("so far")
+    code, _ = call_here(trial.app, "search_spaces/digits.py", "--epochs", "1", "--results", tmp_path)
+    assert code == 2
+    assert store.log_file(config.trial_id).read_text() == "so far"
+    assert len(store.trials().rows()) == 1
+
+
+def test_a_confirmation_on_other_data_says_so_and_not_that_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "one")
+    store.create()
+    store.write_sweep({"name": "one", "runs": [], "asked": {"objective": Objective("val_acc", "max").describe()}})
+    config = TrialConfig.from_flat({"train.epochs": 1, "data.digest": "0" * 32})
+    recording = Recording(store, config, 0)
+    recording.add(metrics(1, val_acc=0.5), Place("here", "cpu", 1))
+    recording.finish("COMPLETE")
+    arguments = ("--metric", "val_acc", "--rule", "max", "--confirm", "1", "--seeds", "1", "--no-export")
+    code, said = call_here(best.app, *arguments, "--results", tmp_path)
+    assert code == 2
+    assert "the data is another than the one asked for" in said
+    assert "--set data.root=PATH" in said
+    assert "--name" not in said
+    assert "1 runs in" not in said
+    assert [folder.name for folder in tmp_path.iterdir()] == ["one"]
+
+    monkeypatch.setattr(driver, "_check_data", lambda _: None)
+    monkeypatch.setattr(training, "digest", lambda _: "0" * 32)
+    monkeypatch.setattr(driver, "_tune", lambda _, held, *__: Recording(held, config, 0) and None)
+    code, said = call_here(best.app, *arguments, "--results", tmp_path)
+    assert "1 runs in" in said
+    monkeypatch.undo()
+    code, said = call_here(best.app, *arguments, "--results", tmp_path)  # begun, and gone on with elsewhere
+    assert code == 2
+    assert "trials of other data" in said
+    assert "--name" not in said
+    assert "1 runs in" not in said

@@ -53,3 +53,12 @@ def test_each_epoch_is_replayed_with_the_threads_of_its_attempt(tmp_path: Path) 
     Recording(store, CONFIG, 0)  # killed before its first epoch: it does not say
     rows = store.attempts_of(CONFIG.trial_id), store.epochs_of(CONFIG.trial_id)
     assert replaying.threads_by_epoch(*rows) == {1: 1, 2: 1, 3: 2, 4: 2}
+
+
+def test_a_broken_sweep_json_elsewhere_is_in_nobody_s_way(tmp_path: Path) -> None:
+    sweep(tmp_path, "one")
+    other = Store(tmp_path / "two")
+    other.create()
+    assert isinstance(other.sweep_file, Path)
+    other.sweep_file.write_text("{")
+    assert replaying.holder(tmp_path, CONFIG.trial_id, None).folder.name == "one"

@@ -117,7 +117,7 @@ def test_imports_replays_confirmations_and_trials_by_hand_are_left_out_and_named
     assert names(selected) == ["digits"]
     assert selected.left_out == {
         "begun": "no epoch yet",
-        "digits-2": "its sweep.json cannot be read",
+        "digits-2": "its sweep.json cannot be read; move it away, and its command writes it anew",
         "digits-confirm-12345678": "confirms a choice",
         "digits-replays": "replays",
         "digits-trials": "trials run by hand",

@@ -12,7 +12,8 @@ import optuna
 import psutil
 import pytest
 
-from orchestrator import driver, storage
+from orchestrator import storage
+from orchestrator.beginning import without_a_trace
 from orchestrator.driver import holding
 from orchestrator.store import Store, StoreError
 from orchestrator.study import NAME
@@ -147,7 +148,7 @@ def test_a_sweep_that_fails_before_its_first_trial_leaves_nothing_on_either_disk
         store.write_sweep({})
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError), holding(store), driver._without_a_trace(store, [store.folder.parent]):
+    with pytest.raises(ZeroDivisionError), holding(store), without_a_trace(store, [store.folder.parent]):
         begin_and_fail()
     assert not store.folder.parent.exists()
     assert not any((tmp_path / "cache" / "results").iterdir())

@@ -467,3 +467,57 @@ def test_the_schema_s_page_has_every_column_of_the_files_and_no_other(store: Sto
         if "LABEL" not in name and "CLASS" not in name and "OPTION" not in name
     } == named
     assert all(unit for _, unit in page.values())
+
+
+@everywhere
+def test_a_damaged_compacted_file_is_set_aside_by_a_driver_and_what_was_in_it_is_named(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    configs = ended(store, 3)
+    store.compact(at_least=1)
+    assert store.set_damaged_aside() == []
+    file = store.trials_folder / COMPACTED
+    file.write_bytes(file.read_bytes()[:-40])
+    assert not store.attempts_of(configs[0].trial_id)
+    assert not store.attempts_of(configs[1].trial_id)
+    assert [str(file) in record.getMessage() for record in caplog.records] == [True]  # once, and not for each trial
+    trials, epochs = store.latest_attempts(), store.epochs()
+    assert len(trials.problems) == 1
+    [lost] = store.orphans(trials.columns, epochs.columns)
+    assert all(config.trial_id in lost for config in configs if store.epochs_of(config.trial_id))
+    [said] = store.set_damaged_aside()
+    assert str(file) in said
+    assert "set-aside/trials-compacted-1.parquet" in said
+    assert not file.is_file()
+    assert not store.latest_attempts().problems
+    assert store.set_damaged_aside() == []
+    assert store.orphans(store.latest_attempts().columns, store.epochs().columns) == [lost]
+
+
+def test_a_compacted_file_of_a_later_release_keeps_its_place(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended(store, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "SCHEMA", SCHEMA + 1)
+        store.compact(at_least=1)
+    assert "newer version" in store.latest_attempts().problems[0]
+    assert store.set_damaged_aside() == []
+    assert (store.trials_folder / COMPACTED).is_file()
+
+
+def test_a_trial_that_began_while_the_tables_were_read_is_not_missing(store: Store) -> None:
+    before = store.latest_attempts()
+    store.write_attempt(attempt(), CONFIG)
+    store.add_epoch(ID, 1, metrics(1))
+    assert store.orphans(before.columns, store.epochs().columns) == []
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"asked": 3}', '{"asked": {"settings": []}}', '{"runs": {}}', '{"runs": [1]}']
+)
+def test_a_sweep_json_that_is_broken_is_named_with_the_way_out(store: Store, content: str) -> None:
+    assert isinstance(store.sweep_file, Path)
+    assert store.sweep_problems() == []
+    store.sweep_file.write_text(content)
+    with pytest.raises(StoreError, match=r"sweep\.json: .*move it away; the sweep or trial command .* writes it anew"):
+        store.read_sweep()
+    assert len(store.sweep_problems()) == 1

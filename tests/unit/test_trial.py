@@ -118,3 +118,12 @@ def test_leaving_pdb_interrupts_the_trial(store: Store, monkeypatch: pytest.Monk
     assert "(Pdb)" in said.getvalue()
     assert done.exit_code == 130, done.output
     assert ends(store) == [("INTERRUPTED", None, "the debugger was left", 1)]
+
+
+def test_a_trial_whose_row_was_lost_has_one_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(store, monkeypatch)[0] == 0
+    [file] = store.trials_folder.glob("*.parquet")
+    file.unlink()
+    code, said = run(store, monkeypatch)
+    assert (code, "All epochs were there already" in said) == (0, True)
+    assert ends(store) == [("COMPLETE", None, None, 3)]
