@@ -248,8 +248,9 @@ def test_memory_that_ends_at_one_image_is_an_error(tmp_path: Path, monkeypatch: 
         list(fit(config(), tiny_dataset(), tmp_path))
 
 
+@pytest.mark.parametrize(("value", "in_gradient"), [(math.nan, True), (math.inf, False), (math.nan, False)])
 def test_a_loss_that_is_not_finite_stops_at_once_and_keeps_the_last_good_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float, in_gradient: bool
 ) -> None:
     forward, calls = Objective.forward, 0
 
@@ -257,7 +258,9 @@ def test_a_loss_that_is_not_finite_stops_at_once_and_keeps_the_last_good_checkpo
         nonlocal calls
         calls += 1
         total, objective, bpd = forward(self, *args)
-        return (total * math.nan if calls == 6 else total), objective, bpd
+        if calls != 6:
+            return total, objective, bpd
+        return (total * value, objective, bpd) if in_gradient else (total, objective + value, bpd)
 
     monkeypatch.setattr(Objective, "forward", poisoned)
     epochs: list[EpochMetrics] = []
