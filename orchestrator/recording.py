@@ -44,7 +44,7 @@ class Recording:
             gpus=gpus,
             git_commit=git_commit(),
         )
-        store.write_attempts([*_closed(earlier), self._attempt], config)
+        store.write_attempts([*_closed(store, earlier), self._attempt], config)
 
     @property
     def attempt(self) -> Attempt:
@@ -76,13 +76,28 @@ class Recording:
 
 def close_orphaned(store: Store, config: TrialConfig) -> None:
     """Have the tables say of a trial whose driver was killed that it does not run, though nobody takes it up now."""
-    closed = _closed(store.attempts_of(config.trial_id))
+    closed = _closed(store, store.attempts_of(config.trial_id))
     if closed:
         store.write_attempts(closed, config)
 
 
-def _closed(rows: Iterable[Mapping[str, Any]]) -> list[Attempt]:
-    """The attempts of these rows that nobody ended, as INTERRUPTED."""
+def _closed(store: Store, rows: Iterable[Mapping[str, Any]]) -> list[Attempt]:
+    """The attempts of these rows of one trial that nobody ended, as INTERRUPTED, with what their epochs say of them.
+
+    When such an attempt ended nobody knows: `ended` and `seconds` stay null.
+    """
     left = [row for row in rows if meaning_of(row["state"]).runs]
     attempts = [Attempt(**{name: row[name] for name in Attempt.__dataclass_fields__ if name in row}) for row in left]
-    return [replace(attempt, state="INTERRUPTED", stopped=KILLED) for attempt in attempts]
+    epochs = store.epochs_of(attempts[0].trial_id) if attempts else []
+    return [_as_far_as(replace(attempt, state="INTERRUPTED", stopped=KILLED), epochs) for attempt in attempts]
+
+
+def _as_far_as(attempt: Attempt, epochs: Iterable[Mapping[str, Any]]) -> Attempt:
+    """The attempt with what the rows of its epochs add: its own row was last written after the first of them."""
+    own = [row for row in epochs if row["attempt"] == attempt.attempt]
+    peaks = [attempt.peak_memory_bytes, *(row.get("peak_memory_bytes") for row in own)]
+    return replace(
+        attempt,
+        epochs=max([attempt.epochs, *(int(row["epoch"]) for row in own)]),
+        peak_memory_bytes=max((int(peak) for peak in peaks if peak is not None), default=None),
+    )

@@ -143,7 +143,7 @@ def import_(
         settings = {"data.name": "cpen455", **space.parse_settings(given or ()), "model.fusion": fusion}
         config = training.with_one_extractor(TrialConfig.from_flat(settings))
         store = Store((results / cli.folder_name(name)).absolute())
-        choices = Choices(tuple(map(renaming.parse, rename or ())), tuple(drop or ()), first_classes)
+        choices = Choices(renaming.parse_all(rename or ()), tuple(drop or ()), first_classes)
 
         def say(remark: str) -> None:
             console.print(f"{file}: {remark}", soft_wrap=True, highlight=False)

@@ -25,7 +25,7 @@ from orchestrator.ledger import MAX_RESTARTS, Ledger
 from orchestrator.objective import Objective
 from orchestrator.packing import Measured
 from orchestrator.progress import Progress
-from orchestrator.recording import KILLED, Place, Recording
+from orchestrator.recording import KILLED, Place, Recording, close_orphaned
 from orchestrator.resources import Resources, ResourcesError, Share
 from orchestrator.space import SearchSpace
 from orchestrator.store import Store, StoreError
@@ -139,6 +139,27 @@ def test_an_attempt_that_nobody_ended_is_called_interrupted_by_the_next(store: S
     Recording(store, config, 0)
     rows = [(row["state"], row["error"], row["stopped"]) for row in store.trials().rows()]
     assert rows == [("INTERRUPTED", None, KILLED), ("RUNNING", None, None)]
+
+
+@pytest.mark.parametrize("closed_by", ["the next attempt", "a driver that stops"])
+def test_an_attempt_that_nobody_ended_has_the_epochs_that_it_finished(store: Store, closed_by: str) -> None:
+    """Its own row was written with its first epoch, and never again."""
+    config = TrialConfig()
+    for begin, end in ((1, 4), (5, 7), (8, 7)):  # the last one was killed before its first epoch
+        recording = Recording(store, config, 0)
+        for epoch in range(begin, end + 1):
+            recording.add(metrics(epoch, peak_memory_bytes=100 * epoch), HERE)
+    if closed_by == "the next attempt":
+        Recording(store, config, 0).finish("COMPLETE")
+    else:
+        close_orphaned(store, config)
+    rows = store.attempts_of(config.trial_id)[:3]
+    assert [(row["state"], row["epochs"], row["peak_memory_bytes"]) for row in rows] == [
+        ("INTERRUPTED", 4, 400),
+        ("INTERRUPTED", 7, 700),
+        ("INTERRUPTED", 7, None),
+    ]
+    assert [(row["ended"], row["seconds"]) for row in rows] == [(None, None)] * 3  # which nobody knows
 
 
 def test_a_resumed_trial_runs_from_its_first_row_on(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
