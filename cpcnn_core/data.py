@@ -309,13 +309,14 @@ def read_image(path: Path, image_shape: tuple[int, int, int]) -> Tensor:
     """The image in a file as a model of images (C, H, W) sees it: resized, uint8. Raise DataError."""
     channels, size, _ = image_shape
     try:
-        if (what := irregular(path.stat().st_mode)) is not None:
-            raise DataError(f"is {what}, expected an image file")
-        pixels = _as_floats(image_files.decode(path.read_bytes()), channels)
+        what = irregular(path.stat().st_mode)
+        pixels = None if what is not None else _as_floats(image_files.decode(path.read_bytes()), channels)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
+    if pixels is None:
+        raise DataError(f"{path}: is {what}; expected an image file")
     return _on_grid(_fit(pixels[None], channels=channels, size=size))[0]
 
 

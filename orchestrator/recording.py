@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from cpcnn_core.config import TrialConfig
@@ -29,7 +29,16 @@ class Place:
 class Recording:
     """Writes an attempt's rows: RUNNING when it begins, each epoch as it comes, and how it ended."""
 
-    def __init__(self, store: Store, config: TrialConfig, number: int | None, *, gpus: float | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        config: TrialConfig,
+        number: int | None,
+        *,
+        gpus: float | None = None,
+        place: Place | None = None,
+    ) -> None:
+        """Write that an attempt begins; where its process runs is known from the first epoch on, or is `place`."""
         self.config = config
         self._store = store
         self._begun = time.monotonic()
@@ -43,7 +52,9 @@ class Recording:
             epochs=store.reported_epochs(config.trial_id),
             gpus=gpus,
             git_commit=git_commit(),
+            **({} if place is None else asdict(place)),
         )
+        self._has_epochs = False
         store.write_attempts([*_closed(store, earlier), self._attempt], config)
 
     @property
@@ -54,15 +65,12 @@ class Recording:
     def add(self, metrics: EpochMetrics, place: Place) -> None:
         """Write an epoch's row."""
         self._store.add_epoch(self.config.trial_id, self._attempt.attempt, metrics)
-        first = self._attempt.pid is None
+        first, self._has_epochs = not self._has_epochs, True
         self._attempt = replace(
             self._attempt,
             epochs=max(self._attempt.epochs, metrics.epoch),
             peak_memory_bytes=max(self._attempt.peak_memory_bytes or 0, metrics.peak_memory_bytes),
-            host=place.host,
-            device=place.device,
-            pid=place.pid,
-            threads=place.threads,
+            **asdict(place),
         )
         if first:
             self._store.write_attempt(self._attempt, self.config)

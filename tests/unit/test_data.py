@@ -25,6 +25,7 @@ from cpcnn_core.data import DataError
 REAL = Path(__file__).parents[3] / "shared" / "data" / "cpen455"
 real = pytest.mark.skipif(not REAL.is_dir(), reason=f"the cpen455 images are not at {REAL}")
 
+ARABIC_ONE = "\N{ARABIC-INDIC DIGIT ONE}"
 SIZES = {"train": 8, "validation": 4, "test": 3}
 
 
@@ -278,13 +279,19 @@ def link_folder_out(root: Path) -> None:
         (set_row("train", 3, "train/0000002.png"), ["train.csv, row 3", "1 columns instead of 2"]),
         (set_row("train", 3, "train/0000002.png,1,2"), ["train.csv, row 3", "3 columns instead of 2"]),
         (set_row("train", 3, "train/0000002.png,1.0"), ["train.csv, row 3", "'1.0' is no integer", "0 to 3"]),
-        (set_row("train", 3, "train/0000002.png,١"), ["train.csv, row 3", "label '١' is no integer", "0 to 3"]),
+        (set_row("train", 3, f"train/0000002.png,{ARABIC_ONE}"), ["row 3", f"label '{ARABIC_ONE}' is no integer"]),
         (set_row("train", 3, "train/0000002.png,0_1"), ["train.csv, row 3", "label '0_1' is no integer"]),
         (set_row("train", 3, "train/0000002.png,²"), ["train.csv, row 3", "label '²' is no integer"]),
-        (set_row("train", 3, f"train/0000002.png,{'1' * 5000}"), ["row 3", f"label '{'1' * 40}'... (5000 characters) is out"]),
+        (
+            set_row("train", 3, f"train/0000002.png,{'1' * 5000}"),
+            ["row 3", f"label '{'1' * 40}'... (5000 characters) is out"],
+        ),
         (set_row("train", 3, "train/0000002.png,123456789"), ["row 3", "label 123456789 is out of range"]),
         (set_row("train", 2, f"{'../' * 2000}a.png,1"), ["train.csv, row 2", "... (6005 characters) leads out"]),
-        (instead("train/0000002.png", os.mkfifo), ["train.csv, row 3", "train/0000002.png is a named pipe; expected an"]),
+        (
+            instead("train/0000002.png", os.mkfifo),
+            ["train.csv, row 3", "train/0000002.png is a named pipe; expected an"],
+        ),
         (instead("test/0000000.png", listen), ["test.csv, row 1", "test/0000000.png is a socket; expected an"]),
         (instead("train/0000002.png", to_null), ["train.csv, row 3", "'train/0000002.png' leads out of the data"]),
         (instead("train.csv", os.mkfifo), ["train.csv is a named pipe, which is not read", "expected rows like"]),

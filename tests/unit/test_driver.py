@@ -309,16 +309,42 @@ def test_whatever_ends_the_driver_its_trials_do_not_stay_running(
     assert [(row["state"], row["stopped"]) for row in plan.store.trials().rows()] == [("INTERRUPTED", said)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_signal_that_stops_a_sweep_is_named(number: signal.Signals) -> None:
     stop = driver._Stop()
     with driver._stopping(stop):
         os.kill(os.getpid(), number)
         while not stop.requested:
             time.sleep(0.001)
-    assert stop.why == ("Ctrl-C" if number == signal.SIGINT else "SIGTERM")
+    assert stop.why == ("Ctrl-C" if number == signal.SIGINT else number.name)
+    stop(signal.SIGHUP, None)  # a terminal that is closed sends one, and its shell another
+    if number == signal.SIGHUP:
+        stop(signal.SIGTERM, None)  # systemd sends both
+        number = signal.SIGINT
     with pytest.raises(KeyboardInterrupt):
         stop(number, None)
+    stop.is_writing = True
+    stop(signal.SIGTERM, None)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("where", ["_check_data", "_tune"])
+def test_a_signal_before_the_first_trial_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, where: str
+) -> None:
+    plan = Plan("one", SPACE, tmp_path / "results", trials=2, trainer="tests.fakes:train")
+
+    def asked(*_: object) -> None:
+        signal.raise_signal(number)
+
+    monkeypatch.setattr(driver, where, asked)
+    with Progress(Console(quiet=True), SPACE.objective, SPACE.searched, total=2) as view:
+        if where == "_tune":
+            assert driver.run(plan, view).interrupted
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                driver.run(plan, view)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_spent_budget_leaves_no_trial_running(tmp_path: Path) -> None:
