@@ -358,8 +358,8 @@ def _check_protocol(where: str, value: Scalar) -> None:
     """A protocol is not chosen: a new trial has the one by which this release makes its numbers. Raise SpaceError."""
     if value != PROTOCOL or isinstance(value, bool):
         raise SpaceError(
-            f"{where}: is {plain(value)}, and trials of this release are of protocol {PROTOCOL}; drop it. Trials of "
-            "another protocol need the release that has it"
+            f"{where}: {plain(value)} cannot be chosen; this release trains by protocol {PROTOCOL} alone, so leave it "
+            "out. Another protocol needs the release that has it"
         )
 
 

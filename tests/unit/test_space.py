@@ -179,10 +179,12 @@ def test_a_setting_without_key_or_scalar_is_refused(bad: str) -> None:
 def test_a_protocol_is_not_chosen(tmp_path: Path) -> None:
     assert parse_settings([f"protocol={PROTOCOL}"]) == {"protocol": PROTOCOL}
     for other in ("1", "3", "true", "null", "two"):
-        with pytest.raises(SpaceError, match=f"--set protocol={other}: is .* this release are of protocol {PROTOCOL}"):
+        with pytest.raises(
+            SpaceError, match=f"--set protocol={other}: .* cannot be chosen; this release trains by protocol {PROTOCOL}"
+        ):
             parse_settings([f"protocol={other}"])
     text = 'space = {"train.lr": floats(1e-4, 1e-2)}\nsettings = {"protocol": 1}'
-    with pytest.raises(SpaceError, match="settings: protocol: is 1, and trials of this release are of protocol"):
+    with pytest.raises(SpaceError, match="settings: protocol: 1 cannot be chosen; this release trains by"):
         space_of(tmp_path, text)
 
 
