@@ -346,6 +346,12 @@ def test_the_error_names_file_and_row_and_what_was_expected(
     assert "\n" not in str(caught.value)
 
 
+def test_an_image_to_complete_is_a_regular_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(DataError, match=r"pipe\.png: is a named pipe; expected an image file"):
+        data.read_image(tmp_path / "pipe.png", (3, 8, 8))
+
+
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data\.root: .*nowhere is no folder; expected the one that holds train\.csv"):
         data.load(config(tmp_path / "nowhere"))
