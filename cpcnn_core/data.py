@@ -7,6 +7,8 @@ import hashlib
 import itertools
 import logging
 import os
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,6 +26,7 @@ from torch.nn import functional as F
 
 from cpcnn_core import cache, fetching, image_files
 from cpcnn_core.errors import DataError as DataError
+from cpcnn_core.files import irregular
 
 if TYPE_CHECKING:
     from cpcnn_core.config import DataConfig
@@ -37,6 +40,8 @@ _DIGITS_HELD_OUT_PER_CLASS = 30  # in the validation and in the test split
 _CPEN455_CLASSES = 4
 _SPLIT_SEED = 455  # a data set is the same one in every trial, whatever the trial's own seed
 _CACHE_FORMAT = 3  # raise where decoding or resizing changes
+_LABEL = re.compile(r"-?[0-9]+")  # int() takes the digits of every script, and underscores between them
+_SHOWN = 40  # characters of a cell that an error repeats
 _FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -178,6 +183,7 @@ def _cpen455(config: DataConfig) -> Dataset:
     images, hashes = _images(
         root, everything, channels=config.channels or 3, size=config.image_size or 32, quantize=bool(config.quantize)
     )
+    _say_what_is_labelled_twice(rows, hashes)
     _say_what_splits_share(rows, hashes)
     all_of_them = Split(images, labels, tuple(row.name for row in everything))
     splits: dict[str, Split] = {}
@@ -212,6 +218,25 @@ def _check_each_once(splits: Mapping[str, Sequence[_Row]]) -> None:
                     f"{row.name} has label {row.label}, and label {before.label} in row {before.number} of "
                     f"{before.csv}{name}; expected one label for one file"
                 )
+
+
+def _say_what_is_labelled_twice(splits: Mapping[str, Sequence[_Row]], hashes: Tensor) -> None:
+    """Log how many images of a split are there once more, under another label: one of the labels is wrong."""
+    start = 0
+    for split, rows in splits.items():
+        own = [pixels.tobytes() for pixels in hashes[start : start + len(rows)].numpy()]
+        start += len(rows)
+        labelled = {(pixels, row.label) for pixels, row in zip(own, rows, strict=True) if row.label != HIDDEN}
+        labels = Counter(pixels for pixels, _ in labelled)
+        differing = sum(labels[pixels] > 1 and row.label != HIDDEN for pixels, row in zip(own, rows, strict=True))
+        if differing:
+            _log.warning(
+                "%d of the %d images of %s have the pixels of another one of them and another label; at most one "
+                "label of each is right",
+                differing,
+                len(rows),
+                split,
+            )
 
 
 def _say_what_splits_share(splits: Mapping[str, Sequence[_Row]], hashes: Tensor) -> None:
@@ -283,11 +308,14 @@ def read_image(path: Path, image_shape: tuple[int, int, int]) -> Tensor:
     """The image in a file as a model of images (C, H, W) sees it: resized, uint8. Raise DataError."""
     channels, size, _ = image_shape
     try:
-        pixels = _as_floats(image_files.decode(path.read_bytes()), channels)
+        what = irregular(path.stat().st_mode)
+        pixels = None if what is not None else _as_floats(image_files.decode(path.read_bytes()), channels)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
+    if pixels is None:
+        raise DataError(f"{path}: is {what}; expected an image file")
     return _on_grid(_fit(pixels[None], channels=channels, size=size))[0]
 
 
@@ -312,7 +340,10 @@ class _Row:
     @cached_property
     def stat(self) -> os.stat_result:
         with self._naming_what_is_wrong():
-            return self.path.stat()
+            found = self.path.stat()
+        if (what := irregular(found.st_mode)) is not None:
+            raise self.error(f"{self.name} is {what}; expected an image file at {self.path}")
+        return found
 
     def read(self) -> bytes:
         with self._naming_what_is_wrong():
@@ -358,14 +389,15 @@ def _read_csv(root: Path, split: str) -> list[_Row]:
             raise _row_error(path, number, f"{len(cells)} columns instead of 2; {expected}")
         name, label = cells
         label_of_row = _label(label, path, number, split, expected)
+        shown = _shown(name)
         if not name.isprintable():
-            raise _row_error(path, number, f"{name!r} has characters that cannot be printed; rename the file")
+            raise _row_error(path, number, f"{shown} has characters that cannot be printed; rename the file")
         if any(part.startswith(_FORMULA_BEGINS) for part in PurePosixPath(name).parts):
             raise _row_error(
-                path, number, f"{name!r} is a formula to a spreadsheet that opens our CSVs; rename the file"
+                path, number, f"{shown} is a formula to a spreadsheet that opens our CSVs; rename the file"
             )
         if (file := inside.find(name)) is None:
-            raise _row_error(path, number, f"{name!r} leads out of the data folder; expected a path inside {root}")
+            raise _row_error(path, number, f"{shown} leads out of the data folder; expected a path inside {root}")
         rows.append(_Row(path, number, name, file, label_of_row))
     if not rows:
         raise DataError(f"{path} is empty; {expected}")
@@ -375,6 +407,8 @@ def _read_csv(root: Path, split: str) -> list[_Row]:
 def _lines(path: Path, expected: str) -> Iterator[tuple[int, list[str]]]:
     """The rows of a CSV and their numbers, blank lines apart. A byte order mark and CRLF are fine."""
     try:
+        if (what := irregular(path.stat().st_mode)) is not None:
+            raise DataError(f"{path} is {what}, which is not read as a CSV; {expected}")
         with path.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream)
             for cells in reader:
@@ -388,17 +422,23 @@ def _lines(path: Path, expected: str) -> Iterator[tuple[int, list[str]]]:
 
 def _label(text: str, path: Path, number: int, split: str, expected: str) -> int:
     allowed = f"0 to {_CPEN455_CLASSES - 1}" + (f", or {HIDDEN} where it is hidden" if split == "test" else "")
-    try:
-        label = int(text)
-    except ValueError:
-        raise _row_error(path, number, f"label {text!r} is no integer; {expected}, labels {allowed}") from None
+    if not _LABEL.fullmatch(text):
+        raise _row_error(path, number, f"label {_shown(text)} is no integer; {expected}, labels {allowed}")
+    label = int(text) if len(text) <= _SHOWN else _CPEN455_CLASSES
     if label == HIDDEN and split == "train":
         raise _row_error(path, number, f"unlabelled split used for training (label {HIDDEN}); expected {allowed}")
     if label == HIDDEN and split == "validation":
         raise _row_error(path, number, f"unlabelled split used for validation (label {HIDDEN}); expected {allowed}")
     if not (0 <= label < _CPEN455_CLASSES or label == HIDDEN):
-        raise _row_error(path, number, f"label {label} is out of range; expected {allowed}")
+        raise _row_error(
+            path, number, f"label {text if len(text) <= _SHOWN else _shown(text)} is out of range; expected {allowed}"
+        )
     return label
+
+
+def _shown(cell: str) -> str:
+    """A cell as an error repeats it: quoted, and of a long one the beginning."""
+    return repr(cell) if len(cell) <= _SHOWN else f"{cell[:_SHOWN]!r}... ({len(cell)} characters)"
 
 
 class _Inside:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cpcnn_core.errors import CheckpointError
+from cpcnn_core.files import irregular
 
 
 class Kind(enum.Enum):
@@ -120,8 +121,8 @@ def _head(path: Path, origin: object) -> bytes:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
             raise CheckpointError(f"{origin}: is a folder; name the file in it{_candidates(path)}")
-        if not stat.S_ISREG(mode):
-            raise CheckpointError(f"{origin}: is no regular file")
+        if (what := irregular(mode)) is not None:
+            raise CheckpointError(f"{origin}: is {what}, not a regular file")
         with path.open("rb") as stream:
             return stream.read(_HEAD)
     except FileNotFoundError:

@@ -100,6 +100,20 @@ def in_turn(lock_file: Path) -> Generator[None]:
         yield
 
 
+def irregular(mode: int) -> str | None:
+    """What it is by its `st_mode` where it is no regular file: reading such a thing may wait for ever."""
+    if stat.S_ISREG(mode):
+        return None
+    kinds = {
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a named pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "no regular file")
+
+
 def sha256(path: Path) -> str:
     """The file's SHA-256 in hex."""
     with path.open("rb") as stream:

@@ -71,6 +71,17 @@ def parse(item: str) -> Rename:
     return Rename(names, new)
 
 
+def parse_all(items: Iterable[str]) -> tuple[Rename, ...]:
+    """Read several rules. Raise ConfigError for what is none, and for one that is given twice."""
+    rules: list[Rename] = []
+    for item in items:
+        rule = parse(item)
+        if rule in rules:
+            raise ConfigError(f"--rename {item}: is given twice; give it once, or another NEW")
+        rules.append(rule)
+    return tuple(rules)
+
+
 def origins(renames: Sequence[Rename], names: Collection[str], likely: Collection[str]) -> Iterator[Origin]:
     """What the rules make of the file's names; of several that fit a name, all that name it as closely as any.
 

@@ -72,6 +72,12 @@ class Choices:
     drop: Sequence[str] = ()  # names, what they begin with up to a dot, or patterns with `*`
     first_classes: bool = False
 
+    def __post_init__(self) -> None:
+        """Raise ConfigError where a name is empty, as a shell makes of a variable that is not set."""
+        for name in self.drop:
+            if not name.strip():
+                raise ConfigError(f"--drop {name!r}: is empty; expected a tensor's name, or a pattern with *")
+
 
 @dataclass(frozen=True)
 class Imported:

@@ -58,9 +58,9 @@ def read_state_dict(path: Path, drop: Sequence[str] = ()) -> dict[str, Tensor]:
             left_out.update(dropped)
             continue
         if not isinstance(value, Tensor):
-            what = "NumPy value" if isinstance(value, tensor_files.NumPyValue) else type(value).__name__
             raise CheckpointError(
-                f"{path}: {name!r} is a {what}, expected a tensor; not a state_dict, or leave it out with --drop {name}"
+                f"{path}: {name!r} is {_a(value)}, expected a tensor; not a state_dict, or leave it out with --drop "
+                f"{name}"
             )
         if short in tensors:
             raise CheckpointError(
@@ -92,9 +92,29 @@ def _unwrapped(path: Path, content: Any) -> Mapping[Any, Any]:
                 f"alone: torch.save(torch.load(FILE)[{inner[0]!r}], NEW)"
             )
         content = content[(known or inner)[0]]
+    if _is_only_an_optimizer(content):
+        raise CheckpointError(f"{path}: holds no weights, only an optimizer's state; {_EXPECTED}")
     if not isinstance(content, dict) or not content:
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}, expected a state_dict of named tensors")
+        raise CheckpointError(f"{path}: holds {_a(content)}, expected a state_dict of named tensors")
     return content
+
+
+def _is_only_an_optimizer(content: object, deepest: int = _DEEPEST) -> bool:
+    """Whether it is what an optimizer's state_dict() gives, or holds such and no tensor beside it."""
+    if not isinstance(content, dict) or deepest == 0:
+        return False
+    if "param_groups" in content:
+        return True
+    values = content.values()
+    if any(isinstance(value, Tensor) for value in values):
+        return False
+    return any(_is_only_an_optimizer(value, deepest - 1) for value in values)
+
+
+def _a(value: object) -> str:
+    """What kind of thing it is, with its article."""
+    kind = "NumPy value" if isinstance(value, tensor_files.NumPyValue) else type(value).__name__
+    return f"{'an' if kind[0] in 'aeioAEIO' else 'a'} {kind}"
 
 
 def _is_state_dict(value: object) -> bool:

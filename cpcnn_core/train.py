@@ -275,7 +275,9 @@ class Run:
     # --- one step ---
 
     def optimize(self, chosen: Tensor) -> Tensor:
-        """One optimizer step on the images `chosen`, indices on the device; return its gradient's norm before clipping.
+        """One optimizer step on the images `chosen`, indices on the device.
+
+        Return the norm of its gradient before clipping, on the device; NaN where the loss is not finite.
 
         Where the device's memory ends, halve the micro-batch and do the step again: same global batch, same gradient.
         """
@@ -300,7 +302,9 @@ class Run:
         if self.ema is not None:
             self.ema.update_parameters(self.model)
         self.sums = Sums(self.sums.objective + objective, self.sums.bpd + bpd, torch.maximum(self.sums.grad_norm, norm))
-        return norm
+        # An infinite loss may have a finite gradient. Times zero it is NaN, and a finite one changes nothing; looking
+        # at it here would wait for the device.
+        return norm + 0.0 * (objective + bpd)
 
     def _accumulate(self, batch: Batch, images: int) -> tuple[Tensor, Tensor]:
         """Add up the gradient of the mean objective over the global batch, in micro-batches of this process's share."""
@@ -346,7 +350,10 @@ class Run:
         return torch.randperm(len(self.labels), generator=generator)
 
     def _check_finite(self, norms: list[Tensor]) -> None:
-        finite = torch.isfinite(torch.stack(norms)).tolist()
+        looked_at = torch.stack(norms)
+        if self.world > 1:  # each replica knows its own share's loss; all of them end, or none
+            looked_at = self.accelerator.reduce(looked_at, "sum")
+        finite = torch.isfinite(looked_at).tolist()
         if not all(finite):
             step = self.position - len(norms) + finite.index(False) + 1
             raise TrainingError(

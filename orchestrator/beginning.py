@@ -1,28 +1,41 @@
-"""A folder of results in the moments before its first trial: what fails there leaves nothing behind."""
+"""A folder of results in the moments before its first trial: what fails there leaves nothing behind.
+
+Otherwise its name would be taken, bound to a question that was never tried.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from orchestrator import alone
 from orchestrator.store import Store, StoreError
 
 
 @contextmanager
-def begun(store: Store) -> Generator[None]:
-    """Make the folders, and be in there. Raise StoreError where that is not possible.
+def begun(store: Store, trial_id: str) -> Generator[None]:
+    """Make the folders for a trial that is run by hand, and be in there. Raise StoreError where that is not possible.
 
-    Where it fails before the first trial has a row, nothing that was not there before stays.
+    Where it fails before the first trial has a row, nothing that was not there before stays. Others may begin trials in
+    the same folder meanwhile.
     """
     new, absent = is_new(store), absent_folders(store)
     try:
         store.create()
     except StoreError:
-        _remove(absent)
+        _remove_empty(absent)
         raise
-    with without_a_trace(store, absent) if new else nullcontext():
+    try:
         yield
+    except BaseException:
+        if new:
+            with suppress(OSError, StoreError, alone.BusyError):
+                _remove_of(store, trial_id)
+                others = [*(store.near / "logs").glob("*"), *(store.near / "checkpoints").glob("*")]
+                if not any(file.name != "tracking.log" for file in others):
+                    remove(store, absent)
+        raise
 
 
 def is_new(store: Store) -> bool:
@@ -42,19 +55,38 @@ def absent_folders(store: Store) -> list[Path]:
 def without_a_trace(store: Store, absent: Sequence[Path]) -> Generator[None]:
     """Take away what was written if this fails before the first trial, and of the folders those that were absent.
 
-    Otherwise the name would be taken, bound to a question that was never tried.
+    Only for the one who holds the sweep.
     """
     try:
         yield
     except BaseException:
-        with suppress(OSError, StoreError):
-            if not any(True for _ in store.trials_folder.glob("*.parquet")):
-                store.remove()
-        _remove(absent)
+        remove(store, absent)
         raise
 
 
-def _remove(absent: Sequence[Path]) -> None:
-    for folder in absent:
+def remove(store: Store, absent: Sequence[Path]) -> None:
+    """Delete what was written to get the first trial going, unless one has a row, and the folders `absent` once empty.
+
+    Only for the one who holds the sweep.
+    """
+    with suppress(OSError, StoreError):
+        if not any(True for _ in store.trials_folder.glob("*.parquet")):
+            store.remove()
+    _remove_empty(absent)
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    for folder in folders:
         with suppress(OSError):
             folder.rmdir()
+
+
+def _remove_of(store: Store, trial_id: str) -> None:
+    """Delete the lock and the log of a trial without rows. Raise BusyError where somebody else has begun it."""
+    if store.attempts_of(trial_id):
+        return
+    lock = store.near / "checkpoints" / f"{trial_id}.lock"
+    if lock.exists():
+        with alone.locked(lock):
+            lock.unlink()
+    store.log_file(trial_id).unlink(missing_ok=True)

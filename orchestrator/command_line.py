@@ -19,7 +19,7 @@ from rich.text import Text
 from cpcnn_core import places
 from cpcnn_core.config import ConfigError
 from cpcnn_core.errors import CheckpointError, DataError
-from orchestrator import names, streams
+from orchestrator import names, signals, streams
 from orchestrator.space import SpaceError
 from orchestrator.storage import Folder, RemoteError, located
 from orchestrator.store import StoreError
@@ -131,6 +131,18 @@ def plain_errors(*more: type[Exception]) -> Generator[None]:
             raise
         where = os.environ.get("TMPDIR") or "not set"
         fail(f"TMPDIR ({where}): {error.strerror}; let it name a folder that can be written and has room", BAD_INPUT)
+
+
+@contextmanager
+def stoppable() -> Generator[None]:
+    """End at SIGTERM and SIGHUP as at Ctrl-C, with exit code 130."""
+    with signals.as_interrupts():
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            text = f"Stopped by {signals.why(error)}. The same command goes on, or begins anew:\n  {same()}"
+            console().print(text, soft_wrap=True, highlight=False)
+            raise typer.Exit(STOPPED) from None
 
 
 def fail(message: str, code: int) -> None:

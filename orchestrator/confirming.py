@@ -33,7 +33,7 @@ from orchestrator.objective import SCORE, Direction, Objective
 from orchestrator.progress import Progress
 from orchestrator.scheduling import Schedule
 from orchestrator.space import SearchSpace
-from orchestrator.states import reason_of
+from orchestrator.states import Meaning, meaning_of, reason_of
 from orchestrator.storage import Folder
 from orchestrator.store import Store
 from orchestrator.study import StudyError
@@ -206,10 +206,13 @@ def run(
     if root is not None:
         space = space.with_settings({"data.root": root})
     noted = {KIND: "confirmation", CONFIRMATION: question.describe()}  # written down before anything is run
-    plan = driver.Plan(name, space, results, trials=space.trials, noted=noted, way_out=_WAY_OUT)
+    # Where no run has come to a good end, there is nothing to decide by, and the ones that failed are run again.
+    again = not any(meaning.ended and not meaning.failed for meaning in _meanings(store))
+    plan = driver.Plan(name, space, results, trials=space.trials, noted=noted, retry_failed=again, way_out=_WAY_OUT)
     plan = replace(plan, announcement=f"{space.question} {plan.trials} runs in {store.folder}.")
     with (
         cli.plain_errors(driver.SweepError, StudyError),
+        cli.stoppable(),
         Progress(console, space.objective, space.searched, total=plan.trials) as view,
     ):
         outcome = driver.run(plan, view)
@@ -218,6 +221,11 @@ def run(
         console.print(f"  {cli.same()}", soft_wrap=True, highlight=False)
         raise typer.Exit(cli.STOPPED)
     return decide(store, question)
+
+
+def _meanings(store: Store) -> list[Meaning]:
+    """What the states of the trials mean that have run."""
+    return [meaning_of(row["state"]) for row in store.latest_attempts().rows()] if store.is_begun else []
 
 
 # --------------------------------------------------------------------------------------------------------- the decision

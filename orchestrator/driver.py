@@ -9,9 +9,10 @@ import signal
 import sqlite3
 import tempfile
 import uuid
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -30,6 +31,7 @@ from orchestrator import (
     mixtures,
     packing,
     provenance,
+    signals,
     study_file,
     training,
     warm_start,
@@ -48,6 +50,7 @@ from orchestrator.study import Study
 logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 10.0  # between two looks at the logs of trials on other machines
+_OTHERS_FAILED = "other trials of the sweep failed for one cause"
 _PUBLISH_SECONDS = 600.0  # between two copies of the study that go where the results are
 
 
@@ -99,7 +102,7 @@ class Outcome:
 
 
 def run(plan: Plan, view: View, *, beside: Callable[[], AbstractContextManager[None]] = nullcontext) -> Outcome:
-    """Run the sweep until its trials have ended, or until SIGINT or SIGTERM. A sweep that was begun is resumed.
+    """Run the sweep until its trials have ended, or until SIGINT, SIGTERM or SIGHUP. A sweep that was begun is resumed.
 
     `beside` is entered once the folder is bound to the plan's question. One that fails before its first trial leaves
     nothing behind. Raise SweepError, StoreError, StudyError, ClusterError or what is wrong with the data.
@@ -110,6 +113,20 @@ def run(plan: Plan, view: View, *, beside: Callable[[], AbstractContextManager[N
     if new and address is not None:
         launch.find_cluster(address)  # before anything is spent; one that has ended needs none
     absent = beginning.absent_folders(store)
+    with signals.as_interrupts():
+        return _run_in(store, absent, plan, view, beside, new=new)
+
+
+def _run_in(
+    store: Store,
+    absent: Sequence[Path],
+    plan: Plan,
+    view: View,
+    beside: Callable[[], AbstractContextManager[None]],
+    *,
+    new: bool,
+) -> Outcome:
+    """Run the sweep in its folder, of which those `absent` are made."""
     store.create()
     store = store.patient()
     traceless = beginning.without_a_trace(store, absent) if new else nullcontext()
@@ -123,7 +140,10 @@ def run(plan: Plan, view: View, *, beside: Callable[[], AbstractContextManager[N
             _check_data(plan)  # before the folder is bound to this question
         _agree(plan, store)
         with beside():
-            return _search(plan, store, view, new=new)
+            outcome = _search(plan, store, view, new=new)
+        if new and outcome.interrupted:
+            beginning.remove(store, absent)  # where no trial had begun
+        return outcome
 
 
 def _search(plan: Plan, store: Store, view: View, *, new: bool) -> Outcome:
@@ -131,9 +151,14 @@ def _search(plan: Plan, store: Store, view: View, *, new: bool) -> Outcome:
     try:
         entries = _entries(plan, store)
         ledger = Ledger(study, store, plan.space.objective, view, plan.space.schedule.scheduler(plan.space.epochs))
-        ledger.recall(entries)
+        ledger.recall(entries, retrying=plan.retry_failed)
+        if CONFIRMATION in plan.noted:
+            ledger.retrying = "the same command"
         if ledger.is_over:
             return Outcome(study.finished, ran=False, interrupted=False)
+        if ledger.hopeless is not None:  # all that earlier runs tried failed for one cause: nothing new is tried
+            ledger.interrupt(_OTHERS_FAILED)
+            raise ledger.fatal or FailingError(ledger.hopeless)
         meter = Meter(plan.budget, spent(store.trials().rows(), store.epochs().rows()))
         if limit := meter.exhausted():
             ledger.interrupt(_spent(limit))  # what a killed driver left running
@@ -436,12 +461,15 @@ class _Stop:
     def __init__(self) -> None:
         self.requested = False
         self.why = "Ctrl-C"
+        self.is_writing = False  # the rows of what is stopped
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
-        if self.requested:
+        why = signals.name_of(number)
+        if not self.requested:
+            self.requested, self.why = True, why
+        elif number == signal.SIGINT or (number == signal.SIGTERM and why == self.why and not self.is_writing):
+            # Others come in twos: a terminal that is closed and its shell send one each.
             raise KeyboardInterrupt
-        self.requested = True
-        self.why = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
 
 
 def _spent(limit: str) -> str:
@@ -450,29 +478,26 @@ def _spent(limit: str) -> str:
 
 def _run(plan: Plan, store: Store, ledger: Ledger, stop: _Stop, meter: Meter, say: Callable[[str], None]) -> str | None:
     """Have Ray run the trials; of those that it leaves, say so in their rows. Return the limit that was reached."""
-    try:
-        with _stopping(stop):
+    with _stopping(stop):
+        try:
             limit = _tune(plan, store, ledger, stop, meter, say)
-    except BaseException as error:
-        ledger.interrupt("Ctrl-C" if isinstance(error, KeyboardInterrupt) else training.describe(error))
-        raise
-    if stop.requested:
-        ledger.interrupt(stop.why)
-    elif limit is not None:
-        ledger.interrupt(_spent(limit))
-    elif ledger.hopeless is not None:
-        ledger.interrupt("other trials of the sweep failed for one cause")
+        except BaseException as error:
+            stop.is_writing = True
+            interrupted = isinstance(error, KeyboardInterrupt)
+            ledger.interrupt(stop.why if interrupted else training.describe(error))
+            raise
+        stop.is_writing = True
+        if stop.requested:
+            ledger.interrupt(stop.why)
+        elif limit is not None:
+            ledger.interrupt(_spent(limit))
+        elif ledger.hopeless is not None:
+            ledger.interrupt(_OTHERS_FAILED)
     return limit
 
 
-@contextmanager
-def _stopping(stop: _Stop) -> Generator[None]:
-    earlier = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
+def _stopping(stop: _Stop) -> AbstractContextManager[None]:
+    return signals.handled_by(stop, (signal.SIGINT, *signals.ENDING))
 
 
 def _tune(

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from cpcnn_core import evaluate, quality
 from cpcnn_core.checkpoint import CheckpointFolder
 from cpcnn_core.config import PROTOCOL, ConfigError, Scalar, TrialConfig
+from cpcnn_core.data import Dataset
 from cpcnn_core.errors import CheckpointError, LikelihoodError
+from cpcnn_core.evaluate import Evaluation
 from cpcnn_core.files import sha256
 from cpcnn_core.metrics import EpochMetrics
-from cpcnn_core.starter import Choices, import_starter
+from cpcnn_core.quality import Drawn
+from cpcnn_core.starter import Choices, Imported, import_starter
 from cpcnn_core.train import peak_memory
-from orchestrator import beginning, kinds, mirror, mixtures, training
+from orchestrator import beginning, kinds, mirror, mixtures, signals, training
 from orchestrator.formatting import plain
 from orchestrator.recording import Recording
 from orchestrator.storage import remove_tree
-from orchestrator.store import OPTION_PREFIX, Store
+from orchestrator.store import OPTION_PREFIX, Store, StoreError
 
 EPOCH = 1  # a checkpoint does not say how long it was trained; its state counts as the one epoch of its trial
 
@@ -126,9 +130,30 @@ def import_trial(
         kept_epochs=(),
         extra=result.class_accuracies(dataset.class_names) | of_classes | model.fusion.diagnostics(model.label.table()),
     )
-    with beginning.begun(store):
+    with beginning.begun(store, config.trial_id):
         kinds.introduce(store, "imported", kinds.IMPORTED)
-        recording = Recording(store, config, number=None)
+        recording = Recording(store, config, number=None, place=training.place())
+    try:
+        metrics = _kept(store, config, imported, dataset, result, drawn, metrics)
+    except KeyboardInterrupt as error:
+        with suppress(StoreError, OSError):
+            recording.finish("INTERRUPTED", stopped=signals.why(error))
+        raise
+    recording.add(metrics, training.place())
+    recording.finish("COMPLETE")
+    return config, metrics
+
+
+def _kept(
+    store: Store,
+    config: TrialConfig,
+    imported: Imported,
+    dataset: Dataset,
+    result: Evaluation,
+    drawn: Drawn | None,
+    metrics: EpochMetrics,
+) -> EpochMetrics:
+    """Write predictions, samples and weights; return the metrics, which then say where the weights are."""
     training.keep_predictions(store, config.trial_id, EPOCH, result)
     if drawn is not None:
         store.write_samples(config.trial_id, EPOCH, drawn.write_grid)
@@ -138,7 +163,7 @@ def import_trial(
     with mirror.opened(store, config.trial_id) as mirrored:
         metrics = CheckpointFolder(store.training_folder(config.trial_id), config).save_epoch(
             None,
-            model.state_dict(),
+            imported.model.state_dict(),
             metrics,
             image_shape=dataset.image_shape,
             nr_classes=dataset.nr_classes,
@@ -146,6 +171,4 @@ def import_trial(
         )
         if mirrored is not None:
             mirrored.publish(last=True)
-    recording.add(metrics, training.place())
-    recording.finish("COMPLETE")
-    return config, metrics
+    return metrics

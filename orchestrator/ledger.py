@@ -7,7 +7,7 @@ same ones. After a write that failed nothing more is written: the first error st
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -19,7 +19,7 @@ from orchestrator.leaderboard import Entry
 from orchestrator.objective import Objective
 from orchestrator.recording import Place, Recording, close_orphaned
 from orchestrator.scheduling import Schedule, Scheduler, Stopped
-from orchestrator.states import State, meaning_of
+from orchestrator.states import State, reason_of
 from orchestrator.store import Store, StoreError, config_of, without_a_gap
 from orchestrator.study import Study, StudyError, Suggestion
 
@@ -66,6 +66,7 @@ class Ledger:
     ) -> None:
         self.fatal: Exception | None = None
         self.gpus: float | None = None  # that each trial holds
+        self.retrying = "the same command with --retry-failed"  # what runs trials that failed again
         self._study = study
         self._store = store
         self._objective = objective
@@ -76,12 +77,18 @@ class Ledger:
         self._deaths: Counter[int] = Counter()
         self._failures = FailuresInARow()
 
-    def recall(self, entries: Iterable[Entry]) -> None:
-        """Show the scheduler the curves of earlier runs, and remember which trials were stopped."""
+    def recall(self, entries: Sequence[Entry], *, retrying: bool = False) -> None:
+        """Show the scheduler the curves of earlier runs, and remember which trials were stopped, and which failed.
+
+        With `retrying` those that failed are run again, and count once they fail again.
+        """
+        failed = [entry for entry in entries if entry.meaning.failed]
+        for entry in sorted(failed, key=lambda entry: str(entry.trial["ended"])) if not retrying else ():
+            self._failures.failed(entry.trial_id, str(reason_of(entry.trial)), entry.settings())
         for entry in entries:
-            if meaning_of(entry.trial["state"]).failed:
+            if entry.meaning.failed:
                 continue
-            if meaning_of(entry.trial["state"]).ended:
+            if entry.meaning.ended:
                 self._failures.succeeded()
             try:
                 config = config_of(entry.trial)
@@ -106,8 +113,7 @@ class Ledger:
         return (
             f"{self._store.folder}: {len(trial_ids)} trials in a row failed for one cause, before any had succeeded: "
             f"{self._failures.error.rstrip('.')}. No more are run. The last one's log is "
-            f"{self._store.log_file(trial_ids[-1])}. Once the cause is mended, the same command with --retry-failed "
-            "runs them again"
+            f"{self._store.log_file(trial_ids[-1])}. Once the cause is mended, {self.retrying} runs them again"
         )
 
     @property
@@ -238,7 +244,7 @@ class Ledger:
             self._paused[trial.config.trial_id] = _Paused(done, trial.config)
         if error:
             self._scheduler.forget(trial.config.trial_id)
-            self._failures.failed(trial.config.trial_id, error)
+            self._failures.failed(trial.config.trial_id, error, trial.config.flat())
         else:
             self._failures.succeeded()
         del self._trials[number]

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 _STEPS = 3  # timed, after one that is not
 _NETWORKS = 64  # of more, only a part is built to find the smallest and the largest
-_KEPT_WEIGHTS = 5  # the best by each of four metrics, and the last
 _BYTES = 4  # a float32
 _WAYS: tuple[Direction, ...] = ("min", "max")
 
@@ -147,6 +146,7 @@ def probe(config: TrialConfig, dataset: Dataset) -> Probe:
     import torch
 
     from cpcnn_core import environment, evaluate
+    from cpcnn_core.checkpoint import KEPT_STATES
     from cpcnn_core.precision import whole_float32
     from cpcnn_core.train import Run, peak_memory
 
@@ -183,8 +183,17 @@ def probe(config: TrialConfig, dataset: Dataset) -> Probe:
             parameters,
             peak_memory(run.device),
             step * run.steps_per_epoch + _seconds(run, evaluating) * evaluated / len(images),
-            min(config.train.epochs, _KEPT_WEIGHTS) * weights + 2 * state + config.train.epochs * predictions,
+            _kept_weights(config) * weights + KEPT_STATES * state + config.train.epochs * predictions,
         )
+
+
+def _kept_weights(config: TrialConfig) -> int:
+    """Of how many epochs the weights are kept at most: the best by each metric that is measured, and the last."""
+    from cpcnn_core.checkpoint import KEPT_BEST_BY
+    from cpcnn_core.metrics import OF_IMAGES
+
+    measured = KEPT_BEST_BY.keys() - (frozenset() if config.eval.fid_every else OF_IMAGES)
+    return min(config.train.epochs, len(measured) + 1)
 
 
 def _describe(console: Console, plan: Plan, share: Share, left: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from cpcnn_core.config import TrialConfig
@@ -29,7 +29,16 @@ class Place:
 class Recording:
     """Writes an attempt's rows: RUNNING when it begins, each epoch as it comes, and how it ended."""
 
-    def __init__(self, store: Store, config: TrialConfig, number: int | None, *, gpus: float | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        config: TrialConfig,
+        number: int | None,
+        *,
+        gpus: float | None = None,
+        place: Place | None = None,
+    ) -> None:
+        """Write that an attempt begins; where its process runs is known from the first epoch on, or is `place`."""
         self.config = config
         self._store = store
         self._begun = time.monotonic()
@@ -43,8 +52,10 @@ class Recording:
             epochs=store.reported_epochs(config.trial_id),
             gpus=gpus,
             git_commit=git_commit(),
+            **({} if place is None else asdict(place)),
         )
-        store.write_attempts([*_closed(earlier), self._attempt], config)
+        self._has_epochs = False
+        store.write_attempts([*_closed(store, earlier), self._attempt], config)
 
     @property
     def attempt(self) -> Attempt:
@@ -54,15 +65,12 @@ class Recording:
     def add(self, metrics: EpochMetrics, place: Place) -> None:
         """Write an epoch's row."""
         self._store.add_epoch(self.config.trial_id, self._attempt.attempt, metrics)
-        first = self._attempt.pid is None
+        first, self._has_epochs = not self._has_epochs, True
         self._attempt = replace(
             self._attempt,
             epochs=max(self._attempt.epochs, metrics.epoch),
             peak_memory_bytes=max(self._attempt.peak_memory_bytes or 0, metrics.peak_memory_bytes),
-            host=place.host,
-            device=place.device,
-            pid=place.pid,
-            threads=place.threads,
+            **asdict(place),
         )
         if first:
             self._store.write_attempt(self._attempt, self.config)
@@ -76,13 +84,28 @@ class Recording:
 
 def close_orphaned(store: Store, config: TrialConfig) -> None:
     """Have the tables say of a trial whose driver was killed that it does not run, though nobody takes it up now."""
-    closed = _closed(store.attempts_of(config.trial_id))
+    closed = _closed(store, store.attempts_of(config.trial_id))
     if closed:
         store.write_attempts(closed, config)
 
 
-def _closed(rows: Iterable[Mapping[str, Any]]) -> list[Attempt]:
-    """The attempts of these rows that nobody ended, as INTERRUPTED."""
+def _closed(store: Store, rows: Iterable[Mapping[str, Any]]) -> list[Attempt]:
+    """The attempts of these rows of one trial that nobody ended, as INTERRUPTED, with what their epochs say of them.
+
+    When such an attempt ended nobody knows: `ended` and `seconds` stay null.
+    """
     left = [row for row in rows if meaning_of(row["state"]).runs]
     attempts = [Attempt(**{name: row[name] for name in Attempt.__dataclass_fields__ if name in row}) for row in left]
-    return [replace(attempt, state="INTERRUPTED", stopped=KILLED) for attempt in attempts]
+    epochs = store.epochs_of(attempts[0].trial_id) if attempts else []
+    return [_as_far_as(replace(attempt, state="INTERRUPTED", stopped=KILLED), epochs) for attempt in attempts]
+
+
+def _as_far_as(attempt: Attempt, epochs: Iterable[Mapping[str, Any]]) -> Attempt:
+    """The attempt with what the rows of its epochs add: its own row was last written after the first of them."""
+    own = [row for row in epochs if row["attempt"] == attempt.attempt]
+    peaks = [attempt.peak_memory_bytes, *(row.get("peak_memory_bytes") for row in own)]
+    return replace(
+        attempt,
+        epochs=max([attempt.epochs, *(int(row["epoch"]) for row in own)]),
+        peak_memory_bytes=max((int(peak) for peak in peaks if peak is not None), default=None),
+    )

@@ -192,11 +192,13 @@ class SearchSpace:
                 )
             if field in self.settings:
                 raise SpaceError(f"{where}{field} stands both in space and in settings; drop one")
-        for field in self.settings:
+        for field, value in self.settings.items():
             try:
                 check_field(field)
             except ConfigError as error:
                 raise SpaceError(f"{where}settings: {error}") from None
+            if field == "protocol":
+                _check_protocol(f"{where}settings: protocol", value)
         if self.sampler == samplers.GRID:
             self._check_finite(where)
         self._try(where, {})
@@ -346,8 +348,19 @@ def parse_settings(given: Iterable[str]) -> dict[str, Scalar]:
             raise SpaceError(f"--set {error}") from None
         if isinstance(value, list | dict):
             raise SpaceError(f"--set {item}: the value must be one number, string, true, false or null")
+        if key == "protocol":
+            _check_protocol(f"--set {item}", value)
         settings[key] = value
     return settings
+
+
+def _check_protocol(where: str, value: Scalar) -> None:
+    """A protocol is not chosen: a new trial has the one by which this release makes its numbers. Raise SpaceError."""
+    if value != PROTOCOL or isinstance(value, bool):
+        raise SpaceError(
+            f"{where}: {plain(value)} cannot be chosen; this release trains by protocol {PROTOCOL} alone, so leave it "
+            "out. Another protocol needs the release that has it"
+        )
 
 
 class _NotAdmittedError(Exception):

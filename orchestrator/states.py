@@ -34,11 +34,16 @@ MEANINGS: Mapping[State, Meaning] = {
     ),
     "FAILED": Meaning("an error ended it, which `error` names", ended=True, failed=True),
     "INTERRUPTED": Meaning(
-        "Ctrl-C, a spent budget, a debugger that was left, or a process that died or was killed; the same command "
-        "takes it up again"
+        "Ctrl-C or another signal to end, a spent budget, a debugger that was left, or a process or machine that was "
+        "lost; its sweep goes on with it by itself while it runs, else the same command does"
     ),
-    "PREEMPTED": Meaning("its machine was taken away; it goes on by itself on another"),
-    "STOPPED": Meaning("the user stopped this one trial; it goes on only where they say so", ended=True),
+    # The last two are for what is to come: nothing writes them yet, and every reader knows them.
+    "PREEMPTED": Meaning(
+        "not written yet: its machine was announced to be taken away; it is taken up again as an INTERRUPTED one is"
+    ),
+    "STOPPED": Meaning(
+        "not written yet: the user stopped this one trial; no command takes it up again by itself", ended=True
+    ),
 }
 
 ENDED: tuple[State, ...] = tuple(state for state, meaning in MEANINGS.items() if meaning.ended)

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +27,7 @@ from orchestrator import leaderboard, lease, streams
 from orchestrator.asked import parted
 from orchestrator.budget import spent
 from orchestrator.formatting import measured, plain
+from orchestrator.kinds import Kind, kind_of
 from orchestrator.leaderboard import Entry
 from orchestrator.objective import Objective
 from orchestrator.progress import duration
@@ -35,6 +37,7 @@ from orchestrator.store import Store, StoreError, sweeps
 app = cli.command()
 
 _WATCH_SECONDS = 2.0
+_CLOCKS_DIFFER_SECONDS = 60.0  # at most, that of the kernel and the one that rows go by
 _SHOWN = 5  # of the trials that failed, and of those that wait
 
 
@@ -128,7 +131,9 @@ def render(store: Store) -> RenderableType:
     objective = _objective(asked)
     if objective is not None:
         lines.append(Text(_best(entries, objective, asked.get("space", {}))))
-    lines += [Text(_running(entry)) for entry in every if entry.meaning.runs and not gone]
+    running = [entry for entry in every if entry.meaning.runs]
+    lines += [Text(_running(entry)) for entry in running if not gone and not _is_by_hand(entry)]
+    lines += [_by_hand(entry, kind_of(store.folder.name, held or None)) for entry in running if _is_by_hand(entry)]
     lines += _some([entry for entry in every if entry.meaning.waits], "yellow", "wait")
     lines += _some([entry for entry in every if entry.meaning.failed], "red", "failed")
     if failed := [entry for entry in entries if entry.meaning.failed]:
@@ -181,6 +186,40 @@ def cost(runs: Sequence[Mapping[str, Any]], *, running: bool) -> str | None:
 def _running(entry: Entry) -> str:
     at = f"epoch {len(entry.epochs)}/{entry.trial['train.epochs']} on {entry.trial['host'] or '?'}"
     return f"  {entry.trial_id} runs: {at}"
+
+
+def _is_by_hand(entry: Entry) -> bool:
+    """Whether no driver runs it, but a command of its own."""
+    return entry.trial["number"] is None
+
+
+def _by_hand(entry: Entry, kind: Kind) -> Text:
+    """How a trial that was begun by hand stands, and how it goes on where its process is gone."""
+    alive = _is_alive(entry.trial)
+    if alive:
+        return Text(_running(entry))
+    if alive is None:
+        return Text(f"{_running(entry)}; whether it still runs can only be told there")
+    way = {"imported": "the same import takes it in", "replays": f"`trial replay {entry.trial_id}` begins it anew"}
+    after = f"the `trial` command that began it goes on after epoch {len(entry.epochs)}"
+    process = f"its process, pid {entry.trial['pid']} on this machine, is gone"
+    return Text(f"  {entry.trial_id} RUNNING: {process}; {way.get(kind, after)}", style="yellow")
+
+
+def _is_alive(trial: Mapping[str, Any]) -> bool | None:
+    """Whether the trial's process runs; None where that cannot be told from here."""
+    if trial["pid"] is None or trial["host"] != platform.node():
+        return None
+    try:
+        process = psutil.Process(int(trial["pid"]))
+        begun = datetime.fromisoformat(trial["started"]).timestamp()
+        # One that was started later has the number of one that has ended.
+        is_its = bool(process.create_time() < begun + _CLOCKS_DIFFER_SECONDS)
+        return is_its and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True  # somebody else's
 
 
 def _some(entries: Sequence[Entry], style: str, what: str) -> list[Text]:

@@ -141,7 +141,8 @@ def main(
     """Search SPACE. The same command again resumes the sweep where it was stopped or killed."""
     console = cli.console()
     failing: str | None = None
-    with cli.plain_errors(driver.SweepError, StudyError, ScheduleError, ResourcesError, ClusterError):
+    expected = (driver.SweepError, StudyError, ScheduleError, ResourcesError, ClusterError)
+    with cli.plain_errors(*expected), cli.stoppable():
         asked = space.read(space_file, given or (), seed=seed, sampler=sampler)
         asked = replace(asked, schedule=asked.schedule.named(scheduler))
         plan = driver.Plan(

@@ -28,6 +28,7 @@ from orchestrator import (
     kinds,
     mixtures,
     replaying,
+    signals,
     space,
     storage,
     streams,
@@ -86,7 +87,7 @@ def run(
     """
     console = cli.console()
     settings = [*(given or ()), *([f"train.epochs={epochs}"] if epochs is not None else [])]
-    with cli.plain_errors(training.TrialBusyError):
+    with cli.plain_errors(training.TrialBusyError), cli.stoppable():
         place = environment.rendezvous()
         environment.forget_launchers(keep=place)
         asked = space.read(space_file, settings, seed=seed)
@@ -99,7 +100,7 @@ def run(
             training.follow(config, store)
             return
         training.check(config)
-        with beginning.begun(store):
+        with beginning.begun(store, config.trial_id):
             kinds.introduce(store, "trials", asked.question, asked.source)
             _print_settings(console, config)
             with tracking.following(store, wandb=wandb, tensorboard=tensorboard, say=console.print):
@@ -143,13 +144,13 @@ def import_(
     Sizes are read off the file's shapes. Without --set data.name the data set is cpen455, at --set data.root=PATH.
     """
     console = cli.console()
-    with cli.plain_errors():
+    with cli.plain_errors(), cli.stoppable():
         settings = space.parse_settings(given or ())
         importing.check_settings(settings)
         settings = {"data.name": "cpen455", **settings, "model.fusion": fusion}
         config = training.with_one_extractor(TrialConfig.from_flat(settings))
         store = Store((results / cli.folder_name(name)).absolute())
-        choices = Choices(tuple(map(renaming.parse, rename or ())), tuple(drop or ()), first_classes)
+        choices = Choices(renaming.parse_all(rename or ()), tuple(drop or ()), first_classes)
 
         def say(remark: str) -> None:
             console.print(f"{file}: {remark}", soft_wrap=True, highlight=False)
@@ -231,7 +232,7 @@ def replay(
     of threads and versions every metric is the same; one that is not is printed.
     """
     console = cli.console()
-    with cli.plain_errors(training.TrialBusyError):
+    with cli.plain_errors(training.TrialBusyError), cli.stoppable():
         place = environment.rendezvous()
         environment.forget_launchers()
         if place is not None and place.processes > 1:
@@ -243,7 +244,7 @@ def replay(
         wanted = recorded.epochs_of(trial_id)
         threads = replaying.threads_by_epoch(recorded.attempts_of(trial_id), wanted)
         objective = replaying.recorded_objective(recorded)
-        with beginning.begun(store):
+        with beginning.begun(store, config.trial_id):
             kinds.introduce(store, "replays", f"Replays of {recorded.folder.name}.")
             _print_settings(console, config)
             error = train(console, config, store, objective, until=len(wanted), threads=threads)
@@ -282,59 +283,75 @@ def train(
         return None
     begun: list[Recording] = []  # one, once this process alone trains the trial
     with (
+        signals.as_interrupts() as asked,
         streams.unheld(),
         _bar(console) as bar,
         training.log_to(store.log_file(config.trial_id), redirect=False),
     ):
         task = bar.add_task("trained", total=None)
 
-        def begin() -> None:
-            if until is not None:
-                replaying.forget(store, config.trial_id)
-            begun.append(Recording(store, config, number=None))
-
-        def prepare(epoch: int) -> None:
-            if threads is not None and epoch in threads:
-                training.set_threads(threads[epoch])
-
         def on_progress(stage: str, done: int, total: int) -> None:
+            asked.check()
             bar.update(task, description=stage, completed=done, total=total)
 
         try:
-            prepare(1)
-            epochs = training.run(
-                config,
-                store,
-                training.train,
-                objective=objective,
-                on_begin=begin,
-                on_progress=on_progress,
-            )
-            for metrics in epochs:
-                begun[0].add(metrics, training.place())
-                _print_epoch(console, metrics.row())
-                if metrics.epoch == until:
-                    break
-                prepare(metrics.epoch + 1)
-            epochs.close()
+            return _recorded(console, config, store, objective, begun, on_progress, until=until, threads=threads or {})
         except (KeyboardInterrupt, bdb.BdbQuit) as error:
-            _interrupt(begun, "Ctrl-C" if isinstance(error, KeyboardInterrupt) else "the debugger was left")
+            _interrupt(begun, "the debugger was left" if isinstance(error, bdb.BdbQuit) else signals.why(error))
             console.print(f"Stopped. To go on where it stands:\n  {cli.same()}", soft_wrap=True, highlight=False)
             raise typer.Exit(cli.STOPPED) from None
-        except training.TrialBusyError:
+        except Exception:
             raise
-        except Exception as error:
-            if not begun:
-                raise
-            logger.exception("the trial failed")
-            traceback.print_exc()
-            with suppress(OSError):  # which is then what went wrong, and said already
-                store.publish_log(config.trial_id)
-            begun[0].finish("FAILED", training.describe(error))
-            return training.describe(error)
         except BaseException as error:  # as a debugger that ends the whole process
             _interrupt(begun, training.describe(error))
             raise
+
+
+def _recorded(
+    console: Console,
+    config: TrialConfig,
+    store: Store,
+    objective: Objective | None,
+    begun: list[Recording],
+    on_progress: training.OnProgress,
+    *,
+    until: int | None,
+    threads: Mapping[int, int],
+) -> str | None:
+    """Train, with a recording that is put into `begun` once it begins. Return what went wrong."""
+
+    def begin() -> None:
+        if until is not None:
+            replaying.forget(store, config.trial_id)
+        begun.append(Recording(store, config, number=None, place=training.place()))
+
+    def prepare(epoch: int) -> None:
+        if epoch in threads:
+            training.set_threads(threads[epoch])
+
+    try:
+        prepare(1)
+        epochs = training.run(
+            config, store, training.train, objective=objective, on_begin=begin, on_progress=on_progress
+        )
+        for metrics in epochs:
+            begun[0].add(metrics, training.place())
+            _print_epoch(console, metrics.row())
+            if metrics.epoch == until:
+                break
+            prepare(metrics.epoch + 1)
+        epochs.close()
+    except (training.TrialBusyError, bdb.BdbQuit):
+        raise
+    except Exception as error:
+        if not begun:
+            raise
+        logger.exception("the trial failed")
+        traceback.print_exc()
+        with suppress(OSError):  # which is then what went wrong, and said already
+            store.publish_log(config.trial_id)
+        begun[0].finish("FAILED", training.describe(error))
+        return training.describe(error)
     whole = begun[0].attempt.epochs >= config.train.epochs
     begun[0].finish("COMPLETE" if whole else "PRUNED", stopped=None if whole else "as far as the recorded trial went")
     return None

@@ -23,7 +23,8 @@ settings = {"train.epochs": 1000}
 """
 
 
-def test_sigterm_stops_a_sweep_between_two_epochs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_stops_a_sweep_between_two_epochs(tmp_path: Path, number: signal.Signals) -> None:
     space = tmp_path / "space.py"
     space.write_text(SPACE)
     environment = os.environ | {fakes.SECONDS: "0.2", "OMP_NUM_THREADS": "1"}
@@ -38,10 +39,10 @@ def test_sigterm_stops_a_sweep_between_two_epochs(tmp_path: Path) -> None:
             assert time.monotonic() < deadline
             assert driver.poll() is None, driver.stdout.read() if driver.stdout else ""
             time.sleep(0.05)
-        driver.send_signal(signal.SIGTERM)
+        driver.send_signal(number)
         output, _ = driver.communicate(timeout=200)
     assert driver.returncode == 130, output
     assert "interrupted=True" in output
-    assert output.count("SIGTERM") == output.count("(SIGTERM)") == 1  # ours, and not Ray's report of a crash
+    assert output.count(number.name) == output.count(f"({number.name})") == 1  # ours, and not Ray's report of a crash
     [row] = store.trials().rows()
-    assert (row["state"], row["error"], row["stopped"]) == ("INTERRUPTED", None, "SIGTERM")
+    assert (row["state"], row["error"], row["stopped"]) == ("INTERRUPTED", None, number.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from cpcnn_core.data import DataError
 REAL = Path(__file__).parents[3] / "shared" / "data" / "cpen455"
 real = pytest.mark.skipif(not REAL.is_dir(), reason=f"the cpen455 images are not at {REAL}")
 
+ARABIC_ONE = "\N{ARABIC-INDIC DIGIT ONE}"
 SIZES = {"train": 8, "validation": 4, "test": 3}
 
 
@@ -227,6 +229,26 @@ def link_out(root: Path) -> None:
     (root / "test" / "0000000.png").symlink_to(outside)
 
 
+def instead(name: str, make: Callable[[Path], object]) -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        (root / name).unlink()
+        make(root / name)
+
+    return change
+
+
+def listen(path: Path) -> None:
+    here = Path.cwd()
+    os.chdir(path.parent)  # a socket's path may have some hundred bytes
+    with socket.socket(socket.AF_UNIX) as opened:
+        opened.bind(path.name)
+    os.chdir(here)
+
+
+def to_null(path: Path) -> None:
+    path.symlink_to(os.devnull)
+
+
 def link(name: str, target: str) -> Callable[[Path], None]:
     def change(root: Path) -> None:
         (root / name).unlink()
@@ -257,6 +279,24 @@ def link_folder_out(root: Path) -> None:
         (set_row("train", 3, "train/0000002.png"), ["train.csv, row 3", "1 columns instead of 2"]),
         (set_row("train", 3, "train/0000002.png,1,2"), ["train.csv, row 3", "3 columns instead of 2"]),
         (set_row("train", 3, "train/0000002.png,1.0"), ["train.csv, row 3", "'1.0' is no integer", "0 to 3"]),
+        (set_row("train", 3, f"train/0000002.png,{ARABIC_ONE}"), ["row 3", f"label '{ARABIC_ONE}' is no integer"]),
+        (set_row("train", 3, "train/0000002.png,0_1"), ["train.csv, row 3", "label '0_1' is no integer"]),
+        (set_row("train", 3, "train/0000002.png,²"), ["train.csv, row 3", "label '²' is no integer"]),
+        (
+            set_row("train", 3, f"train/0000002.png,{'1' * 5000}"),
+            ["row 3", f"label '{'1' * 40}'... (5000 characters) is out"],
+        ),
+        (set_row("train", 3, "train/0000002.png,123456789"), ["row 3", "label 123456789 is out of range"]),
+        (set_row("train", 2, f"{'../' * 2000}a.png,1"), ["train.csv, row 2", "... (6005 characters) leads out"]),
+        (
+            instead("train/0000002.png", os.mkfifo),
+            ["train.csv, row 3", "train/0000002.png is a named pipe; expected an"],
+        ),
+        (instead("test/0000000.png", listen), ["test.csv, row 1", "test/0000000.png is a socket; expected an"]),
+        (instead("train/0000002.png", to_null), ["train.csv, row 3", "'train/0000002.png' leads out of the data"]),
+        (instead("train.csv", os.mkfifo), ["train.csv is a named pipe, which is not read", "expected rows like"]),
+        (instead("test.csv", Path.mkdir), ["test.csv is a folder, which is not read", "expected rows like"]),
+        (instead("test.csv", to_null), ["test.csv is a device, which is not read", "expected rows like"]),
         (set_row("train", 3, "train/0000002.png,4"), ["train.csv, row 3", "label 4 is out of range", "0 to 3"]),
         (
             set_row("test", 2, "test/0000001.png,-2"),
@@ -275,7 +315,7 @@ def link_folder_out(root: Path) -> None:
             ["validation.csv, row 3", "has label 2, and label 1 in row 2 of", "train.csv; expected one label"],
         ),
         (set_row("train", 2, "train/9999999.png,1"), ["train.csv, row 2", "train/9999999.png does not exist"]),
-        (set_row("train", 2, "train,1"), ["train.csv, row 2", "train cannot be read"]),
+        (set_row("train", 2, "train,1"), ["train.csv, row 2", "train is a folder; expected an image"]),
         (set_row("train", 2, ",1"), ["train.csv, row 2", "'' leads out of the data folder"]),
         (set_row("train", 2, "/etc/hostname,1"), ["train.csv, row 2", "'/etc/hostname' leads out of the data folder"]),
         (set_row("train", 2, "train/../../a.png,1"), ["train.csv, row 2", "'train/../../a.png' leads out"]),
@@ -304,6 +344,12 @@ def test_the_error_names_file_and_row_and_what_was_expected(
     for words in said:
         assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_an_image_to_complete_is_a_regular_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(DataError, match=r"pipe\.png: is a named pipe; expected an image file"):
+        data.read_image(tmp_path / "pipe.png", (3, 8, 8))
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
@@ -338,6 +384,24 @@ def test_images_that_two_splits_share_are_said_with_counts(
     labels = ", 2 of them with another label" if by == "content" else ""
     expected = f"2 of the 4 images of validation are in train too{labels}; what is measured on them says little of new"
     assert [expected in line for line in said] == ([] if by == "none" else [True])
+
+
+@pytest.mark.parametrize("labels", ["another", "the same", "hidden"])
+def test_images_of_one_split_under_two_labels_are_said_with_counts(
+    root: Path, labels: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    split = "test" if labels == "hidden" else "train"
+    label = {"another": 3, "the same": 2, "hidden": -1}[labels]
+    for copy in ("a", "b"):
+        Image.open(root / split / "0000002.png").save(root / split / f"{copy}.bmp")
+    edit(root / f"{split}.csv", lambda rows: [*rows, f"{split}/a.bmp,{label}", f"{split}/b.bmp,{label}"])
+    data.load(config(root))
+    said = [record.getMessage() for record in caplog.records]
+    expected = (
+        "3 of the 10 images of train have the pixels of another one of them and another label; at most one label of "
+        "each is right"
+    )
+    assert said == ([expected] if labels == "another" else [])
 
 
 # ----------------------------------------------------------------------------------------------------------- cache

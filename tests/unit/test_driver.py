@@ -25,7 +25,7 @@ from orchestrator.ledger import MAX_RESTARTS, Ledger
 from orchestrator.objective import Objective
 from orchestrator.packing import Measured
 from orchestrator.progress import Progress
-from orchestrator.recording import KILLED, Place, Recording
+from orchestrator.recording import KILLED, Place, Recording, close_orphaned
 from orchestrator.resources import Resources, ResourcesError, Share
 from orchestrator.space import SearchSpace
 from orchestrator.store import Store, StoreError
@@ -139,6 +139,27 @@ def test_an_attempt_that_nobody_ended_is_called_interrupted_by_the_next(store: S
     Recording(store, config, 0)
     rows = [(row["state"], row["error"], row["stopped"]) for row in store.trials().rows()]
     assert rows == [("INTERRUPTED", None, KILLED), ("RUNNING", None, None)]
+
+
+@pytest.mark.parametrize("closed_by", ["the next attempt", "a driver that stops"])
+def test_an_attempt_that_nobody_ended_has_the_epochs_that_it_finished(store: Store, closed_by: str) -> None:
+    """Its own row was written with its first epoch, and never again."""
+    config = TrialConfig()
+    for begin, end in ((1, 4), (5, 7), (8, 7)):  # the last one was killed before its first epoch
+        recording = Recording(store, config, 0)
+        for epoch in range(begin, end + 1):
+            recording.add(metrics(epoch, peak_memory_bytes=100 * epoch), HERE)
+    if closed_by == "the next attempt":
+        Recording(store, config, 0).finish("COMPLETE")
+    else:
+        close_orphaned(store, config)
+    rows = store.attempts_of(config.trial_id)[:3]
+    assert [(row["state"], row["epochs"], row["peak_memory_bytes"]) for row in rows] == [
+        ("INTERRUPTED", 4, 400),
+        ("INTERRUPTED", 7, 700),
+        ("INTERRUPTED", 7, None),
+    ]
+    assert [(row["ended"], row["seconds"]) for row in rows] == [(None, None)] * 3  # which nobody knows
 
 
 def test_a_resumed_trial_runs_from_its_first_row_on(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,16 +309,42 @@ def test_whatever_ends_the_driver_its_trials_do_not_stay_running(
     assert [(row["state"], row["stopped"]) for row in plan.store.trials().rows()] == [("INTERRUPTED", said)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_signal_that_stops_a_sweep_is_named(number: signal.Signals) -> None:
     stop = driver._Stop()
     with driver._stopping(stop):
         os.kill(os.getpid(), number)
         while not stop.requested:
             time.sleep(0.001)
-    assert stop.why == ("Ctrl-C" if number == signal.SIGINT else "SIGTERM")
+    assert stop.why == ("Ctrl-C" if number == signal.SIGINT else number.name)
+    stop(signal.SIGHUP, None)  # a terminal that is closed sends one, and its shell another
+    if number == signal.SIGHUP:
+        stop(signal.SIGTERM, None)  # systemd sends both
+        number = signal.SIGINT
     with pytest.raises(KeyboardInterrupt):
         stop(number, None)
+    stop.is_writing = True
+    stop(signal.SIGTERM, None)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("where", ["_check_data", "_tune"])
+def test_a_signal_before_the_first_trial_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, where: str
+) -> None:
+    plan = Plan("one", SPACE, tmp_path / "results", trials=2, trainer="tests.fakes:train")
+
+    def asked(*_: object) -> None:
+        signal.raise_signal(number)
+
+    monkeypatch.setattr(driver, where, asked)
+    with Progress(Console(quiet=True), SPACE.objective, SPACE.searched, total=2) as view:
+        if where == "_tune":
+            assert driver.run(plan, view).interrupted
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                driver.run(plan, view)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_spent_budget_leaves_no_trial_running(tmp_path: Path) -> None:

@@ -6,9 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rich.console import Console
 
 from cpcnn_core.config import TrialConfig
+from cpcnn_core.fusion import FUSIONS
+from orchestrator import driver as driving
+from orchestrator.driver import Plan
 from orchestrator.failures import FailuresInARow, cause_of
 from orchestrator.leaderboard import read
 from orchestrator.ledger import Ledger
@@ -47,7 +52,7 @@ class Driver:
         self.study = Study(SPACE, store, seed=0, trials=5, retry_failed=retry_failed)
         view = Progress(Console(quiet=True), SPACE.objective, SPACE.searched, total=5)
         self.ledger = Ledger(self.study, store, SPACE.objective, view)
-        self.ledger.recall(read([store])[0])
+        self.ledger.recall(read([store])[0], retrying=retry_failed)
 
     def run(self, error: str | None = None) -> TrialConfig | None:
         """Run the next trial to its end, or until it fails."""
@@ -128,11 +133,133 @@ def test_a_success_of_an_earlier_run_counts(store: Store) -> None:
     ],
 )
 def test_a_cause_is_the_error_without_its_numbers(one: str, other: str, same: bool) -> None:
-    assert (cause_of(one) == cause_of(other)) == same
+    assert (cause_of(one, {}) == cause_of(other, {})) == same
     counted = FailuresInARow()
     for error in (one, other, one):
-        counted.failed("0", error)
+        counted.failed("0", error, {})
     assert counted.are_enough == same
+
+
+# One cause each, though no two texts of it are alike; a class alone tells no cause.
+CAUSES = (
+    "RuntimeError: {path}: cannot be compiled",
+    "RuntimeError: '{path}' has no room for {number} bytes",
+    "RuntimeError: the compiler left no {temporary}.cpp",
+    "RuntimeError: {trial_id} does not fit fusion {fusion}",
+    "RuntimeError: does not fit fusion '{fusion}': missing: fusion.{part}.e.weight ({number}, 3)",
+    "RuntimeError: {part} takes no label_encoding {label_encoding}",
+    "RuntimeError: train.lr {number} is too large for train.optimizer={optimizer}",
+    "RuntimeError: train.batch_size {number} is too large for train.optimizer={optimizer}",
+    "RuntimeError: the train split of {path} is empty",
+    "RuntimeError: the test split of {path} is empty",
+    "ValueError: {path}: cannot be compiled",
+    "KeyError: 'lr'",
+    "KeyError: 'momentum'",
+)
+FUSIONS_TRIED = st.lists(st.sampled_from(sorted(FUSIONS)), min_size=1, max_size=3, unique=True)
+TEMPORARY = st.text("abcdefghijklmnopqrstuvwxyz0123456789_", min_size=8, max_size=8).map("tmp{}".format)
+NUMBERS = st.one_of(st.integers(-(10**9), 10**9), st.floats(allow_nan=False, allow_infinity=False))
+
+
+@st.composite
+def occasions(draw: st.DrawFn) -> tuple[dict[str, object], dict[str, object]]:
+    """A trial's settings, and what is put into an error's text."""
+    trial = {
+        "model.fusion": "+".join(fusions := draw(FUSIONS_TRIED)),
+        "model.label_encoding": draw(st.sampled_from(["one_hot", "embedding", "sinusoidal"])),
+        "train.optimizer": draw(st.sampled_from(["adam", "adamw"])),
+        "model.dropout": draw(NUMBERS),
+        "train.ema_decay": None,
+        "train.flip": draw(st.booleans()),
+    }
+    temporary, number = draw(TEMPORARY), draw(NUMBERS)
+    path = draw(st.sampled_from(["/tmp/{}/main.cpp", "/var/tmp/{}", "{}/a.so", "s3://bucket/{}/x"])).format(temporary)
+    varying = {"path": path, "temporary": temporary, "number": number, "part": draw(st.sampled_from(fusions))}
+    varying["trial_id"] = TrialConfig().with_settings({"seed": draw(st.integers(0, 2**32 - 1))}).trial_id
+    return trial, varying | {key.rpartition(".")[2]: value for key, value in trial.items()}
+
+
+@settings(max_examples=60)
+@given(occasions(), occasions(), st.sampled_from(["train", "validation", "test"]))
+def test_a_cause_is_the_same_whatever_the_trial_and_no_two_causes_are_alike(
+    one: tuple[dict[str, object], dict[str, object]],
+    other: tuple[dict[str, object], dict[str, object]],
+    reference: str,  # a word that texts have by themselves; the same in all trials of a sweep
+) -> None:
+    found = [
+        [cause_of(text.format(**varying), trial | {"eval.fid_reference": reference}) for text in CAUSES]
+        for trial, varying in (one, other)
+    ]
+    assert found[0] == found[1]
+    assert len(set(found[0])) == len(CAUSES)
+
+
+# --------------------------------------------------------------------------------------------- the same command again
+
+
+def test_a_second_run_says_at_once_that_all_failed_and_tries_nothing_new(store: Store) -> None:
+    first = Driver(store)
+    for number in range(3):
+        assert first.run(CAUSE.format(number, number)) is not None
+    said = first.ledger.hopeless
+    first.close()
+    for _ in range(2):
+        again = Driver(store)
+        assert again.ledger.hopeless == said
+        assert again.run() is None
+        again.close()
+    assert len(store.latest_attempts().rows()) == 3
+
+    retried = Driver(store, retry_failed=True)
+    assert retried.ledger.hopeless is None
+    assert len(retried.run_all()) == 5
+    retried.close()
+    assert Driver(store).ledger.hopeless is None
+
+
+def test_what_failed_in_earlier_runs_is_counted_on(store: Store) -> None:
+    for number in range(3):
+        driver = Driver(store)
+        assert driver.ledger.hopeless is None
+        assert driver.run(CAUSE.format(number, number)) is not None
+        driver.close()
+    assert driver.ledger.hopeless is not None
+
+
+def test_a_retry_that_fails_again_ends_as_a_first_run_does(store: Store) -> None:
+    first = Driver(store)
+    for number in range(3):
+        first.run(CAUSE.format(number, number))
+    first.close()
+    again = Driver(store, retry_failed=True)
+    failed = [again.run(CAUSE.format(number, number)) for number in range(3)]
+    assert None not in failed
+    assert again.run() is None
+    assert again.ledger.hopeless is not None
+    again.close()
+    assert len(store.latest_attempts().rows()) == 3
+
+
+def test_the_driver_says_it_before_anything_is_run(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Plan(store.folder.name, SPACE, store.folder.parent, trials=5, trainer="tests.fakes:train")
+    driving._agree(plan, store)
+    first = Driver(store)
+    for number in range(3):
+        first.run(CAUSE.format(number, number))
+    first.close()
+
+    def tune(*_: object) -> None:
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr(driving, "_tune", tune)
+    before = store.read_sweep()
+    with (
+        Progress(Console(quiet=True), SPACE.objective, SPACE.searched, total=5) as view,
+        pytest.raises(driving.FailingError, match=r"3 trials in a row failed for one cause.*--retry-failed runs them"),
+    ):
+        driving.run(plan, view)
+    assert store.read_sweep() == before
+    assert len(store.trials().rows()) == 3
 
 
 # ------------------------------------------------------------------------------------------------------ --retry-failed

@@ -146,7 +146,7 @@ def test_what_is_no_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"none\.pth: no such file"):
         read_state_dict(tmp_path / "none.pth")
     os.mkfifo(tmp_path / "pipe.pth")
-    with pytest.raises(CheckpointError, match=r"pipe\.pth: is no regular file"):
+    with pytest.raises(CheckpointError, match=r"pipe\.pth: is a named pipe, not a regular file"):
         read_state_dict(tmp_path / "pipe.pth")
     with pytest.raises(CheckpointError, match=r"run/last\.pth/deeper: cannot be read: Not a directory"):
         read_state_dict(tmp_path / "run" / "last.pth" / "deeper")

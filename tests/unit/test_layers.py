@@ -19,6 +19,7 @@ from cpcnn_core.layers import DownShiftedConv2d, GatedBlock, concat_elu, gated
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
     pytest.mark.filterwarnings(r"ignore:The \.grad attribute of a Tensor that is not a leaf:UserWarning"),
+    pytest.mark.filterwarnings(r"ignore:`torch\.jit\.script(_method)?` is deprecated:DeprecationWarning"),
 ]
 
 # Each function beside what autograd makes of its definition.

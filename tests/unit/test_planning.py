@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from cpcnn_core.checkpoint import KEPT_BEST_BY, kept_epochs
 from cpcnn_core.config import TrialConfig
+from cpcnn_core.metrics import OF_IMAGES
 from orchestrator import planning, training
 from orchestrator.driver import Plan
 from orchestrator.objective import Objective
@@ -15,6 +17,7 @@ from orchestrator.recording import Recording
 from orchestrator.space import SearchSpace
 from orchestrator.states import MEANINGS, State
 from search_spaces import Space, choice, ints
+from tests.fakes import metrics
 
 
 def sizes(fields: Space) -> list[tuple[int, int]]:
@@ -42,6 +45,22 @@ def test_they_are_found_where_no_branch_is_the_smallest_in_everything() -> None:
         "stem_add": {"model.nr_resnet": 2, "model.nr_filters": 4},
     }
     assert sizes({"model.fusion": choice(branches)}) == [(2, 4), (1, 16)]
+
+
+@pytest.mark.parametrize("fid_every", [0, 1])
+def test_room_is_planned_for_the_weights_of_every_epoch_that_may_be_the_best_by_some_metric(fid_every: int) -> None:
+    config = TrialConfig.from_flat({"train.epochs": 20, "eval.fid_every": fid_every})
+    measured = [name for name in KEPT_BEST_BY if fid_every or name not in OF_IMAGES]
+    ruler = {"fid_extractor": "classifier", "fid_images": 20, "fid_reference": "validation"} if fid_every else {}
+    history = [  # each metric is at its best in an epoch of its own
+        metrics(
+            epoch,
+            **{name: float((best == epoch) == (KEPT_BEST_BY[name] == "max")) for best, name in enumerate(measured, 1)},
+            **ruler,
+        )
+        for epoch in range(1, 21)
+    ]
+    assert planning._kept_weights(config) == len(kept_epochs(history))
 
 
 @pytest.mark.parametrize("state", MEANINGS)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cpcnn_core.config import ConfigError
 from cpcnn_core.errors import CheckpointError
-from cpcnn_core.renaming import Rename, matching, origins, parse
+from cpcnn_core.renaming import Rename, matching, origins, parse, parse_all
 
 
 def renamed(names: list[str], *items: str) -> dict[str, tuple[str, ...]]:
@@ -79,6 +79,12 @@ def test_what_is_no_rule_is_said(item: str, message: str) -> None:
         parse(item)
     assert message in str(raised.value)
     assert str(raised.value).startswith(f"--rename {item}: ")
+
+
+def test_a_rule_that_is_given_twice_is_said() -> None:
+    assert parse_all(["a=x", "a=y", "a+b=x"]) == (parse("a=x"), parse("a=y"), parse("a+b=x"))
+    with pytest.raises(ConfigError, match="--rename a=x: is given twice"):
+        parse_all(["a=x", "b=x", "a=x"])
 
 
 def test_a_rule_that_does_nothing_is_an_error() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cpcnn_core.config import TrialConfig
+from cpcnn_core.config import PROTOCOL, TrialConfig
 from orchestrator.objective import Objective
 from orchestrator.resources import Resources
 from orchestrator.scheduling import Schedule
@@ -174,6 +174,18 @@ def test_settings_are_json_scalars_or_strings() -> None:
 def test_a_setting_without_key_or_scalar_is_refused(bad: str) -> None:
     with pytest.raises(SpaceError, match="--set"):
         parse_settings([bad])
+
+
+def test_a_protocol_is_not_chosen(tmp_path: Path) -> None:
+    assert parse_settings([f"protocol={PROTOCOL}"]) == {"protocol": PROTOCOL}
+    for other in ("1", "3", "true", "null", "two"):
+        with pytest.raises(
+            SpaceError, match=f"--set protocol={other}: .* cannot be chosen; this release trains by protocol {PROTOCOL}"
+        ):
+            parse_settings([f"protocol={other}"])
+    text = 'space = {"train.lr": floats(1e-4, 1e-2)}\nsettings = {"protocol": 1}'
+    with pytest.raises(SpaceError, match="settings: protocol: 1 cannot be chosen; this release trains by"):
+        space_of(tmp_path, text)
 
 
 def test_setting_a_searched_field_fixes_it_and_keeps_its_branch(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cpcnn_core import data
 from cpcnn_core.checkpoint import CheckpointError, save_weights
-from cpcnn_core.config import TrialConfig
+from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.evaluate import evaluate, log_prior
 from cpcnn_core.renaming import parse
 from cpcnn_core.starter import (
@@ -467,6 +467,12 @@ def test_files_whose_every_tensor_is_named_otherwise_round_trip(tmp_path: Path, 
 def test_shapes_of_no_network_are_one_error(tmp_path: Path, change: dict[str, Tensor], message: str) -> None:
     with pytest.raises(CheckpointError, match=rf"own\.pth: (.|\n)*{message}"):
         imported(starter_state_dict(network("none")) | change, tmp_path, "none", choices())
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_to_leave_out_is_said(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"--drop '{name}': is empty; expected a tensor's name"):
+        choices(drop=(name,))
 
 
 class _Hostile:

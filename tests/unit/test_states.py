@@ -243,7 +243,7 @@ def test_a_new_attempt_closes_what_nobody_ended_and_leaves_the_rest(store: Store
     Recording(store, config_of(state), 0)
     first, second = store.attempts_of(config_of(state).trial_id)
     assert (second["state"], second["attempt"], second["epochs"]) == ("RUNNING", 2, before[0]["epochs"])
-    changed = {"state": "INTERRUPTED", "stopped": KILLED} if state in RUNS else {}
+    changed = {"state": "INTERRUPTED", "stopped": KILLED, "peak_memory_bytes": 2**20} if state in RUNS else {}
     assert first == before[0] | changed
 
 

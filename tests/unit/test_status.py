@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from cpcnn_core.config import TrialConfig
-from orchestrator import status
+from orchestrator import recording, status
 from orchestrator.driver import holding
 from orchestrator.recording import Place, Recording
 from orchestrator.store import Store
@@ -35,10 +36,10 @@ def shown(store: Store) -> str:
 
 
 def record(store: Store, filters: int, *accuracies: float) -> Recording:
-    recording = Recording(store, TrialConfig.from_flat({"model.nr_filters": filters}), 0)
+    made = Recording(store, TrialConfig.from_flat({"model.nr_filters": filters}), 0)
     for epoch, value in enumerate(accuracies, start=1):
-        recording.add(metrics(epoch, val_acc=value), Place("here", "cpu", 1))
-    return recording
+        made.add(metrics(epoch, val_acc=value), Place("here", "cpu", 1))
+    return made
 
 
 def test_a_sweep_is_shown_from_its_files(store: Store) -> None:
@@ -60,6 +61,44 @@ def test_a_sweep_is_shown_from_its_files(store: Store) -> None:
     assert ", gone; the same command goes on where it stood" in said
     assert " runs: epoch" not in said
     assert "left" not in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "way"),
+    [
+        ("trials", "the `trial` command that began it goes on after epoch 2"),
+        ("replays", "`trial replay {id}` begins it anew"),
+        ("imported", "the same import takes it in"),
+    ],
+)
+def test_a_trial_by_hand_whose_process_is_gone_is_said_with_the_way_on(store: Store, kind: str, way: str) -> None:
+    store.write_sweep({"name": "one", "kind": kind, "runs": []})
+    with subprocess.Popen(["sleep", "60"]) as process:
+        config = TrialConfig()
+        begun = Recording(store, config, None, place=Place(platform.node(), "cpu", process.pid))
+        assert f"{config.trial_id} runs: epoch 0/10 on {platform.node()}" in shown(store)
+        for epoch in (1, 2):
+            begun.add(metrics(epoch), Place(platform.node(), "cpu", process.pid))
+        assert f"{config.trial_id} runs: epoch 2/10 on {platform.node()}" in shown(store)
+        process.kill()
+        gone = (
+            f"{config.trial_id} RUNNING: its process, pid {process.pid} on this machine, is gone; "
+            f"{way.format(id=config.trial_id)}"
+        )
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert gone in shown(store)  # nobody has asked how it ended yet
+    assert gone in shown(store)
+
+
+def test_a_number_that_another_process_has_now_is_not_the_trial(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording, "now", lambda: "2025-01-01T00:00:00.000+00:00")  # before this process was there
+    Recording(store, TrialConfig(), None, place=Place(platform.node(), "cpu", os.getpid()))
+    assert f"pid {os.getpid()} on this machine, is gone" in shown(store)
+
+
+def test_whether_a_trial_by_hand_runs_elsewhere_cannot_be_told(store: Store) -> None:
+    Recording(store, TrialConfig(), None, place=Place("elsewhere", "cpu", 1))
+    assert "runs: epoch 0/10 on elsewhere; whether it still runs can only be told there" in shown(store)
 
 
 def test_what_the_nodes_have_cost_is_added_up_over_all_runs(store: Store) -> None:

@@ -226,6 +226,31 @@ def test_a_drop_of_nothing_is_an_error(tmp_path: Path) -> None:
         read_weights(tmp_path / "f.pth", ("*",))
 
 
+@pytest.mark.parametrize("wrapped", [[], ["optimizer"], ["optimizer_state_dict", "checkpoint"]])
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_file_of_an_optimizer_alone_is_called_that(tmp_path: Path, wrapped: list[str], trained: bool) -> None:
+    network = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.Adam(network.parameters())
+    if trained:
+        torch.autograd.backward(network(torch.ones(1, 2)).sum())
+        optimizer.step()
+    content = optimizer.state_dict()
+    for name in wrapped:
+        content = {"epoch": 3, name: content}
+    with pytest.raises(CheckpointError, match=r"f\.pth: holds no weights, only an optimizer's state; expected what"):
+        _read(content, tmp_path / "f.pth")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(3, "an int"), (0.5, "a float"), (None, "a NoneType"), ("a", "a str"), ([1], "a list")]
+)
+def test_what_stands_in_a_tensors_place_is_named(tmp_path: Path, value: object, said: str) -> None:
+    with pytest.raises(CheckpointError, match=f"'epoch' is {said}, expected a tensor; .* --drop epoch"):
+        _read({"w": torch.ones(2), "epoch": value}, tmp_path / "f.pth")
+    with pytest.raises(CheckpointError, match=f"holds {said}, expected a state_dict"):
+        _read(value, tmp_path / "f.pth")
+
+
 def test_a_state_is_read_from_its_bytes(tmp_path: Path) -> None:
     stream = io.BytesIO()
     torch.save({"step": 3}, stream)

@@ -248,8 +248,9 @@ def test_memory_that_ends_at_one_image_is_an_error(tmp_path: Path, monkeypatch: 
         list(fit(config(), tiny_dataset(), tmp_path))
 
 
+@pytest.mark.parametrize(("value", "in_gradient"), [(math.nan, True), (math.inf, False), (math.nan, False)])
 def test_a_loss_that_is_not_finite_stops_at_once_and_keeps_the_last_good_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float, in_gradient: bool
 ) -> None:
     forward, calls = Objective.forward, 0
 
@@ -257,7 +258,9 @@ def test_a_loss_that_is_not_finite_stops_at_once_and_keeps_the_last_good_checkpo
         nonlocal calls
         calls += 1
         total, objective, bpd = forward(self, *args)
-        return (total * math.nan if calls == 6 else total), objective, bpd
+        if calls != 6:
+            return total, objective, bpd
+        return (total * value, objective, bpd) if in_gradient else (total, objective + value, bpd)
 
     monkeypatch.setattr(Objective, "forward", poisoned)
     epochs: list[EpochMetrics] = []
@@ -328,6 +331,7 @@ def test_the_global_generator_neither_matters_nor_moves(tmp_path: Path) -> None:
 # What torch 2.11's own compiler does with functions that have a gradient of their own, and where it leaves the graph.
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.filterwarnings(r"ignore:The \.grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.filterwarnings(r"ignore:`torch\.jit\.script(_method)?` is deprecated:DeprecationWarning")
 def test_compiled_training_is_the_same_and_its_warm_up_is_reported_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,6 +73,7 @@ def test_what_is_packed_is_measured_with_the_largest_batch(tmp_path: Path, monke
     assert config.train.precision == "fp32"
 
 
+@pytest.mark.filterwarnings(r"ignore:`torch\.jit\.script(_method)?` is deprecated:DeprecationWarning")  # torch 2.11
 def test_every_trial_of_a_process_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Torch compiles one piece of code for so many networks only, and from then on runs it as it is."""
 

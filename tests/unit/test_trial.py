@@ -5,7 +5,9 @@ from __future__ import annotations
 import bdb
 import io
 import pdb
+import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from typer.testing import CliRunner
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
 from cpcnn_core.train import TrainingError
-from orchestrator import space, training, trial
+from orchestrator import signals, space, training, trial
 from orchestrator.recording import KILLED, Recording
 from orchestrator.states import ENDED, MEANINGS, State
 from orchestrator.store import Store
@@ -47,6 +49,83 @@ def run(store: Store, monkeypatch: pytest.MonkeyPatch, raised: BaseException | N
 
 def ends(store: Store) -> list[tuple[str, str | None, str | None, int]]:
     return [(row["state"], row["error"], row["stopped"], row["epochs"]) for row in store.trials().rows()]
+
+
+@pytest.mark.parametrize("number", signals.ENDING)
+@pytest.mark.parametrize("swallowed", [False, True])
+def test_a_signal_ends_a_trial_as_ctrl_c_does(
+    store: Store, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, swallowed: bool
+) -> None:
+    finish, before = Recording.finish, signal.getsignal(number)
+
+    def train(config: TrialConfig, store: Store, **settings: Any) -> Iterator[EpochMetrics]:
+        for metrics in fakes.train(config, store, **settings):
+            if metrics.epoch == 2:
+                with suppress(KeyboardInterrupt if swallowed else ()):  # as an exception in a __del__ is
+                    signal.raise_signal(number)
+                settings["on_progress"]("trained", 1, 2)
+            yield metrics
+
+    def interrupted_again(self: Recording, *given: Any, **named: Any) -> None:
+        signal.raise_signal(number)  # a terminal that is closed and its shell send one each
+        finish(self, *given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train", train)
+        patch.setattr(Recording, "finish", interrupted_again)
+        done = CliRunner().invoke(trial.app, [*ARGUMENTS, "--results", str(store.folder.parent)])
+    assert done.exit_code == 130, done.output
+    assert "Stopped. To go on where it stands:" in done.output
+    assert ends(store) == [("INTERRUPTED", None, number.name, 1)]
+    assert signal.getsignal(number) == before
+    assert run(store, monkeypatch)[0] == 0
+    assert ends(store) == [("INTERRUPTED", None, number.name, 1), ("COMPLETE", None, None, 3)]
+
+
+def test_a_signal_that_is_ignored_stays_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(config: TrialConfig, store: Store, **settings: Any) -> Iterator[EpochMetrics]:
+        signal.raise_signal(signal.SIGHUP)
+        yield from fakes.train(config, store, **settings)
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "train", train)
+            done = CliRunner().invoke(trial.app, [*ARGUMENTS, "--results", str(store.folder.parent)])
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert done.exit_code == 0, done.output
+    assert ends(store) == [("COMPLETE", None, None, 3)]
+
+
+@pytest.mark.parametrize("number", [*signals.ENDING, signal.SIGINT])
+@pytest.mark.parametrize("where", ["data", "before it trains"])
+def test_a_signal_before_the_trial_begins_leaves_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, where: str
+) -> None:
+    def asked(*_: object, **__: object) -> None:
+        signal.raise_signal(number)
+
+    monkeypatch.setattr(training, *(("check", asked) if where == "data" else ("place", asked)))
+    done = CliRunner().invoke(trial.app, [*ARGUMENTS, "--results", str(store.folder.parent / "of" / "mine")])
+    assert done.exit_code == 130, done.output
+    assert "Stopped" in done.output
+    assert list(store.folder.parent.iterdir()) == []
+
+
+def test_a_trial_that_begins_beside_another_leaves_the_others_files(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(*_: object, **__: object) -> None:
+        store.log_file("0123456789ab").write_text("another trial begins")
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(training, "place", asked)
+    assert CliRunner().invoke(trial.app, [*ARGUMENTS, "--results", str(store.folder.parent)]).exit_code == 130
+    assert store.read_sweep() is not None
+    assert [file.name for file in (store.folder / "logs").iterdir()] == ["0123456789ab.log"]
+    assert list((store.folder / "checkpoints").iterdir()) == []
 
 
 @pytest.mark.parametrize(
