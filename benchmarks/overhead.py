@@ -37,8 +37,9 @@ from orchestrator import driver, local_ray, study_file
 from orchestrator.ledger import Ledger
 from orchestrator.objective import Objective
 from orchestrator.progress import Progress
+from orchestrator.provenance import cores
 from orchestrator.recording import Place
-from orchestrator.resources import Resources, cores
+from orchestrator.resources import Resources
 from orchestrator.space import SearchSpace, at_random
 from orchestrator.store import Store
 from orchestrator.study import Recorded, Study

@@ -13,7 +13,7 @@ from typing import Any
 
 from cpcnn_core.config import LOCATIONS, PROTOCOL, SINCE_PROTOCOL_2, Scalar, field_defaults
 from orchestrator.growth import Structure, admits
-from orchestrator.leaderboard import Entry
+from orchestrator.ranking import Entry
 from orchestrator.store import OPTION_PREFIX
 from orchestrator.where import Condition
 

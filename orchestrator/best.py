@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
-from orchestrator import candidates, leaderboard, selection, streams, where
+from orchestrator import calling, choice, selection, standings, streams, where
 from orchestrator import command_line as cli
 from orchestrator.candidates import ChoiceError, Epochs
-from orchestrator.choosing import DEFAULT_RULE, RULES, Candidates, Judge, Rule, Verdict
-from orchestrator.formatting import interval, measured, measured_apart, probability
-from orchestrator.leaderboard import Entry
+from orchestrator.choosing import DEFAULT_RULE, Rule
 from orchestrator.names import identifier
-from orchestrator.objective import Direction
-from orchestrator.selection import Selection
 from orchestrator.space import parse_settings
 from orchestrator.storage import beside
+
+if TYPE_CHECKING:
+    from orchestrator.confirming import Decision, Question
+    from orchestrator.driver import Plan
 
 app = cli.command()
 
@@ -75,8 +70,8 @@ def main(
         selected = selection.select(results, sweep or ())
         conditions = where.parse(condition) if condition else ()
 
-        def chosen() -> Choice:
-            return choose(read(selected, metric, mode=mode, conditions=conditions), rule)
+        def chosen() -> choice.Choice:
+            return choice.choose(choice.read(selected, metric, mode=mode, conditions=conditions), rule)
 
         if selected.sentence is not None and not as_json:
             console.print(selected.sentence, soft_wrap=True, highlight=False)
@@ -84,32 +79,33 @@ def main(
         if confirm is not None:
             if ensemble is not None:
                 raise ChoiceError("--confirm and --ensemble do not go together")
-            from orchestrator import confirming  # takes a second; who does not ask for it does without
+            from orchestrator import confirmation, confirming  # take a second; who does not ask for it does without
 
             asked = {"metric": metric, "mode": mode, "rule": rule, "where": condition, "finalists": confirm}
             name = confirming.name_of([store.folder.name for store in selected.stores], **asked, seeds=seeds)
-            decision = confirming.run(console, results, name, chosen, finalists=confirm, seeds=seeds, root=data_root)
+            plan, question = confirmation.planned(results, name, chosen, finalists=confirm, seeds=seeds, root=data_root)
+            decision = _confirmed(console, plan, question)
         else:
-            choice = chosen()
-            gain = None if ensemble is None else ensemble_of(choice, ensemble)
+            made = chosen()
+            gain = None if ensemble is None else choice.ensemble_of(made, ensemble)
     if confirm is not None:
         for problem in decision.epochs.problems:
             console.print(f"warning: {problem}", style="yellow", soft_wrap=True)
         if not as_json:
-            console.print(confirming.table(decision))
+            console.print(standings.confirmation_table(decision))
             for line in confirming.sentences(decision):
                 console.print(line, soft_wrap=True, highlight=False)
         described = decision.describe()
         exported = decision.epochs, decision.row
     else:
-        for problem in choice.epochs.problems:
+        for problem in made.epochs.problems:
             console.print(f"warning: {problem}", style="yellow", soft_wrap=True)
         if not as_json:
-            console.print(table(choice, top=top))
-            for line in (*sentences(choice), *([] if gain is None else [gain["sentence"]])):
+            console.print(standings.choice_table(made, top=top))
+            for line in (*choice.sentences(made), *([] if gain is None else [gain["sentence"]])):
                 console.print(line, soft_wrap=True, highlight=False)
-        described = describe(choice, top=top) | ({} if gain is None else {"ensemble": gain})
-        exported = choice.epochs, choice.row
+        described = choice.describe(made, top=top) | ({} if gain is None else {"ensemble": gain})
+        exported = made.epochs, made.row
     described |= selected.describe()
     if export:
         described["exported"] = str(_export(console, *exported, out, described, force, data_root, as_json))
@@ -119,248 +115,23 @@ def main(
             raise typer.Exit(cli.FAILED)  # for whoever reads it: half of it is none
 
 
-@dataclass(frozen=True)
-class Choice:
-    """What was chosen among `epochs`, by which rule, and what is known of the contenders."""
+def _confirmed(console: Console, plan: Plan, question: Question) -> Decision:
+    """Run the confirmation, or go on with it, or only read it where it is finished. Exit where the user stops it."""
+    from orchestrator import confirming, driver
+    from orchestrator.progress import Progress
+    from orchestrator.study import StudyError
 
-    epochs: Epochs  # the contenders
-    rule: Rule
-    row: int  # of `epochs`
-    verdict: Verdict | None  # None where nothing tells how sure the values are
-    notes: tuple[str, ...]
-    total_trials: int
-
-    @property
-    def sign(self) -> float:
-        return 1.0 if self.epochs.objective.direction == "max" else -1.0
-
-    @property
-    def trial_id(self) -> str:
-        return str(self.epochs.trials[self.epochs.trial[self.row]][1]["trial_id"])
-
-    @property
-    def epoch(self) -> int:
-        return int(self.epochs.epoch[self.row])
-
-    def standings(self) -> list[dict[str, Any]]:
-        """`standings` of this choice."""
-        return standings(self)
-
-
-def read(
-    selected: Selection,
-    metric: str,
-    *,
-    mode: Direction | None = None,
-    conditions: Sequence[where.Condition] = (),
-) -> Epochs:
-    """The epochs to choose from. Raise ChoiceError, WhereError."""
-    return candidates.read(selected.stores, metric, mode=mode, conditions=conditions, imports=selected.imports)
-
-
-def choose(epochs: Epochs, rule: Rule = DEFAULT_RULE) -> Choice:
-    """The epoch to hand in, among those whose weights are on disk. Raise ChoiceError where there is none."""
-    with candidates.naming(epochs.problems):
-        return _choose(epochs, rule)
-
-
-def _choose(epochs: Epochs, rule: Rule) -> Choice:
-    objective = epochs.objective
-    if not epochs.kept.any():
-        raise ChoiceError(f"no epoch with a {objective.metric} has its weights on disk any more; nothing to export")
-    evidence = candidates.evidence(epochs)
-    among, notes = evidence.epochs, [*epochs.notes, *evidence.notes]
-    total = len(np.unique(epochs.trial))
-    if evidence.sample is None or not among.kept.any():
-        if evidence.sample is not None:
-            notes.append("No interval: of the epochs that can be judged no weights are on disk")
-        if rule != "max":
-            notes.append(f"So --rule {rule} has nothing to go by: chosen is the best value")
-        row = int(np.where(epochs.kept, epochs.scores, -np.inf).argmax())
-        notes += _not_kept(epochs, row)
-        shown = np.arange(len(candidates.contenders(epochs)))  # they come first
-        if row not in shown:
-            shown = np.append(shown, row)
-        return Choice(epochs.take(shown), "max", int(np.flatnonzero(shown == row)[0]), None, tuple(notes), total)
-    sizes = None
-    if rule == "smallest":
-        found = [
-            candidates.folder_size(among.trials[trial], int(epoch)) if kept else None
-            for trial, epoch, kept in zip(among.trial, among.epoch, among.kept, strict=True)
-        ]
-        sizes = np.array([np.inf if size is None else size for size in found])
-        if not np.isfinite(sizes).any():
-            raise ChoiceError("--rule smallest: none of the weights that the tables name is on disk; nothing to weigh")
-    judge = Judge(Candidates(evidence.sample, among.trial, among.epoch, sizes, among.kept))
-    verdict = judge.verdict(rule)
-    return Choice(among, rule, verdict.chosen, verdict, (*notes, *_not_kept(among, verdict.chosen)), total)
-
-
-def _not_kept(epochs: Epochs, row: int) -> list[str]:
-    top = int(epochs.scores.argmax())
-    if epochs.kept[top] or epochs.scores[top] <= epochs.scores[row]:
-        return []
-    trial = epochs.trials[epochs.trial[top]][1]
-    return [
-        (
-            f"The best value, {epochs.objective.metric} {measured(epochs.values[top])} in epoch {epochs.epoch[top]} of "
-            f"{trial['trial_id']}, cannot be chosen: its weights were not kept"
-        )
-    ]
-
-
-def standings(choice: Choice) -> list[dict[str, Any]]:
-    """One row per trial: the chosen one first, then by the value that the rule goes by.
-
-    A trial stands with its best epoch of those whose weights are kept (else of all); its probability is that of any of
-    its epochs.
-    """
-    epochs, verdict = choice.epochs, choice.verdict
-    by = epochs.scores if verdict is None or choice.rule == "max" else verdict.smoothed
-    shown = []
-    for trial in dict.fromkeys(epochs.trial.tolist()):
-        rows = np.flatnonzero(epochs.trial == trial)
-        allowed = rows[epochs.kept[rows]] if epochs.kept[rows].any() else rows
-        row = choice.row if trial == epochs.trial[choice.row] else int(allowed[by[allowed].argmax()])
-        store, held = epochs.trials[trial]
-        shown.append(
-            {
-                "sweep": store.folder.name,
-                "trial_id": held["trial_id"],
-                "epoch": int(epochs.epoch[row]),
-                "value": float(epochs.values[row]),
-                "interval": None if verdict is None else _turned(choice, verdict.low[row], verdict.high[row]),
-                "smoothed": None if verdict is None else choice.sign * float(verdict.smoothed[row]),
-                "probability_best": None if verdict is None else float(verdict.probability[rows].sum()),
-                "indistinguishable": None if verdict is None else bool(verdict.indistinguishable[rows].any()),
-                "chosen": row == choice.row,
-                "state": held["state"],
-                "settings": Entry(store, held, ()).settings(),
-                "_by": float(by[row]),
-            }
-        )
-    shown.sort(key=lambda one: (not one["chosen"], -float(f"{one.pop('_by'):.9g}")))  # equals but for rounding: earlier
-    return shown
-
-
-def _turned(choice: Choice, low: float, high: float) -> list[float]:
-    return sorted([choice.sign * float(low), choice.sign * float(high)])
-
-
-def describe(choice: Choice, *, top: int) -> dict[str, Any]:
-    """The choice for JSON."""
-    verdict = choice.verdict
-    corrected, together = None, None
-    if verdict is not None:
-        together = len(np.unique(choice.epochs.trial[verdict.indistinguishable]))
-        corrected = {
-            "value": choice.sign * verdict.corrected,
-            "interval": _turned(choice, verdict.corrected_low, verdict.corrected_high),
-        }
-    extractor, images, reference = choice.epochs.drawn or (None, None, None)
-    return {
-        "metric": choice.epochs.objective.metric,
-        "mode": choice.epochs.objective.direction,
-        "rule": choice.rule,
-        "trials": choice.total_trials,
-        "drawn": None if choice.epochs.drawn is None else [extractor, images, reference],
-        "corrected": corrected,
-        "judged": None if verdict is None else len(np.unique(choice.epochs.trial)),
-        "indistinguishable": together,
-        "notes": list(choice.notes),
-        "best": standings(choice)[:top],
-    }
-
-
-def table(choice: Choice, *, top: int) -> Table:
-    """The first `top` trials, with the settings in which they differ."""
-    shown = standings(choice)[:top]
-    metric = choice.epochs.objective.metric
-    made = Table(title=f"the best {len(shown)} of {choice.total_trials} trials, by {metric}", box=SIMPLE_HEAD)
-    several = len({one["sweep"] for one in shown}) > 1
-    differing = leaderboard.differing([one["settings"] for one in shown])
-    heads = ["", *(["sweep"] if several else []), "trial", "epoch", metric, *sure_heads(choice)]
-    for head in heads:
-        made.add_column(head, justify="right" if head in {"epoch", metric, "P(best)"} else "left", no_wrap=True)
-    for field in differing:
-        made.add_column(field.rpartition(".")[2], no_wrap=True)
-    made.add_column("state", no_wrap=True)
-    values = measured_apart([one["value"] for one in shown])
-    settings = leaderboard.setting_cells([one["settings"] for one in shown], differing)
-    for rank, one in enumerate(shown, start=1):
-        made.add_row(
-            str(rank),
-            *([one["sweep"]] if several else []),
-            one["trial_id"],
-            leaderboard.epoch_of(one["epoch"], one["settings"]),
-            values[rank - 1],
-            *sure_cells(one),
-            *settings[rank - 1],
-            one["state"],
-        )
-    return leaderboard.kept_whole(made, *heads)
-
-
-def sure_heads(choice: Choice) -> list[str]:
-    """The columns of a table that say how sure the choice is, where that is known."""
-    return [] if choice.verdict is None else ["95% interval", "P(best)", "set"]
-
-
-def sure_cells(one: Mapping[str, Any]) -> list[str]:
-    """Their cells for one of `standings`."""
-    if one["interval"] is None:
-        return []
-    return [interval(*one["interval"]), probability(one["probability_best"]), "*" * one["indistinguishable"]]
-
-
-def sentences(choice: Choice) -> list[str]:
-    """What the table does not say."""
-    said = [f"{note}." for note in choice.notes]
-    verdict, metric = choice.verdict, choice.epochs.objective.metric
-    chosen = f"Chosen by --rule {choice.rule}: {_named(choice)}"
-    if verdict is None:
-        return [*said, f"{chosen}."]
-    bounds = interval(*_turned(choice, verdict.corrected_low, verdict.corrected_high))
-    return [
-        *said,
-        f"{chosen}. Corrected for the choice its {metric} is {measured(choice.sign * verdict.corrected)} ({bounds}).",
-        *_of_the_set(choice, verdict),
-    ]
-
-
-def _named(choice: Choice) -> str:
-    entry = Entry(*choice.epochs.trials[choice.epochs.trial[choice.row]], ())
-    return f"imported checkpoint {entry.trial_id}" if entry.is_imported else f"epoch {choice.epoch} of {entry.trial_id}"
-
-
-def _of_the_set(choice: Choice, verdict: Verdict) -> list[str]:
-    """How many trials may be the best one, what P(best) has to do with it, and why the choice is none of them."""
-    trial, together = choice.epochs.trial, verdict.indistinguishable
-    count, judged = len(np.unique(trial[together])), len(np.unique(trial))
-    share = probability(min(1.0, float(verdict.probability[together].sum())))
-    known = "" if judged == choice.total_trials else f"; {choice.total_trials - judged} others are not judged"
-    said = [
-        (
-            f"{count} of {judged} trials cannot be told from the best (*){known}. With 95% confidence the truly best "
-            f"trial is among them; their P(best) adds up to {share}."
-        )
-    ]
-    if not together[choice.row]:
-        why = f"--rule {choice.rule} goes by more than the best value of each trial, and the set by that alone"
-        if choice.rule == "max" or not choice.epochs.kept[together].any():
-            why = "the weights of their best epochs are not on disk"
-        said.append(f"The choice is not among them: {why}.")
-    return said
-
-
-def ensemble_of(choice: Choice, count: int) -> dict[str, Any]:
-    """What the mean prediction of the best `count` trials would gain. Raise ChoiceError where it cannot be known."""
-    from orchestrator.ensemble import gain
-
-    if choice.epochs.objective.metric != "val_acc" or choice.verdict is None:
-        raise ChoiceError("--ensemble: needs --metric val_acc and stored predictions")
-    with candidates.naming(choice.epochs.problems):
-        return gain(choice.epochs, choice.verdict.smoothed, count)
+    with (
+        cli.plain_errors(driver.SweepError, StudyError),
+        cli.stoppable(),
+        Progress(console, plan.space.objective, plan.space.searched, total=plan.trials) as view,
+    ):
+        outcome = driver.run(plan, view)
+    if outcome.interrupted:
+        console.print(f"Stopped after {outcome.finished} of {plan.trials} runs. To go on where they stand:")
+        console.print(f"  {calling.same()}", soft_wrap=True, highlight=False)
+        raise typer.Exit(cli.STOPPED)
+    return confirming.decide(plan.store, question)
 
 
 def _export(
@@ -406,8 +177,6 @@ def _export(
         console.print(f"  {done.folder} ({CARD} says what is in it)", soft_wrap=True, highlight=False)
     return done.folder
 
-
-__all__ = ["RULES", "Choice", "ChoiceError", "Direction", "app", "choose", "describe", "read", "table"]
 
 if __name__ == "__main__":
     cli.run(app)

@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 
 from cpcnn_core.metrics import DIRECTIONS, OF_PIXELS, RULER, least
 from cpcnn_core.suggest import nearest
-from orchestrator import arrays, storage, where
+from orchestrator import arrays, data_kinds, storage, where
 from orchestrator.choosing import Images, Normals, Sample
-from orchestrator.formatting import plain, short
-from orchestrator.leaderboard import Entry
+from orchestrator.data_kinds import DATA, DEFAULTS, Data, described, kinds_of
+from orchestrator.formatting import plain
 from orchestrator.objective import SCORE, Direction, Objective
+from orchestrator.ranking import Entry
 from orchestrator.states import FAILURES
 from orchestrator.store import NotThereError, Store, StoreError
 
@@ -36,13 +37,8 @@ _NAMED = 3  # trials in a message
 ECE_BINS = 15  # as in cpcnn_core.evaluate
 _AGREES = 1e-6  # between a value in the table and the same from its predictions
 
-DATA = ("data.name", "data.image_size", "data.channels", "data.digest", "protocol")
-"""The columns of `trials` that have to agree for any metric to compare."""
-
-Data: TypeAlias = tuple[Any, ...]  # values of DATA
 
 _QUANTIZE = "data.quantize"
-_PROTOCOL = {"protocol": 1}  # of rows that do not say theirs
 _SOURCE = "source"
 
 
@@ -171,7 +167,7 @@ def _read(
     trial_tables = [store.latest_attempts() for store in stores]
     problems += [problem for table in trial_tables for problem in table.problems]
     in_trials = {name for table in trial_tables for name in table.columns.column_names} - {"trial_id", "attempt"}
-    in_trials |= set(_PROTOCOL)
+    in_trials |= set(DEFAULTS)
     _check_metric(metric, known, stores, problems)
     where.check(conditions, [*known, *sorted(in_trials - set(known))])
     objective = _objective(metric, mode)
@@ -463,7 +459,7 @@ def _drawn_alike(
     table = pa.concat_tables([pa.table({name: part[name] for name in RULER}) for part in parts])
     for condition in conditions:
         usable = usable & condition.holds(_column(table, condition.column))
-    kinds = _kinds(table.filter(arrays.mask(usable)), RULER)
+    kinds = data_kinds.rows_of(table.filter(arrays.mask(usable)), RULER)
     kinds = [kind for kind in kinds if any(value is not None for value in kind.values())]
     if len(kinds) > 1:
         listed = "; ".join(", ".join(f"{name}={kind[name]}" for name in RULER) for kind in kinds)
@@ -538,27 +534,6 @@ def _imported(trials: pa.Table) -> NDArray[np.bool_]:
     return arrays.valid(trials[_SOURCE]) if there else np.zeros(len(trials), bool)
 
 
-def data_of(row: Mapping[str, Any]) -> Data:
-    """What data a row of `trials` is about, and by which protocol: its values of DATA."""
-    return tuple(_PROTOCOL.get(name) if row.get(name) is None else row[name] for name in DATA)
-
-
-def described(data: Data, *others: Data) -> str:
-    """In what the data differs from the others, in words."""
-    parts = [
-        f"{name} {_value(name, value)}"
-        for index, (name, value) in enumerate(zip(DATA, data, strict=True))
-        if any(other[index] != value for other in others)
-    ]
-    return ", ".join(parts)
-
-
-def _value(name: str, value: Any) -> str:
-    if name != "data.digest":
-        return plain(value)
-    return "not recorded" if value is None else short(value)
-
-
 def _comparable(kinds: Mapping[Data, Sequence[Store]]) -> None:
     """Raise ChoiceError where the trials, by what data they saw and by which protocol, do not compare."""
     if len(kinds) <= 1:
@@ -618,32 +593,13 @@ def _one_objective(stores: Iterable[Store]) -> Objective | None:
     return None if asked is None else Objective.from_description(asked)
 
 
-def kinds_of(table: pa.Table, columns: Sequence[str]) -> list[Data]:
-    """The different values that the rows of `trials` have in the columns."""
-    there = [name for name in columns if name in table.column_names]
-    rows = _kinds(table, there) if there else [{}]
-    found = (tuple(_PROTOCOL.get(name) if row.get(name) is None else row[name] for name in columns) for row in rows)
-    return list(dict.fromkeys(found))
-
-
-def _kinds(table: pa.Table, names: Sequence[str]) -> list[dict[str, Any]]:
-    """The different rows that the table has in these columns."""
-    table = table.select(list(names))
-    if all(len(table[name].unique()) <= 1 for name in names):  # as nearly always; grouping imports pandas
-        table = table.slice(0, 1)
-    else:
-        table = table.group_by(list(names)).aggregate([])
-    rows: list[dict[str, Any]] = table.to_pylist()
-    return rows
-
-
 def _column(table: pa.Table, name: str) -> NDArray[Any]:
     """A column for numpy: floats with NaN where it is null, other kinds as objects with None."""
     if name not in table.column_names:
-        return np.full(len(table), float(_PROTOCOL.get(name, np.nan)))
+        return np.full(len(table), float(DEFAULTS.get(name, np.nan)))
     column = table[name]
-    if name in _PROTOCOL:
-        column = column.fill_null(_PROTOCOL[name])
+    if name in DEFAULTS:
+        column = column.fill_null(DEFAULTS[name])
     if pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or pa.types.is_null(column.type):
         return arrays.numbers(column)
     return np.array(column.to_pylist(), dtype=object)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from cpcnn_core.config import LOCATIONS, PROTOCOL, Scalar, TrialConfig
 from orchestrator import submission
 from orchestrator.formatting import interval, measured, plain, probability
-from orchestrator.leaderboard import Entry, is_of_training
 from orchestrator.markdown import block, code, prose
+from orchestrator.ranking import Entry, is_of_training
 from orchestrator.space import parse_settings
 from orchestrator.store import StoreError
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import shlex
 import sys
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from rich.text import Text
 from cpcnn_core import places
 from cpcnn_core.config import ConfigError
 from cpcnn_core.errors import CheckpointError, DataError
-from orchestrator import names, signals, streams
+from orchestrator import calling, names, signals, streams
 from orchestrator.space import SpaceError
 from orchestrator.storage import Folder, RemoteError, located
 from orchestrator.store import StoreError
@@ -140,7 +139,7 @@ def stoppable() -> Generator[None]:
         try:
             yield
         except KeyboardInterrupt as error:
-            text = f"Stopped by {signals.why(error)}. The same command goes on, or begins anew:\n  {same()}"
+            text = f"Stopped by {signals.why(error)}. The same command goes on, or begins anew:\n  {calling.same()}"
             console().print(text, soft_wrap=True, highlight=False)
             raise typer.Exit(STOPPED) from None
 
@@ -153,16 +152,3 @@ def fail(message: str, code: int) -> None:
 
 def _say(message: str, style: str) -> None:
     console(stderr=True).print(Text(message, style=style), soft_wrap=True)
-
-
-def again(*arguments: str) -> str:
-    """How to call one of our modules from where the user is: `uv run python -m orchestrator.best ...`."""
-    python = ["python"] if Path(sys.executable).name.startswith("python") else [sys.executable]
-    prefix = ["uv", "run", "python"] if "UV_RUN_RECURSION_DEPTH" in os.environ else python
-    return shlex.join([*prefix, "-m", *arguments])
-
-
-def same() -> str:
-    """How to type the running command once more."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return again(spec.name if spec is not None else "orchestrator", *sys.argv[1:])

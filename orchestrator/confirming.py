@@ -9,34 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import typer
 from numpy.typing import NDArray
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 from scipy import stats
 
 from cpcnn_core.config import Scalar, TrialConfig
-from orchestrator import candidates, driver, leaderboard
-from orchestrator import command_line as cli
+from orchestrator import candidates
 from orchestrator.candidates import ChoiceError, Epochs
 from orchestrator.choosing import LEVEL, REDRAWS, probability_of_best
-from orchestrator.formatting import interval as bounds
-from orchestrator.formatting import measured, measured_apart, probability
-from orchestrator.kinds import CONFIRMATION, KIND
+from orchestrator.kinds import CONFIRMATION
 from orchestrator.objective import SCORE, Direction, Objective
-from orchestrator.progress import Progress
 from orchestrator.scheduling import Schedule
 from orchestrator.space import SearchSpace
-from orchestrator.states import Meaning, meaning_of, reason_of
-from orchestrator.storage import Folder
+from orchestrator.states import reason_of
 from orchestrator.store import Store
-from orchestrator.study import StudyError
 from search_spaces import Choice, Distribution
 
 RULE = (
@@ -45,7 +35,6 @@ RULE = (
 )
 
 _SEED = "seed"
-_WAY_OUT = "choose among others, with --sweep or --where, which is a confirmation of its own"
 
 
 @dataclass(frozen=True)
@@ -169,63 +158,6 @@ def ask(epochs: Epochs, standings: Sequence[Mapping[str, Any]], *, finalists: in
         tuple(first),
         tuple(range(above, above + seeds)),
     )
-
-
-class Chosen(Protocol):
-    """What `best` chose: the epochs that it chose among, and the trials that have them, best first."""
-
-    @property
-    def epochs(self) -> Epochs: ...
-    def standings(self) -> Sequence[Mapping[str, Any]]: ...
-
-
-def run(
-    console: Console,
-    results: Folder,
-    name: str,
-    chosen: Callable[[], Chosen],
-    *,
-    finalists: int,
-    seeds: int,
-    root: Scalar = None,
-) -> Decision:
-    """Run the confirmation `name`, or go on with it, or only read it where it is finished; then decide.
-
-    The finalists are those of the first time, whatever has been run since. `root` is where the data lies now. Exit
-    where the user stops it. Raise ChoiceError, ConfigError, StoreError.
-    """
-    store = Store((results / name).absolute())
-    question = recorded(store)
-    if question is None:
-        choice = chosen()
-        with candidates.naming(choice.epochs.problems):
-            question = ask(choice.epochs, choice.standings(), finalists=finalists, seeds=seeds)
-    for finalist in question.finalists:
-        finalist.run(question.seeds[0])
-    space = question.space()
-    if root is not None:
-        space = space.with_settings({"data.root": root})
-    noted = {KIND: "confirmation", CONFIRMATION: question.describe()}  # written down before anything is run
-    # Where no run has come to a good end, there is nothing to decide by, and the ones that failed are run again.
-    again = not any(meaning.ended and not meaning.failed for meaning in _meanings(store))
-    plan = driver.Plan(name, space, results, trials=space.trials, noted=noted, retry_failed=again, way_out=_WAY_OUT)
-    plan = replace(plan, announcement=f"{space.question} {plan.trials} runs in {store.folder}.")
-    with (
-        cli.plain_errors(driver.SweepError, StudyError),
-        cli.stoppable(),
-        Progress(console, space.objective, space.searched, total=plan.trials) as view,
-    ):
-        outcome = driver.run(plan, view)
-    if outcome.interrupted:
-        console.print(f"Stopped after {outcome.finished} of {plan.trials} runs. To go on where they stand:")
-        console.print(f"  {cli.same()}", soft_wrap=True, highlight=False)
-        raise typer.Exit(cli.STOPPED)
-    return decide(store, question)
-
-
-def _meanings(store: Store) -> list[Meaning]:
-    """What the states of the trials mean that have run."""
-    return [meaning_of(row["state"]) for row in store.latest_attempts().rows()] if store.is_begun else []
 
 
 # --------------------------------------------------------------------------------------------------------- the decision
@@ -366,34 +298,6 @@ def compare(
     noise = rng.standard_t(freedom, shape) if freedom else np.zeros(shape)
     drawn = means + of_images + noise * np.sqrt(within / np.array([len(held) for held in runs]))
     return means, halves, probability_of_best(drawn)
-
-
-def table(decision: Decision) -> Table:
-    """The finalists, best first, with the settings in which they differ."""
-    question, shown = decision.question, decision.standings
-    seeds = ", ".join(map(str, question.seeds))
-    made = Table(title=f"{len(shown)} finalists by {question.metric}, on the new seeds {seeds}", box=SIMPLE_HEAD)
-    varied = leaderboard.differing([one.finalist.settings for one in shown])
-    heads = ("", "sweep", "trial", "mean", "95% interval", "P(best)", "runs", "before")
-    for head in heads:
-        made.add_column(head, justify="right" if head in {"mean", "P(best)", "before"} else "left", no_wrap=True)
-    for field in varied:
-        made.add_column(field.rpartition(".")[2], no_wrap=True)
-    means = measured_apart([one.mean for one in shown])
-    settings = leaderboard.setting_cells([one.finalist.settings for one in shown], varied)
-    for rank, one in enumerate(shown, start=1):
-        made.add_row(
-            str(rank),
-            one.finalist.sweep,
-            one.finalist.trial_id,
-            means[rank - 1],
-            "-" if one.interval is None else bounds(*one.interval),
-            "-" if one.probability_best is None else probability(one.probability_best),
-            " ".join(measured(value) for _, value in one.runs),
-            measured(one.finalist.value),
-            *settings[rank - 1],
-        )
-    return leaderboard.kept_whole(made, *heads)
 
 
 def sentences(decision: Decision) -> list[str]:

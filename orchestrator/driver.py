@@ -26,11 +26,11 @@ from orchestrator import (
     cluster,
     growth,
     launch,
-    leaderboard,
     lease,
     mixtures,
     packing,
     provenance,
+    ranking,
     signals,
     study_file,
     training,
@@ -38,9 +38,9 @@ from orchestrator import (
 )
 from orchestrator.budget import Budget, Meter, spent
 from orchestrator.kinds import CONFIRMATION, KIND
-from orchestrator.leaderboard import Entry
 from orchestrator.lease import STALE_SECONDS, Beating, Lease, LeaseLostError, TakenError
 from orchestrator.ledger import Best, Ledger, View
+from orchestrator.ranking import Entry
 from orchestrator.resources import ResourcesError
 from orchestrator.space import SearchSpace
 from orchestrator.storage import Folder, RemoteError
@@ -440,7 +440,7 @@ def _warm_start(plan: Plan, store: Store, study: Study) -> Generator[str]:
 def _entries(plan: Plan, store: Store) -> list[Entry]:
     """The trials in the folder that this space admits; others were run there by hand."""
     found = []
-    for entry in leaderboard.read([store])[0]:
+    for entry in ranking.read([store])[0]:
         with suppress(ConfigError):
             if plan.space.params_of(config_of(entry.trial)) is not None:
                 found.append(entry)
@@ -448,7 +448,7 @@ def _entries(plan: Plan, store: Store) -> list[Entry]:
 
 
 def _best_so_far(plan: Plan, entries: list[Entry]) -> Best | None:
-    found = leaderboard.leader(entries, plan.space.objective)
+    found = ranking.leader(entries, plan.space.objective)
     if found is None:
         return None
     entry, epoch, value = found

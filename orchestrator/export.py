@@ -29,7 +29,7 @@ from cpcnn_core.fid import Distance
 from cpcnn_core.files import sha256
 from orchestrator import card, provenance, storage, submission, training
 from orchestrator import command_line as cli
-from orchestrator.leaderboard import Entry
+from orchestrator.ranking import Entry
 
 TOLERANCE = 1e-4  # of metrics and logits; relative ones allow for a temperature of some hundreds
 RELATIVE_TOLERANCE = 1e-5

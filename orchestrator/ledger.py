@@ -15,8 +15,8 @@ from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator import study_file
 from orchestrator.failures import FailuresInARow
-from orchestrator.leaderboard import Entry
 from orchestrator.objective import Objective
+from orchestrator.ranking import Entry
 from orchestrator.recording import Place, Recording, close_orphaned
 from orchestrator.scheduling import Schedule, Scheduler, Stopped
 from orchestrator.states import State, reason_of

@@ -17,7 +17,7 @@ from typing import TypeVar
 from cpcnn_core import environment, files
 from orchestrator import launch
 from orchestrator.cluster import ClusterError
-from orchestrator.resources import cores
+from orchestrator.provenance import cores
 
 _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cpcnn_core.config import PROTOCOL, DataConfig, TrialConfig
-from orchestrator import candidates
+from orchestrator import data_kinds
 from orchestrator.store import Store, StoreError
 
 _DIGEST = "data.digest"
@@ -69,7 +69,7 @@ def _held(store: Store, sweep: Mapping[str, Any], column: str) -> list[Any]:
         found.append(asked["settings"][_DIGEST])
     trials = store.latest_attempts().columns
     if len(trials):
-        found += [value for (value,) in candidates.kinds_of(trials, (column,))]
+        found += [value for (value,) in data_kinds.kinds_of(trials, (column,))]
     return list(dict.fromkeys(found))
 
 

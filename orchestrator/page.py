@@ -15,14 +15,15 @@ from plotly.offline import get_plotlyjs
 
 from cpcnn_core.files import write_atomically
 from cpcnn_core.metrics import EpochMetrics, Ruler, ruler_of
-from orchestrator import leaderboard
-from orchestrator.best import Choice, sentences, standings, sure_cells, sure_heads
-from orchestrator.candidates import Data, data_of
+from orchestrator import leaderboard, ranking
+from orchestrator.choice import Choice, sentences
+from orchestrator.data_kinds import Data, data_of
 from orchestrator.formatting import measured, measured_apart, plain
-from orchestrator.leaderboard import Entry
 from orchestrator.objective import Objective, pareto_front
 from orchestrator.provenance import now
+from orchestrator.ranking import Entry
 from orchestrator.selection import Selection
+from orchestrator.standings import sure_cells, sure_heads
 from orchestrator.states import reason_of
 from orchestrator.store import StoreError
 
@@ -55,7 +56,7 @@ Section = Callable[[Sequence[Entry], Choice], str]
 
 def write(file: Path, selected: Selection, choice: Choice) -> None:
     """Write the page. A section without anything to show says so."""
-    entries, _ = leaderboard.read(selected.stores)
+    entries, _ = ranking.read(selected.stores)
     if not selected.imports:
         entries = [entry for entry in entries if not entry.is_imported]
     title = _text(", ".join(store.folder.name for store in selected.stores))
@@ -76,8 +77,8 @@ def write(file: Path, selected: Selection, choice: Choice) -> None:
 
 
 def _best(_: Sequence[Entry], choice: Choice) -> str:
-    shown = standings(choice)[:_SHOWN]
-    differing = leaderboard.differing([one["settings"] for one in shown])
+    shown = choice.standings()[:_SHOWN]
+    differing = ranking.differing([one["settings"] for one in shown])
     head = ["", "sweep", "trial", "epoch", choice.epochs.objective.metric, *sure_heads(choice)]
     values = measured_apart([one["value"] for one in shown])
     settings = leaderboard.setting_cells([one["settings"] for one in shown], differing)
@@ -149,7 +150,7 @@ def _pareto(entries: Sequence[Entry], _: Choice) -> str:
 
 
 def _curves(entries: Sequence[Entry], choice: Choice) -> str:
-    drawn = leaderboard.ranked(entries, choice.epochs.objective)[:_CURVES]
+    drawn = ranking.ranked(entries, choice.epochs.objective)[:_CURVES]
     figures: list[tuple[str, tuple[str, ...]]] = [
         ("bits per dimension (dotted: training)", ("train_bpd", "val_bpd")),
         ("accuracy (dotted: training)", ("train_acc", "val_acc")),
@@ -205,7 +206,7 @@ def _add_curve(figure: go.Figure, entry: Entry, column: str, name: str, color: i
 
 def _sizes(entries: Sequence[Entry], _: Choice) -> str:
     by_bpd = Objective("val_bpd", "min")
-    found = [(entry, value) for entry in leaderboard.sound(entries) if (value := _value(entry, by_bpd)) is not None]
+    found = [(entry, value) for entry in ranking.sound(entries) if (value := _value(entry, by_bpd)) is not None]
     parts = []
     for field in ("model.nr_resnet", "model.nr_filters", "model.nr_logistic_mix"):
         x = [entry.trial[field] for entry, _ in found]
@@ -228,9 +229,9 @@ def _sizes(entries: Sequence[Entry], _: Choice) -> str:
 
 def _importance(entries: Sequence[Entry], choice: Choice) -> str:
     objective = choice.epochs.objective
-    sound = leaderboard.sound(entries)
+    sound = ranking.sound(entries)
     found = [(entry.settings(), value) for entry in sound if (value := _value(entry, objective)) is not None]
-    fields = leaderboard.differing([settings for settings, _ in found])
+    fields = ranking.differing([settings for settings, _ in found])
     values = np.array([value for _, value in found])
     if len(values) < 4 or not fields or values.std() == 0:
         return _nothing("Too few trials, or nothing was varied.")
@@ -318,7 +319,7 @@ def _samples(entries: Sequence[Entry], choice: Choice) -> str:
     parts = []
     stores = {store.folder.name: store for store in choice.epochs.stores}
     rows = {(entry.store.folder.name, entry.trial_id, row["epoch"]): row for entry in entries for row in entry.epochs}
-    for one in standings(choice)[:_FINALISTS]:
+    for one in choice.standings()[:_FINALISTS]:
         store, trial_id = stores[one["sweep"]], str(one["trial_id"])
         files = sorted(store.samples_folder.glob(f"{trial_id}-*.png"))
         spread = sorted({round(at) for at in np.linspace(0, len(files) - 1, _PICTURES)}) if files else []
@@ -364,7 +365,7 @@ def _failures(entries: Sequence[Entry], _: Choice) -> str:
 
 def _trials(entries: Sequence[Entry], choice: Choice) -> str:
     objective = choice.epochs.objective
-    varied = leaderboard.differing([entry.settings() for entry in entries])
+    varied = ranking.differing([entry.settings() for entry in entries])
     values = measured_apart([_value(entry, objective) for entry in entries])
     settings = leaderboard.setting_cells([entry.settings() for entry in entries], varied)
     rows = []

@@ -25,7 +25,8 @@ from orchestrator.cluster import besides as of_node
 from orchestrator.formatting import plain
 from orchestrator.objective import Direction, pareto_front
 from orchestrator.progress import duration, settings
-from orchestrator.resources import Share, cores
+from orchestrator.provenance import cores
+from orchestrator.resources import Share
 from orchestrator.states import meaning_of
 from orchestrator.storage import RemotePath
 

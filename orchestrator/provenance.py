@@ -11,11 +11,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from orchestrator.resources import cores
-
 _PACKAGES = ("cpcnn-sweeps", "torch", "ray", "optuna", "accelerate", "numpy", "pyarrow", "safetensors")
 
 COMMIT = "CPCNN_COMMIT"  # environment: the commit of code that was sent here without its repository
+
+
+def cores() -> int:
+    """The cores that this process may use: fewer than the machine has under taskset, or in a container with a limit."""
+    import joblib  # takes a moment, and who only reads resources does without
+
+    return int(joblib.cpu_count())
 
 
 def now() -> str:

@@ -9,8 +9,9 @@ import typer
 
 from orchestrator import command_line as cli
 from orchestrator import selection, where
-from orchestrator.best import Sweeps, choose, read
+from orchestrator.best import Sweeps
 from orchestrator.candidates import ChoiceError
+from orchestrator.choice import choose, read
 from orchestrator.choosing import DEFAULT_RULE, Rule
 from orchestrator.storage import beside
 from orchestrator.store import StoreError

@@ -13,13 +13,6 @@ class ResourcesError(ValueError):
     """Resources that mean nothing, or that the machine does not have."""
 
 
-def cores() -> int:
-    """The cores that this process may use: fewer than the machine has under taskset, or in a container with a limit."""
-    import joblib  # takes a moment, and who only reads resources does without
-
-    return int(joblib.cpu_count())
-
-
 @dataclass(frozen=True)
 class Resources:
     """What one trial gets. `gpus` may be a fraction; None is one GPU for each of its processes, where there is any.

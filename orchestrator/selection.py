@@ -9,9 +9,9 @@ from typing import Any
 
 from cpcnn_core.config import LOCATIONS
 from cpcnn_core.suggest import nearest
-from orchestrator import candidates
-from orchestrator import command_line as cli
-from orchestrator.candidates import DATA, ChoiceError, Data
+from orchestrator import calling, data_kinds
+from orchestrator.candidates import ChoiceError
+from orchestrator.data_kinds import DATA, Data
 from orchestrator.kinds import IN_WORDS, Kind, kind_of
 from orchestrator.storage import Folder
 from orchestrator.store import Store, StoreError, sweeps
@@ -97,7 +97,7 @@ def select(results: Folder, names: Sequence[str]) -> Selection:
     found = {store.folder.name: store for store in sweeps(results)}
     if not found:
         raise ChoiceError(
-            f"{results}: holds no sweep; {cli.again('orchestrator.sweep', 'search_spaces/digits.py')} runs one"
+            f"{results}: holds no sweep; {calling.again('orchestrator.sweep', 'search_spaces/digits.py')} runs one"
         )
     for name in names:
         if name not in found:
@@ -150,7 +150,7 @@ def _of_the_latest_data(among: Sequence[_Folder]) -> tuple[list[_Folder], dict[s
     began: dict[str, str] = {}
     for folder in among:
         trials = folder.store.latest_attempts().columns
-        data[folder.name] = set(candidates.kinds_of(trials, DATA))
+        data[folder.name] = set(data_kinds.kinds_of(trials, DATA))
         begun = [] if folder.kind == "sweep" and folder.asked else trials["started"].to_pylist()
         began[folder.name] = max([folder.asked, *map(str, begun)])
     latest = max(among, key=lambda folder: began[folder.name])
@@ -167,7 +167,7 @@ def _other_data(data: set[Data], latest: set[Data]) -> str:
     if len(data) != 1 or len(latest) != 1:
         return "other data"
     [own], [other] = data, latest
-    return f"{candidates.described(own, other)} instead of {candidates.described(other, own)}"
+    return f"{data_kinds.described(own, other)} instead of {data_kinds.described(other, own)}"
 
 
 def _listed(names: Iterable[str]) -> str:

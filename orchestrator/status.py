@@ -23,14 +23,14 @@ from rich.live import Live
 from rich.text import Text
 
 from orchestrator import command_line as cli
-from orchestrator import leaderboard, lease, streams
+from orchestrator import lease, ranking, streams
 from orchestrator.asked import parted
 from orchestrator.budget import spent
 from orchestrator.formatting import measured, plain
 from orchestrator.kinds import Kind, kind_of
-from orchestrator.leaderboard import Entry
 from orchestrator.objective import Objective
 from orchestrator.progress import duration
+from orchestrator.ranking import Entry
 from orchestrator.states import meaning_of, reason_of
 from orchestrator.store import Store, StoreError, sweeps
 
@@ -103,7 +103,7 @@ def _print_dashboard(console: Console, stores: Iterable[Store]) -> None:
 
 def render(store: Store) -> RenderableType:
     """The state of one sweep."""
-    every, problems = leaderboard.read([store])
+    every, problems = ranking.read([store])
     try:
         held = store.read_sweep() or {}
     except StoreError as error:
@@ -234,11 +234,11 @@ def _some(entries: Sequence[Entry], style: str, what: str) -> list[Text]:
 
 
 def _best(entries: list[Entry], objective: Objective, fields: Iterable[str]) -> str:
-    found = leaderboard.leader(entries, objective)
+    found = ranking.leader(entries, objective)
     if found is None:
         return "no epoch has been measured yet"
     entry, epoch, value = found
-    searched = dict.fromkeys((*fields, *leaderboard.differing([each.settings() for each in entries])))
+    searched = dict.fromkeys((*fields, *ranking.differing([each.settings() for each in entries])))
     settings = entry.settings()
     shown = ", ".join(f"{key.rpartition('.')[2]} {plain(settings[key])}" for key in searched if key in settings)
     return f"best so far: {objective.metric} {measured(value)} in epoch {epoch['epoch']} of {entry.trial_id}: {shown}"

@@ -13,7 +13,18 @@ import typer
 from rich.console import Console
 
 from orchestrator import asked as asking
-from orchestrator import cluster_file, driver, launch, leaderboard, planning, samplers, space, tracking
+from orchestrator import (
+    calling,
+    cluster_file,
+    driver,
+    launch,
+    leaderboard,
+    planning,
+    ranking,
+    samplers,
+    space,
+    tracking,
+)
 from orchestrator import command_line as cli
 from orchestrator.budget import Budget
 from orchestrator.cluster import ClusterError
@@ -183,7 +194,7 @@ def main(
         cli.fail(failing, cli.FAILED)
     if outcome.interrupted:
         console.print(f"Stopped after {outcome.finished} of {plan.trials} trials. To go on where they stand:")
-        console.print(f"  {cli.same()}", soft_wrap=True, highlight=False)
+        console.print(f"  {calling.same()}", soft_wrap=True, highlight=False)
         raise typer.Exit(cli.STOPPED)
     if outcome.spent:
         console.print(
@@ -195,15 +206,15 @@ def main(
 
 def show(console: Console, plan: driver.Plan) -> None:
     """Print the leaderboard and the next command to type. Exit with an error where no trial came to a good end."""
-    entries, problems = leaderboard.read([plan.store])
+    entries, problems = ranking.read([plan.store])
     found = asking.parted(entries, plan.store.read_sweep() or {})
     entries = found.own
     for problem in problems:
         console.print(f"warning: {problem}", style="yellow", soft_wrap=True)
     objective = plan.space.objective
-    ranked = leaderboard.ranked(entries, objective)
+    ranked = ranking.ranked(entries, objective)
     if isinstance(objective, ParetoObjective):
-        console.print(leaderboard.front_table(leaderboard.front(entries, objective), objective))
+        console.print(leaderboard.front_table(ranking.front(entries, objective), objective))
     else:
         console.print(leaderboard.table(ranked, objective))
     if found.others:
@@ -211,7 +222,9 @@ def show(console: Console, plan: driver.Plan) -> None:
     if ranked and not ranked[0].meaning.failed and ranked[0].best(objective, kept=True) is not None:
         where = [] if plan.results == Path("results") else ["--results", spelled(plan.results)]
         only = ["--where", found.only_own] if found.others else []
-        following = cli.again("orchestrator.best", "--metric", objective.column, "--sweep", plan.name, *only, *where)
+        following = calling.again(
+            "orchestrator.best", "--metric", objective.column, "--sweep", plan.name, *only, *where
+        )
         console.print("Next, check and export the winner:")
         console.print(f"  {following}", soft_wrap=True, highlight=False)
     failed = [entry for entry in entries if entry.meaning.failed]
@@ -220,7 +233,7 @@ def show(console: Console, plan: driver.Plan) -> None:
             f"{len(failed)} of {len(entries)} trials FAILED; `status` says why. To run them again once that is mended:",
             highlight=False,
         )
-        retrying = cli.same() if "--retry-failed" in sys.argv else f"{cli.same()} --retry-failed"
+        retrying = calling.same() if "--retry-failed" in sys.argv else f"{calling.same()} --retry-failed"
         console.print(f"  {retrying}", soft_wrap=True, highlight=False)
     if not any(entry.meaning.ended and not entry.meaning.failed for entry in entries):
         reasons = [f"the last one that failed: {reason_of(failed[-1].trial)}"] if failed else []

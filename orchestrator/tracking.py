@@ -24,11 +24,10 @@ import numpy as np
 from PIL import Image
 
 from cpcnn_core.config import LOCATIONS
-from orchestrator import command_line as cli
-from orchestrator import storage
-from orchestrator.leaderboard import Entry
+from orchestrator import calling, storage
 from orchestrator.names import identifier
 from orchestrator.objective import Objective
+from orchestrator.ranking import Entry
 from orchestrator.storage import Folder, write_atomically
 from orchestrator.store import Store
 
@@ -303,7 +302,7 @@ def following(
             tracker.wait()
         if code != 0:
             what = "is not done" if code is None else "failed"
-            say(f"Tracking {what}; {log} says why. The rest: {cli.again('orchestrator.track', *arguments)}")
+            say(f"Tracking {what}; {log} says why. The rest: {calling.again('orchestrator.track', *arguments)}")
         for line in log.read_bytes()[begun:].decode(errors="replace").splitlines():
             if line.startswith(WARNING):
                 say(line.removeprefix(WARNING))

@@ -23,6 +23,7 @@ from cpcnn_core.fusion import FUSIONS
 from cpcnn_core.starter import Choices
 from orchestrator import (
     beginning,
+    calling,
     drawing,
     importing,
     kinds,
@@ -38,8 +39,8 @@ from orchestrator import (
 )
 from orchestrator import command_line as cli
 from orchestrator.formatting import measured, plain
-from orchestrator.leaderboard import is_of_training
 from orchestrator.objective import Objective
+from orchestrator.ranking import is_of_training
 from orchestrator.recording import Recording
 from orchestrator.states import meaning_of
 from orchestrator.store import Store, StoreError
@@ -298,7 +299,7 @@ def train(
             return _recorded(console, config, store, objective, begun, on_progress, until=until, threads=threads or {})
         except (KeyboardInterrupt, bdb.BdbQuit) as error:
             _interrupt(begun, "the debugger was left" if isinstance(error, bdb.BdbQuit) else signals.why(error))
-            console.print(f"Stopped. To go on where it stands:\n  {cli.same()}", soft_wrap=True, highlight=False)
+            console.print(f"Stopped. To go on where it stands:\n  {calling.same()}", soft_wrap=True, highlight=False)
             raise typer.Exit(cli.STOPPED) from None
         except Exception:
             raise

@@ -19,7 +19,7 @@ import pytest
 
 import orchestrator.store
 from cpcnn_core.metrics import EpochMetrics
-from orchestrator import leaderboard, training
+from orchestrator import ranking, training
 from orchestrator.ledger import Ledger
 from orchestrator.objective import Objective
 from orchestrator.recording import Place
@@ -69,7 +69,7 @@ class Sweep:
         started = 0
         try:
             ledger = Ledger(study, self.store, SPACE.objective, NoView(), self.schedule.scheduler(EPOCHS))
-            ledger.recall(leaderboard.read([self.store])[0])
+            ledger.recall(ranking.read([self.store])[0])
             while not ledger.is_over or running:
                 while len(running) < self.at_once and (suggestion := ledger.suggest()) is not None:
                     started += 1

@@ -20,6 +20,7 @@ from cpcnn_core import evaluate
 from cpcnn_core.checkpoint import build_model, load_weights, save_weights
 from cpcnn_core.config import TrialConfig
 from orchestrator import arrays, best, export, selection, submission, training
+from orchestrator import choice as choice_of
 from orchestrator.candidates import ChoiceError, Epochs
 from orchestrator.objective import Direction
 from orchestrator.store import Attempt, Store
@@ -97,7 +98,7 @@ def call(*arguments: str | Path) -> tuple[int, str]:
 
 def epochs(results: Path, metric: str = "val_acc", where: str = "", mode: Direction | None = None) -> Epochs:
     conditions = parse(where) if where else ()
-    return best.read(selection.select(results, ()), metric, mode=mode, conditions=conditions)
+    return choice_of.read(selection.select(results, ()), metric, mode=mode, conditions=conditions)
 
 
 @pytest.fixture(autouse=True)
@@ -142,7 +143,7 @@ def test_what_an_earlier_version_recorded_of_a_network_that_diverged_is_no_value
         store.add_epoch(config.trial_id, 1, metrics(1, val_acc=0.5, val_bpd=bpd))
         rows = [[-math.log(2) * bpd * 64, -200.0 if bpd else math.nan]] * 2
         store.write_predictions(config.trial_id, 1, images=["a", "b"], labels=[0, 1], log_likelihood=rows)
-    choice = best.choose(epochs(results, metric))
+    choice = choice_of.choose(epochs(results, metric))
     assert choice.trial_id == CONFIG.trial_id
     standing = next(one for one in choice.standings() if one["chosen"])
     assert all(math.isfinite(end) for end in standing["interval"])
@@ -246,7 +247,7 @@ def test_a_checkpoint_that_is_gone_is_named(results: Path) -> None:
 
 def test_only_epochs_whose_weights_are_kept_can_win_and_a_better_one_is_mentioned(results: Path) -> None:
     add(results, [0.5, 0.9, 0.7], kept=(1, 3))
-    choice = best.choose(epochs(results))
+    choice = choice_of.choose(epochs(results))
     assert choice.epoch == 3
     assert any("0.9000 in epoch 2" in note for note in choice.notes)
 
@@ -255,7 +256,7 @@ def test_of_equals_the_earliest_wins(results: Path) -> None:
     early, late = CONFIG.with_settings({"seed": 1}), CONFIG.with_settings({"seed": 2})
     add(results, [0.9, 0.9], config=late, started="2025-01-02")
     add(results, [0.1, 0.9, 0.9], config=early, started="2025-01-01")
-    choice = best.choose(epochs(results))
+    choice = choice_of.choose(epochs(results))
     assert (choice.trial_id, choice.epoch) == (early.trial_id, 2)
 
 
@@ -279,7 +280,7 @@ def test_no_kept_weights_choose_nothing(results: Path) -> None:
     store = add(results, [0.5])
     store.add_epoch(CONFIG.trial_id, 1, metrics(1, checkpoint=None, kept_epochs=()))
     with pytest.raises(ChoiceError, match="no epoch with a val_acc has its weights on disk"):
-        best.choose(epochs(results))
+        choice_of.choose(epochs(results))
 
 
 def test_an_unknown_metric_or_sweep_is_named_with_the_nearest(results: Path) -> None:
@@ -349,7 +350,7 @@ def test_the_table_says_how_sure_it_is(results: Path) -> None:
 def test_predictions_that_do_not_give_the_table_s_value_are_no_evidence(results: Path) -> None:
     store = judged(results, {1: [120]})
     store.add_epoch(CONFIG.with_settings({"seed": 1}).trial_id, 1, metrics(1, val_acc=0.9, kept_epochs=(1,)))
-    choice = best.choose(epochs(results))
+    choice = choice_of.choose(epochs(results))
     assert choice.verdict is None
     assert any("give another val_acc than the table" in note for note in choice.notes)
 
@@ -387,8 +388,8 @@ def test_scores_of_different_objectives_are_never_mixed(results: Path) -> None:
         objective = {"metric": "val_acc", "direction": "max", "limits": {"fid": limit}}
         store.write_sweep({"asked": {"objective": objective}})
     with pytest.raises(ChoiceError, match="different objectives"):
-        best.read(selection.select(results, ["one", "two", "three"]), "score")
-    assert len(best.read(selection.select(results, ["one", "three"]), "score")) == 2
+        choice_of.read(selection.select(results, ["one", "two", "three"]), "score")
+    assert len(choice_of.read(selection.select(results, ["one", "three"]), "score")) == 2
 
 
 def fids(results: Path, values: list[float | None], *, sweep: str = "one", seed: int = 0, **measured: object) -> None:
@@ -438,11 +439,11 @@ def test_fids_that_were_not_measured_alike_are_never_mixed(
 
 def test_a_fid_has_its_interval_from_its_standard_error_or_none_with_the_reason(results: Path) -> None:
     fids(results, [20.0, 10.0])
-    choice = best.choose(epochs(results, "fid"))
+    choice = choice_of.choose(epochs(results, "fid"))
     assert choice.epoch == 2
     assert any("no standard error of fid was recorded" in note for note in choice.notes)
     fids(results, [20.0, 10.0], fid_standard_error=1.0)
-    held = best.describe(best.choose(epochs(results, "fid")), top=1)["best"][0]
+    held = choice_of.describe(choice_of.choose(epochs(results, "fid")), top=1)["best"][0]
     assert held["interval"] == pytest.approx([8.04, 11.96], abs=0.15)
 
 
@@ -452,7 +453,7 @@ def test_the_smallest_model_of_those_that_are_as_good(results: Path) -> None:
         folder = store.checkpoint_folder(CONFIG.with_settings({"seed": seed}).trial_id)
         folder.mkdir(parents=True)
         (folder / "weights-0001.safetensors").write_bytes(b"x" * size)
-    chosen = best.choose(epochs(results), "smallest").trial_id
+    chosen = choice_of.choose(epochs(results), "smallest").trial_id
     assert chosen == CONFIG.with_settings({"seed": 2}).trial_id
 
 

@@ -12,7 +12,7 @@ import pytest
 from cpcnn_core.config import TrialConfig
 from orchestrator import card
 from orchestrator.kinds import introduce
-from orchestrator.leaderboard import Entry
+from orchestrator.ranking import Entry
 from orchestrator.store import Attempt, Store
 from tests.fakes import metrics
 

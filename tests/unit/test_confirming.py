@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
-from orchestrator import best, candidates, confirming
+from orchestrator import candidates, confirming
+from orchestrator import choice as choice_of
 from orchestrator.candidates import ChoiceError
 from orchestrator.confirming import Finalist, Question, ask, compare, decide
 from orchestrator.objective import Objective
@@ -151,7 +152,7 @@ def test_finalists_are_different_configurations_on_seeds_that_nobody_had(tmp_pat
     for filters, seed, value in ((8, 0, 0.9), (8, 7, 0.8), (16, 0, 0.7)):
         config = TrialConfig.from_flat({"model.nr_filters": filters, "seed": seed, "train.epochs": 1})
         write(store, config, [value])
-    choice = best.choose(candidates.read([store], "val_acc"))
+    choice = choice_of.choose(candidates.read([store], "val_acc"))
     asked = ask(choice.epochs, choice.standings(), finalists=2, seeds=3)
     assert [held.settings["model.nr_filters"] for held in asked.finalists] == [8, 16]
     assert asked.seeds == (8, 9, 10)

@@ -17,7 +17,7 @@ from rich.console import Console
 from cpcnn_core import features
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.data import DataError
-from orchestrator import command_line, driver, stall, storage, training
+from orchestrator import calling, driver, stall, storage, training
 from orchestrator.budget import Budget, Meter
 from orchestrator.cluster import ClusterError
 from orchestrator.driver import Outcome, Plan, SweepError, holding
@@ -411,11 +411,9 @@ def test_a_trial_larger_than_the_machine_is_refused(asked: Resources, says: str)
 def test_the_next_command_is_spelt_as_the_user_spells_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/somewhere/bin/python3")
     monkeypatch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)
-    assert (
-        command_line.again("orchestrator.best", "--out", "a folder") == "python -m orchestrator.best --out 'a folder'"
-    )
+    assert calling.again("orchestrator.best", "--out", "a folder") == "python -m orchestrator.best --out 'a folder'"
     monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")
-    assert command_line.again("orchestrator.best") == "uv run python -m orchestrator.best"
+    assert calling.again("orchestrator.best") == "uv run python -m orchestrator.best"
 
 
 def test_the_plain_view_is_one_line_an_event(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from cpcnn_core.config import TrialConfig
-from orchestrator import leaderboard
+from orchestrator import ranking
 from orchestrator.budget import Budget, Meter, Spent, spent
 from orchestrator.ledger import MAX_RESTARTS, Ledger
 from orchestrator.objective import Objective
@@ -50,7 +50,7 @@ def opened(store: Store, schedule: str, *, trials: int = 3) -> Iterator[Ledger]:
     study = Study(SPACE, store, seed=0, trials=trials)
     view = Progress(Console(quiet=True), SPACE.objective, SPACE.searched, total=trials)
     ledger = Ledger(study, store, SPACE.objective, view, Schedule(schedule, grace_epochs=2).scheduler(EPOCHS))
-    ledger.recall(leaderboard.read([store])[0])
+    ledger.recall(ranking.read([store])[0])
     yield ledger
     assert ledger.fatal is None
     study.close()

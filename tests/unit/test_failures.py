@@ -15,10 +15,10 @@ from cpcnn_core.fusion import FUSIONS
 from orchestrator import driver as driving
 from orchestrator.driver import Plan
 from orchestrator.failures import FailuresInARow, cause_of
-from orchestrator.leaderboard import read
 from orchestrator.ledger import Ledger
 from orchestrator.objective import Objective
 from orchestrator.progress import Progress
+from orchestrator.ranking import read
 from orchestrator.recording import Place
 from orchestrator.space import SearchSpace
 from orchestrator.store import Store

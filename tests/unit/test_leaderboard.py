@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from cpcnn_core.config import TrialConfig
-from orchestrator import leaderboard, sweep
+from orchestrator import leaderboard, ranking, sweep
 from orchestrator.driver import Plan
 from orchestrator.objective import Objective, ParetoObjective
 from orchestrator.space import SearchSpace
@@ -28,7 +28,7 @@ def test_the_leaderboard_shows_the_score_limits_and_the_front(tmp_path: Path) ->
         attempt = Attempt(trial_id=config.trial_id, attempt=1, number=None, state="COMPLETE", started=f"{filters}")
         store.write_attempt(attempt, config)
         ids[config.trial_id] = filters
-    entries, _ = leaderboard.read([store])
+    entries, _ = ranking.read([store])
 
     def shown(table: Any) -> str:
         console = Console(width=200, record=True, file=io.StringIO())
@@ -36,23 +36,23 @@ def test_the_leaderboard_shows_the_score_limits_and_the_front(tmp_path: Path) ->
         return console.export_text()
 
     def order(objective: Objective) -> list[int]:
-        return [ids[entry.trial_id] for entry in leaderboard.ranked(entries, objective)]
+        return [ids[entry.trial_id] for entry in ranking.ranked(entries, objective)]
 
     grading, within = Objective.of(COURSE_GRADING), Objective.of(constrained("val_acc", fid=24))
     assert order(within) == [9, 11, 10, 8]  # those that keep the limit, then the least broken
-    text = shown(leaderboard.table(leaderboard.ranked(entries, within), within))
+    text = shown(leaderboard.table(ranking.ranked(entries, within), within))
     assert [line.split()[-3] for line in text.splitlines() if "COMPLETE" in line] == [
         "kept",
         "kept",
         "broken",
         "broken",
     ]
-    text = shown(leaderboard.table(leaderboard.ranked(entries, grading), grading))
+    text = shown(leaderboard.table(ranking.ranked(entries, grading), grading))
     assert "by score" in text
     assert text.index("0.8367") < text.index("0.7071")  # (0.6 - 0.25) / 0.5 and 1, their geometric mean
     front = Objective.of(pareto("val_acc", "fid"))
     assert isinstance(front, ParetoObjective)
-    assert [ids[entry.trial_id] for entry, _ in leaderboard.front(entries, front)] == [8, 9, 11]
+    assert [ids[entry.trial_id] for entry, _ in ranking.front(entries, front)] == [8, 9, 11]
     space = SearchSpace("a test", "", {"model.nr_filters": ints(8, 11)}, {}, 4, front)
     console = Console(width=200, record=True, file=io.StringIO())
     sweep.show(console, Plan("one", space, tmp_path, trials=4))
@@ -65,14 +65,12 @@ def test_a_setting_that_is_not_known_of_an_import_is_no_difference(tmp_path: Pat
     """Beside an import each field of training was a column, and the metric had no room."""
     trained = [TrialConfig.from_flat({"model.nr_filters": filters}) for filters in (8, 9)]
     imported = trained[0].with_settings({"source": "5" * 64, "train.epochs": 1})
-    entries = [
-        leaderboard.Entry(Store(tmp_path), {"trial_id": "t", **held.flat()}, ()) for held in (*trained, imported)
-    ]
+    entries = [ranking.Entry(Store(tmp_path), {"trial_id": "t", **held.flat()}, ()) for held in (*trained, imported)]
     settings = [entry.settings() for entry in entries]
-    assert leaderboard.differing(settings) == ["model.nr_filters", "source"]
-    assert leaderboard.differing([{"train.lr": 1}, {"train.lr": 2}, {}]) == ["train.lr"]
+    assert ranking.differing(settings) == ["model.nr_filters", "source"]
+    assert ranking.differing([{"train.lr": 1}, {"train.lr": 2}, {}]) == ["train.lr"]
     option = "model.fusion_options.block_film.hidden"
-    assert leaderboard.differing([{option: 8}, {}]) == [option]  # the other one has its default
+    assert ranking.differing([{option: 8}, {}]) == [option]  # the other one has its default
 
 
 def test_however_many_settings_differ_the_metric_stays_whole(tmp_path: Path) -> None:
@@ -89,7 +87,7 @@ def test_however_many_settings_differ_the_metric_stays_whole(tmp_path: Path) -> 
         store.add_epoch(config.trial_id, 1, metrics(1, val_acc=value))
         attempt = Attempt(trial_id=config.trial_id, attempt=1, number=None, state="COMPLETE", started="1")
         store.write_attempt(attempt, config)
-    entries, _ = leaderboard.read([store])
+    entries, _ = ranking.read([store])
     console = Console(width=60, record=True, file=io.StringIO())
     console.print(leaderboard.table(entries, Objective("val_acc", "max")), soft_wrap=True)
     said = console.export_text()

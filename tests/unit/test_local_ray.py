@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from cpcnn_core import files
-from orchestrator import command_line, local_ray, planning, provenance, resources
+from orchestrator import command_line, local_ray, planning, provenance
 from orchestrator.cluster import ClusterError
 
 
@@ -179,7 +179,7 @@ def test_cores_that_are_taken_away_are_not_counted() -> None:
         "import os, torch\n"
         f"os.sched_setaffinity(0, {{{ours}}})\n"
         "from orchestrator import planning, provenance, resources\n"
-        "assert resources.cores() == 1\n"
+        "assert provenance.cores() == 1\n"
         "assert provenance.hardware()['cpus'] == 1\n"
         "assert planning._machine()['CPU'] == 1.0\n"
     )
@@ -201,7 +201,7 @@ def test_nor_are_those_that_a_container_may_not_use(
     monkeypatch.setattr("builtins.open", elsewhere)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
-    assert resources.cores() == cores
+    assert provenance.cores() == cores
     assert provenance.hardware()["cpus"] == cores
     assert planning._machine()["CPU"] == cores
 

@@ -48,8 +48,8 @@ from orchestrator import (
 from orchestrator import command_line as cli
 from orchestrator.cluster import ClusterError
 from orchestrator.driver import Plan
-from orchestrator.leaderboard import Entry
 from orchestrator.objective import Objective
+from orchestrator.ranking import Entry
 from orchestrator.storage import RemotePath
 from orchestrator.store import Attempt, Store, StoreError
 from orchestrator.study_file import StudyFile

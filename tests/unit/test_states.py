@@ -17,7 +17,17 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from cpcnn_core.config import TrialConfig
-from orchestrator import best, candidates, confirming, driver, leaderboard, replaying, report, status, warm_start
+from orchestrator import (
+    candidates,
+    confirming,
+    driver,
+    ranking,
+    replaying,
+    report,
+    status,
+    warm_start,
+)
+from orchestrator import choice as choice_of
 from orchestrator import sweep as sweep_command
 from orchestrator.budget import spent
 from orchestrator.candidates import ChoiceError
@@ -136,22 +146,22 @@ def test_what_was_spent_counts_whatever_became_of_it(store: Store) -> None:
 
 @pytest.mark.parametrize("kept", [False, True])
 def test_the_leaderboard_and_the_best_so_far(store: Store, kept: bool) -> None:
-    entries, _ = leaderboard.read([store])
-    order = states_of(entry.trial_id for entry in leaderboard.ranked(entries, SPACE.objective, kept=kept))
+    entries, _ = ranking.read([store])
+    order = states_of(entry.trial_id for entry in ranking.ranked(entries, SPACE.objective, kept=kept))
     assert order == [*(state for state in reversed(STATES) if state not in FAILED), *FAILED]
     found = driver._best_so_far(Plan("every", SPACE, store.folder.parent, trials=7), entries)
     assert found is not None
     assert ID[found[1].trial_id] == "STOPPED"
     alone = [entry for entry in entries if entry.trial["state"] in FAILED]
-    assert leaderboard.leader(alone, SPACE.objective) is None
+    assert ranking.leader(alone, SPACE.objective) is None
     assert "no epoch has been measured yet" in status._best(alone, SPACE.objective, ())
 
 
 def test_the_pareto_front(store: Store) -> None:
-    entries, _ = leaderboard.read([store])
+    entries, _ = ranking.read([store])
     objective = Objective.of(pareto("val_acc", "val_bpd"))
     assert isinstance(objective, ParetoObjective)
-    front = states_of(entry.trial_id for entry, _ in leaderboard.front(entries, objective))
+    front = states_of(entry.trial_id for entry, _ in ranking.front(entries, objective))
     assert not FAILED & set(front)
     assert set(front) == {"STOPPED", "COMPLETE"}  # the most accurate, and the one that came to epoch 3
 
@@ -179,12 +189,12 @@ def test_the_end_of_a_sweep_names_no_winner_that_failed(store: Store) -> None:
 
 
 def test_best(store: Store) -> None:
-    choice = best.choose(candidates.read([store], "val_acc"))
+    choice = choice_of.choose(candidates.read([store], "val_acc"))
     assert ID[choice.trial_id] == "STOPPED"
     assert set(states_of(one["trial_id"] for one in choice.standings())) == set(STATES) - FAILED
     for state in STATES:  # asked for by name, each of them
         condition = parse(f"trial_id == '{config_of(state).trial_id}'")
-        assert ID[best.choose(candidates.read([store], "val_acc", conditions=condition)).trial_id] == state
+        assert ID[choice_of.choose(candidates.read([store], "val_acc", conditions=condition)).trial_id] == state
     for unnamed in ("state == 'FAILED'", "val_acc > 0.8", "trial_id != 'nobody' and val_acc > 0.8"):
         with pytest.raises(ChoiceError, match=f"FAILED: .*--where \"trial_id == '{config_of('FAILED').trial_id}'\""):
             candidates.read([store], "val_acc", conditions=parse(unnamed))
@@ -193,7 +203,7 @@ def test_best(store: Store) -> None:
 def test_an_ensemble_and_a_confirmation_start_from_what_best_chooses_from(store: Store) -> None:
     epochs = candidates.read([store], "val_acc")
     assert not FAILED & set(states_of(epochs.trials[trial][1]["trial_id"] for trial in epochs.trial))
-    choice = best.choose(epochs)
+    choice = choice_of.choose(epochs)
     asked = confirming.ask(choice.epochs, choice.standings(), finalists=len(STATES) - 1, seeds=1)
     assert not FAILED & set(states_of(finalist.trial_id for finalist in asked.finalists))
     with pytest.raises(ChoiceError, match="there are 6 different configurations"):
@@ -227,9 +237,9 @@ def test_trackers_close_the_run_of_whatever_does_not_run(store: Store) -> None:
     ended: list[tuple[State, bool]] = []
 
     class Remembers:
-        def epoch(self, trial: leaderboard.Entry, row: Mapping[str, Any], samples: object) -> None: ...
+        def epoch(self, trial: ranking.Entry, row: Mapping[str, Any], samples: object) -> None: ...
         def close(self) -> None: ...
-        def end(self, trial: leaderboard.Entry, best: Mapping[str, Any] | None) -> None:
+        def end(self, trial: ranking.Entry, best: Mapping[str, Any] | None) -> None:
             ended.append((ID[trial.trial_id], trial.meaning.failed))
 
     for _ in range(2):
@@ -285,7 +295,7 @@ def driven(store: Store, schedule: str = "asha", trials: int = 7) -> tuple[Study
     ledger = Ledger(
         study, store, SPACE.objective, Progress(Console(quiet=True), SPACE.objective, (), total=7), scheduler
     )
-    ledger.recall(leaderboard.read([store])[0])
+    ledger.recall(ranking.read([store])[0])
     return study, ledger
 
 
@@ -338,7 +348,7 @@ def test_a_trial_that_failed_takes_no_place_at_a_rung(store: Store) -> None:
     study = Study(SPACE, store, seed=0, trials=7)
     Ledger(
         study, store, SPACE.objective, Progress(Console(quiet=True), SPACE.objective, (), total=7), Remembers(3, 2, 3)
-    ).recall(leaderboard.read([store])[0])
+    ).recall(ranking.read([store])[0])
     study.close()
     assert set(states_of(seen)) == set(STATES) - FAILED
 

@@ -20,8 +20,8 @@ from tensorboardX.proto.event_pb2 import Event
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator import tracking
-from orchestrator.leaderboard import Entry
 from orchestrator.names import identifier
+from orchestrator.ranking import Entry
 from orchestrator.states import State
 from orchestrator.store import Attempt, Store
 from orchestrator.tracking import Follower, TensorBoard, following
