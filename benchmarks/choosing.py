@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.choosing import DEFAULT_RULE, LEVEL, RULES, Candidates, Images, Judge
+from orchestrator.choosing.judge import DEFAULT_RULE, LEVEL, RULES, Candidates, Images, Judge
 
 IMAGES = 519
 _SHARES = {"image": 0.55, "trial": 0.1, "epoch": 0.35}  # of the variance

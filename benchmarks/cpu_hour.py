@@ -24,7 +24,7 @@ from rich.table import Table
 from cpcnn_core import data, environment
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.train import Run, fit, has_bf16_units
-from orchestrator.space import parse_settings
+from orchestrator.search.space import parse_settings
 
 SETTINGS = {
     "data.name": "cpen455",

@@ -33,18 +33,19 @@ from rich.table import Table
 
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
-from orchestrator import driver, local_ray, study_file
-from orchestrator.ledger import Ledger
-from orchestrator.objective import Objective
-from orchestrator.progress import Progress
-from orchestrator.provenance import cores
-from orchestrator.recording import Place
-from orchestrator.resources import Resources
-from orchestrator.space import SearchSpace, at_random
-from orchestrator.store import Store
-from orchestrator.study import Recorded, Study
-from orchestrator.study_file import StudyFile
-from orchestrator.training import OnProgress, Score
+from orchestrator.machines.resources import Resources
+from orchestrator.objectives.objective import Objective
+from orchestrator.records.provenance import cores
+from orchestrator.records.recording import Place
+from orchestrator.records.store import Store
+from orchestrator.search import study_file
+from orchestrator.search.ledger import Ledger
+from orchestrator.search.space import SearchSpace, at_random
+from orchestrator.search.study import Recorded, Study
+from orchestrator.search.study_file import StudyFile
+from orchestrator.training.trainer import OnProgress, Score
+from orchestrator.tune import driver, local_ray
+from orchestrator.views.progress import Progress
 from search_spaces import choice, floats, ints
 
 JOURNALS = {

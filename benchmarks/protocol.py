@@ -26,7 +26,7 @@ from rich.table import Table
 
 from cpcnn_core import data, environment, train
 from cpcnn_core.config import TrialConfig
-from orchestrator.space import parse_settings
+from orchestrator.search.space import parse_settings
 
 DIGITS = {
     "data.name": "digits",

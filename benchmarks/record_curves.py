@@ -23,8 +23,8 @@ from typing import Annotated
 import typer
 
 from cpcnn_core.config import Scalar, TrialConfig
-from orchestrator.objective import Objective
-from orchestrator.space import SearchSpace
+from orchestrator.objectives.objective import Objective
+from orchestrator.search.space import SearchSpace
 from search_spaces import choice, floats, ints
 
 TABLE = Path(__file__).with_name("curves_digits.csv")

@@ -33,9 +33,9 @@ from rich.table import Table
 
 from benchmarks.record_curves import SPACE, TABLE, Epoch, Key, key_of, read
 from cpcnn_core.config import TrialConfig
-from orchestrator.scheduling import Schedule, Scheduler, Stopped
-from orchestrator.store import Store
-from orchestrator.study import Study, Suggestion
+from orchestrator.records.store import Store
+from orchestrator.search.scheduling import Schedule, Scheduler, Stopped
+from orchestrator.search.study import Study, Suggestion
 
 SHARES = (0.05, 0.1, 0.2, 1 / 3, 0.5, 0.75, 1.0)  # of the budget, at which the regret is shown
 START_SECONDS = 0.5  # what a trial costs before its first epoch

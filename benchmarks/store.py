@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import typer
 
 from cpcnn_core.config import TrialConfig
-from orchestrator.store import _ATTEMPT_COLUMNS, _EPOCH_COLUMNS, COMPACTED, Store, _config_columns
+from orchestrator.records.store import _ATTEMPT_COLUMNS, _EPOCH_COLUMNS, COMPACTED, Store, _config_columns
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -14,7 +14,7 @@ import torch
 
 from cpcnn_core.precision import whole_float32
 from cpcnn_core.train import has_bf16_units
-from orchestrator.provenance import cores
+from orchestrator.records.provenance import cores
 
 T = TypeVar("T")
 

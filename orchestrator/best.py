@@ -9,31 +9,29 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from orchestrator import calling, choice, selection, standings, streams, where
 from orchestrator import command_line as cli
-from orchestrator.candidates import ChoiceError, Epochs
-from orchestrator.choosing import DEFAULT_RULE, Rule
-from orchestrator.names import identifier
-from orchestrator.space import parse_settings
-from orchestrator.storage import beside
+from orchestrator.choosing import choice, selection, where
+from orchestrator.choosing.candidates import ChoiceError, Epochs
+from orchestrator.choosing.judge import DEFAULT_RULE, Rule
+from orchestrator.process import streams
+from orchestrator.records.location import beside
+from orchestrator.search.space import parse_settings
+from orchestrator.text import calling
+from orchestrator.text.names import identifier
+from orchestrator.views import standings
 
 if TYPE_CHECKING:
-    from orchestrator.confirming import Decision, Question
-    from orchestrator.driver import Plan
+    from orchestrator.choosing.confirming import Decision, Question
+    from orchestrator.tune.driver import Plan
 
 app = cli.command()
-
-Sweeps = Annotated[
-    list[str] | None,
-    typer.Option("--sweep", help="A sweep to choose from; may be repeated. Without: those of the latest question."),
-]
 
 
 @app.command()
 def main(
     metric: Annotated[str, typer.Option(help="The column of `epochs` to choose by.")],
     results: cli.Results = Path("results"),
-    sweep: Sweeps = None,
+    sweep: cli.Sweeps = None,
     condition: Annotated[
         str, typer.Option("--where", metavar="CONDITIONS", help='As in "fid <= 30 and model.nr_filters < 100".')
     ] = "",
@@ -79,7 +77,8 @@ def main(
         if confirm is not None:
             if ensemble is not None:
                 raise ChoiceError("--confirm and --ensemble do not go together")
-            from orchestrator import confirmation, confirming  # take a second; who does not ask for it does without
+            from orchestrator.choosing import confirming  # take a second; who does not ask for it does without
+            from orchestrator.tune import confirmation
 
             asked = {"metric": metric, "mode": mode, "rule": rule, "where": condition, "finalists": confirm}
             name = confirming.name_of([store.folder.name for store in selected.stores], **asked, seeds=seeds)
@@ -117,9 +116,10 @@ def main(
 
 def _confirmed(console: Console, plan: Plan, question: Question) -> Decision:
     """Run the confirmation, or go on with it, or only read it where it is finished. Exit where the user stops it."""
-    from orchestrator import confirming, driver
-    from orchestrator.progress import Progress
-    from orchestrator.study import StudyError
+    from orchestrator.choosing import confirming
+    from orchestrator.search.study import StudyError
+    from orchestrator.tune import driver
+    from orchestrator.views.progress import Progress
 
     with (
         cli.plain_errors(driver.SweepError, StudyError),
@@ -144,8 +144,8 @@ def _export(
     data_root: Any,
     quiet: bool,
 ) -> Path:
-    from orchestrator.export import CARD, ExportError, MismatchError
-    from orchestrator.export import export as write
+    from orchestrator.exporting.folder import CARD, ExportError, MismatchError
+    from orchestrator.exporting.folder import export as write
 
     metric = epochs.objective.metric
     entry, epoch = epochs.entry(row)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -18,10 +18,11 @@ from rich.text import Text
 from cpcnn_core import places
 from cpcnn_core.config import ConfigError
 from cpcnn_core.errors import CheckpointError, DataError
-from orchestrator import calling, names, signals, streams
-from orchestrator.space import SpaceError
-from orchestrator.storage import Folder, RemoteError, located
-from orchestrator.store import StoreError
+from orchestrator.process import signals, streams
+from orchestrator.records.location import Folder, RemoteError, located
+from orchestrator.records.store import StoreError
+from orchestrator.search.space import SpaceError
+from orchestrator.text import calling, names
 
 
 def _results(text: str | Path) -> Folder:
@@ -62,6 +63,17 @@ if TYPE_CHECKING:
 else:
     Results = Annotated[Path, _RESULTS]  # typer takes no union
 Seed = Annotated[int, typer.Option(min=0, help="Seeds the search, and each trial unless the space says otherwise.")]
+Sweeps = Annotated[
+    list[str] | None,
+    typer.Option("--sweep", help="A sweep to choose from; may be repeated. Without: those of the latest question."),
+]
+WandbOption = Annotated[
+    Literal["online", "offline"] | None,
+    typer.Option("--wandb", help="A run of Weights & Biases per trial; offline keeps them on disk."),
+]
+TensorBoardOption = Annotated[
+    bool, typer.Option("--tensorboard", help="Event files for TensorBoard in the sweep's folder.")
+]
 
 
 class _Plain(Console):

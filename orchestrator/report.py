@@ -8,13 +8,12 @@ from typing import Annotated, Literal
 import typer
 
 from orchestrator import command_line as cli
-from orchestrator import selection, where
-from orchestrator.best import Sweeps
-from orchestrator.candidates import ChoiceError
-from orchestrator.choice import choose, read
-from orchestrator.choosing import DEFAULT_RULE, Rule
-from orchestrator.storage import beside
-from orchestrator.store import StoreError
+from orchestrator.choosing import selection, where
+from orchestrator.choosing.candidates import ChoiceError
+from orchestrator.choosing.choice import choose, read
+from orchestrator.choosing.judge import DEFAULT_RULE, Rule
+from orchestrator.records.location import beside
+from orchestrator.records.store import StoreError
 
 app = cli.command()
 
@@ -23,7 +22,7 @@ app = cli.command()
 def main(
     metric: Annotated[str, typer.Option(help="The metric that the table is ordered by.")] = "val_acc",
     results: cli.Results = Path("results"),
-    sweep: Sweeps = None,
+    sweep: cli.Sweeps = None,
     condition: Annotated[str, typer.Option("--where", metavar="CONDITIONS", help="As for best.")] = "",
     mode: Annotated[Literal["max", "min"] | None, typer.Option(help="Which way is better; the metric's own.")] = None,
     rule: Annotated[Rule, typer.Option(help="As for best.")] = DEFAULT_RULE,
@@ -38,7 +37,7 @@ def main(
         selected = selection.select(results, sweep or ())
         conditions = where.parse(condition) if condition else ()
         choice = choose(read(selected, metric, mode=mode, conditions=conditions), rule)
-        from orchestrator import page  # plotly takes a second to import; a mistake is answered before
+        from orchestrator.views import page  # plotly takes a second to import; a mistake is answered before
 
         file = out or beside(results) / "report.html"
         try:

@@ -23,16 +23,17 @@ from rich.live import Live
 from rich.text import Text
 
 from orchestrator import command_line as cli
-from orchestrator import lease, ranking, streams
-from orchestrator.asked import parted
-from orchestrator.budget import spent
-from orchestrator.formatting import measured, plain
-from orchestrator.kinds import Kind, kind_of
-from orchestrator.objective import Objective
-from orchestrator.progress import duration
-from orchestrator.ranking import Entry
-from orchestrator.states import meaning_of, reason_of
-from orchestrator.store import Store, StoreError, sweeps
+from orchestrator.choosing.asked import parted
+from orchestrator.objectives.objective import Objective
+from orchestrator.process import streams
+from orchestrator.records import lease, ranking
+from orchestrator.records.kinds import Kind, kind_of
+from orchestrator.records.ranking import Entry
+from orchestrator.records.states import meaning_of, reason_of
+from orchestrator.records.store import Store, StoreError, sweeps
+from orchestrator.search.budget import spent
+from orchestrator.text.formatting import measured, plain
+from orchestrator.views.progress import duration
 
 app = cli.command()
 
@@ -92,7 +93,7 @@ def _watch(console: Console, found: Sequence[Store]) -> None:
 
 def _print_dashboard(console: Console, stores: Iterable[Store]) -> None:
     """How to look at the study in Optuna's own view, where this machine has it."""
-    from orchestrator import study_file  # Optuna takes a second to import
+    from orchestrator.search import study_file  # Optuna takes a second to import
 
     for store in stores:
         if store.study_file.exists():

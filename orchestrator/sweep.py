@@ -12,30 +12,23 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from orchestrator import asked as asking
-from orchestrator import (
-    calling,
-    cluster_file,
-    driver,
-    launch,
-    leaderboard,
-    planning,
-    ranking,
-    samplers,
-    space,
-    tracking,
-)
 from orchestrator import command_line as cli
-from orchestrator.budget import Budget
-from orchestrator.cluster import ClusterError
-from orchestrator.objective import ParetoObjective
-from orchestrator.progress import Progress
-from orchestrator.resources import ResourcesError
-from orchestrator.scheduling import ScheduleError
-from orchestrator.states import reason_of
-from orchestrator.storage import spelled
-from orchestrator.study import StudyError
-from orchestrator.track import TensorBoardOption, WandbOption
+from orchestrator.choosing import asked as asking
+from orchestrator.machines import cluster_file, launch
+from orchestrator.machines.cluster import ClusterError
+from orchestrator.machines.resources import ResourcesError
+from orchestrator.objectives.objective import ParetoObjective
+from orchestrator.records import ranking
+from orchestrator.records.location import spelled
+from orchestrator.records.states import reason_of
+from orchestrator.search import samplers, space
+from orchestrator.search.budget import Budget
+from orchestrator.search.scheduling import ScheduleError
+from orchestrator.search.study import StudyError
+from orchestrator.text import calling
+from orchestrator.tune import driver, probing
+from orchestrator.views import leaderboard, tracking
+from orchestrator.views.progress import Progress
 
 app = cli.command()
 
@@ -136,8 +129,8 @@ def main(
     pending_minutes: Annotated[
         float, typer.Option(min=0, help="On a cluster: stop where no trial finds a place for so long.")
     ] = 30,
-    wandb: WandbOption = None,
-    tensorboard: TensorBoardOption = False,
+    wandb: cli.WandbOption = None,
+    tensorboard: cli.TensorBoardOption = False,
     check_cluster: Annotated[  # noqa: ARG001 - it has done its work
         Path | None,
         typer.Option(
@@ -170,7 +163,7 @@ def main(
             max_cost=max_cost,
         )
         if dry_run:
-            planning.show(console, plan, cluster)
+            probing.show(console, plan, cluster)
             return
         if cluster is not None:
             raise ClusterError("--cluster: goes with --dry-run; --address and --submit run a sweep on a cluster")

@@ -10,29 +10,23 @@ from typing import Annotated
 
 import typer
 
-from orchestrator import alone, tracking
 from orchestrator import command_line as cli
-from orchestrator.store import Store, StoreError, sweeps
-from orchestrator.tracking import WandbMode
+from orchestrator.records import alone
+from orchestrator.records.store import Store, StoreError, sweeps
+from orchestrator.views import tracking
+from orchestrator.views.tracking import WandbMode
 
 app = cli.command()
 
 _POLL_SECONDS = 2.0
-
-WandbOption = Annotated[
-    WandbMode | None, typer.Option("--wandb", help="A run of Weights & Biases per trial; offline keeps them on disk.")
-]
-TensorBoardOption = Annotated[
-    bool, typer.Option("--tensorboard", help="Event files for TensorBoard in the sweep's folder.")
-]
 
 
 @app.command()
 def main(
     sweep: Annotated[str, typer.Option(help="The sweep to show.")],
     results: cli.Results = Path("results"),
-    wandb: WandbOption = None,
-    tensorboard: TensorBoardOption = False,
+    wandb: cli.WandbOption = None,
+    tensorboard: cli.TensorBoardOption = False,
     follow: Annotated[bool, typer.Option("--follow", help="Go on until stdin ends, rather than once.")] = False,
 ) -> None:
     """Show what has not been shown yet of a sweep's trials."""

@@ -21,30 +21,20 @@ from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.files import sha256
 from cpcnn_core.fusion import FUSIONS
 from cpcnn_core.starter import Choices
-from orchestrator import (
-    beginning,
-    calling,
-    drawing,
-    importing,
-    kinds,
-    mixtures,
-    replaying,
-    signals,
-    space,
-    storage,
-    streams,
-    submission,
-    tracking,
-    training,
-)
 from orchestrator import command_line as cli
-from orchestrator.formatting import measured, plain
-from orchestrator.objective import Objective
-from orchestrator.ranking import is_of_training
-from orchestrator.recording import Recording
-from orchestrator.states import meaning_of
-from orchestrator.store import Store, StoreError
-from orchestrator.track import TensorBoardOption, WandbOption
+from orchestrator.exporting import drawing, submission
+from orchestrator.objectives.objective import Objective
+from orchestrator.process import signals, streams
+from orchestrator.records import beginning, kinds, location, mixtures
+from orchestrator.records.ranking import is_of_training
+from orchestrator.records.recording import Recording
+from orchestrator.records.states import meaning_of
+from orchestrator.records.store import Store, StoreError
+from orchestrator.search import space
+from orchestrator.text import calling
+from orchestrator.text.formatting import measured, plain
+from orchestrator.training import importing, replaying, trainer
+from orchestrator.views import tracking
 
 logger = logging.getLogger(__name__)
 
@@ -77,8 +67,8 @@ def run(
     results: cli.Results = Path("results"),
     name: Annotated[str | None, typer.Option(help="The folder in RESULTS; the space file's name and -trials.")] = None,
     seed: cli.Seed = 0,
-    wandb: WandbOption = None,
-    tensorboard: TensorBoardOption = False,
+    wandb: cli.WandbOption = None,
+    tensorboard: cli.TensorBoardOption = False,
 ) -> None:
     """Train the trial of SPACE that --set describes.
 
@@ -88,19 +78,19 @@ def run(
     """
     console = cli.console()
     settings = [*(given or ()), *([f"train.epochs={epochs}"] if epochs is not None else [])]
-    with cli.plain_errors(training.TrialBusyError), cli.stoppable():
+    with cli.plain_errors(trainer.TrialBusyError), cli.stoppable():
         place = environment.rendezvous()
         environment.forget_launchers(keep=place)
         asked = space.read(space_file, settings, seed=seed)
-        config = training.identified(training.with_one_extractor(asked.default()))
+        config = trainer.identified(trainer.with_one_extractor(asked.default()))
         store = Store((results / cli.folder_name(name or f"{space_file.stem}-trials")).absolute())
         if place is not None and place.processes > 1 and store.is_remote:
             raise ConfigError(f"--results {results}: {place.processes} processes of a trial need a folder that all see")
         mixtures.check(store, config, way_out=_WAY_OUT)
         if place is not None and place.rank > 0:
-            training.follow(config, store)
+            trainer.follow(config, store)
             return
-        training.check(config)
+        trainer.check(config)
         with beginning.begun(store, config.trial_id):
             kinds.introduce(store, "trials", asked.question, asked.source)
             _print_settings(console, config)
@@ -149,7 +139,7 @@ def import_(
         settings = space.parse_settings(given or ())
         importing.check_settings(settings)
         settings = {"data.name": "cpen455", **settings, "model.fusion": fusion}
-        config = training.with_one_extractor(TrialConfig.from_flat(settings))
+        config = trainer.with_one_extractor(TrialConfig.from_flat(settings))
         store = Store((results / cli.folder_name(name)).absolute())
         choices = Choices(renaming.parse_all(rename or ()), tuple(drop or ()), first_classes)
 
@@ -196,7 +186,7 @@ def sample(
         file = drawing.weights_file(
             source, results, sweep=None if sweep is None else cli.known_name(sweep), epoch=epoch
         )
-        with storage.on_disk(file) as here:
+        with location.on_disk(file) as here:
             weights, checksum = load_weights(here, origin=file), sha256(here)
         half = 0 if complete is None else weights.model.image_shape[1] // 2
         asked = drawing.Request(
@@ -233,7 +223,7 @@ def replay(
     of threads and versions every metric is the same; one that is not is printed.
     """
     console = cli.console()
-    with cli.plain_errors(training.TrialBusyError), cli.stoppable():
+    with cli.plain_errors(trainer.TrialBusyError), cli.stoppable():
         place = environment.rendezvous()
         environment.forget_launchers()
         if place is not None and place.processes > 1:
@@ -241,7 +231,7 @@ def replay(
         recorded = replaying.holder(results, trial_id, None if sweep is None else cli.known_name(sweep))
         config = replaying.recorded_config(recorded, trial_id, given or ())
         store = replaying.scratch(results, cli.folder_name(name) if name else f"{recorded.folder.name}-replays")
-        training.check(config)
+        trainer.check(config)
         wanted = recorded.epochs_of(trial_id)
         threads = replaying.threads_by_epoch(recorded.attempts_of(trial_id), wanted)
         objective = replaying.recorded_objective(recorded)
@@ -287,7 +277,7 @@ def train(
         signals.as_interrupts() as asked,
         streams.unheld(),
         _bar(console) as bar,
-        training.log_to(store.log_file(config.trial_id), redirect=False),
+        trainer.log_to(store.log_file(config.trial_id), redirect=False),
     ):
         task = bar.add_task("trained", total=None)
 
@@ -304,7 +294,7 @@ def train(
         except Exception:
             raise
         except BaseException as error:  # as a debugger that ends the whole process
-            _interrupt(begun, training.describe(error))
+            _interrupt(begun, trainer.describe(error))
             raise
 
 
@@ -314,7 +304,7 @@ def _recorded(
     store: Store,
     objective: Objective | None,
     begun: list[Recording],
-    on_progress: training.OnProgress,
+    on_progress: trainer.OnProgress,
     *,
     until: int | None,
     threads: Mapping[int, int],
@@ -324,25 +314,23 @@ def _recorded(
     def begin() -> None:
         if until is not None:
             replaying.forget(store, config.trial_id)
-        begun.append(Recording(store, config, number=None, place=training.place()))
+        begun.append(Recording(store, config, number=None, place=trainer.place()))
 
     def prepare(epoch: int) -> None:
         if epoch in threads:
-            training.set_threads(threads[epoch])
+            trainer.set_threads(threads[epoch])
 
     try:
         prepare(1)
-        epochs = training.run(
-            config, store, training.train, objective=objective, on_begin=begin, on_progress=on_progress
-        )
+        epochs = trainer.run(config, store, trainer.train, objective=objective, on_begin=begin, on_progress=on_progress)
         for metrics in epochs:
-            begun[0].add(metrics, training.place())
+            begun[0].add(metrics, trainer.place())
             _print_epoch(console, metrics.row())
             if metrics.epoch == until:
                 break
             prepare(metrics.epoch + 1)
         epochs.close()
-    except (training.TrialBusyError, bdb.BdbQuit):
+    except (trainer.TrialBusyError, bdb.BdbQuit):
         raise
     except Exception as error:
         if not begun:
@@ -351,8 +339,8 @@ def _recorded(
         traceback.print_exc()
         with suppress(OSError):  # which is then what went wrong, and said already
             store.publish_log(config.trial_id)
-        begun[0].finish("FAILED", training.describe(error))
-        return training.describe(error)
+        begun[0].finish("FAILED", trainer.describe(error))
+        return trainer.describe(error)
     whole = begun[0].attempt.epochs >= config.train.epochs
     begun[0].finish("COMPLETE" if whole else "PRUNED", stopped=None if whole else "as far as the recorded trial went")
     return None

@@ -14,7 +14,7 @@ A space file is a Python file with
 - `resources`: what one trial gets, as `{"gpus": 0.5, "cpus": 2}` or `{"processes": 4}`;
 - `stall_minutes`: after how long without a sign of life a trial is started again.
 
-`orchestrator.space` interprets it; nothing here knows what a field means.
+`orchestrator.search.space` interprets it; nothing here knows what a field means.
 """
 
 from __future__ import annotations

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestrator.cluster import ClusterError
-from orchestrator.driver import Plan, SweepError, run
-from orchestrator.progress import Progress
-from orchestrator.space import read
-from orchestrator.storage import located
-from orchestrator.store import StoreError
-from orchestrator.streams import outlast
-from orchestrator.study import StudyError
+from orchestrator.machines.cluster import ClusterError
+from orchestrator.process.streams import outlast
+from orchestrator.records.location import located
+from orchestrator.records.store import StoreError
+from orchestrator.search.space import read
+from orchestrator.search.study import StudyError
+from orchestrator.tune.driver import Plan, SweepError, run
+from orchestrator.views.progress import Progress
 
 
 def main(space_file: str, results: str, trials: str, name: str = "fake") -> int:

@@ -15,9 +15,9 @@ from typing import Any
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.files import write_atomically
 from cpcnn_core.metrics import EpochMetrics
-from orchestrator.mirror import INDEX
-from orchestrator.store import Store
-from orchestrator.training import OnProgress, Score
+from orchestrator.records.mirror import INDEX
+from orchestrator.records.store import Store
+from orchestrator.training.trainer import OnProgress, Score
 
 
 def metrics(epoch: int, **changes: object) -> EpochMetrics:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import fsspec
 from fsspec.implementations.memory import MemoryFileSystem
 
-from orchestrator.storage import RemotePath
+from orchestrator.records.location import RemotePath
 
 _PUTTING = threading.Lock()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from orchestrator.store import Store
+from orchestrator.records.store import Store
 from tests.cluster.hosts import REPOSITORY, Host, hosts
 from tests.cluster.run import SPACE, URL, edited, ended, nodes, obstacle, rays, say, typed, wait_for
 

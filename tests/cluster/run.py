@@ -19,9 +19,9 @@ from pathlib import Path
 
 import yaml
 
-from orchestrator.cluster import PRICE as LABEL
-from orchestrator.states import meaning_of
-from orchestrator.store import Store
+from orchestrator.machines.cluster import PRICE as LABEL
+from orchestrator.records.states import meaning_of
+from orchestrator.records.store import Store
 from tests.cluster.hosts import REPOSITORY, Host, hosts
 
 SPACE = '''"""Does a sweep survive the loss of two nodes of three? Cost: a minute."""

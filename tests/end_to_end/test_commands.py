@@ -21,10 +21,11 @@ from typer.testing import CliRunner
 from cpcnn_core.checkpoint import load_weights
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator import best as best_command
-from orchestrator import status, sweep, training, trial
-from orchestrator.space import read
-from orchestrator.store import Store
-from orchestrator.study import NAME
+from orchestrator import status, sweep, trial
+from orchestrator.records.store import Store
+from orchestrator.search.space import read
+from orchestrator.search.study import NAME
+from orchestrator.training import trainer
 
 SPACE = '''"""Does the whole of it work? Cost: seconds."""
 from search_spaces import choice, desirability, floats, goal
@@ -273,11 +274,11 @@ def test_a_trial_whose_reader_has_gone_is_trained_to_the_end_and_exported_whole(
 def test_a_trial_in_two_terminals_is_trained_in_one(
     tmp_path: Path, space: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "_ORPHAN_SECONDS", 0)
+    monkeypatch.setattr(trainer, "_ORPHAN_SECONDS", 0)
     store = Store(tmp_path / "results" / "tiny-trials")
     store.create()
-    config = training.identified(read(space).default().with_settings({"train.epochs": 1}))
-    with training._alone(store, config.trial_id):  # the first terminal
+    config = trainer.identified(read(space).default().with_settings({"train.epochs": 1}))
+    with trainer._alone(store, config.trial_id):  # the first terminal
         code, said = call_here(trial.app, space, "--epochs", "1", "--results", tmp_path / "results")
     assert code == 2
     assert "another process has been training trial" in said

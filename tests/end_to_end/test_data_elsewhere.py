@@ -10,7 +10,8 @@ import pytest
 
 from cpcnn_core.config import DataConfig
 from cpcnn_core.errors import DataError
-from orchestrator import driver, local_ray, training
+from orchestrator.training import trainer
+from orchestrator.tune import driver, local_ray
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("ray")]
 
@@ -35,7 +36,7 @@ def test_a_node_reads_the_data_and_says_what_is_wrong_with_it(tmp_path: Path) ->
     done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
     assert done.returncode == 0, done.stderr
     digest, error = done.stdout.splitlines()
-    assert digest == training.digest(DataConfig())
+    assert digest == trainer.digest(DataConfig())
     assert "nowhere is no folder" in error
 
 
@@ -54,5 +55,5 @@ def test_only_where_the_data_is_not_here_and_there_is_a_cluster(
     with pytest.raises(DataError, match="no folder"):
         driver._digest(nowhere, None)
     assert driver._digest(nowhere, "1" * 32) == "1" * 32  # of a sweep that has ended, without its data
-    assert driver._digest(DataConfig(), "1" * 32) == training.digest(DataConfig())
+    assert driver._digest(DataConfig(), "1" * 32) == trainer.digest(DataConfig())
     assert not asked

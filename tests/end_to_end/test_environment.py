@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from cpcnn_core import environment
 from orchestrator import trial
-from orchestrator.replaying import differences
-from orchestrator.store import Store
+from orchestrator.records.store import Store
+from orchestrator.training.replaying import differences
 from tests.launchers import known
 
 SPACE = '''"""Does the environment matter? Cost: seconds."""

@@ -16,8 +16,9 @@ from cpcnn_core.config import ConfigError, DataConfig, TrialConfig, field_names
 from cpcnn_core.fusion import FUSIONS
 from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.starter import export_starter, read_state_dict
-from orchestrator import best, importing, trial
-from orchestrator.store import Store
+from orchestrator import best, trial
+from orchestrator.records.store import Store
+from orchestrator.training import importing
 
 SIZES = {"model.fusion": "block_mild", "model.nr_filters": 4, "model.nr_logistic_mix": 2, "model.nr_resnet": 1}
 

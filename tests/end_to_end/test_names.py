@@ -14,8 +14,11 @@ from markdown_it import MarkdownIt
 from PIL import Image
 from typer.testing import CliRunner
 
-from orchestrator import best, export, report, status, submission, tracking, trial
-from orchestrator.store import Store
+from orchestrator import best, export, report, status, trial
+from orchestrator.exporting import folder as folder_of
+from orchestrator.exporting import submission
+from orchestrator.records.store import Store
+from orchestrator.views import tracking
 from tests import odd
 
 NAME = odd.ALL
@@ -57,7 +60,7 @@ def test_a_trial_of_odd_names_is_trained_shown_tracked_reported_and_exported(
 ) -> None:
     monkeypatch.setattr(submission, "PER_CLASS", 1)
     monkeypatch.setattr(submission, "measure", lambda *_: f"not measured: {NAME}")
-    monkeypatch.setattr(export, "verify_in_fresh_process", export.verify)
+    monkeypatch.setattr(export, "verify_in_fresh_process", folder_of.verify)
     results, out = tmp_path / NAME / "results", tmp_path / NAME / "handed in" / NAME
     space = tmp_path / NAME / f"{NAME}.py"
     question = f"# {NAME}\n\n<script>x</script> *why* `not`?"
@@ -79,7 +82,7 @@ def test_a_trial_of_odd_names_is_trained_shown_tracked_reported_and_exported(
     assert json.loads((out / "metrics.json").read_text())["sweep"] == NAME
     with (out / submission.PREDICTIONS_WITH_PATHS).open(newline="", encoding="utf-8") as stream:
         assert next(name for name, _ in csv.reader(stream)) == f"test/{NAME}/{NAME}.png"
-    card = (out / export.CARD).read_text(encoding="utf-8")
+    card = (out / folder_of.CARD).read_text(encoding="utf-8")
     kinds = Counter(token.type for token in MarkdownIt("commonmark").parse(card))
     assert (kinds["heading_open"], kinds["fence"], kinds["html_block"]) == (6, 1, 0)
     inline = [each for token in MarkdownIt("commonmark").parse(card) for each in token.children or []]

@@ -17,7 +17,7 @@ from cpcnn_core.checkpoint import build_model, save_weights, weights_name
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.files import sha256
 from orchestrator import trial
-from orchestrator.store import Store
+from orchestrator.records.store import Store
 from tests import remote
 from tests.fakes import metrics
 

@@ -18,12 +18,13 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from orchestrator import best, report, status, storage, sweep
-from orchestrator.driver import SweepError, holding
-from orchestrator.lease import Lease, TakenError
-from orchestrator.storage import RemotePath, located
-from orchestrator.store import Store, sweeps
-from orchestrator.study import NAME
+from orchestrator import best, report, status, sweep
+from orchestrator.records import location
+from orchestrator.records.lease import Lease, TakenError
+from orchestrator.records.location import RemotePath, located
+from orchestrator.records.store import Store, sweeps
+from orchestrator.search.study import NAME
+from orchestrator.tune.driver import SweepError, holding
 from tests import buckets, fakes, odd
 from tests.fault.test_processes import EPOCHS, SPACE
 
@@ -118,7 +119,7 @@ def test_a_sweep_killed_on_one_machine_goes_on_on_another_and_is_read_from_anywh
     assert (tmp_path / "results" / "report.html").is_file()
     log = (store.folder / "logs" / f"{latest[0]['trial_id']}.log").read_text()
     assert f"training epoch {EPOCHS}" in log
-    storage.fetch(store.folder / "study.db", tmp_path / "study.db")
+    location.fetch(store.folder / "study.db", tmp_path / "study.db")
     study = optuna.load_study(study_name=NAME, storage=f"sqlite:///{tmp_path / 'study.db'}")
     assert {trial.user_attrs["trial_id"] for trial in study.trials} == {row["trial_id"] for row in latest}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.store import Store
+from orchestrator.records.store import Store
 from tests.fault.test_processes import PATIENCE, SPACE
 
 TRIALS, EPOCHS = 4, 4

@@ -11,10 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from orchestrator import study_file
-from orchestrator.store import StoreError
-from orchestrator.study import StudyError
-from orchestrator.training import is_storage_failure
+from orchestrator.records.store import StoreError
+from orchestrator.search import study_file
+from orchestrator.search.study import StudyError
+from orchestrator.training.trainer import is_storage_failure
 from tests.fault.test_disk import NAMESPACE
 from tests.fault.test_disk import pytestmark as pytestmark
 from tests.fault.test_killed_anywhere import check_whole, drive, new_store

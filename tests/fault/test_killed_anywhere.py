@@ -14,17 +14,17 @@ from typing import Any
 import optuna
 import pytest
 
-import orchestrator.store
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
-from orchestrator import training
-from orchestrator.ledger import Best, Ledger
-from orchestrator.objective import Objective
-from orchestrator.recording import Place
-from orchestrator.space import SearchSpace
-from orchestrator.states import State
-from orchestrator.store import Store, StoreError
-from orchestrator.study import Study
+from orchestrator.objectives.objective import Objective
+from orchestrator.records import store as store_module
+from orchestrator.records.recording import Place
+from orchestrator.records.states import State
+from orchestrator.records.store import Store, StoreError
+from orchestrator.search.ledger import Best, Ledger
+from orchestrator.search.space import SearchSpace
+from orchestrator.search.study import Study
+from orchestrator.training import trainer
 from search_spaces import choice, ints
 from tests import fakes
 
@@ -56,7 +56,7 @@ def drive(store: Store) -> int:
         while True:
             while len(running) < CONCURRENT and (suggestion := ledger.suggest()) is not None:
                 started += 1
-                epochs = training.run(suggestion.config, store, fakes.train)
+                epochs = trainer.run(suggestion.config, store, fakes.train)
                 stack.callback(epochs.close)  # whose lock would last as long as an error that is looked at
                 running.append((suggestion.number, epochs))
                 ledger.started(suggestion.number)
@@ -94,7 +94,7 @@ def full_from(write: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]
         return call
 
     with monkeypatch.context() as patch:
-        for module in (orchestrator.store, fakes):
+        for module in (store_module, fakes):
             patch.setattr(module, "write_atomically", limited(module.write_atomically))
         yield files
 
@@ -117,7 +117,7 @@ def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[st
         return call
 
     with monkeypatch.context() as patch:
-        patch.setattr(orchestrator.store, "write_atomically", counted("file", orchestrator.store.write_atomically))
+        patch.setattr(store_module, "write_atomically", counted("file", store_module.write_atomically))
         patch.setattr(fakes, "write_atomically", counted("checkpoint", fakes.write_atomically))
         patch.setattr(optuna.Study, "ask", counted("ask", optuna.Study.ask))
         patch.setattr(optuna.Study, "tell", counted("tell", optuna.Study.tell))

@@ -17,17 +17,18 @@ from typing import Any
 import optuna
 import pytest
 
-import orchestrator.store
+import orchestrator.records.store
 from cpcnn_core.metrics import EpochMetrics
-from orchestrator import ranking, training
-from orchestrator.ledger import Ledger
-from orchestrator.objective import Objective
-from orchestrator.recording import Place
-from orchestrator.scheduling import Schedule
-from orchestrator.space import SearchSpace
-from orchestrator.store import Store
-from orchestrator.study import Study
-from orchestrator.study_file import StudyFile
+from orchestrator.objectives.objective import Objective
+from orchestrator.records import ranking
+from orchestrator.records.recording import Place
+from orchestrator.records.store import Store
+from orchestrator.search.ledger import Ledger
+from orchestrator.search.scheduling import Schedule
+from orchestrator.search.space import SearchSpace
+from orchestrator.search.study import Study
+from orchestrator.search.study_file import StudyFile
+from orchestrator.training import trainer
 from search_spaces import Distribution, choice, ints
 from tests import fakes
 from tests.fault.test_killed_anywhere import Killed, NoView, new_store
@@ -76,7 +77,7 @@ class Sweep:
                     number, config = suggestion.number, suggestion.config
                     assert config.trial_id not in [trial for _, trial, _ in running], "the same trial twice at once"
                     begun.discard(number)
-                    running.append((number, config.trial_id, training.run(config, self.store, fakes.train)))
+                    running.append((number, config.trial_id, trainer.run(config, self.store, fakes.train)))
                     if self.happens(0.9):  # else it waits for a place
                         ledger.started(number)
                         begun.add(number)
@@ -141,7 +142,7 @@ def killed_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return call
 
     with monkeypatch.context() as patch, contextlib.suppress(Killed):
-        for where in (orchestrator.store, fakes):
+        for where in (orchestrator.records.store, fakes):
             patch.setattr(where, "write_atomically", counted(vars(where)["write_atomically"]))
         for name in STUDY_WRITES:
             patch.setattr(StudyFile, name, counted(getattr(StudyFile, name)))

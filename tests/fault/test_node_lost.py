@@ -16,8 +16,8 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 from ray.cluster_utils import Cluster
 
-from orchestrator.search import is_node_lost
-from orchestrator.store import Store
+from orchestrator.records.store import Store
+from orchestrator.tune.tuning import is_node_lost
 from tests import fakes
 
 TRIALS, EPOCHS, PATIENCE = 4, 4, 200

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.driver import SweepError, holding
-from orchestrator.store import Store
+from orchestrator.records.store import Store
+from orchestrator.tune.driver import SweepError, holding
 from tests import fakes
 
 TRIALS, EPOCHS = 6, 4

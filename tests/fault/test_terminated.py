@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.store import Store
+from orchestrator.records.store import Store
 from tests import fakes, odd
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("ray")]

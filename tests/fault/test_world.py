@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.store import Store
+from orchestrator.records.store import Store
 from tests.fault.test_disk import NAMESPACE
 from tests.fault.test_processes import EPOCHS, PATIENCE, SPACE
 

@@ -19,12 +19,14 @@ import pytest
 from filelock import FileLock
 
 from cpcnn_core.config import TrialConfig
-from orchestrator import alone, lease, status, storage, training
-from orchestrator.alone import BusyError
-from orchestrator.driver import SweepError, holding
-from orchestrator.lease import STALE_SECONDS, Holder
-from orchestrator.mirror import TrialBusyError
-from orchestrator.store import Attempt, Store, StoreError
+from orchestrator import status
+from orchestrator.records import alone, lease, location
+from orchestrator.records.alone import BusyError
+from orchestrator.records.lease import STALE_SECONDS, Holder
+from orchestrator.records.mirror import TrialBusyError
+from orchestrator.records.store import Attempt, Store, StoreError
+from orchestrator.training import trainer
+from orchestrator.tune.driver import SweepError, holding
 from tests.locks import ALWAYS, KINDS, broken
 
 HOLD = """
@@ -34,8 +36,8 @@ from tests.locks import break_locks
 kind, folder = sys.argv[1:]
 if kind != "good":
     break_locks(kind)
-from orchestrator.driver import holding
-from orchestrator.store import Store
+from orchestrator.tune.driver import holding
+from orchestrator.records.store import Store
 with holding(Store(Path(folder))):
     print("held", flush=True)
     time.sleep(1000)
@@ -149,7 +151,7 @@ def test_where_they_do_not_it_is_waited_for(store: Store, kind: str) -> None:
 def test_on_a_disk_that_machines_share_their_own_locks_say_nothing(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "is_shared", lambda _: True)
+    monkeypatch.setattr(location, "is_shared", lambda _: True)
     written(store, **another_container())
     with pytest.raises(SweepError, match="a-container"):
         holding(store).__enter__()
@@ -169,13 +171,13 @@ def test_a_lock_that_cannot_be_written_is_said(store: Store, monkeypatch: pytest
 
 
 def test_a_trial_is_trained_by_one_process(store: Store, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "_ORPHAN_SECONDS", 0)
-    with training._alone(store, "aaa"):
-        with training._alone(store, "bbb"):
+    monkeypatch.setattr(trainer, "_ORPHAN_SECONDS", 0)
+    with trainer._alone(store, "aaa"):
+        with trainer._alone(store, "bbb"):
             pass
         with pytest.raises(TrialBusyError, match=f"pid {os.getpid()} on .*: another process has been training"):
-            training._alone(Store(store.folder), "aaa").__enter__()
-    with training._alone(store, "aaa"):
+            trainer._alone(Store(store.folder), "aaa").__enter__()
+    with trainer._alone(store, "aaa"):
         pass
 
 
@@ -184,7 +186,7 @@ def test_a_trial_whose_process_slept_too_long_writes_nothing_more(
 ) -> None:
     clock = lease._clock
     row = Attempt(trial_id="aaa", attempt=1, number=None, state="RUNNING", started="2026")
-    with training._alone(store, "aaa"):
+    with trainer._alone(store, "aaa"):
         store.write_attempt(row, TrialConfig())
         folder = store.near / "checkpoints" / "aaa.locks"
         lease.Lease.seized(folder, "claim")  # by whoever waited for long enough
@@ -195,7 +197,7 @@ def test_a_trial_whose_process_slept_too_long_writes_nothing_more(
 
 
 def test_where_locks_work_no_lease_is_left_by_a_trial(store: Store) -> None:
-    with training._alone(store, "aaa"):
+    with trainer._alone(store, "aaa"):
         pass
     assert [file.name for file in (store.near / "checkpoints").iterdir()] == ["aaa.lock"]
 

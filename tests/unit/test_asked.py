@@ -10,12 +10,13 @@ import pytest
 from rich.console import Console
 
 from cpcnn_core.config import SINCE_PROTOCOL_2, ConfigError, TrialConfig, field_defaults
-from orchestrator import driver, status, sweep
-from orchestrator.asked import asks_for
-from orchestrator.driver import Plan
-from orchestrator.recording import Place, Recording
-from orchestrator.space import SearchSpace, at_random, read
-from orchestrator.store import Store, config_of
+from orchestrator import status, sweep
+from orchestrator.choosing.asked import asks_for
+from orchestrator.records.recording import Place, Recording
+from orchestrator.records.store import Store, config_of
+from orchestrator.search.space import SearchSpace, at_random, read
+from orchestrator.tune import driver
+from orchestrator.tune.driver import Plan
 from tests.fakes import metrics
 from tests.unit.test_space import BRANCHED, HEAD, SPACES
 

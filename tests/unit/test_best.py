@@ -19,12 +19,17 @@ from typer.testing import CliRunner
 from cpcnn_core import evaluate
 from cpcnn_core.checkpoint import build_model, load_weights, save_weights
 from cpcnn_core.config import TrialConfig
-from orchestrator import arrays, best, export, selection, submission, training
-from orchestrator import choice as choice_of
-from orchestrator.candidates import ChoiceError, Epochs
-from orchestrator.objective import Direction
-from orchestrator.store import Attempt, Store
-from orchestrator.where import WhereError, parse
+from orchestrator import best
+from orchestrator.choosing import choice as choice_of
+from orchestrator.choosing import selection
+from orchestrator.choosing.candidates import ChoiceError, Epochs
+from orchestrator.choosing.where import WhereError, parse
+from orchestrator.exporting import folder as folder_of
+from orchestrator.exporting import submission
+from orchestrator.objectives.objective import Direction
+from orchestrator.records import arrays
+from orchestrator.records.store import Attempt, Store
+from orchestrator.training import trainer
 from tests.fakes import metrics
 
 CONFIG = TrialConfig.from_flat({"model.nr_filters": 2, "model.nr_logistic_mix": 1, "model.fusion": "stem_add"})
@@ -40,7 +45,7 @@ class Measured:
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
-    data = training.dataset(CONFIG.data)
+    data = trainer.dataset(CONFIG.data)
     model = build_model(CONFIG, data.image_shape, data.nr_classes)
     prior = evaluate.log_prior("uniform", data.train.labels, data.nr_classes)
     values = evaluate.evaluate(model, data.validation, prior, batch_size=640).metrics()
@@ -105,7 +110,7 @@ def epochs(results: Path, metric: str = "val_acc", where: str = "", mode: Direct
 def in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fresh process takes seconds to start; one test has it."""
     if "fresh" not in request.keywords:
-        monkeypatch.setattr(export, "verify_in_fresh_process", export.verify)
+        monkeypatch.setattr(folder_of, "verify_in_fresh_process", folder_of.verify)
         monkeypatch.setattr(submission, "PER_CLASS", 1)
     monkeypatch.setattr(submission, "measure", lambda *_: "not measured")
 
@@ -116,7 +121,7 @@ def test_a_network_that_diverged_is_not_exported(results: Path, measured: Measur
     held = load_weights(file)
     with torch.no_grad():
         held.model.nin_out.conv.parametrizations.weight.original0.fill_(3e38)  # type: ignore[union-attr, index]
-    data = training.dataset(CONFIG.data)
+    data = trainer.dataset(CONFIG.data)
     save_weights(
         file,
         held.model.state_dict(),
@@ -500,7 +505,7 @@ def test_the_exported_folder_holds_all_that_is_handed_in_and_is_checked_afresh(
     out = results.parent / "winner"
     code, output = call("--metric", "val_acc", "--results", results, "--out", out)
     assert code == 0, output
-    data = training.dataset(CONFIG.data)
+    data = trainer.dataset(CONFIG.data)
     rows = (out / "submission_with_paths.csv").read_text().splitlines()
     logits = np.load(out / "logits.npy")
     assert logits.shape == (len(data.test), 10)
@@ -519,8 +524,8 @@ def test_the_exported_folder_holds_all_that_is_handed_in_and_is_checked_afresh(
     assert listed == {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} - {"SHA256SUMS"}
 
     (out / "submission.csv").write_text("id,label\n")
-    with pytest.raises(export.MismatchError, match=r"submission.csv: is not the file that was exported"):
-        export.verify(out)
+    with pytest.raises(folder_of.MismatchError, match=r"submission.csv: is not the file that was exported"):
+        folder_of.verify(out)
 
 
 def test_a_submission_in_the_course_s_form(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from cpcnn_core.config import TrialConfig
-from orchestrator import card
-from orchestrator.kinds import introduce
-from orchestrator.ranking import Entry
-from orchestrator.store import Attempt, Store
+from orchestrator.exporting import card
+from orchestrator.records.kinds import introduce
+from orchestrator.records.ranking import Entry
+from orchestrator.records.store import Attempt, Store
 from tests.fakes import metrics
 
 DATA: Any = SimpleNamespace(

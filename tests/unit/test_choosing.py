@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from orchestrator import smoothing
-from orchestrator.choosing import (
+from orchestrator.choosing import smoothing
+from orchestrator.choosing.judge import (
     LEVEL,
     RULES,
     Candidates,

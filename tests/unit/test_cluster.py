@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cpcnn_core.config import TrialConfig
-from orchestrator import cluster_file, launch, planning, provenance, space, sweep
-from orchestrator.budget import Budget
-from orchestrator.cluster import (
+from orchestrator import sweep
+from orchestrator.machines import cluster_file, launch
+from orchestrator.machines.cluster import (
     PRICE,
     Cluster,
     ClusterError,
@@ -28,9 +28,13 @@ from orchestrator.cluster import (
     differences,
     price_of,
 )
-from orchestrator.driver import Plan
-from orchestrator.names import identifier
-from orchestrator.resources import Resources
+from orchestrator.machines.resources import Resources
+from orchestrator.records import provenance
+from orchestrator.search import space
+from orchestrator.search.budget import Budget
+from orchestrator.text.names import identifier
+from orchestrator.tune import probing
+from orchestrator.tune.driver import Plan
 
 GIB = 2**30
 ROOT = Path(__file__).resolve().parents[2]
@@ -190,9 +194,9 @@ def test_a_cluster_files_prices_make_the_plan(resources: dict[str, Any], says: s
     plan = Plan("one", asked, Path("results"), trials=5, budget=Budget(hours=10), max_cost=3.0)
     rented = cluster_file.cluster(ROOT / "cluster" / "gpu.yaml")
     config = TrialConfig.from_flat({"train.epochs": 4})
-    probes = [planning.Probe(config, 1, 1, seconds, 1) for seconds in (900.0, 1800.0)]
+    probes = [probing.Probe(config, 1, 1, seconds, 1) for seconds in (900.0, 1800.0)]
     try:
-        said = planning._bill(plan, rented, 5, probes)
+        said = probing._bill(plan, rented, 5, probes)
     except ClusterError as error:
         said = str(error)
     assert says in said

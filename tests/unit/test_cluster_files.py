@@ -20,8 +20,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from orchestrator import cluster_file, sweep
-from orchestrator.cluster import PRICE, ClusterError, price_of
+from orchestrator import sweep
+from orchestrator.machines import cluster_file
+from orchestrator.machines.cluster import PRICE, ClusterError, price_of
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "cluster"

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
-from orchestrator import candidates, confirming
-from orchestrator import choice as choice_of
-from orchestrator.candidates import ChoiceError
-from orchestrator.confirming import Finalist, Question, ask, compare, decide
-from orchestrator.objective import Objective
-from orchestrator.store import Attempt, Store
+from orchestrator.choosing import candidates, confirming
+from orchestrator.choosing import choice as choice_of
+from orchestrator.choosing.candidates import ChoiceError
+from orchestrator.choosing.confirming import Finalist, Question, ask, compare, decide
+from orchestrator.objectives.objective import Objective
+from orchestrator.records.store import Attempt, Store
 
 NO_ERRORS = np.zeros((50, 2))
 

@@ -17,20 +17,23 @@ from rich.console import Console
 from cpcnn_core import features
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.data import DataError
-from orchestrator import calling, driver, stall, storage, training
-from orchestrator.budget import Budget, Meter
-from orchestrator.cluster import ClusterError
-from orchestrator.driver import Outcome, Plan, SweepError, holding
-from orchestrator.ledger import MAX_RESTARTS, Ledger
-from orchestrator.objective import Objective
-from orchestrator.packing import Measured
-from orchestrator.progress import Progress
-from orchestrator.recording import KILLED, Place, Recording, close_orphaned
-from orchestrator.resources import Resources, ResourcesError, Share
-from orchestrator.space import SearchSpace
-from orchestrator.store import Store, StoreError
-from orchestrator.study import Study, StudyError
-from orchestrator.study_file import StudyFile
+from orchestrator.machines.cluster import ClusterError
+from orchestrator.machines.resources import Resources, ResourcesError, Share
+from orchestrator.objectives.objective import Objective
+from orchestrator.records import location
+from orchestrator.records.recording import KILLED, Place, Recording, close_orphaned
+from orchestrator.records.store import Store, StoreError
+from orchestrator.search.budget import Budget, Meter
+from orchestrator.search.ledger import MAX_RESTARTS, Ledger
+from orchestrator.search.space import SearchSpace
+from orchestrator.search.study import Study, StudyError
+from orchestrator.search.study_file import StudyFile
+from orchestrator.text import calling
+from orchestrator.training import stall, trainer
+from orchestrator.tune import driver
+from orchestrator.tune.driver import Outcome, Plan, SweepError, holding
+from orchestrator.tune.packing import Measured
+from orchestrator.views.progress import Progress
 from search_spaces import ints
 from tests.fakes import metrics
 
@@ -206,7 +209,7 @@ def test_a_disk_that_is_full_before_anything_runs_is_said(store: Store, monkeypa
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(storage, "create", full)
+    monkeypatch.setattr(location, "create", full)
     with pytest.raises(StoreError, match="one: cannot be written: No space left on device"):
         holding(store).__enter__()
     monkeypatch.undo()
@@ -479,10 +482,10 @@ def test_the_disk_is_told_from_the_trial() -> None:
         except StoreError as wrapped:
             return wrapped
 
-    assert training.is_storage_failure(OSError(28, "No space left on device"))
-    assert training.is_storage_failure(raised(OSError(30, "Read-only file system")))
-    assert not training.is_storage_failure(raised(OSError(2, "No such file")))
-    assert not training.is_storage_failure(ValueError())
+    assert trainer.is_storage_failure(OSError(28, "No space left on device"))
+    assert trainer.is_storage_failure(raised(OSError(30, "Read-only file system")))
+    assert not trainer.is_storage_failure(raised(OSError(2, "No such file")))
+    assert not trainer.is_storage_failure(ValueError())
 
 
 @pytest.mark.parametrize(("gpus", "fit"), [(0.5, 4), (0.34, 4), (1 / 3, 6), (0.1, 20), (1.0, 2), (2.0, 1)])

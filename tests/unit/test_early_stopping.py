@@ -12,16 +12,16 @@ import pytest
 from rich.console import Console
 
 from cpcnn_core.config import TrialConfig
-from orchestrator import ranking
-from orchestrator.budget import Budget, Meter, Spent, spent
-from orchestrator.ledger import MAX_RESTARTS, Ledger
-from orchestrator.objective import Objective
-from orchestrator.progress import Progress
-from orchestrator.recording import KILLED, Place
-from orchestrator.scheduling import Schedule
-from orchestrator.space import SearchSpace
-from orchestrator.store import Store
-from orchestrator.study import Study
+from orchestrator.objectives.objective import Objective
+from orchestrator.records import ranking
+from orchestrator.records.recording import KILLED, Place
+from orchestrator.records.store import Store
+from orchestrator.search.budget import Budget, Meter, Spent, spent
+from orchestrator.search.ledger import MAX_RESTARTS, Ledger
+from orchestrator.search.scheduling import Schedule
+from orchestrator.search.space import SearchSpace
+from orchestrator.search.study import Study
+from orchestrator.views.progress import Progress
 from search_spaces import ints
 from tests.fakes import metrics
 

@@ -26,8 +26,8 @@ from cpcnn_core.data import Dataset, Split
 from cpcnn_core.environment import RENDEZVOUS, Rendezvous
 from cpcnn_core.precision import ROUNDING
 from cpcnn_core.train import fit
-from orchestrator import replicas
-from orchestrator.trainable import GPUS, TrialProcess
+from orchestrator.training import replicas
+from orchestrator.tune.trainable import GPUS, TrialProcess
 from tests.launchers import known
 from tests.training import SETTINGS, comparable, tiny_dataset
 

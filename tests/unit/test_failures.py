@@ -12,17 +12,17 @@ from rich.console import Console
 
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.fusion import FUSIONS
-from orchestrator import driver as driving
-from orchestrator.driver import Plan
-from orchestrator.failures import FailuresInARow, cause_of
-from orchestrator.ledger import Ledger
-from orchestrator.objective import Objective
-from orchestrator.progress import Progress
-from orchestrator.ranking import read
-from orchestrator.recording import Place
-from orchestrator.space import SearchSpace
-from orchestrator.store import Store
-from orchestrator.study import Study
+from orchestrator.objectives.objective import Objective
+from orchestrator.records.ranking import read
+from orchestrator.records.recording import Place
+from orchestrator.records.store import Store
+from orchestrator.search.failures import FailuresInARow, cause_of
+from orchestrator.search.ledger import Ledger
+from orchestrator.search.space import SearchSpace
+from orchestrator.search.study import Study
+from orchestrator.tune import driver as driving
+from orchestrator.tune.driver import Plan
+from orchestrator.views.progress import Progress
 from search_spaces import choice
 from tests.fakes import metrics
 

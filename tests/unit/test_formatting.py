@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.formatting import interval, measured, measured_apart, plain, probability, settings_apart
+from orchestrator.text.formatting import interval, measured, measured_apart, plain, probability, settings_apart
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 small = st.floats(-1e8, 1e8)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import driver
-from orchestrator.driver import Plan, SweepError
-from orchestrator.objective import Objective
-from orchestrator.recording import Recording
-from orchestrator.space import SearchSpace
-from orchestrator.study import Study
+from orchestrator.objectives.objective import Objective
+from orchestrator.records.recording import Recording
+from orchestrator.search.space import SearchSpace
+from orchestrator.search.study import Study
+from orchestrator.tune import driver
+from orchestrator.tune.driver import Plan, SweepError
 from search_spaces import Space, choice, floats, ints
 from tests.fakes import metrics
 

@@ -14,12 +14,15 @@ from typer.testing import CliRunner
 
 from cpcnn_core.checkpoint import load_weights
 from cpcnn_core.config import PROTOCOL, ConfigError, TrialConfig, field_names
-from orchestrator import best, driver, status, training, trial, warm_start
-from orchestrator.confirming import Finalist
-from orchestrator.driver import Plan
-from orchestrator.mixtures import MixtureError
-from orchestrator.space import SpaceError, read
-from orchestrator.store import Store, config_of
+from orchestrator import best, status, trial
+from orchestrator.choosing.confirming import Finalist
+from orchestrator.records.mixtures import MixtureError
+from orchestrator.records.store import Store, config_of
+from orchestrator.search import warm_start
+from orchestrator.search.space import SpaceError, read
+from orchestrator.training import trainer
+from orchestrator.tune import driver
+from orchestrator.tune.driver import Plan
 
 OLD = Path(__file__).parents[1] / "data" / "results-0.1"
 OLD_TRIALS = {"71a511c4e3cc": "none", "e70f652de265": "block_film"}
@@ -104,7 +107,7 @@ NAMES = ("cats", "dogs", "corrected")
 
 
 def run_trial(space: Path, root: Path, results: Path, name: str) -> str:
-    training._loaded.cache_clear()  # each command is a process of its own
+    trainer._loaded.cache_clear()  # each command is a process of its own
     arguments = [str(space), "--set", f"data.root={root}", "--results", str(results), "--name", name]
     result = CliRunner().invoke(trial.app, arguments)
     assert result.exit_code == 0, result.output
@@ -144,7 +147,7 @@ def test_a_sweep_does_not_go_on_with_other_data(
     space: Path, cats: Path, dogs: Path, tmp_path: Path, change: str
 ) -> None:
     plan = begun(space, cats, tmp_path / "results")
-    before = training.digest(plan.space.default().data)
+    before = trainer.digest(plan.space.default().data)
     held = (plan.store.read_sweep() or {})["asked"]
     assert held["settings"]["data.digest"] == before
     assert held["protocol"] == PROTOCOL
@@ -152,9 +155,9 @@ def test_a_sweep_does_not_go_on_with_other_data(
     if change == "corrected label":
         relabel(cats)
         root = cats
-        training._loaded.cache_clear()
+        trainer._loaded.cache_clear()
     again = replace(plan, space=read(space, [f"data.root={root}"]))
-    after = training.digest(again.space.default().data)
+    after = trainer.digest(again.space.default().data)
     with pytest.raises(MixtureError, match=f"other data: their digest is {before}, that of the data at .* is {after}"):
         driver.run(again, None)  # type: ignore[arg-type]
 
@@ -162,7 +165,7 @@ def test_a_sweep_does_not_go_on_with_other_data(
 def test_a_sweep_goes_on_where_its_data_has_moved_to(space: Path, cats: Path, tmp_path: Path) -> None:
     plan = begun(space, cats, tmp_path / "results")
     moved = cats.rename(tmp_path / "moved")
-    training._loaded.cache_clear()
+    trainer._loaded.cache_clear()
     again = replace(plan, space=read(space, [f"data.root={moved}"]))
     same = driver._with_one_data_set(again, plan.store)
     assert same.space.describe() == driver._with_one_data_set(again, plan.store).space.describe()
@@ -171,10 +174,10 @@ def test_a_sweep_goes_on_where_its_data_has_moved_to(space: Path, cats: Path, tm
 
 def test_a_trial_s_process_refuses_other_data_than_its_configuration_names(cats: Path, dogs: Path) -> None:
     settings = {"data.name": "cpen455", "data.root": str(cats), "data.image_size": 8, "train.batch_size": 4}
-    config = training.identified(TrialConfig.from_flat(settings))
-    training.check(config)
+    config = trainer.identified(TrialConfig.from_flat(settings))
+    trainer.check(config)
     with pytest.raises(ValueError, match=r"data\.digest: the data is another than the one asked for"):
-        training.check(config.with_settings({"data.root": str(dogs)}))
+        trainer.check(config.with_settings({"data.root": str(dogs)}))
 
 
 @pytest.mark.parametrize("field", ["data.name", "data.root", "data.digest", "protocol", "source"])
@@ -237,7 +240,7 @@ def test_going_on_with_an_old_sweep_needs_the_old_release(old: Store, tmp_path: 
 def test_training_on_from_old_trials_is_refused_naming_both_protocols(old: Store, tmp_path: Path) -> None:
     row = old.latest_attempts().rows()[0]
     with pytest.raises(ConfigError, match=r"recorded under protocol 1, and this release trains by protocol 2"):
-        training.check(config_of(row))
+        trainer.check(config_of(row))
     names = set(field_names())
     settings = {name: value for name, value in row.items() if name in names}
     with pytest.raises(ConfigError, match="recorded under protocol 1"):

@@ -9,11 +9,13 @@ from typing import Any
 from rich.console import Console
 
 from cpcnn_core.config import TrialConfig
-from orchestrator import leaderboard, ranking, sweep
-from orchestrator.driver import Plan
-from orchestrator.objective import Objective, ParetoObjective
-from orchestrator.space import SearchSpace
-from orchestrator.store import Attempt, Store
+from orchestrator import sweep
+from orchestrator.objectives.objective import Objective, ParetoObjective
+from orchestrator.records import ranking
+from orchestrator.records.store import Attempt, Store
+from orchestrator.search.space import SearchSpace
+from orchestrator.tune.driver import Plan
+from orchestrator.views import leaderboard
 from search_spaces import COURSE_GRADING, constrained, ints, pareto
 from tests.fakes import metrics
 

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from orchestrator import driver, lease, provenance, status
-from orchestrator.driver import SweepError, holding
-from orchestrator.lease import STALE_SECONDS, Holder, Lease, LeaseLostError, TakenError, seen
-from orchestrator.storage import RemotePath, remove_tree
-from orchestrator.store import Store, StoreError
+from orchestrator import status
+from orchestrator.records import lease, provenance
+from orchestrator.records.lease import STALE_SECONDS, Holder, Lease, LeaseLostError, TakenError, seen
+from orchestrator.records.location import RemotePath, remove_tree
+from orchestrator.records.store import Store, StoreError
+from orchestrator.tune import driver
+from orchestrator.tune.driver import SweepError, holding
 from tests import remote
 from tests.fakes import metrics
 

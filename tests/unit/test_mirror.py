@@ -15,9 +15,10 @@ import pytest
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.errors import CheckpointError
 from cpcnn_core.metrics import EpochMetrics
-from orchestrator import mirror, training
-from orchestrator.storage import RemoteError
-from orchestrator.store import Store
+from orchestrator.records import mirror
+from orchestrator.records.location import RemoteError
+from orchestrator.records.store import Store
+from orchestrator.training import trainer
 from tests import fakes, remote
 
 CONFIG = TrialConfig.from_flat({"train.epochs": 4})
@@ -67,7 +68,7 @@ def test_what_is_there_is_whole_whenever_the_process_is_killed(tmp_path: Path, m
                 raise Killed
 
         reported: list[EpochMetrics] = []
-        epochs = training.run(CONFIG, store, fakes.train)
+        epochs = trainer.run(CONFIG, store, fakes.train)
         try:
             with remote.asking(before):
                 for metrics in epochs:
@@ -84,7 +85,7 @@ def test_what_is_there_is_whole_whenever_the_process_is_killed(tmp_path: Path, m
         assert max((entry["epoch"] for entry in index["states"].values()), default=0) >= len(reported) - 1
 
         other = machine(tmp_path, monkeypatch, f"second {step}", store)
-        for metrics in training.run(CONFIG, other, fakes.train):
+        for metrics in trainer.run(CONFIG, other, fakes.train):
             other.add_epoch(ID, 2, metrics)
         assert [row["epoch"] for row in other.epochs().rows()] == [1, 2, 3, 4]
         assert len(held(other)["states"]) == 2
@@ -110,7 +111,7 @@ def test_the_next_epoch_is_not_reported_before_the_state_has_arrived(
             asked.set()
             assert arrives.wait(60)
 
-    epochs = training.run(CONFIG, store, fakes.train)
+    epochs = trainer.run(CONFIG, store, fakes.train)
     with remote.asking(before):
         assert next(epochs).epoch == 1  # its weights are there, its state is on its way
         assert asked.wait(60)
@@ -136,15 +137,15 @@ def test_an_upload_that_fails_for_good_fails_the_trial_as_storage_does(
         if operation == "put" and path.endswith("state-00000001.pt"):
             raise ConnectionError("no route")
 
-    epochs = training.run(CONFIG, store, fakes.train)
+    epochs = trainer.run(CONFIG, store, fakes.train)
     with remote.asking(before):
         assert next(epochs).epoch == 1
         with pytest.raises(RemoteError, match=r"state-00000001\.pt: cannot be reached \(no route\)") as raised:
             next(epochs)
-    assert training.is_storage_failure(raised.value)
+    assert trainer.is_storage_failure(raised.value)
     # On the same machine nothing of what was trained is lost.
     trained = len((store.near / "trained.txt").read_text().splitlines())
-    assert [metrics.epoch for metrics in training.run(CONFIG, store, fakes.train)] == [1, 2, 3, 4]
+    assert [metrics.epoch for metrics in trainer.run(CONFIG, store, fakes.train)] == [1, 2, 3, 4]
     assert len((store.near / "trained.txt").read_text().splitlines()) == 4
     assert trained == 2
 
@@ -158,7 +159,7 @@ def test_a_state_that_does_not_arrive_after_a_stop_is_said_in_the_log(
         if operation == "put" and "state" in path:
             raise ConnectionError("no route")
 
-    epochs = training.run(CONFIG, store, fakes.train)
+    epochs = trainer.run(CONFIG, store, fakes.train)
     with remote.asking(before), caplog.at_level(logging.ERROR):
         next(epochs)
         epochs.close()
@@ -170,19 +171,19 @@ def test_of_two_processes_that_train_a_trial_the_earlier_one_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     orphan = machine(tmp_path, monkeypatch, "orphan's")
-    first = training.run(CONFIG, orphan, fakes.train)
+    first = trainer.run(CONFIG, orphan, fakes.train)
     next(first)
-    second = training.run(CONFIG, machine(tmp_path, monkeypatch, "another", orphan), fakes.train)
+    second = trainer.run(CONFIG, machine(tmp_path, monkeypatch, "another", orphan), fakes.train)
     assert [metrics.epoch for metrics in second][-1] == 4
     before = orphan.checkpoint_folder(ID).listing()  # type: ignore[union-attr]
-    with pytest.raises(training.TrialBusyError, match=r"another process trains trial .* now: pid"):
+    with pytest.raises(trainer.TrialBusyError, match=r"another process trains trial .* now: pid"):
         next(first)
     assert orphan.checkpoint_folder(ID).listing() == before  # type: ignore[union-attr]
 
 
 def test_what_an_orphan_wrote_a_moment_too_late_is_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = machine(tmp_path, monkeypatch, "one")
-    epochs = training.run(CONFIG, store, fakes.train)
+    epochs = trainer.run(CONFIG, store, fakes.train)
     next(epochs)
     next(epochs)
     while "state-00000002.pt" not in held(store)["states"]:
@@ -216,7 +217,7 @@ def test_a_damaged_index_there_is_named_and_counts_as_none(
     store = machine(tmp_path, monkeypatch, "one")
     (store.checkpoint_folder(ID) / mirror.INDEX).write_bytes(content.encode())
     with caplog.at_level(logging.WARNING):
-        assert [metrics.epoch for metrics in training.run(CONFIG, store, fakes.train)] == [1, 2, 3, 4]
+        assert [metrics.epoch for metrics in trainer.run(CONFIG, store, fakes.train)] == [1, 2, 3, 4]
     assert "index.json: damaged (" in caplog.text
     assert held(store)["history"] == [1, 2, 3, 4]
 
@@ -229,20 +230,20 @@ def test_an_index_of_a_later_version_there_is_refused_and_stays(
     content = b'{"format": 99, "history": [], "weights": {}, "states": {}}'
     index.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"index\.json: written in format 99, this version reads 1"):
-        list(training.run(CONFIG, store, fakes.train))
+        list(trainer.run(CONFIG, store, fakes.train))
     assert index.read_bytes() == content
 
 
 def test_a_log_goes_on_on_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = machine(tmp_path, monkeypatch, "one")
-    with training.log_to(store.log_file(ID)):
-        epochs = training.run(CONFIG, store, fakes.train)
+    with trainer.log_to(store.log_file(ID)):
+        epochs = trainer.run(CONFIG, store, fakes.train)
         next(epochs)
         epochs.close()
     other = machine(tmp_path, monkeypatch, "two", store)
     other.fetch_log(ID)
-    with training.log_to(other.log_file(ID)):
-        list(training.run(CONFIG, other, fakes.train))
+    with trainer.log_to(other.log_file(ID)):
+        list(trainer.run(CONFIG, other, fakes.train))
     said = (store.folder / "logs" / f"{ID}.log").read_text()
     assert "training epoch 1" in said
     assert "training epoch 4" in said

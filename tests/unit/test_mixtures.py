@@ -12,14 +12,15 @@ from rich.console import Console
 from cpcnn_core.config import PROTOCOL, TrialConfig
 from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.starter import export_starter
-from orchestrator import driver, status, trial
-from orchestrator.driver import Plan
-from orchestrator.mixtures import MixtureError, check
-from orchestrator.objective import Objective
-from orchestrator.progress import Progress
-from orchestrator.recording import Place, Recording
-from orchestrator.space import SearchSpace, read
-from orchestrator.store import Store
+from orchestrator import status, trial
+from orchestrator.objectives.objective import Objective
+from orchestrator.records.mixtures import MixtureError, check
+from orchestrator.records.recording import Place, Recording
+from orchestrator.records.store import Store
+from orchestrator.search.space import SearchSpace, read
+from orchestrator.tune import driver
+from orchestrator.tune.driver import Plan
+from orchestrator.views.progress import Progress
 from search_spaces import ints
 from tests.end_to_end.test_commands import call_here
 from tests.fakes import metrics

@@ -28,32 +28,22 @@ from typer.testing import CliRunner
 from cpcnn_core import fetching, places
 from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.errors import DataError
-from orchestrator import (
-    best,
-    card,
-    cluster_file,
-    export,
-    launch,
-    markdown,
-    names,
-    report,
-    space,
-    status,
-    storage,
-    study_file,
-    sweep,
-    track,
-    trial,
-)
+from orchestrator import best, export, report, status, sweep, track, trial
 from orchestrator import command_line as cli
-from orchestrator.cluster import ClusterError
-from orchestrator.driver import Plan
-from orchestrator.objective import Objective
-from orchestrator.ranking import Entry
-from orchestrator.storage import RemotePath
-from orchestrator.store import Attempt, Store, StoreError
-from orchestrator.study_file import StudyFile
-from orchestrator.where import Condition, parse
+from orchestrator.choosing.where import Condition, parse
+from orchestrator.exporting import card
+from orchestrator.exporting import folder as folder_of
+from orchestrator.machines import cluster_file, launch
+from orchestrator.machines.cluster import ClusterError
+from orchestrator.objectives.objective import Objective
+from orchestrator.records import location
+from orchestrator.records.location import RemotePath
+from orchestrator.records.ranking import Entry
+from orchestrator.records.store import Attempt, Store, StoreError
+from orchestrator.search import space, study_file
+from orchestrator.search.study_file import StudyFile
+from orchestrator.text import markdown, names
+from orchestrator.tune.driver import Plan
 from tests import odd, remote
 from tests.fakes import metrics
 from tests.unit.test_best import CONFIG, fids, judged
@@ -135,11 +125,11 @@ def test_what_nobody_means_as_a_folder_is_refused(text: str, says: str) -> None:
 
 @pytest.mark.parametrize("folder", ["~x", "./s3:/x", "-x", "./a::b", "/s3:/x", *odd.WORDS])
 def test_a_folder_is_spelled_so_that_it_is_found_again(folder: str) -> None:
-    spelled = storage.spelled(Path(folder))
-    assert storage.located(spelled) == Path(folder)
+    spelled = location.spelled(Path(folder))
+    assert location.located(spelled) == Path(folder)
     assert not spelled.startswith("-")
-    assert storage.spelled(Path("results")) == "results"
-    assert storage.spelled(RemotePath("s3://bucket/~x")) == "s3://bucket/~x"
+    assert location.spelled(Path("results")) == "results"
+    assert location.spelled(RemotePath("s3://bucket/~x")) == "s3://bucket/~x"
 
 
 PLACES: tuple[tuple[typer.Typer, tuple[str, ...]], ...] = (
@@ -223,7 +213,7 @@ def test_a_url_of_data_may_hold_what_chains_file_systems_elsewhere(
 
 @pytest.mark.parametrize("named", ["token", "403", "forbidden", "unauthorized"])
 def test_a_folder_s_name_is_not_taken_for_what_storage_says(named: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "_PAUSES", (0.001, 0.001))
+    monkeypatch.setattr(location, "_PAUSES", (0.001, 0.001))
     file = RemotePath(f"{remote.folder()}/{named}/a", patience=60)
     failures = iter(range(2))
 
@@ -396,7 +386,7 @@ def test_an_export_whose_name_begins_as_an_option_is_checked(tmp_path: Path, mon
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(subprocess, "run", run)
-    export.verify_in_fresh_process(Path("-x"))
+    folder_of.verify_in_fresh_process(Path("-x"))
     assert started[0][-1] == str(tmp_path / "-x")
 
 

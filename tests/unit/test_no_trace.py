@@ -16,26 +16,19 @@ from cpcnn_core.config import TrialConfig
 from cpcnn_core.errors import DataError
 from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.starter import export_starter
-from orchestrator import (
-    best,
-    confirming,
-    driver,
-    importing,
-    kinds,
-    replaying,
-    status,
-    sweep,
-    tracking,
-    training,
-    trial,
-)
-from orchestrator.driver import Plan, SweepError
-from orchestrator.objective import Objective
-from orchestrator.progress import Progress
-from orchestrator.recording import Place, Recording
-from orchestrator.space import SearchSpace
-from orchestrator.storage import Folder
-from orchestrator.store import Store, StoreError, sweeps
+from orchestrator import best, status, sweep, trial
+from orchestrator.choosing import confirming
+from orchestrator.objectives.objective import Objective
+from orchestrator.records import kinds
+from orchestrator.records.location import Folder
+from orchestrator.records.recording import Place, Recording
+from orchestrator.records.store import Store, StoreError, sweeps
+from orchestrator.search.space import SearchSpace
+from orchestrator.training import importing, replaying, trainer
+from orchestrator.tune import driver
+from orchestrator.tune.driver import Plan, SweepError
+from orchestrator.views import tracking
+from orchestrator.views.progress import Progress
 from search_spaces import ints
 from tests import remote
 from tests.end_to_end.test_commands import call_here
@@ -189,7 +182,7 @@ def test_a_confirmation_whose_data_is_gone_is_not_begun(tmp_path: Path, monkeypa
         raise StoreError("enough")
 
     monkeypatch.setattr(driver, "_check_data", lambda _: None)
-    monkeypatch.setattr(training, "digest", lambda _: "0" * 64)
+    monkeypatch.setattr(trainer, "digest", lambda _: "0" * 64)
     monkeypatch.setattr(driver, "_tune", tune)
     code, said = call_here(best.app, *arguments)
     assert (code, "enough" in said) == (2, True)
@@ -220,7 +213,7 @@ def recorded(tmp_path: Path) -> str:
     store = Store(tmp_path / "results" / "one")
     store.create()
     store.write_sweep({"name": "one", "kind": "sweep", "runs": []})
-    config = training.identified(TrialConfig.from_flat({"train.epochs": 1}))
+    config = trainer.identified(TrialConfig.from_flat({"train.epochs": 1}))
     recording = Recording(store, config, 0)
     recording.add(metrics(1), Place("here", "cpu", 1))
     return config.trial_id
@@ -228,7 +221,7 @@ def recorded(tmp_path: Path) -> str:
 
 @pytest.mark.parametrize(
     ("module", "step"),
-    [(replaying, "recorded_objective"), (replaying, "forget"), (kinds, "introduce"), (training, "run")],
+    [(replaying, "recorded_objective"), (replaying, "forget"), (kinds, "introduce"), (trainer, "run")],
 )
 def test_a_replay_that_fails_before_its_first_row_leaves_no_folder(
     tmp_path: Path, recorded: str, module: ModuleType, step: str, monkeypatch: pytest.MonkeyPatch
@@ -240,7 +233,7 @@ def test_a_replay_that_fails_before_its_first_row_leaves_no_folder(
 
 
 @pytest.mark.parametrize(
-    ("module", "step"), [(kinds, "introduce"), (tracking, "following"), (training, "run"), (trial, "Recording")]
+    ("module", "step"), [(kinds, "introduce"), (tracking, "following"), (trainer, "run"), (trial, "Recording")]
 )
 def test_a_trial_that_fails_before_its_first_row_leaves_no_folder(
     tmp_path: Path, module: ModuleType, step: str, monkeypatch: pytest.MonkeyPatch
@@ -267,10 +260,10 @@ def test_an_import_that_fails_before_its_row_leaves_no_folder(
 
 
 def test_a_folder_that_had_a_trial_keeps_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "run", failing)
+    monkeypatch.setattr(trainer, "run", failing)
     store = Store(tmp_path / "digits-trials")
     store.create()
-    config = training.identified(TrialConfig.from_flat({"train.epochs": 1}))
+    config = trainer.identified(TrialConfig.from_flat({"train.epochs": 1}))
     Recording(store, config, 0)
     store.log_file(config.trial_id).write_text("so far")
     code, _ = call_here(trial.app, "search_spaces/digits.py", "--epochs", "1", "--results", tmp_path)
@@ -299,7 +292,7 @@ def test_a_confirmation_on_other_data_says_so_and_not_that_it_runs(
     assert [folder.name for folder in tmp_path.iterdir()] == ["one"]
 
     monkeypatch.setattr(driver, "_check_data", lambda _: None)
-    monkeypatch.setattr(training, "digest", lambda _: "0" * 32)
+    monkeypatch.setattr(trainer, "digest", lambda _: "0" * 32)
     monkeypatch.setattr(driver, "_tune", lambda _, held, *__: Recording(held, config, 0) and None)
     code, said = call_here(best.app, *arguments, "--results", tmp_path)
     assert "1 runs in" in said

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks import overhead
 from cpcnn_core.config import TrialConfig
-from orchestrator.store import Store
+from orchestrator.records.store import Store
 
 
 def test_every_trial_but_the_first_two_has_a_gap_before_it(tmp_path: Path) -> None:

@@ -10,19 +10,20 @@ from rich.console import Console
 from cpcnn_core.checkpoint import KEPT_BEST_BY, kept_epochs
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import OF_IMAGES
-from orchestrator import planning, training
-from orchestrator.driver import Plan
-from orchestrator.objective import Objective
-from orchestrator.recording import Recording
-from orchestrator.space import SearchSpace
-from orchestrator.states import MEANINGS, State
+from orchestrator.objectives.objective import Objective
+from orchestrator.records.recording import Recording
+from orchestrator.records.states import MEANINGS, State
+from orchestrator.search.space import SearchSpace
+from orchestrator.training import trainer
+from orchestrator.tune import probing
+from orchestrator.tune.driver import Plan
 from search_spaces import Space, choice, ints
 from tests.fakes import metrics
 
 
 def sizes(fields: Space) -> list[tuple[int, int]]:
     space = SearchSpace("a test", "", fields, {"model.nr_logistic_mix": 2}, 4, Objective("val_acc", "max"))
-    found = planning.extremes(space.extremes(), training.dataset(TrialConfig().data))
+    found = probing.extremes(space.extremes(), trainer.dataset(TrialConfig().data))
     return [(config.model.nr_resnet, config.model.nr_filters) for config in found]
 
 
@@ -35,8 +36,8 @@ def test_the_smallest_and_the_largest_network_are_found() -> None:
 
 
 def test_a_small_network_may_take_longer() -> None:
-    probes = [planning.Probe(TrialConfig.from_flat({"train.epochs": 2}), 1, 1, seconds, 1) for seconds in (9.0, 4.0)]
-    assert planning._range(probes) == (8.0, 18.0)
+    probes = [probing.Probe(TrialConfig.from_flat({"train.epochs": 2}), 1, 1, seconds, 1) for seconds in (9.0, 4.0)]
+    assert probing._range(probes) == (8.0, 18.0)
 
 
 def test_they_are_found_where_no_branch_is_the_smallest_in_everything() -> None:
@@ -60,7 +61,7 @@ def test_room_is_planned_for_the_weights_of_every_epoch_that_may_be_the_best_by_
         )
         for epoch in range(1, 21)
     ]
-    assert planning._kept_weights(config) == len(kept_epochs(history))
+    assert probing._kept_weights(config) == len(kept_epochs(history))
 
 
 @pytest.mark.parametrize("state", MEANINGS)
@@ -73,8 +74,8 @@ def test_a_plan_counts_what_the_sweep_would_take_up(
     plan = Plan("one", space, tmp_path, 1)
     plan.store.create()
     Recording(plan.store, space.default(), 0).finish(state)
-    monkeypatch.setattr(planning, "probe", lambda config, dataset: planning.Probe(config, 1, 1, 1.0, 1))
+    monkeypatch.setattr(probing, "probe", lambda config, dataset: probing.Probe(config, 1, 1, 1.0, 1))
     console = Console(record=True, width=200)
-    planning.show(console, plan)
+    probing.show(console, plan)
     ends = state in ("COMPLETE", "PRUNED", "FAILED", "STOPPED")
     assert ("nothing is left to run" if ends else "disk: at most 1 B") in console.export_text()

@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestrator import launch, space, sweep
-from orchestrator.cluster import ClusterError
-from orchestrator.driver import Plan, run
-from orchestrator.progress import Progress
-from orchestrator.space import SearchSpace
+from orchestrator import sweep
+from orchestrator.machines import launch
+from orchestrator.machines.cluster import ClusterError
+from orchestrator.search import space
+from orchestrator.search.space import SearchSpace
+from orchestrator.tune.driver import Plan, run
+from orchestrator.views.progress import Progress
 from tests.end_to_end.test_commands import call_here
 
 SETTINGS_FRAME = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])

@@ -11,7 +11,7 @@ import pytest
 from benchmarks import record_curves, search
 from benchmarks.record_curves import SPACE, Epoch, append, key_of, missing, read
 from benchmarks.search import METHODS, START_SECONDS, Method, regrets, replay
-from orchestrator.scheduling import SCHEDULERS, Scheduler, Stopped
+from orchestrator.search.scheduling import SCHEDULERS, Scheduler, Stopped
 
 EVERY = list(SPACE.all())
 # More filters and the first fusion are better; each epoch costs a second and adds a little.

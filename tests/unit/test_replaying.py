@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from cpcnn_core.config import TrialConfig
-from orchestrator import replaying
-from orchestrator.recording import Place, Recording
-from orchestrator.store import Store, StoreError
+from orchestrator.records.recording import Place, Recording
+from orchestrator.records.store import Store, StoreError
+from orchestrator.training import replaying
 from tests.fakes import metrics
 
 CONFIG = TrialConfig.from_flat({"train.epochs": 4})

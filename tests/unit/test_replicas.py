@@ -16,10 +16,10 @@ import pytest
 from cpcnn_core.checkpoint import CheckpointFolder
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.train import fit
-from orchestrator import training
-from orchestrator.replicas import ReplicaError, Replicated
-from orchestrator.resources import Resources, ResourcesError, Share
-from orchestrator.store import Store
+from orchestrator.machines.resources import Resources, ResourcesError, Share
+from orchestrator.records.store import Store
+from orchestrator.training import trainer
+from orchestrator.training.replicas import ReplicaError, Replicated
 from tests import fakes
 from tests.training import SETTINGS, tiny_dataset
 
@@ -80,11 +80,11 @@ def store(tmp_path: Path) -> Store:
 def test_a_trial_of_two_processes_as_a_sweep_runs_it(tmp_path: Path, store: Store) -> None:
     alone = Store(tmp_path / "alone")
     alone.create()
-    one = list(training.run(CONFIG, alone, training.train))
-    two = Replicated(training.TRAINER, processes=2, threads=1)
+    one = list(trainer.run(CONFIG, alone, trainer.train))
+    two = Replicated(trainer.TRAINER, processes=2, threads=1)
 
     # stopped after an epoch, as a scheduler does: both processes are gone, and neither trained on
-    epochs = training.run(CONFIG, store, two)
+    epochs = trainer.run(CONFIG, store, two)
     found = [next(epochs)]
     children = psutil.Process().children()
     assert len(children) == 2
@@ -95,7 +95,7 @@ def test_a_trial_of_two_processes_as_a_sweep_runs_it(tmp_path: Path, store: Stor
     store.add_epoch(CONFIG.trial_id, 1, found[0])
 
     # resumed; one process is killed, which is said, and takes the other with it
-    epochs = training.run(CONFIG, store, two)
+    epochs = trainer.run(CONFIG, store, two)
     found.append(next(epochs))
     store.add_epoch(CONFIG.trial_id, 1, found[1])
     children = psutil.Process().children()
@@ -104,7 +104,7 @@ def test_a_trial_of_two_processes_as_a_sweep_runs_it(tmp_path: Path, store: Stor
         next(epochs)
     assert not any(child.is_running() for child in children)
 
-    found += training.run(CONFIG, store, two)
+    found += trainer.run(CONFIG, store, two)
     assert [metrics.epoch for metrics in found] == [1, 2, 3]
     for mine, replicated in zip(one, found, strict=True):
         assert replicated.train_loss == pytest.approx(mine.train_loss, abs=1e-3)
@@ -115,15 +115,15 @@ def test_a_trial_of_two_processes_as_a_sweep_runs_it(tmp_path: Path, store: Stor
 def test_what_one_process_raises_is_raised(store: Store) -> None:
     config = CONFIG.with_settings({"model.nr_filters": fakes.RAISES})
     with pytest.raises(ValueError, match="a bad\nconfiguration"):
-        list(training.run(config, store, Replicated("tests.fakes:train", processes=2, threads=1)))
+        list(trainer.run(config, store, Replicated("tests.fakes:train", processes=2, threads=1)))
 
 
 def test_processes_die_with_the_one_that_the_trial_belongs_to(store: Store) -> None:
     code = f"""
 from pathlib import Path
 from cpcnn_core.config import TrialConfig
-from orchestrator.replicas import Replicated
-from orchestrator.store import Store
+from orchestrator.training.replicas import Replicated
+from orchestrator.records.store import Store
 config = TrialConfig.from_flat({CONFIG.with_settings({"train.epochs": 1000}).flat()!r})
 for _ in Replicated("tests.fakes:train", 2, 1)(config, Store(Path({str(store.folder)!r})), reported=0):
     print("epoch", flush=True)

@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from orchestrator import report
-from orchestrator.store import Attempt
+from orchestrator.records.store import Attempt
 from tests.browser import Browser
 from tests.fakes import metrics
 from tests.unit.test_best import CONFIG, add, fids, judged

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.objective import Objective
-from orchestrator.scheduling import SCHEDULERS, Schedule, ScheduleError, Scheduler, Stopped
+from orchestrator.objectives.objective import Objective
+from orchestrator.search.scheduling import SCHEDULERS, Schedule, ScheduleError, Scheduler, Stopped
 from search_spaces import constrained, pareto
 
 ACCURACY = Objective("val_acc", "max")

@@ -11,12 +11,12 @@ import pytest
 
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
-from orchestrator.ledger import Ledger
-from orchestrator.search import LedgerCallback
-from orchestrator.stall import Stalls
-from orchestrator.store import Store
-from orchestrator.trainable import FOLDER, LOG, NUMBER, TrialProcess
-from orchestrator.training import TrialBusyError
+from orchestrator.records.store import Store
+from orchestrator.search.ledger import Ledger
+from orchestrator.training.stall import Stalls
+from orchestrator.training.trainer import TrialBusyError
+from orchestrator.tune.trainable import FOLDER, LOG, NUMBER, TrialProcess
+from orchestrator.tune.tuning import LedgerCallback
 
 
 class Events:

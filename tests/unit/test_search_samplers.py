@@ -10,11 +10,11 @@ from typing import Any
 import optuna
 import pytest
 
-from orchestrator import samplers
-from orchestrator.objective import Objective
-from orchestrator.space import SearchSpace, SpaceError, read
-from orchestrator.store import Attempt, Store
-from orchestrator.study import Study, Suggestion
+from orchestrator.objectives.objective import Objective
+from orchestrator.records.store import Attempt, Store
+from orchestrator.search import samplers
+from orchestrator.search.space import SearchSpace, SpaceError, read
+from orchestrator.search.study import Study, Suggestion
 from search_spaces import choice, constrained, floats, ints, pareto
 from tests.fakes import metrics
 

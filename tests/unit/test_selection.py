@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cpcnn_core.config import TrialConfig
-from orchestrator import best, report, selection
-from orchestrator import choice as choice_of
-from orchestrator.candidates import ChoiceError
-from orchestrator.kinds import IMPORTED, KINDS, introduce, kind_of
-from orchestrator.store import Attempt, Store
+from orchestrator import best, report
+from orchestrator.choosing import choice as choice_of
+from orchestrator.choosing import selection
+from orchestrator.choosing.candidates import ChoiceError
+from orchestrator.records.kinds import IMPORTED, KINDS, introduce, kind_of
+from orchestrator.records.store import Attempt, Store
 from tests.unit.test_best import CONFIG, add, call
 
 ASKED: dict[str, Any] = {

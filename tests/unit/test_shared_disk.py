@@ -12,11 +12,11 @@ import optuna
 import psutil
 import pytest
 
-from orchestrator import storage
-from orchestrator.beginning import without_a_trace
-from orchestrator.driver import holding
-from orchestrator.store import Store, StoreError
-from orchestrator.study import NAME
+from orchestrator.records import location
+from orchestrator.records.beginning import without_a_trace
+from orchestrator.records.store import Store, StoreError
+from orchestrator.search.study import NAME
+from orchestrator.tune.driver import holding
 from tests.unit.test_study import run_all, states, studying
 
 
@@ -24,7 +24,7 @@ from tests.unit.test_study import run_all, states, studying
 def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Folders that lie on such a file system, with all in them: the results at first."""
     held = [tmp_path / "shared"]
-    monkeypatch.setattr(storage, "is_shared", lambda path: any(path.is_relative_to(folder) for folder in held))
+    monkeypatch.setattr(location, "is_shared", lambda path: any(path.is_relative_to(folder) for folder in held))
     monkeypatch.setenv("CPCNN_CACHE", str(tmp_path / "cache"))
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
@@ -175,11 +175,11 @@ def test_file_systems_that_machines_share_are_known_by_their_kind(
         SimpleNamespace(mountpoint=str(tmp_path.resolve()), fstype=kind),
     ]
     monkeypatch.setattr(psutil, "disk_partitions", lambda **_: mounts)
-    assert storage.is_shared(tmp_path / "not" / "yet" / "there") is shared
+    assert location.is_shared(tmp_path / "not" / "yet" / "there") is shared
     (tmp_path / "link").symlink_to("/")
-    assert not storage.is_shared(tmp_path / "link" / "elsewhere")
-    assert not storage.is_shared(Path("/"))
+    assert not location.is_shared(tmp_path / "link" / "elsewhere")
+    assert not location.is_shared(Path("/"))
 
 
 def test_this_machines_own_temporary_folder_is_known_for_something() -> None:
-    assert storage.kind_of_disk(Path("/proc/self")) == "proc"
+    assert location.kind_of_disk(Path("/proc/self")) == "proc"

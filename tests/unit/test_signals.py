@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from orchestrator import signals
+from orchestrator.process import signals
 
 
 def test_the_signals_are_those_that_ask_to_end() -> None:

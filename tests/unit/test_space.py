@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cpcnn_core.config import PROTOCOL, TrialConfig
-from orchestrator.objective import Objective
-from orchestrator.resources import Resources
-from orchestrator.scheduling import Schedule
-from orchestrator.space import SearchSpace, SpaceError, at_random, parse_settings, read
+from orchestrator.machines.resources import Resources
+from orchestrator.objectives.objective import Objective
+from orchestrator.search.scheduling import Schedule
+from orchestrator.search.space import SearchSpace, SpaceError, at_random, parse_settings, read
 from search_spaces import Choice, choice, floats, ints
 
 HEAD = "from search_spaces import choice, floats, ints\n"

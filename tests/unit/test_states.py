@@ -17,32 +17,28 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from cpcnn_core.config import TrialConfig
-from orchestrator import (
-    candidates,
-    confirming,
-    driver,
-    ranking,
-    replaying,
-    report,
-    status,
-    warm_start,
-)
-from orchestrator import choice as choice_of
+from orchestrator import report, status
 from orchestrator import sweep as sweep_command
-from orchestrator.budget import spent
-from orchestrator.candidates import ChoiceError
-from orchestrator.driver import Plan, holding
-from orchestrator.ledger import Ledger
-from orchestrator.objective import Objective, ParetoObjective
-from orchestrator.progress import Progress
-from orchestrator.recording import KILLED, Recording
-from orchestrator.scheduling import SCHEDULERS
-from orchestrator.space import SearchSpace
-from orchestrator.states import ENDED, FAILURES, MEANINGS, State, meaning_of, reason_of
-from orchestrator.store import COMPACTED, Attempt, Store
-from orchestrator.study import Study
-from orchestrator.tracking import Follower
-from orchestrator.where import parse
+from orchestrator.choosing import candidates, confirming
+from orchestrator.choosing import choice as choice_of
+from orchestrator.choosing.candidates import ChoiceError
+from orchestrator.choosing.where import parse
+from orchestrator.objectives.objective import Objective, ParetoObjective
+from orchestrator.records import ranking
+from orchestrator.records.recording import KILLED, Recording
+from orchestrator.records.states import ENDED, FAILURES, MEANINGS, State, meaning_of, reason_of
+from orchestrator.records.store import COMPACTED, Attempt, Store
+from orchestrator.search import warm_start
+from orchestrator.search.budget import spent
+from orchestrator.search.ledger import Ledger
+from orchestrator.search.scheduling import SCHEDULERS
+from orchestrator.search.space import SearchSpace
+from orchestrator.search.study import Study
+from orchestrator.training import replaying
+from orchestrator.tune import driver
+from orchestrator.tune.driver import Plan, holding
+from orchestrator.views.progress import Progress
+from orchestrator.views.tracking import Follower
 from search_spaces import ints, pareto
 from tests.fakes import metrics
 

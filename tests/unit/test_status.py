@@ -11,10 +11,11 @@ import pytest
 from rich.console import Console
 
 from cpcnn_core.config import TrialConfig
-from orchestrator import recording, status
-from orchestrator.driver import holding
-from orchestrator.recording import Place, Recording
-from orchestrator.store import Store
+from orchestrator import status
+from orchestrator.records import recording
+from orchestrator.records.recording import Place, Recording
+from orchestrator.records.store import Store
+from orchestrator.tune.driver import holding
 from tests.fakes import metrics
 
 

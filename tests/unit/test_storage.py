@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import storage
-from orchestrator.storage import RemoteError, RemotePath, located
-from orchestrator.store import Store, StoreError, sweeps
-from orchestrator.training import is_storage_failure
+from orchestrator.records import location
+from orchestrator.records.location import RemoteError, RemotePath, located
+from orchestrator.records.store import Store, StoreError, sweeps
+from orchestrator.training.trainer import is_storage_failure
 from tests import remote
 
 
@@ -69,7 +69,7 @@ def test_a_listing_tells_a_changed_file_from_the_same_one() -> None:
 
 
 def test_what_does_not_answer_is_asked_again_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "_PAUSES", (0.001, 0.001))
+    monkeypatch.setattr(location, "_PAUSES", (0.001, 0.001))
     failures = iter(range(3))
 
     def before(operation: str, path: str) -> None:
@@ -133,7 +133,7 @@ def test_a_copy_of_the_study_has_what_its_log_has(tmp_path: Path) -> None:
         study.execute("insert into trials values (7)")
         study.commit()
         store.publish_study()
-    storage.fetch(store.folder / "study.db", tmp_path / "copy.db")
+    location.fetch(store.folder / "study.db", tmp_path / "copy.db")
     with closing(sqlite3.connect(tmp_path / "copy.db")) as copy:
         assert copy.execute("select number from trials").fetchall() == [(7,)]
 

@@ -12,11 +12,21 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-import orchestrator.store as store_module
+import orchestrator.records.store as store_module
 from cpcnn_core.config import TrialConfig
-from orchestrator.states import State
-from orchestrator.storage import Folder, located
-from orchestrator.store import COMPACTED, SCHEMA, Attempt, Migration, Store, StoreError, Table, config_of, sweeps
+from orchestrator.records.location import Folder, located
+from orchestrator.records.states import State
+from orchestrator.records.store import (
+    COMPACTED,
+    SCHEMA,
+    Attempt,
+    Migration,
+    Store,
+    StoreError,
+    Table,
+    config_of,
+    sweeps,
+)
 from tests.fakes import metrics
 
 CONFIG = TrialConfig()

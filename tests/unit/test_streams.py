@@ -17,12 +17,12 @@ import pytest
 from rich.console import Console
 
 from cpcnn_core.config import TrialConfig
-from orchestrator import streams
-from orchestrator.objective import Objective
-from orchestrator.progress import Progress
-from orchestrator.recording import Place, Recording
-from orchestrator.store import Store
-from orchestrator.streams import Outlasting
+from orchestrator.objectives.objective import Objective
+from orchestrator.process import streams
+from orchestrator.process.streams import Outlasting
+from orchestrator.records.recording import Place, Recording
+from orchestrator.records.store import Store
+from orchestrator.views.progress import Progress
 from tests.fakes import metrics
 
 PROGRAM = """

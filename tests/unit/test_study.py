@@ -9,11 +9,11 @@ import optuna
 import pytest
 
 from cpcnn_core.config import TrialConfig
-from orchestrator.objective import Objective
-from orchestrator.space import SearchSpace
-from orchestrator.states import State
-from orchestrator.store import Attempt, Store
-from orchestrator.study import Study, StudyError, Suggestion
+from orchestrator.objectives.objective import Objective
+from orchestrator.records.states import State
+from orchestrator.records.store import Attempt, Store
+from orchestrator.search.space import SearchSpace
+from orchestrator.search.study import Study, StudyError, Suggestion
 from search_spaces import choice, floats, ints
 from tests.fakes import metrics
 

@@ -19,12 +19,12 @@ from tensorboardX.proto.event_pb2 import Event
 
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
-from orchestrator import tracking
-from orchestrator.names import identifier
-from orchestrator.ranking import Entry
-from orchestrator.states import State
-from orchestrator.store import Attempt, Store
-from orchestrator.tracking import Follower, TensorBoard, following
+from orchestrator.records.ranking import Entry
+from orchestrator.records.states import State
+from orchestrator.records.store import Attempt, Store
+from orchestrator.text.names import identifier
+from orchestrator.views import tracking
+from orchestrator.views.tracking import Follower, TensorBoard, following
 from tests import odd
 
 KEY = "0123456789abcdef" * 2 + "01234567"

@@ -14,9 +14,11 @@ from torch._dynamo import config as dynamo
 from cpcnn_core import train
 from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.metrics import EpochMetrics
-from orchestrator import packing, planning, space, training
-from orchestrator.store import Store
-from orchestrator.trainable import GPUS, TrialProcess
+from orchestrator.records.store import Store
+from orchestrator.search import space
+from orchestrator.training import trainer
+from orchestrator.tune import packing, probing
+from orchestrator.tune.trainable import GPUS, TrialProcess
 from tests.fakes import metrics
 
 SPACE = """
@@ -49,19 +51,19 @@ def test_a_batch_larger_than_the_split_is_refused_in_every_branch(tmp_path: Path
     file = tmp_path / "batches.py"
     file.write_text(SPACE.format(sizes=sizes))
     asked = space.read(file, [], seed=0)
-    training.check(asked.default())
+    trainer.check(asked.default())
     if fits:
-        training.check_each(asked.extremes())
+        trainer.check_each(asked.extremes())
         return
     with pytest.raises(ConfigError, match=r"train\.batch_size: 5000 is larger than the training split of \d+ images"):
-        training.check_each(asked.extremes())
+        trainer.check_each(asked.extremes())
 
 
 def test_what_is_packed_is_measured_with_the_largest_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "packed.py"
     file.write_text(PACKED)
     probed: list[TrialConfig] = []
-    monkeypatch.setattr(planning, "probe", lambda config, _: probed.append(config))
+    monkeypatch.setattr(probing, "probe", lambda config, _: probed.append(config))
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 2**30)
     monkeypatch.setattr(
         torch.cuda, "get_device_properties", lambda: SimpleNamespace(total_memory=2**36, name="a stand-in")
@@ -83,13 +85,13 @@ def test_every_trial_of_a_process_is_compiled(tmp_path: Path, monkeypatch: pytes
         yield metrics(1)
 
     monkeypatch.setattr(train, "fit", compiles)
-    monkeypatch.setattr(training, "dataset", lambda _: None)
+    monkeypatch.setattr(trainer, "dataset", lambda _: None)
     store = Store(tmp_path / "sweep")
     store.create()
     with dynamo.patch(recompile_limit=1, fail_on_recompile_limit_hit=True):
         for filters in (4, 6):
             config = TrialConfig.from_flat({"model.nr_filters": filters, "train.compile": True})
-            assert [epoch.epoch for epoch in training.train(config, store, reported=0)] == [1]
+            assert [epoch.epoch for epoch in trainer.train(config, store, reported=0)] == [1]
 
 
 class Called(torch.nn.Module):

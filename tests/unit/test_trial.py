@@ -17,10 +17,13 @@ from typer.testing import CliRunner
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
 from cpcnn_core.train import TrainingError
-from orchestrator import signals, space, training, trial
-from orchestrator.recording import KILLED, Recording
-from orchestrator.states import ENDED, MEANINGS, State
-from orchestrator.store import Store
+from orchestrator import trial
+from orchestrator.process import signals
+from orchestrator.records.recording import KILLED, Recording
+from orchestrator.records.states import ENDED, MEANINGS, State
+from orchestrator.records.store import Store
+from orchestrator.search import space
+from orchestrator.training import trainer
 from tests import fakes
 
 ARGUMENTS = ["search_spaces/digits.py", "--set", "model.nr_filters=16", "--epochs", "3"]
@@ -41,7 +44,7 @@ def run(store: Store, monkeypatch: pytest.MonkeyPatch, raised: BaseException | N
             yield metrics
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "train", train)
+        patch.setattr(trainer, "train", train)
         done = CliRunner().invoke(trial.app, [*ARGUMENTS, "--results", str(store.folder.parent)])
     assert isinstance(done.exception, SystemExit | None), done.exception
     return done.exit_code, " ".join(done.output.split())
@@ -71,7 +74,7 @@ def test_a_signal_ends_a_trial_as_ctrl_c_does(
         finish(self, *given, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "train", train)
+        patch.setattr(trainer, "train", train)
         patch.setattr(Recording, "finish", interrupted_again)
         done = CliRunner().invoke(trial.app, [*ARGUMENTS, "--results", str(store.folder.parent)])
     assert done.exit_code == 130, done.output
@@ -90,7 +93,7 @@ def test_a_signal_that_is_ignored_stays_so(store: Store, monkeypatch: pytest.Mon
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(training, "train", train)
+            patch.setattr(trainer, "train", train)
             done = CliRunner().invoke(trial.app, [*ARGUMENTS, "--results", str(store.folder.parent)])
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
@@ -107,7 +110,7 @@ def test_a_signal_before_the_trial_begins_leaves_nothing(
     def asked(*_: object, **__: object) -> None:
         signal.raise_signal(number)
 
-    monkeypatch.setattr(training, *(("check", asked) if where == "data" else ("place", asked)))
+    monkeypatch.setattr(trainer, *(("check", asked) if where == "data" else ("place", asked)))
     done = CliRunner().invoke(trial.app, [*ARGUMENTS, "--results", str(store.folder.parent / "of" / "mine")])
     assert done.exit_code == 130, done.output
     assert "Stopped" in done.output
@@ -121,7 +124,7 @@ def test_a_trial_that_begins_beside_another_leaves_the_others_files(
         store.log_file("0123456789ab").write_text("another trial begins")
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(training, "place", asked)
+    monkeypatch.setattr(trainer, "place", asked)
     assert CliRunner().invoke(trial.app, [*ARGUMENTS, "--results", str(store.folder.parent)]).exit_code == 130
     assert store.read_sweep() is not None
     assert [file.name for file in (store.folder / "logs").iterdir()] == ["0123456789ab.log"]
@@ -175,7 +178,7 @@ def test_a_trial_whose_epochs_are_all_there_is_complete_unless_it_had_ended(
     store: Store, monkeypatch: pytest.MonkeyPatch, state: State
 ) -> None:
     assert run(store, monkeypatch)[0] == 0
-    config = training.identified(space.read(Path(ARGUMENTS[0]), ["model.nr_filters=16", "train.epochs=3"]).default())
+    config = trainer.identified(space.read(Path(ARGUMENTS[0]), ["model.nr_filters=16", "train.epochs=3"]).default())
     Recording(store, config, number=None).finish(state)
     code, said = run(store, monkeypatch)
     assert (code, "All epochs were there already" in said) == (0, True)
@@ -192,7 +195,7 @@ def test_leaving_pdb_interrupts_the_trial(store: Store, monkeypatch: pytest.Monk
                 debugger.set_trace()
             yield metrics
 
-    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(trainer, "train", train)
     done = CliRunner().invoke(trial.app, [*ARGUMENTS, "--results", str(store.folder.parent)])
     assert "(Pdb)" in said.getvalue()
     assert done.exit_code == 130, done.output

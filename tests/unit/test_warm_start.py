@@ -10,14 +10,15 @@ import pytest
 from rich.console import Console
 
 from cpcnn_core.config import TrialConfig
-from orchestrator import driver, warm_start
-from orchestrator.driver import Plan, SweepError
-from orchestrator.objective import Objective
-from orchestrator.progress import Progress
-from orchestrator.space import SearchSpace
-from orchestrator.states import State
-from orchestrator.store import Attempt, Store
-from orchestrator.study import Study
+from orchestrator.objectives.objective import Objective
+from orchestrator.records.states import State
+from orchestrator.records.store import Attempt, Store
+from orchestrator.search import warm_start
+from orchestrator.search.space import SearchSpace
+from orchestrator.search.study import Study
+from orchestrator.tune import driver
+from orchestrator.tune.driver import Plan, SweepError
+from orchestrator.views.progress import Progress
 from search_spaces import COURSE_GRADING, ints
 from tests.fakes import metrics
 
@@ -140,7 +141,7 @@ def test_a_trial_that_has_begun_goes_on_though_another_sweep_has_finished_it(tmp
 def test_nsga2_breeds_from_what_it_was_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from optuna.samplers import NSGAIISampler
 
-    from orchestrator import samplers
+    from orchestrator.search import samplers
 
     monkeypatch.setattr(samplers, "NSGA2_POPULATION", 2)
     old = store_of(tmp_path, "old")

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator import space, watching
-from orchestrator.cluster import PRICE, Cluster, ClusterError, Kind, Meter, Needs, Node, Patience
-from orchestrator.driver import Plan
-from orchestrator.resources import Share
-from orchestrator.search import Halt
-from orchestrator.store import Store
+from orchestrator.machines.cluster import PRICE, Cluster, ClusterError, Kind, Meter, Needs, Node, Patience
+from orchestrator.machines.resources import Share
+from orchestrator.records.store import Store
+from orchestrator.search import space
+from orchestrator.tune import watching
+from orchestrator.tune.driver import Plan
+from orchestrator.tune.tuning import Halt
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSIONS = {"torch": "2.15.0"}

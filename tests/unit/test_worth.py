@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cpcnn_core.config import TrialConfig
-from orchestrator.objective import (
+from orchestrator.objectives.objective import (
     ConstrainedObjective,
     DesirabilityObjective,
     Objective,

@@ -1,0 +1,1 @@
+"""Choosing a checkpoint: arrays in, arrays out; no torch, no Ray."""

@@ -1,0 +1,103 @@
+"""Which trials of a folder its sweep asked for, by sweep.json alone: others were run there by hand, or imported.
+
+A reader has no space file, and does without torch; the driver, which has both, asks the space itself
+(`SearchSpace.params_of`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cpcnn_core.config import LOCATIONS, PROTOCOL, SINCE_PROTOCOL_2, Scalar, field_defaults
+from orchestrator.choosing.where import Condition
+from orchestrator.records.ranking import Entry
+from orchestrator.records.store import OPTION_PREFIX
+from orchestrator.search.growth import Structure, admits
+
+_QUANTIZE = "data.quantize"
+
+
+@dataclass(frozen=True)
+class Parted:
+    """The trials that a sweep asked for, and those that lie in its folder all the same."""
+
+    own: list[Entry]
+    imported: list[Entry]
+    by_hand: list[Entry]
+
+    @property
+    def others(self) -> list[Entry]:
+        """Those that it did not ask for."""
+        return self.imported + self.by_hand
+
+    @property
+    def besides(self) -> str:
+        """How many others there are: `1 imported and 2 run by hand`; empty where there are only its own."""
+        counts = {"imported": len(self.imported), "run by hand": len(self.by_hand)}
+        return " and ".join(f"{count} {what}" for what, count in counts.items() if count)
+
+    @property
+    def only_own(self) -> str:
+        """The condition of --where that leaves the others out; empty where there are none."""
+        return " and ".join(str(Condition("trial_id", "!=", entry.trial_id)) for entry in self.others)
+
+
+def parted(entries: Iterable[Entry], sweep: Mapping[str, Any]) -> Parted:
+    """The entries of a folder by what the content of its sweep.json asks; where that asks nothing, all are its own."""
+    found = Parted([], [], [])
+    for entry in entries:
+        if asks_for(sweep, entry.trial):
+            found.own.append(entry)
+        else:
+            (found.imported if entry.is_imported else found.by_hand).append(entry)
+    return found
+
+
+def asks_for(sweep: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+    """Whether the sweep asks for the trial of this row of `trials`.
+
+    Of a sweep of an earlier release, whose fields are not recorded or whose defaults were others, every trial that was
+    trained counts.
+    """
+    asked = sweep.get("asked")
+    if asked is None:
+        return True
+    if row.get("source") is not None:
+        return False
+    fields: Structure | None = sweep.get("fields")
+    if fields is None or asked.get("protocol", 1) != PROTOCOL:
+        return True
+    settings: Mapping[str, Scalar] = asked.get("settings", {})
+    varied = dict(_varied(fields, row))
+    defaults = field_defaults(str(settings.get("data.name") or field_defaults("digits")["data.name"]))
+    options = [name for name, value in row.items() if name.startswith(OPTION_PREFIX) and value is not None]
+    return all(
+        admits(varied[name], row.get(name)) if name in varied else _is_set(name, row, settings, defaults)
+        for name in dict.fromkeys((*defaults, *settings, *varied, *options))
+        if name not in LOCATIONS
+    )
+
+
+def _varied(fields: Structure, row: Mapping[str, Any]) -> Iterator[tuple[str, Structure]]:
+    """How each field varies that is active under the row's options."""
+    for field, held in fields.items():
+        yield field, held
+        for option, branch in held.get("options", ()):
+            if admits({"kind": "choice", "options": [[option, {}]]}, row.get(field)):
+                yield from _varied(branch, row)
+
+
+def _is_set(name: str, row: Mapping[str, Any], settings: Mapping[str, Scalar], defaults: Mapping[str, Scalar]) -> bool:
+    """Whether the row has what the settings say of a field that does not vary, or else its default."""
+    wanted = settings.get(name, defaults.get(name))
+    if name == _QUANTIZE and wanted is None:
+        wanted = defaults[name]
+    value = row.get(name)
+    if value is None and (name not in row or name in SINCE_PROTOCOL_2):
+        value = defaults.get(name)  # a row of before there was the field
+    if isinstance(value, float) and isinstance(wanted, int | float):
+        return math.isclose(value, wanted, rel_tol=1e-12)
+    return bool(value == wanted)

@@ -1,0 +1,220 @@
+"""A choice among the epochs of sweeps: by which rule, how sure, and what is said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from orchestrator.choosing import candidates, where
+from orchestrator.choosing.candidates import ChoiceError, Epochs
+from orchestrator.choosing.judge import DEFAULT_RULE, Candidates, Judge, Rule, Verdict
+from orchestrator.choosing.selection import Selection
+from orchestrator.objectives.objective import Direction
+from orchestrator.records.ranking import Entry
+from orchestrator.text.formatting import interval, measured, probability
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen among `epochs`, by which rule, and what is known of the contenders."""
+
+    epochs: Epochs  # the contenders
+    rule: Rule
+    row: int  # of `epochs`
+    verdict: Verdict | None  # None where nothing tells how sure the values are
+    notes: tuple[str, ...]
+    total_trials: int
+
+    @property
+    def sign(self) -> float:
+        return 1.0 if self.epochs.objective.direction == "max" else -1.0
+
+    @property
+    def trial_id(self) -> str:
+        return str(self.epochs.trials[self.epochs.trial[self.row]][1]["trial_id"])
+
+    @property
+    def epoch(self) -> int:
+        return int(self.epochs.epoch[self.row])
+
+    def standings(self) -> list[dict[str, Any]]:
+        """`standings` of this choice."""
+        return standings(self)
+
+
+def read(
+    selected: Selection,
+    metric: str,
+    *,
+    mode: Direction | None = None,
+    conditions: Sequence[where.Condition] = (),
+) -> Epochs:
+    """The epochs to choose from. Raise ChoiceError, WhereError."""
+    return candidates.read(selected.stores, metric, mode=mode, conditions=conditions, imports=selected.imports)
+
+
+def choose(epochs: Epochs, rule: Rule = DEFAULT_RULE) -> Choice:
+    """The epoch to hand in, among those whose weights are on disk. Raise ChoiceError where there is none."""
+    with candidates.naming(epochs.problems):
+        return _choose(epochs, rule)
+
+
+def _choose(epochs: Epochs, rule: Rule) -> Choice:
+    objective = epochs.objective
+    if not epochs.kept.any():
+        raise ChoiceError(f"no epoch with a {objective.metric} has its weights on disk any more; nothing to export")
+    evidence = candidates.evidence(epochs)
+    among, notes = evidence.epochs, [*epochs.notes, *evidence.notes]
+    total = len(np.unique(epochs.trial))
+    if evidence.sample is None or not among.kept.any():
+        if evidence.sample is not None:
+            notes.append("No interval: of the epochs that can be judged no weights are on disk")
+        if rule != "max":
+            notes.append(f"So --rule {rule} has nothing to go by: chosen is the best value")
+        row = int(np.where(epochs.kept, epochs.scores, -np.inf).argmax())
+        notes += _not_kept(epochs, row)
+        shown = np.arange(len(candidates.contenders(epochs)))  # they come first
+        if row not in shown:
+            shown = np.append(shown, row)
+        return Choice(epochs.take(shown), "max", int(np.flatnonzero(shown == row)[0]), None, tuple(notes), total)
+    sizes = None
+    if rule == "smallest":
+        found = [
+            candidates.folder_size(among.trials[trial], int(epoch)) if kept else None
+            for trial, epoch, kept in zip(among.trial, among.epoch, among.kept, strict=True)
+        ]
+        sizes = np.array([np.inf if size is None else size for size in found])
+        if not np.isfinite(sizes).any():
+            raise ChoiceError("--rule smallest: none of the weights that the tables name is on disk; nothing to weigh")
+    judge = Judge(Candidates(evidence.sample, among.trial, among.epoch, sizes, among.kept))
+    verdict = judge.verdict(rule)
+    return Choice(among, rule, verdict.chosen, verdict, (*notes, *_not_kept(among, verdict.chosen)), total)
+
+
+def _not_kept(epochs: Epochs, row: int) -> list[str]:
+    top = int(epochs.scores.argmax())
+    if epochs.kept[top] or epochs.scores[top] <= epochs.scores[row]:
+        return []
+    trial = epochs.trials[epochs.trial[top]][1]
+    return [
+        (
+            f"The best value, {epochs.objective.metric} {measured(epochs.values[top])} in epoch {epochs.epoch[top]} of "
+            f"{trial['trial_id']}, cannot be chosen: its weights were not kept"
+        )
+    ]
+
+
+def standings(choice: Choice) -> list[dict[str, Any]]:
+    """One row per trial: the chosen one first, then by the value that the rule goes by.
+
+    A trial stands with its best epoch of those whose weights are kept (else of all); its probability is that of any of
+    its epochs.
+    """
+    epochs, verdict = choice.epochs, choice.verdict
+    by = epochs.scores if verdict is None or choice.rule == "max" else verdict.smoothed
+    shown = []
+    for trial in dict.fromkeys(epochs.trial.tolist()):
+        rows = np.flatnonzero(epochs.trial == trial)
+        allowed = rows[epochs.kept[rows]] if epochs.kept[rows].any() else rows
+        row = choice.row if trial == epochs.trial[choice.row] else int(allowed[by[allowed].argmax()])
+        store, held = epochs.trials[trial]
+        shown.append(
+            {
+                "sweep": store.folder.name,
+                "trial_id": held["trial_id"],
+                "epoch": int(epochs.epoch[row]),
+                "value": float(epochs.values[row]),
+                "interval": None if verdict is None else _turned(choice, verdict.low[row], verdict.high[row]),
+                "smoothed": None if verdict is None else choice.sign * float(verdict.smoothed[row]),
+                "probability_best": None if verdict is None else float(verdict.probability[rows].sum()),
+                "indistinguishable": None if verdict is None else bool(verdict.indistinguishable[rows].any()),
+                "chosen": row == choice.row,
+                "state": held["state"],
+                "settings": Entry(store, held, ()).settings(),
+                "_by": float(by[row]),
+            }
+        )
+    shown.sort(key=lambda one: (not one["chosen"], -float(f"{one.pop('_by'):.9g}")))  # equals but for rounding: earlier
+    return shown
+
+
+def _turned(choice: Choice, low: float, high: float) -> list[float]:
+    return sorted([choice.sign * float(low), choice.sign * float(high)])
+
+
+def describe(choice: Choice, *, top: int) -> dict[str, Any]:
+    """The choice for JSON."""
+    verdict = choice.verdict
+    corrected, together = None, None
+    if verdict is not None:
+        together = len(np.unique(choice.epochs.trial[verdict.indistinguishable]))
+        corrected = {
+            "value": choice.sign * verdict.corrected,
+            "interval": _turned(choice, verdict.corrected_low, verdict.corrected_high),
+        }
+    extractor, images, reference = choice.epochs.drawn or (None, None, None)
+    return {
+        "metric": choice.epochs.objective.metric,
+        "mode": choice.epochs.objective.direction,
+        "rule": choice.rule,
+        "trials": choice.total_trials,
+        "drawn": None if choice.epochs.drawn is None else [extractor, images, reference],
+        "corrected": corrected,
+        "judged": None if verdict is None else len(np.unique(choice.epochs.trial)),
+        "indistinguishable": together,
+        "notes": list(choice.notes),
+        "best": standings(choice)[:top],
+    }
+
+
+def sentences(choice: Choice) -> list[str]:
+    """What the table does not say."""
+    said = [f"{note}." for note in choice.notes]
+    verdict, metric = choice.verdict, choice.epochs.objective.metric
+    chosen = f"Chosen by --rule {choice.rule}: {_named(choice)}"
+    if verdict is None:
+        return [*said, f"{chosen}."]
+    bounds = interval(*_turned(choice, verdict.corrected_low, verdict.corrected_high))
+    return [
+        *said,
+        f"{chosen}. Corrected for the choice its {metric} is {measured(choice.sign * verdict.corrected)} ({bounds}).",
+        *_of_the_set(choice, verdict),
+    ]
+
+
+def _named(choice: Choice) -> str:
+    entry = Entry(*choice.epochs.trials[choice.epochs.trial[choice.row]], ())
+    return f"imported checkpoint {entry.trial_id}" if entry.is_imported else f"epoch {choice.epoch} of {entry.trial_id}"
+
+
+def _of_the_set(choice: Choice, verdict: Verdict) -> list[str]:
+    """How many trials may be the best one, what P(best) has to do with it, and why the choice is none of them."""
+    trial, together = choice.epochs.trial, verdict.indistinguishable
+    count, judged = len(np.unique(trial[together])), len(np.unique(trial))
+    share = probability(min(1.0, float(verdict.probability[together].sum())))
+    known = "" if judged == choice.total_trials else f"; {choice.total_trials - judged} others are not judged"
+    said = [
+        (
+            f"{count} of {judged} trials cannot be told from the best (*){known}. With 95% confidence the truly best "
+            f"trial is among them; their P(best) adds up to {share}."
+        )
+    ]
+    if not together[choice.row]:
+        why = f"--rule {choice.rule} goes by more than the best value of each trial, and the set by that alone"
+        if choice.rule == "max" or not choice.epochs.kept[together].any():
+            why = "the weights of their best epochs are not on disk"
+        said.append(f"The choice is not among them: {why}.")
+    return said
+
+
+def ensemble_of(choice: Choice, count: int) -> dict[str, Any]:
+    """What the mean prediction of the best `count` trials would gain. Raise ChoiceError where it cannot be known."""
+    from orchestrator.choosing.ensemble import gain
+
+    if choice.epochs.objective.metric != "val_acc" or choice.verdict is None:
+        raise ChoiceError("--ensemble: needs --metric val_acc and stored predictions")
+    with candidates.naming(choice.epochs.problems):
+        return gain(choice.epochs, choice.verdict.smoothed, count)

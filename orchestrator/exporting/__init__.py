@@ -1,0 +1,1 @@
+"""What is handed in: predictions and samples, the model card, drawing images with exported weights."""

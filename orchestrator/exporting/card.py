@@ -1,0 +1,225 @@
+"""The model card of an exported folder: what was searched, on what, how sure the choice is, and how to do it again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from cpcnn_core.config import LOCATIONS, PROTOCOL, Scalar, TrialConfig
+from orchestrator.exporting import submission
+from orchestrator.records.ranking import Entry, is_of_training
+from orchestrator.records.store import StoreError
+from orchestrator.search.space import parse_settings
+from orchestrator.text.formatting import interval, measured, plain, probability
+from orchestrator.text.markdown import block, code, prose
+
+if TYPE_CHECKING:
+    from cpcnn_core.data import Dataset
+
+_FILES = (
+    ("weights.safetensors", "the weights, their configuration in the header"),
+    ("conditional_pixelcnn.pth", "the same as a plain state_dict under the starter code's names"),
+    ("config.json", "the configuration"),
+    ("metrics.json", "what was recorded, what was measured again, the confusion matrix, how it was chosen"),
+    (submission.PREDICTIONS, "predictions of the test images, header `id,label`, last row `fid`"),
+    (submission.PREDICTIONS_WITH_PATHS, "the same without header and FID, files named as in test.csv"),
+    (submission.LOGITS, "log p(x | y) + log p(y) in nats, test images x classes, in the order of test.csv"),
+    (f"{submission.SAMPLES}/", f"{submission.PER_CLASS} images of each class; {submission.GRID} shows them at once"),
+    ("SHA256SUMS", "for `sha256sum -c`"),
+)
+
+
+def written(entry: Entry, config: TrialConfig, held: Mapping[str, Any], data: Dataset) -> str:
+    """The card as Markdown. `held` is the content of metrics.json."""
+    network = (
+        f"A class-conditional PixelCNN++ that draws and classifies {config.data.name} images of "
+        f"{'x'.join(map(str, data.image_shape))} (channels, height, width) in {data.nr_classes} classes."
+    )
+    images = f"{len(data.train)} training, {len(data.validation)} validation, {len(data.test)} test images"
+    described = _imported if entry.is_imported else _trained
+    commands = _commands(config, _sweep(entry))
+    lines = [
+        "# Model card",
+        "",
+        *described(entry, config, held, network, images),
+        f"- exported by commit `{held['exported']['git_commit']}` at {held['exported']['at']}",
+        *(f"- {name} {version}" for name, version in held["versions"].items()),
+        "",
+        "To check this folder:" if len(commands) == 1 else "To train it again, and to check this folder:",
+        "",
+        *block(commands),
+        "",
+        "## Files",
+        "",
+        *(f"- `{name}`: {what}" for name, what in _FILES),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _trained(entry: Entry, config: TrialConfig, held: Mapping[str, Any], network: str, images: str) -> list[str]:
+    """What there is to say of a network that was trained here."""
+    sweep, trained = _sweep(entry), held["trained"]
+    trial = (
+        f"Epoch {held['recorded']['epoch']} of trial `{entry.trial_id}` of the sweep {code(entry.store.folder.name)}."
+    )
+    place = f"on {prose(str(trained['device']))}, {trained['started']} to {trained['ended']}"
+    return [
+        f"{network} {trial}",
+        "",
+        "## What was searched, on what",
+        "",
+        prose(str(sweep.get("question") or "The sweep did not say.")),
+        "",
+        *_searched(sweep),
+        f"Data: {images}. The choice was made on the validation images; the test images' labels had no part in it.",
+        "",
+        "## How sure",
+        "",
+        *_certainty(held),
+        "",
+        "## The configuration",
+        "",
+        *(f"- {code(name)}: {prose(plain(value))}" for name, value in config.flat().items()),
+        "",
+        "## Where it comes from",
+        "",
+        f"- trained by commit `{trained['git_commit']}` {place}",
+    ]
+
+
+def _imported(entry: Entry, config: TrialConfig, held: Mapping[str, Any], network: str, images: str) -> list[str]:
+    """What there is to say of a network of which the weights are all that is known."""
+    known = {name: value for name, value in config.flat().items() if not is_of_training(name) and name != "source"}
+    of_file = {name: value for name, value in known.items() if name.startswith("model.")}
+    read = held["imported"]
+    return [
+        f"{network} It was not trained here: its weights were imported from a file.",
+        "",
+        "## What is known of it",
+        "",
+        (
+            "The file holds weights. On which images they were trained, for how many epochs, with which optimizer, "
+            "learning rate, dropout and seed, it does not say. `config.json` has defaults there, which nobody chose."
+        ),
+        "",
+        f"- SHA-256 of the file: `{config.source}`",
+        *(f"- {code(name)}: {prose(plain(value))}" for name, value in of_file.items()),
+        "",
+        "## How it was measured here",
+        "",
+        (
+            f"Data: {images}. It was measured on the validation images, and chosen by them; whether it was trained on "
+            "some of them is not known. The test images' labels had no part in it."
+        ),
+        "",
+        *(f"- {code(name)}: {prose(plain(value))}" for name, value in known.items() if name not in of_file),
+        f"- `seed`: {plain(config.seed)}, of the images drawn here",
+        "",
+        "## How sure",
+        "",
+        *_certainty(held),
+        "",
+        "## Where it comes from",
+        "",
+        f"- trial `{entry.trial_id}` in {code(entry.store.folder.name)}",
+        f"- read and measured by commit `{read['git_commit']}` on {prose(str(read['device']))} at {read['started']}",
+    ]
+
+
+def _sweep(entry: Entry) -> Mapping[str, Any]:
+    try:
+        return entry.store.read_sweep() or {}
+    except StoreError:
+        return {}
+
+
+def _searched(sweep: Mapping[str, Any]) -> list[str]:
+    space = sweep.get("asked", {}).get("space", {})
+    if not isinstance(space, Mapping) or not space:
+        return []
+    return [*(f"- {code(name)}: {prose(str(value))}" for name, value in space.items()), ""]
+
+
+def _certainty(held: Mapping[str, Any]) -> list[str]:
+    choice, own, graded = held["choice"], held["measured_again"], held["as_graded"]
+    said = [f"- measured again before the export: {name} {measured(value, 5)}" for name, value in own.items()]
+    if graded is not None:
+        said.append(
+            "- this trial rounds the pixels of resized images. On its own pixels, which the predictions handed in are "
+            f"of, it has {_both(own)}; the course's scripts do not round, and give conditional_pixelcnn.pth "
+            f"{_both(graded)}"
+        )
+    handed = held["submission"]
+    if handed["fid"] is not None:
+        said.append(
+            f"- FID of the {handed['fid_images']} images handed in: {measured(handed['fid'], 3)}, features "
+            f"{handed['fid_extractor']}, reference {handed['fid_reference']}; no FID measured otherwise compares"
+        )
+    else:
+        said.append(f"- no FID of the images handed in: {prose(str(handed['fid_error']))}")
+    if choice is None:
+        return said
+    if "confirmed" in choice:
+        return [*said, *_confirmed(choice)]
+    sweeps = ", ".join(code(name) for name in choice["sweeps"])
+    said.append(f"- chosen by `--rule {choice['rule']}` among {choice['trials']} trials of {sweeps}")
+    if choice["corrected"] is not None:
+        said += [
+            (
+                f"- {choice['metric']} corrected for the choice: {measured(choice['corrected']['value'])}, "
+                f"95% interval {interval(*choice['corrected']['interval'])}; this, not the value that led to the "
+                "choice, is what to expect of new images"
+            ),
+            (
+                f"- {choice['indistinguishable']} of {choice['judged']} trials cannot be told from the best; with 95% "
+                "confidence the truly best one is among them"
+            ),
+        ]
+    return [*said, *(f"- {prose(note)}" for note in choice["notes"])]
+
+
+def _both(found: Mapping[str, float]) -> str:
+    return f"val_acc {measured(found['val_acc'], 5)} and val_bpd {measured(found['val_bpd'], 5)}"
+
+
+def _confirmed(choice: Mapping[str, Any]) -> list[str]:
+    confirmed = choice["confirmed"]
+    best = confirmed["finalists"][0]
+    runs = ", ".join(f"{measured(run['value'])} (seed {run['seed']})" for run in best["runs"])
+    sure = "" if best["interval"] is None else f", 95% interval {interval(*best['interval'])}"
+    return [
+        (
+            f"- confirmed: {len(confirmed['finalists'])} finalists were trained again on {len(confirmed['seeds'])} new "
+            f"seeds; this configuration has the best mean {choice['metric']}, {measured(best['mean'])}{sure}, and is "
+            f"the best one with probability {probability(best['probability_best'])}"
+        ),
+        f"- its runs: {runs}; {measured(best['value_before'])} is what the search found, and had no part in this",
+        f"- the rule, recorded before the runs: {confirmed['rule']}",
+        *(f"- {prose(note)}" for note in confirmed["notes"]),
+    ]
+
+
+def _commands(config: TrialConfig, sweep: Mapping[str, Any]) -> list[str]:
+    source = sweep.get("source")
+    if source is None or config.source is not None or config.protocol != PROTOCOL:
+        return ["python -m orchestrator.export FOLDER"]
+    defaults = TrialConfig().flat()
+    settings = {
+        name: "PATH" if name == "data.root" else value
+        for name, value in config.flat().items()
+        if defaults.get(name) != value and name != "seed"
+    }
+    given = [argument for name, value in settings.items() for argument in ("--set", f"{name}={_typed(name, value)}")]
+    return [
+        shlex.join(["python", "-m", "orchestrator.trial", source, "--seed", str(config.seed), *given]),
+        "python -m orchestrator.export FOLDER",
+    ]
+
+
+def _typed(name: str, value: Scalar) -> str:
+    """The value as --set reads it: a string as it is, unless it would be read as a number, true, false or null."""
+    if isinstance(value, str) and (name in LOCATIONS or parse_settings([f"{name}={value}"]) == {name: value}):
+        return value
+    return json.dumps(value)

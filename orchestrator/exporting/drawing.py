@@ -1,0 +1,127 @@
+"""Images that a trial's kept weights draw on request: which weights, of which classes, into which folder."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from cpcnn_core import sampling, seeds
+from cpcnn_core.checkpoint import Weights
+from cpcnn_core.config import ConfigError
+from cpcnn_core.data import read_image
+from cpcnn_core.quality import Drawn
+from cpcnn_core.suggest import nearest
+from orchestrator.exporting import submission
+from orchestrator.records.location import Folder, located
+from orchestrator.records.store import Store, StoreError, sweeps
+
+REQUEST = "request.json"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be drawn: images of each class by its number, from which noise, below which rows of which image."""
+
+    counts: dict[int, int]
+    seed: int
+    temperature: float = 1.0
+    complete: str | None = None
+    from_row: int = 0
+
+
+def weights_file(source: str, results: Folder, *, sweep: str | None, epoch: int | None) -> Folder:
+    """The weights of a trial's epoch, its last kept one by default; `source` is a trial's id or a file of weights.
+
+    Raise StoreError where there is no such trial, several sweeps have it, or the epoch's weights were not kept.
+    """
+    if Path(source).suffix == ".safetensors":
+        try:
+            return located(source)
+        except ValueError as error:
+            raise StoreError(str(error)) from None
+    searched = [Store(results / sweep)] if sweep is not None else sweeps(results)
+    holders = [store for store in searched if store.epochs_of(source)]
+    if not holders:
+        there = [str(row["trial_id"]) for store in searched for row in store.latest_attempts().rows()]
+        where = results if sweep is None else results / sweep
+        raise StoreError(f"{where}: no trial {source} with a finished epoch{nearest(source, there) if there else ''}")
+    if len(holders) > 1:
+        names = ", ".join(store.folder.name for store in holders)
+        raise StoreError(f"{results}: trial {source} is in {names}; say which with --sweep")
+    (store,) = holders
+    kept = {row["epoch"]: row["checkpoint"] for row in store.epochs_of(source) if row["checkpoint"] is not None}
+    wanted = max(kept, default=0) if epoch is None else epoch
+    if wanted not in kept:
+        raise StoreError(
+            f"{store.folder}: the weights of trial {source} after epoch {wanted} were not kept; "
+            f"there are those of {', '.join(map(str, kept)) or 'none'}"
+        )
+    return store.folder / str(kept[wanted])
+
+
+def parse_counts(given: Sequence[str], nr_classes: int) -> dict[int, int]:
+    """`N`, of each class, and `CLASS=N` arguments as images per class. Raise ConfigError for what is neither."""
+    counts: dict[int, int] = {}
+    for item in given or [str(submission.PER_CLASS)]:
+        label, equals, number = item.rpartition("=")
+        if not number.isdecimal() or (equals and not label.isdecimal()):
+            raise ConfigError(f"--count {item}: expected N, images of each class, or CLASS=N")
+        if equals and int(label) >= nr_classes:
+            raise ConfigError(f"--count {item}: the model knows the classes 0 to {nr_classes - 1}")
+        counts |= {int(label): int(number)} if equals else dict.fromkeys(range(nr_classes), int(number))
+    if not any(counts.values()):
+        raise ConfigError(f"--count {', '.join(given)}: no images")
+    return {label: count for label, count in sorted(counts.items()) if count}
+
+
+def draw(weights: Weights, asked: Request, on_row: Callable[[int, int], None] | None = None) -> Drawn:
+    """Draw what is asked for. Raise ConfigError for what cannot be, DataError for a file that is no image.
+
+    With the trial's own seed and as many images of each class as its FID was measured of, these are those very images.
+    """
+    model = weights.model
+    labels = torch.tensor([label for label, count in asked.counts.items() for _ in range(count)])
+    height = model.image_shape[1]
+    if not 0 <= asked.temperature < math.inf:
+        raise ConfigError(f"--temperature {asked.temperature}: expected a finite number of at least 0")
+    if asked.complete is None and asked.from_row:
+        raise ConfigError(f"--from-row {asked.from_row}: needs --complete IMAGE, whose rows above it are kept")
+    if not 0 <= asked.from_row <= height:
+        raise ConfigError(f"--from-row {asked.from_row}: expected 0 to {height}, the height of the model's images")
+    given = None
+    if asked.complete is not None:
+        given = read_image(Path(asked.complete), model.image_shape).expand(len(labels), -1, -1, -1)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with torch.inference_mode():
+        images = sampling.sample(
+            model.to(device),
+            labels.to(device),
+            generator=seeds.generator(asked.seed, seeds.Purpose.SAMPLES),
+            temperature=asked.temperature,
+            given=given,
+            from_row=asked.from_row,
+            on_row=on_row,
+        )
+    return Drawn(images.cpu(), labels)
+
+
+def write(out: Path, drawn: Drawn, asked: Request, weights: Folder, checksum: str) -> None:
+    """Write each image, the picture of all, and what was asked for of which weights, to the new folder `out`."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp"))
+    try:
+        submission.write_samples(temporary, drawn)
+        content = {"weights": str(weights), "sha256": checksum} | asdict(asked)
+        (temporary / REQUEST).write_text(json.dumps(content, indent=2) + "\n")
+        temporary.chmod(0o755)
+        temporary.rename(out)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise

@@ -1,0 +1,267 @@
+"""The exported folder: all that is handed in, checked before the folder gets its name."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cpcnn_core import checkpoint, evaluate, starter
+from cpcnn_core.config import Scalar, TrialConfig
+from cpcnn_core.data import Dataset
+from cpcnn_core.errors import LikelihoodError
+from cpcnn_core.fid import Distance
+from cpcnn_core.files import sha256
+from orchestrator.exporting import card, submission
+from orchestrator.records import location, provenance
+from orchestrator.records.ranking import Entry
+from orchestrator.training import trainer
+
+TOLERANCE = 1e-4  # of metrics and logits; relative ones allow for a temperature of some hundreds
+RELATIVE_TOLERANCE = 1e-5
+
+WEIGHTS, CONFIG, METRICS = "weights.safetensors", "config.json", "metrics.json"
+CARD, CHECKSUMS = "model_card.md", "SHA256SUMS"
+STARTER_WEIGHTS = "conditional_pixelcnn.pth"  # the same tensors as the course's starter code stores them
+
+
+class ExportError(Exception):
+    """An export that cannot be made."""
+
+
+class MismatchError(ExportError):
+    """Exported weights that do not reproduce what was recorded."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What lies in `folder`, and how well the recorded metrics were reproduced."""
+
+    folder: Path
+    checked: Mapping[str, tuple[float, float]]  # by metric: recorded, measured again
+    as_graded: Mapping[str, float] | None  # the same on unrounded pixels, where the trial's are rounded
+
+
+def export(
+    entry: Entry,
+    epoch: Mapping[str, Any],
+    metric: str,
+    out: Path,
+    *,
+    force: bool = False,
+    data_root: Scalar = None,
+    choice: Mapping[str, Any] | None = None,
+) -> Exported:
+    """Write the epoch's weights and all that is handed in with them to `out`, once they measure what was recorded.
+
+    `choice` is what `best` says of how the epoch was chosen. The folder is loaded in a fresh process, which has to find
+    the same metrics and predictions, before it gets its name.
+
+    Raise ExportError where `out` is taken and not to be replaced, or cannot be written; MismatchError where `metric`
+    (or, where evaluation does not give it, any metric that it gives) differs by more than 1e-4. In each case `out` is
+    as it was.
+    """
+    if out.exists() and not force:
+        raise ExportError(f"{out}: exists; --force replaces it, --out DIR puts the export elsewhere")
+    if out.exists() and not out.is_dir():
+        raise ExportError(f"{out}: is a file; --out names a folder")
+    if out.exists() and any(out.iterdir()) and not all((out / name).is_file() for name in (WEIGHTS, METRICS)):
+        raise ExportError(f"{out}: holds something that is no export of ours; --force replaces only those")
+    source = entry.store.folder / str(epoch["checkpoint"])
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp"))
+    except OSError as error:
+        raise ExportError(f"{out}: cannot be written: {error.strerror}; --out DIR puts the export elsewhere") from None
+    try:
+        weights = temporary / WEIGHTS
+        try:
+            location.fetch(source, weights)
+        except FileNotFoundError:
+            raise ExportError(f"{source}: the table names this checkpoint, but it is gone") from None
+        loaded = checkpoint.load_weights(weights, origin=source)
+        config = _located(loaded.config, data_root)
+        data = trainer.dataset(config.data)
+        again = _evaluate(loaded, config, data)
+        checked = _check(again, epoch, metric, str(entry.trial["device"]))
+        as_graded = _as_graded(loaded, config)
+        predicted = submission.predictions(loaded.model, config, data)
+        drawn = submission.draw(loaded.model, config)
+        distance = submission.measure(drawn, config, data, _device())
+        submission.write_samples(temporary, drawn)
+        submission.write_predictions(temporary, predicted, None if isinstance(distance, str) else distance.value)
+        layout = starter.Layout.of_notes(loaded.notes, source)
+        starter.export_starter(temporary / STARTER_WEIGHTS, loaded.model.cpu(), layout)
+        _write_json(temporary / CONFIG, loaded.config.model_dump(mode="json"))
+        measured = {
+            "sweep": entry.store.folder.name,
+            "trial_id": entry.trial_id,
+            "chosen_by": metric,
+            "choice": choice,
+            "recorded": dict(epoch),
+            "measured_again": {name: measured for name, (_, measured) in checked.items()},
+            "as_graded": as_graded,  # as the course's scripts, which do not round pixels, would measure the weights
+            "confusion": again.confusion.tolist(),  # rows: true classes, columns: predicted ones
+            "submission": _fid(distance) | {"images_per_class": submission.PER_CLASS, "test_images": len(data.test)},
+            "imported" if entry.is_imported else "trained": {
+                key: entry.trial[key] for key in ("git_commit", "host", "device", "started", "ended")
+            },
+            "exported": {"at": provenance.now(), "git_commit": provenance.git_commit()},
+            "versions": provenance.versions(),
+        }
+        _write_json(temporary / METRICS, measured)
+        (temporary / CARD).write_text(card.written(entry, loaded.config, measured, data), encoding="utf-8")
+        _write_checksums(temporary)
+        verify_in_fresh_process(temporary, data_root)
+        temporary.chmod(0o755)
+        _replace(temporary, out)
+    except LikelihoodError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise ExportError(f"{source}: {error}; such a network says nothing, and nothing was exported") from None
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return Exported(out, checked, as_graded)
+
+
+def verify(folder: Path, data_root: Scalar = None) -> dict[str, float]:
+    """Load an exported folder and see that it is whole and reproduces its own numbers. Return the metrics.
+
+    Raise MismatchError where a file is not what its checksum says, or predictions or metrics differ.
+    """
+    for line in (folder / CHECKSUMS).read_text(encoding="utf-8").splitlines():
+        expected, name = line.split("  ", 1)
+        if not (folder / name).is_file() or sha256(folder / name) != expected:
+            raise MismatchError(f"{folder / name}: is not the file that was exported; its checksum differs")
+    loaded = checkpoint.load_weights(folder / WEIGHTS)
+    config = _located(loaded.config, data_root)
+    if TrialConfig.from_tree(json.loads((folder / CONFIG).read_text())) != loaded.config:
+        raise MismatchError(f"{folder / CONFIG}: is not the configuration of the weights beside it")
+    data = trainer.dataset(config.data)
+    held = json.loads((folder / METRICS).read_text())
+    found = _evaluate(loaded, config, data).metrics()
+    for name, value in held["measured_again"].items():
+        if not _same(found[name], value):
+            raise MismatchError(
+                f"{folder}: {name} was {value:.6f} when exported, the loaded weights give {found[name]:.6f}"
+            )
+    predicted = submission.predictions(loaded.model, config, data)
+    logits = np.load(folder / submission.LOGITS)
+    rows = list(zip(predicted.names, predicted.labels, strict=True))
+    if submission.read_predictions(folder) != rows or not np.allclose(
+        logits, predicted.logits.numpy(), rtol=RELATIVE_TOLERANCE, atol=TOLERANCE
+    ):
+        raise MismatchError(f"{folder}: the loaded weights predict the test images otherwise than its files say")
+    return found
+
+
+def verify_in_fresh_process(folder: Path, data_root: Scalar = None) -> None:
+    """`verify`, in a process that knows nothing but the folder. Raise MismatchError with what it says."""
+    where = [] if data_root is None else ["--data-root", str(data_root)]
+    command = [sys.executable, "-m", "orchestrator.export", str(folder.absolute()), *where]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        raise MismatchError(
+            f"the exported folder does not hold when it is loaded afresh: {said[0]}; nothing was exported"
+        )
+
+
+def _located(config: TrialConfig, data_root: Scalar) -> TrialConfig:
+    return config if data_root is None else config.with_settings({"data.root": data_root})
+
+
+def _fid(distance: Distance | str) -> dict[str, Any]:
+    if isinstance(distance, str):
+        return {"fid": None, "fid_error": distance}
+    return {
+        "fid": distance.value,
+        "fid_error": None,
+        "fid_standard_error": distance.standard_error,
+        "fid_extractor": distance.extractor,
+        "fid_images": distance.images,
+        "fid_reference": distance.reference,
+    }
+
+
+def _write_checksums(folder: Path) -> None:
+    """A file that `sha256sum -c` reads."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    lines = [f"{sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
+    (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def _evaluate(loaded: checkpoint.Weights, config: TrialConfig, data: Dataset) -> evaluate.Evaluation:
+    """Measure the validation split again."""
+    return evaluate.evaluate(
+        loaded.model.to(_device()),
+        data.validation,
+        evaluate.log_prior(config.eval.prior, data.train.labels, data.nr_classes),
+        batch_size=config.eval.batch_size,
+        bf16=config.eval.precision == "bf16",
+    )
+
+
+def _as_graded(loaded: checkpoint.Weights, config: TrialConfig) -> dict[str, float] | None:
+    """The validation metrics on the pixels that the course's scripts grade on; None where they are the trial's own."""
+    if config.data.name != "cpen455" or not config.data.quantize:
+        return None
+    unrounded = trainer.dataset(config.data.model_copy(update={"quantize": False}))
+    if unrounded.validation.images.dtype == torch.uint8:  # nothing was resized, so nothing was rounded
+        return None
+    found = _evaluate(loaded, config, unrounded).metrics()
+    return {name: found[name] for name in ("val_acc", "val_bpd")}
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _check(
+    evaluation: evaluate.Evaluation, epoch: Mapping[str, Any], metric: str, device: str
+) -> dict[str, tuple[float, float]]:
+    """Recorded and measured, by metric. Raise MismatchError."""
+    again = evaluation.metrics()
+    checked = {name: (float(epoch[name]), value) for name, value in again.items() if epoch.get(name) is not None}
+    for name in [metric] if metric in checked else checked:
+        recorded, measured = checked[name]
+        if not _same(recorded, measured):
+            raise MismatchError(
+                f"{epoch['checkpoint']}: {name} was recorded as {recorded:.6f} on {device}, the exported weights give "
+                f"{measured:.6f} on {_device()}; nothing was exported. Data, code or weights are not the same"
+            )
+    return checked
+
+
+def _same(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=RELATIVE_TOLERANCE, abs_tol=TOLERANCE)
+
+
+def _write_json(path: Path, content: object) -> None:
+    with path.open("w") as stream:
+        json.dump(content, stream, indent=2)
+        stream.write("\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _replace(temporary: Path, out: Path) -> None:
+    """Give the folder its name. A folder that has it already goes only once the new one is complete."""
+    if not out.exists():
+        temporary.rename(out)
+        return
+    old = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".old"))
+    out.rename(old / out.name)
+    temporary.rename(out)
+    shutil.rmtree(old)

@@ -1,0 +1,1 @@
+"""Machines: what a trial gets of one, cluster files, reaching a cluster."""

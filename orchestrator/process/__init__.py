@@ -1,0 +1,1 @@
+"""This process: its output streams and the signals it gets."""

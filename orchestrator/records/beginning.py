@@ -1,0 +1,92 @@
+"""A folder of results in the moments before its first trial: what fails there leaves nothing behind.
+
+Otherwise its name would be taken, bound to a question that was never tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from orchestrator.records import alone
+from orchestrator.records.store import Store, StoreError
+
+
+@contextmanager
+def begun(store: Store, trial_id: str) -> Generator[None]:
+    """Make the folders for a trial that is run by hand, and be in there. Raise StoreError where that is not possible.
+
+    Where it fails before the first trial has a row, nothing that was not there before stays. Others may begin trials in
+    the same folder meanwhile.
+    """
+    new, absent = is_new(store), absent_folders(store)
+    try:
+        store.create()
+    except StoreError:
+        _remove_empty(absent)
+        raise
+    try:
+        yield
+    except BaseException:
+        if new:
+            with suppress(OSError, StoreError, alone.BusyError):
+                _remove_of(store, trial_id)
+                others = [*(store.near / "logs").glob("*"), *(store.near / "checkpoints").glob("*")]
+                if not any(file.name != "tracking.log" for file in others):
+                    remove(store, absent)
+        raise
+
+
+def is_new(store: Store) -> bool:
+    """Whether nobody has begun anything in the folder. Raise StoreError where that cannot be told."""
+    try:
+        return not store.is_begun
+    except OSError as error:
+        raise StoreError(f"{store.folder}: cannot hold results: {error.strerror or error}") from None
+
+
+def absent_folders(store: Store) -> list[Path]:
+    """The store's folder on this machine and those around it, as far as they are not there, innermost first."""
+    return [] if store.near.exists() else [store.near, *(each for each in store.near.parents if not each.exists())]
+
+
+@contextmanager
+def without_a_trace(store: Store, absent: Sequence[Path]) -> Generator[None]:
+    """Take away what was written if this fails before the first trial, and of the folders those that were absent.
+
+    Only for the one who holds the sweep.
+    """
+    try:
+        yield
+    except BaseException:
+        remove(store, absent)
+        raise
+
+
+def remove(store: Store, absent: Sequence[Path]) -> None:
+    """Delete what was written to get the first trial going, unless one has a row, and the folders `absent` once empty.
+
+    Only for the one who holds the sweep.
+    """
+    with suppress(OSError, StoreError):
+        if not any(True for _ in store.trials_folder.glob("*.parquet")):
+            store.remove()
+    _remove_empty(absent)
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _remove_of(store: Store, trial_id: str) -> None:
+    """Delete the lock and the log of a trial without rows. Raise BusyError where somebody else has begun it."""
+    if store.attempts_of(trial_id):
+        return
+    lock = store.near / "checkpoints" / f"{trial_id}.lock"
+    if lock.exists():
+        with alone.locked(lock):
+            lock.unlink()
+    store.log_file(trial_id).unlink(missing_ok=True)

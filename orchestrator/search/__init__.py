@@ -1,0 +1,1 @@
+"""Which configuration comes next: spaces, samplers, schedulers, the study. The only package that imports Optuna."""

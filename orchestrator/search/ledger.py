@@ -1,0 +1,272 @@
+"""The ledger of a running sweep: what each event changes, in the order that survives a kill.
+
+Rows first, study second, view last. Ray Tune's events arrive here through `search.py`; a simulated clock may send the
+same ones. After a write that failed nothing more is written: the first error stays in `fatal` for the driver to raise.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+from cpcnn_core.config import ConfigError, TrialConfig
+from cpcnn_core.metrics import EpochMetrics
+from orchestrator.objectives.objective import Objective
+from orchestrator.records.ranking import Entry
+from orchestrator.records.recording import Place, Recording, close_orphaned
+from orchestrator.records.states import State, reason_of
+from orchestrator.records.store import Store, StoreError, config_of, without_a_gap
+from orchestrator.search import study_file
+from orchestrator.search.failures import FailuresInARow
+from orchestrator.search.scheduling import Schedule, Scheduler, Stopped
+from orchestrator.search.study import Study, StudyError, Suggestion
+
+MAX_RESTARTS = 2  # how often a trial whose process died is started again; the next time it is failed
+
+T = TypeVar("T")
+
+Best: TypeAlias = tuple[float, TrialConfig, int]
+"""The best value so far, the trial that reached it, and in which epoch."""
+
+
+class View(Protocol):
+    """Whoever watches the sweep."""
+
+    def note(self, text: str) -> None: ...
+    def resumed(self, finished: int, best: Best | None) -> None: ...
+    def started(self, number: int, config: TrialConfig) -> None: ...
+    def epoch(self, number: int, config: TrialConfig, metrics: EpochMetrics, value: float | None) -> None: ...
+    def ended(
+        self, number: int, config: TrialConfig, state: State, value: float | None, reason: str | None
+    ) -> None: ...
+
+
+@dataclass
+class _Trial:
+    config: TrialConfig
+    recording: Recording | None = None
+    rows: dict[int, dict[str, Any]] = field(default_factory=dict)  # by epoch
+    stopped: str | None = None  # why it shall not go on
+
+
+@dataclass(frozen=True)
+class _Paused(Stopped):
+    """A trial whose end was PRUNED, and which may be reopened."""
+
+    config: TrialConfig
+
+
+class Ledger:
+    """Turns the events of a sweep's trials into rows, into what the study knows, and into what is shown."""
+
+    def __init__(
+        self, study: Study, store: Store, objective: Objective, view: View, scheduler: Scheduler | None = None
+    ) -> None:
+        self.fatal: Exception | None = None
+        self.gpus: float | None = None  # that each trial holds
+        self.retrying = "the same command with --retry-failed"  # what runs trials that failed again
+        self._study = study
+        self._store = store
+        self._objective = objective
+        self._view = view
+        self._scheduler = scheduler or Schedule("none").scheduler(1)
+        self._trials: dict[int, _Trial] = {}
+        self._paused: dict[str, _Paused] = {}
+        self._deaths: Counter[int] = Counter()
+        self._failures = FailuresInARow()
+
+    def recall(self, entries: Sequence[Entry], *, retrying: bool = False) -> None:
+        """Show the scheduler the curves of earlier runs, and remember which trials were stopped, and which failed.
+
+        With `retrying` those that failed are run again, and count once they fail again.
+        """
+        failed = [entry for entry in entries if entry.meaning.failed]
+        for entry in sorted(failed, key=lambda entry: str(entry.trial["ended"])) if not retrying else ():
+            self._failures.failed(entry.trial_id, str(reason_of(entry.trial)), entry.settings())
+        for entry in entries:
+            if entry.meaning.failed:
+                continue
+            if entry.meaning.ended:
+                self._failures.succeeded()
+            try:
+                config = config_of(entry.trial)
+            except ConfigError:
+                continue  # of a version whose configuration was another
+            for row in sorted(entry.epochs, key=lambda row: int(row["epoch"])):
+                self._scheduler.observe(entry.trial_id, int(row["epoch"]), self._objective.keys(row))
+            if entry.trial["state"] == "PRUNED" and entry.trial["stopped"]:
+                self._paused[config.trial_id] = _Paused(len(entry.epochs), config)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a trial is running, which may end so that it has to be suggested again."""
+        return bool(self._trials)
+
+    @property
+    def hopeless(self) -> str | None:
+        """Why another trial would be a waste: the first ones all failed for one cause. None where it would not."""
+        if not self._failures.are_enough:
+            return None
+        trial_ids = self._failures.trial_ids
+        return (
+            f"{self._store.folder}: {len(trial_ids)} trials in a row failed for one cause, before any had succeeded: "
+            f"{self._failures.error.rstrip('.')}. No more are run. The last one's log is "
+            f"{self._store.log_file(trial_ids[-1])}. Once the cause is mended, {self.retrying} runs them again"
+        )
+
+    @property
+    def running(self) -> int:
+        """How many trials have a process that runs them; others may wait for a place."""
+        return sum(trial.recording is not None for trial in self._trials.values())
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no trial is left to be asked for, neither a new one nor one that was stopped and may go on."""
+        return self._study.is_over and self._resumable(nothing_new=True) is None
+
+    def suggest(self) -> Suggestion | None:
+        """The next trial to run: one that may go on again, or a new one; None when there is none, or nothing can be
+        written any more.
+        """
+        return None if self.fatal is not None or self.hopeless is not None else self._guarded(self._suggest)
+
+    def started(self, number: int) -> None:
+        """A process has begun, or begun again, to run the trial."""
+        self._guarded(lambda: self._started(number))
+
+    def epoch(self, number: int, metrics: EpochMetrics, place: Place) -> bool:
+        """The trial has finished an epoch, checkpoint and predictions being on disk. Return whether it stops here."""
+        return bool(self._guarded(lambda: self._epoch(number, metrics, place)))
+
+    def died(self, number: int, error: str, *, its_fault: bool = True) -> None:
+        """The trial's process is gone. The trial comes up again as a suggestion, unless that happened too often.
+
+        A machine that was lost or taken away is not the trial's fault, and does not count.
+        """
+        self._guarded(lambda: self._died(number, error, its_fault))
+
+    def halt(self, number: int, error: str) -> None:
+        """The trial could not write. Nothing more is written, so that it and all others go on where there is room."""
+        trial_id = self._trials[number].config.trial_id
+        self.fatal = self.fatal or StoreError(
+            f"{self._store.folder}: trial {trial_id} could not write: {error}. Make room, or mend the storage; then "
+            "the same command goes on"
+        )
+
+    def interrupt(self, why: str) -> None:
+        """Nothing runs any more: what ran or was left behind waits, and is the first to go on with the next driver."""
+        self._guarded(lambda: self._interrupt(why))
+
+    def ended(self, number: int, error: str | None) -> None:
+        """The trial will not run any further: failed where there is an error, pruned where epochs are missing."""
+        self._guarded(lambda: self._ended(number, error))
+
+    def _suggest(self) -> Suggestion | None:
+        while True:
+            suggestion = self._reopened(nothing_new=False) or self._study.next() or self._reopened(nothing_new=True)
+            if suggestion is None:
+                return None
+            number, config = suggestion.number, suggestion.config
+            again = self._paused.pop(config.trial_id, None)
+            # Its rows now, for it may end before a process has begun to run it.
+            self._trials[number] = _Trial(config, rows=self._rows(config))
+            reported = without_a_gap(self._trials[number].rows)
+            # A trial that was left behind may stand at a rung already, its driver killed before it could judge.
+            stopped = None if again is not None else self._judge(config, reported)
+            if stopped is None:
+                return suggestion
+            self._trials[number].stopped = stopped
+            self._ended(number, None)
+
+    def _interrupt(self, why: str) -> None:
+        for suggestion in self._study.waiting:
+            close_orphaned(self._store, suggestion.config)
+        for number, trial in list(self._trials.items()):
+            if trial.recording is None:  # no process has begun to run it since it was suggested
+                close_orphaned(self._store, trial.config)
+            else:
+                trial.recording.finish("INTERRUPTED", stopped=why)
+            self._study.put_back(Suggestion(number, trial.config))
+            del self._trials[number]
+            if trial.recording is not None:
+                self._view.ended(number, trial.config, "INTERRUPTED", self._best_value(trial), why)
+
+    def _reopened(self, *, nothing_new: bool) -> Suggestion | None:
+        trial_id = self._resumable(nothing_new=nothing_new)
+        return None if trial_id is None else self._study.reopen(self._paused[trial_id].config)
+
+    def _resumable(self, *, nothing_new: bool) -> str | None:
+        return self._scheduler.resumes(self._paused, nothing_new=nothing_new)
+
+    def _judge(self, config: TrialConfig, epoch: int) -> str | None:
+        return self._scheduler.stops(config.trial_id, epoch) if 0 < epoch < config.train.epochs else None
+
+    def _rows(self, config: TrialConfig) -> dict[int, dict[str, Any]]:
+        return {row["epoch"]: row for row in self._store.epochs_of(config.trial_id)}
+
+    def _started(self, number: int) -> None:
+        trial = self._trials[number]
+        trial.recording = Recording(self._store, trial.config, number, gpus=self.gpus)
+        trial.rows = self._rows(trial.config)
+        for row in trial.rows.values():
+            self._study.report(number, row)
+        self._view.started(number, trial.config)
+
+    def _epoch(self, number: int, metrics: EpochMetrics, place: Place) -> bool:
+        trial = self._trials[number]
+        row = metrics.row()
+        self._recording(number).add(metrics, place)
+        trial.rows[metrics.epoch] = row
+        self._study.report(number, row)
+        self._view.epoch(number, trial.config, metrics, self._objective.value(row))
+        self._scheduler.observe(trial.config.trial_id, metrics.epoch, self._objective.keys(row))
+        trial.stopped = self._judge(trial.config, metrics.epoch)
+        return trial.stopped is not None
+
+    def _died(self, number: int, error: str, its_fault: bool) -> None:
+        self._deaths[number] += its_fault
+        if self._deaths[number] > MAX_RESTARTS:
+            self._ended(number, error)
+            return
+        self._recording(number).finish("INTERRUPTED", stopped=f"{error} (the trial was started again)")
+        self._study.put_back(Suggestion(number, self._trials.pop(number).config))
+
+    def _ended(self, number: int, error: str | None) -> None:
+        trial = self._trials[number]
+        done = max(trial.rows, default=0)
+        state: State = "FAILED" if error else "COMPLETE" if done >= trial.config.train.epochs else "PRUNED"
+        value = self._best_value(trial)
+        self._recording(number).finish(state, error, stopped=trial.stopped if state == "PRUNED" else None)
+        self._study.end(number, state, self._objective.best(trial.rows.values()))
+        if state == "PRUNED" and trial.stopped:
+            self._paused[trial.config.trial_id] = _Paused(done, trial.config)
+        if error:
+            self._scheduler.forget(trial.config.trial_id)
+            self._failures.failed(trial.config.trial_id, error, trial.config.flat())
+        else:
+            self._failures.succeeded()
+        del self._trials[number]
+        self._view.ended(number, trial.config, state, value, error or trial.stopped)
+
+    def _best_value(self, trial: _Trial) -> float | None:
+        best = self._objective.best(trial.rows.values())
+        return None if best is None else self._objective.value(best)
+
+    def _recording(self, number: int) -> Recording:
+        trial = self._trials[number]
+        if trial.recording is None:  # it failed before its process ever came up
+            trial.recording = Recording(self._store, trial.config, number, gpus=self.gpus)
+        return trial.recording
+
+    def _guarded(self, action: Callable[[], T]) -> T | None:
+        if self.fatal is not None:
+            return None
+        try:
+            with study_file.said(self._store.study_file):
+                return action()
+        except (StoreError, StudyError) as error:
+            # Tune would take it for a failure of the trial, and go on.
+            self.fatal = error
+            return None

@@ -1,0 +1,249 @@
+"""Early stopping: which trials stop at an epoch, and which stopped ones go on. Pure decisions on learning curves.
+
+A scheduler knows nothing but the curves that it was shown, so that one rebuilt from the rows of `epochs` decides as the
+one that was killed would have, and a simulated clock can drive it. Rungs are epochs: a schedule means the same whatever
+was killed, resumed or run at once.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from cpcnn_core.suggest import nearest
+from orchestrator.objectives.objective import non_domination_ranks
+
+Worth: TypeAlias = tuple[tuple[float, ...], ...]
+"""What an epoch is worth: a key per objective, each such that the smaller is the better one."""
+
+_GRACE_SHARE = 9  # the first rung, unless a space file says otherwise: a ninth of a trial's epochs ...
+_LEAST_GRACE = 3  # ... and no epoch before the third, which say more about the warm-up than about the configuration
+_LEAST_TRIALS = 5  # a median of fewer says nothing
+
+
+class ScheduleError(ValueError):
+    """A `scheduler` that cannot be used."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What a space file's `scheduler` says: a name, or a mapping of the name and the numbers below."""
+
+    name: str = "asha"
+    grace_epochs: int | None = None  # no trial stops before; None: a ninth of the epochs, at least 3
+    reduction_factor: int = 3  # of the trials at a rung, one in so many goes on
+
+    @classmethod
+    def of(cls, given: object) -> Schedule:
+        """Read `"asha"` or `{"name": "asha", "grace_epochs": 3}`. Raise ScheduleError, with the nearest name."""
+        fields: Mapping[Any, Any] = given if isinstance(given, Mapping) else {"name": given}
+        for key in fields:
+            if key not in cls.__dataclass_fields__:
+                raise ScheduleError(f"scheduler: {key!r} means nothing{nearest(str(key), cls.__dataclass_fields__)}")
+        name = fields.get("name", cls.name)
+        if not isinstance(name, str) or name not in SCHEDULERS:
+            raise ScheduleError(
+                f"scheduler: {name!r} is none of {', '.join(SCHEDULERS)}{nearest(str(name), SCHEDULERS)}"
+            )
+        for key, least in (("grace_epochs", 1), ("reduction_factor", 2)):
+            value = fields.get(key, least)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ScheduleError(f"scheduler: {key} is {value!r}; it must be a whole number of at least {least}")
+        return cls(**fields)
+
+    def named(self, name: str | None) -> Schedule:
+        """A copy under another name, its numbers kept; itself where there is no name. Raise ScheduleError."""
+        return self if name is None else replace(self, name=Schedule.of(name).name)
+
+    def scheduler(self, epochs: int) -> Scheduler:
+        """A new scheduler for trials of at most so many epochs."""
+        grace = self.grace_epochs or max(_LEAST_GRACE, -(-epochs // _GRACE_SHARE))
+        return SCHEDULERS[self.name](epochs, grace, self.reduction_factor)
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A trial that was stopped before its last epoch."""
+
+    epochs: int  # finished ones
+
+
+class Scheduler:
+    """Stops nothing, and lets go on what another scheduler had stopped. The base of the others.
+
+    `rungs` are the epochs at which trials are compared.
+    """
+
+    def __init__(self, epochs: int, grace: int, factor: int) -> None:
+        self.rungs = self._rungs(epochs, grace, factor)
+        self._factor = factor
+        self._at = {rung: _Rung() for rung in self.rungs}
+        self._curves: dict[str, dict[int, Worth]] = {}
+
+    def _rungs(self, epochs: int, grace: int, factor: int) -> tuple[int, ...]:
+        return ()
+
+    def observe(self, trial: str, epoch: int, value: Worth | None) -> None:
+        """A trial has finished an epoch. An epoch without a worth leaves it standing where it stood."""
+        curve = self._curves.setdefault(trial, {})
+        if value is not None:
+            curve[epoch] = value
+        if epoch in self._at and (standing := _standing(curve, epoch)) is not None:
+            self._at[epoch].put(trial, standing)
+
+    def forget(self, trial: str) -> None:
+        """The trial has failed: it takes no other's place at a rung any more."""
+        self._curves.pop(trial, None)
+        for rung in self._at.values():
+            rung.remove(trial)
+
+    def stops(self, trial: str, epoch: int) -> str | None:
+        """Why the trial, which has finished so many epochs, shall not go on for now; None where it shall."""
+        rung = self._at.get(epoch)
+        if rung is None or trial not in rung:
+            return None  # not compared here, or without a worth by which it could be
+        ahead, among = rung.ahead(trial), len(rung)
+        if ahead < self._kept(among):
+            return None
+        return f"after epoch {epoch} behind {ahead} of {among - 1} others"
+
+    def _kept(self, among: int) -> int:
+        """How many of so many trials at a rung go on; those that are level with the last of them do too."""
+        return among
+
+    def resumes(self, stopped: Mapping[str, Stopped], *, nothing_new: bool) -> str | None:
+        """Which of the stopped trials goes on now, rather than a new one starts. `nothing_new`: there is no new one."""
+        return next(iter(stopped), None)
+
+
+class SuccessiveHalving(Scheduler):
+    """ASHA (Li et al. 2020), as far as it stops: at each rung, a trial goes on that is in the best 1/factor so far."""
+
+    def _rungs(self, epochs: int, grace: int, factor: int) -> tuple[int, ...]:
+        return tuple(_powers(grace, factor, epochs))
+
+    def _kept(self, among: int) -> int:
+        return max(1, among // self._factor)
+
+    def resumes(self, stopped: Mapping[str, Stopped], *, nothing_new: bool) -> str | None:
+        return None
+
+
+class Promoting(SuccessiveHalving):
+    """ASHA as Li et al. wrote it: trials pause at a rung, and go on once they are in its best 1/factor.
+
+    Where nothing new is left to start, at least the best trial of each rung goes on.
+    """
+
+    def _kept(self, among: int) -> int:
+        return among // self._factor
+
+    def resumes(self, stopped: Mapping[str, Stopped], *, nothing_new: bool) -> str | None:
+        for epoch in reversed(self.rungs):
+            rung = self._at[epoch]
+            kept = max(self._kept(len(rung)), int(nothing_new and len(rung) > 0))
+            for trial in rung.best(kept):
+                if trial in stopped and stopped[trial].epochs == epoch:
+                    return trial
+        return None
+
+
+class Median(Scheduler):
+    """Stops a trial that by some epoch is worse than the median of all that came so far (Golovin et al. 2017)."""
+
+    def _rungs(self, epochs: int, grace: int, factor: int) -> tuple[int, ...]:
+        return tuple(range(grace, epochs))
+
+    def _kept(self, among: int) -> int:
+        return among if among < _LEAST_TRIALS else (among + 1) // 2
+
+    def resumes(self, stopped: Mapping[str, Stopped], *, nothing_new: bool) -> str | None:
+        return None
+
+
+SCHEDULERS: dict[str, type[Scheduler]] = {
+    "asha": SuccessiveHalving,
+    "promote": Promoting,
+    "median": Median,
+    "none": Scheduler,
+}
+
+
+class _Rung:
+    """The trials that came to one epoch, and what they were worth by then."""
+
+    def __init__(self) -> None:
+        self._worth: dict[str, Worth] = {}
+        self._ordered: list[Worth] = []  # of a single objective, best first: finds a place without comparing all
+        self._fronts: dict[str, int] | None = None  # of several, until another trial comes
+
+    def __len__(self) -> int:
+        return len(self._worth)
+
+    def __contains__(self, trial: str) -> bool:
+        return trial in self._worth
+
+    def put(self, trial: str, value: Worth) -> None:
+        """Add a trial, or replace it."""
+        if len(value) == 1:
+            self._unplace(trial)
+            bisect.insort(self._ordered, value)
+        self._worth[trial] = value  # a trial that is replaced keeps its place in the order of arrival
+        self._fronts = None
+
+    def remove(self, trial: str) -> None:
+        """Forget a trial, if it was here."""
+        self._unplace(trial)
+        self._worth.pop(trial, None)
+        self._fronts = None
+
+    def _unplace(self, trial: str) -> None:
+        value = self._worth.get(trial)
+        if value is not None and len(value) == 1:
+            del self._ordered[bisect.bisect_left(self._ordered, value)]
+
+    def ahead(self, trial: str) -> int:
+        """How many trials are strictly better: with several objectives, lie on a better non-dominated front."""
+        value = self._worth[trial]
+        if len(value) == 1:
+            return bisect.bisect_left(self._ordered, value)
+        fronts = self._ranked()
+        return sum(rank < fronts[trial] for rank in fronts.values())
+
+    def best(self, count: int) -> Iterable[str]:
+        """The trials with fewer than `count` ahead of them, best first, then in order of arrival."""
+        if count < 1:
+            return
+        if len(self._ordered) == len(self._worth):
+            last = self._ordered[min(count, len(self._ordered)) - 1]
+            yield from sorted((t for t, value in self._worth.items() if value <= last), key=self._worth.__getitem__)
+            return
+        fronts = self._ranked()
+        for trial in sorted(fronts, key=fronts.__getitem__):
+            if self.ahead(trial) >= count:
+                return
+            yield trial
+
+    def _ranked(self) -> dict[str, int]:
+        if self._fronts is None:
+            points = [tuple(key for (key,) in value) for value in self._worth.values()]
+            ranks = non_domination_ranks(points, ["min"] * len(points[0]))
+            self._fronts = dict(zip(self._worth, ranks, strict=True))
+        return self._fronts
+
+
+def _standing(curve: Mapping[int, Worth], epoch: int) -> Worth | None:
+    """What a trial is worth by an epoch: its best so far, or of several objectives the latest, none being the best."""
+    by_then: dict[int, Worth] = {at: value for at, value in curve.items() if at <= epoch}
+    if not by_then:
+        return None
+    latest = by_then[max(by_then)]
+    return min(by_then.values()) if len(latest) == 1 else latest
+
+
+def _powers(first: int, factor: int, below: int) -> Iterable[int]:
+    while first < below:
+        yield first
+        first *= factor

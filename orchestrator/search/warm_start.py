@@ -1,0 +1,114 @@
+"""Warm start: what earlier sweeps measured that a new one may learn from, and why the rest of it may not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cpcnn_core.config import PROTOCOL, ConfigError, TrialConfig
+from cpcnn_core.metrics import OF_IMAGES, Ruler, ruler_of
+from orchestrator.records.states import meaning_of
+from orchestrator.records.store import Store, config_of
+from orchestrator.search.space import SearchSpace
+from orchestrator.search.study import Recorded
+
+# Settings that change neither what is trained nor what the objective reads of it. Which FID was measured stands in the
+# rows themselves, more exactly than in the settings.
+_IGNORED = (
+    "seed",
+    "eval.batch_size",
+    "eval.train_images",
+    "eval.fid_every",
+    "eval.fid_images_per_class",
+    "eval.fid_extractor",
+    "eval.fid_reference",
+    "eval.fid_extrapolate",
+)
+_SHOWN = 5  # reasons
+
+
+@dataclass
+class Harvest:
+    """What one earlier sweep gives."""
+
+    name: str
+    used: list[tuple[str, Recorded]] = field(default_factory=list)  # each with where it comes from
+    refused: Counter[str] = field(default_factory=Counter)  # by reason
+
+    def summary(self, new: int) -> str:
+        """One line: how many trials are used, `new` of them for the first time, and why others are not."""
+        known = f" ({len(self.used) - new} of them known already)" if new < len(self.used) else ""
+        text = f"warm start from {self.name}: {len(self.used)} trials used{known}"
+        if not self.refused:
+            return text
+        reasons = [f"{count} because {reason}" for reason, count in self.refused.most_common(_SHOWN)]
+        rest = self.refused.total() - sum(count for _, count in self.refused.most_common(_SHOWN))
+        return f"{text}, {self.refused.total()} not: " + "; ".join([*reasons, *([f"{rest} others"] if rest else [])])
+
+
+def gather(space: SearchSpace, stores: Iterable[Store], ruler: Ruler | None = None) -> list[Harvest]:
+    """The trials of each store that the space admits, measured as the new sweep will measure.
+
+    `ruler` is what this sweep measures FID with; where nobody knows it yet, the first row that has a FID decides.
+    """
+    needs_ruler = bool(OF_IMAGES & set(space.objective.reads))
+    harvests = []
+    for store in stores:
+        harvest = Harvest(store.folder.name)
+        epochs: dict[str, list[dict[str, Any]]] = {}
+        for row in store.epochs().rows():
+            epochs.setdefault(row["trial_id"], []).append(row)
+        table = store.latest_attempts()
+        harvest.refused.update(problem for problem in table.problems)
+        for row in table.rows():
+            rows = epochs.get(row["trial_id"], [])
+            if needs_ruler:
+                ruler = ruler or next((ruler_of(held) for held in rows if held.get("fid") is not None), None)
+            found = _usable(space, row, rows, ruler if needs_ruler else None)
+            if isinstance(found, str):
+                harvest.refused[found] += 1
+            else:
+                harvest.used.append((f"{harvest.name}/{found.trial_id}", found))
+        harvests.append(harvest)
+    return harvests
+
+
+def _usable(
+    space: SearchSpace, row: Mapping[str, Any], epochs: list[dict[str, Any]], ruler: Ruler | None
+) -> Recorded | str:
+    """The trial as a study may be told of it, or why not."""
+    try:
+        config = config_of(row)
+    except ConfigError as error:
+        return f"the configuration is none of today's ({error})"
+    if config.source is not None:
+        return "it is an imported checkpoint, which no space gives"
+    if config.protocol != PROTOCOL:
+        return f"it was recorded under protocol {config.protocol}, not {PROTOCOL}"
+    params, reason = space.admit(_as_measured_here(space, config))
+    if reason is not None:
+        return reason
+    if meaning_of(row["state"]).runs:
+        return "it has not ended"
+    if meaning_of(row["state"]).failed:
+        return "it failed"
+    if ruler is not None:
+        measured = [held for held in epochs if ruler_of(held) == ruler]
+        other = next((ruler_of(held) for held in epochs if held.get("fid") is not None), None)
+        if not measured and other is not None:
+            return f"its FID has other features, images or reference ({_said(other)}, not {_said(ruler)})"
+        epochs = measured
+    found = Recorded.of(config, row, epochs, params, space.objective)
+    return found if found.worth is not None else f"it has no {' and '.join(space.objective.reads)} in any epoch"
+
+
+def _as_measured_here(space: SearchSpace, config: TrialConfig) -> TrialConfig:
+    mine = space.default().flat()
+    return config.with_settings({name: mine[name] for name in _IGNORED if name not in space.searched})
+
+
+def _said(ruler: Ruler) -> str:
+    features, images, reference = ruler
+    return f"{features} of {images} images against {reference}"

@@ -1,0 +1,1 @@
+"""Text: numbers, names, Markdown, commands to type."""

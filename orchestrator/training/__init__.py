@@ -1,0 +1,1 @@
+"""One trial in this process: the training of cpcnn_core tied to the records."""

@@ -1,0 +1,129 @@
+"""A recorded trial, run again: its configuration from the rows, and what came out otherwise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from cpcnn_core.config import ConfigError, TrialConfig
+from cpcnn_core.suggest import nearest
+from orchestrator.objectives.objective import Objective
+from orchestrator.records.kinds import kind_of
+from orchestrator.records.location import Folder, remove_tree
+from orchestrator.records.store import Store, StoreError, config_of, sweeps
+from orchestrator.search.space import parse_settings
+
+# What two runs of the same trial may differ in; and the score, which follows from the metrics.
+_NOT_COMPARED = {
+    "score",
+    "score_error",
+    "attempt",
+    "seconds",
+    "train_seconds",
+    "compile_seconds",
+    "eval_seconds",
+    "sample_seconds",
+    "images_per_second",
+    "peak_memory_bytes",
+    "micro_batch",
+    "checkpoint",
+}
+
+
+def holder(results: Folder, trial_id: str, sweep: str | None) -> Store:
+    """The sweep that ran the trial, `sweep` or the only one. Raise StoreError where none did, or several."""
+    if sweep is not None:
+        return Store((results / sweep).absolute())
+    begun = [store for store in sweeps(results) if _may_hold(store)]
+    holders = [store for store in begun if store.attempts_of(trial_id)]
+    if not holders:
+        there = [str(row["trial_id"]) for store in begun for row in store.latest_attempts().rows()]
+        raise StoreError(f"{results}: no sweep holds a trial {trial_id}{nearest(trial_id, there) if there else ''}")
+    if len(holders) > 1:
+        names = ", ".join(store.folder.name for store in holders)
+        raise StoreError(f"{results}: trial {trial_id} is in {names}; say which with --sweep")
+    return Store(holders[0].folder.absolute())
+
+
+def scratch(results: Folder, name: str) -> Store:
+    """The folder that replays go to, which are deleted when they are run again. Raise StoreError for a sweep's."""
+    store = Store((results / name).absolute())
+    if not _is_scratch(store):
+        raise StoreError(f"--name {name}: {store.folder} holds a sweep, whose rows a replay would replace")
+    return store
+
+
+def _may_hold(store: Store) -> bool:
+    """Whether a recorded trial is looked for in the folder: in none of replays, as far as it can be told."""
+    try:
+        return not _is_scratch(store)
+    except StoreError:  # somebody else's sweep.json, perhaps, and nothing that this trial needs
+        return kind_of(store.folder.name, None) != "replays"
+
+
+def _is_scratch(store: Store) -> bool:
+    """Whether the folder holds replays, or is one of before folders said what they hold. Raise StoreError."""
+    held = store.read_sweep()
+    return held is None or kind_of(store.folder.name, held) == "replays"
+
+
+def threads_by_epoch(attempts: Iterable[Mapping[str, Any]], epochs: Iterable[Mapping[str, Any]]) -> dict[int, int]:
+    """How many threads of torch trained each epoch, where its attempt says so: another number adds up in another
+    order.
+    """
+    of_attempt = {row["attempt"]: row.get("threads") for row in attempts}
+    held = {int(row["epoch"]): of_attempt.get(row["attempt"]) for row in epochs}
+    return {epoch: int(threads) for epoch, threads in held.items() if threads is not None}
+
+
+def recorded_config(store: Store, trial_id: str, given: Iterable[str]) -> TrialConfig:
+    """The trial's configuration, its data where `given` (data.root=PATH) says. Raise StoreError or ConfigError."""
+    settings = parse_settings(given)
+    if set(settings) - {"data.root"}:
+        raise ConfigError(f"--set {', '.join(settings)}: only data.root can be set here; the rest is as recorded")
+    attempts = store.attempts_of(trial_id) if store.trials_folder.is_dir() else []
+    if not attempts:
+        there = sorted({str(row["trial_id"]) for row in store.latest_attempts().rows()})
+        hint = nearest(trial_id, there) if there and len(there) <= 20 else ""
+        raise StoreError(f"{store.folder}: holds no trial {trial_id}{hint}")
+    if not store.epochs_of(trial_id):
+        raise StoreError(f"{store.folder}: trial {trial_id} has no epoch to compare with")
+    config = config_of(attempts[-1]).with_settings(settings)
+    if config.source is not None:
+        raise ConfigError(f"trial {trial_id} is an imported checkpoint, which was evaluated and not trained")
+    return config
+
+
+def recorded_objective(store: Store) -> Objective | None:
+    """What the sweep optimised; None for trials that were run by hand. It decides which weights are kept."""
+    asked = (store.read_sweep() or {}).get("asked")
+    return None if asked is None else Objective.from_description(asked["objective"])
+
+
+def forget(store: Store, trial_id: str) -> None:
+    """Delete an earlier replay of the trial."""
+    remove_tree(store.training_folder(trial_id))
+    remove_tree(store.checkpoint_folder(trial_id))
+    for folder in (store.trials_folder, store.epochs_folder):
+        (folder / f"{trial_id}.parquet").unlink(missing_ok=True)
+
+
+def differences(recorded: Sequence[Mapping[str, Any]], again: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line for each metric of each epoch that is not what it was."""
+    replayed = {row["epoch"]: row for row in again}
+    found = []
+    for row in recorded:
+        now = replayed.get(row["epoch"], {})
+        found += [
+            f"epoch {row['epoch']}: {name} was {row.get(name)!r}, is {now.get(name)!r}"
+            for name in dict.fromkeys((*row, *now))
+            if name not in _NOT_COMPARED and not _same(row.get(name), now.get(name))
+        ]
+    return found
+
+
+def _same(one: object, other: object) -> bool:
+    if isinstance(one, float) and isinstance(other, float) and math.isnan(one):
+        return math.isnan(other)
+    return one == other

@@ -1,0 +1,306 @@
+"""One trial in this process: the core's training loop, tied to the results store. Free of Ray."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import logging
+import os
+import platform
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from cpcnn_core.config import DataConfig, TrialConfig
+from cpcnn_core.metrics import EpochMetrics
+from orchestrator.objectives.objective import Objective
+from orchestrator.records import alone, mirror
+from orchestrator.records.lease import Lease, LeaseLostError
+from orchestrator.records.mirror import TrialBusyError as TrialBusyError
+from orchestrator.records.recording import Place
+from orchestrator.records.store import Store
+
+if TYPE_CHECKING:
+    from cpcnn_core.data import Dataset
+    from cpcnn_core.evaluate import Evaluation
+    from cpcnn_core.quality import Drawn
+
+logger = logging.getLogger(__name__)
+
+OnProgress = Callable[[str, int, int], None]
+Score = Callable[[EpochMetrics], tuple[float | None, str | None]]  # an objective's: the score, or why there is none
+
+EXTRACTOR = "eval.fid_extractor"
+DIGEST = "data.digest"
+TRAINER = "orchestrator.training.trainer:train"
+
+_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN}
+_ORPHAN_SECONDS = 120  # a process whose driver was killed dies within an epoch at most, usually within a second
+
+
+class Trainer(Protocol):
+    """Trains one trial; `train` below, or a simulation of it."""
+
+    def __call__(
+        self, config: TrialConfig, store: Store, *, reported: int, on_progress: OnProgress | None, score: Score | None
+    ) -> Iterator[EpochMetrics]:
+        """Yield the metrics of each epoch after the first `reported` ones, its checkpoint in the store's training
+        folder, its predictions in the store.
+        """
+
+
+def train(
+    config: TrialConfig,
+    store: Store,
+    *,
+    reported: int,
+    on_progress: OnProgress | None = None,
+    score: Score | None = None,
+) -> Iterator[EpochMetrics]:
+    """The Trainer that trains: `cpcnn_core.train.fit`, its checkpoints and predictions in the store."""
+    # Imported here: readers of results and simulated trials do without torch, which takes seconds to import.
+    import torch
+
+    from cpcnn_core import environment
+    from cpcnn_core.train import fit
+
+    def keep(epoch: int, evaluation: Evaluation) -> None:
+        keep_predictions(store, config.trial_id, epoch, evaluation)
+
+    def keep_drawn(epoch: int, drawn: Drawn) -> None:
+        store.write_samples(config.trial_id, epoch, drawn.write_grid)
+
+    if config.train.compile:
+        torch.compiler.reset()  # after eight networks torch would compile no more, and say so in its log alone
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    yield from fit(
+        config,
+        dataset(config.data),
+        store.training_folder(config.trial_id),
+        accelerator=environment.accelerator(anew=True),  # a process that is used again has that of the trial before
+        reported=reported,
+        on_evaluation=keep,
+        on_drawn=keep_drawn,
+        on_progress=on_progress,
+        score=score,
+    )
+    if torch.distributed.is_initialized():  # the process was one of several
+        torch.distributed.destroy_process_group()
+
+
+def follow(config: TrialConfig, store: Store) -> None:
+    """Train this process's share of a trial that the first process of a rendezvous records."""
+    reported = store.reported_epochs(config.trial_id)
+    if reported < config.train.epochs:  # else that one does not train
+        for _ in train(config, store, reported=reported):
+            pass
+
+
+def keep_predictions(store: Store, trial_id: str, epoch: int, evaluation: Evaluation) -> None:
+    """Write what the evaluation says of every image."""
+    store.write_predictions(
+        trial_id,
+        epoch,
+        images=evaluation.names,
+        labels=evaluation.labels.tolist(),
+        log_likelihood=evaluation.log_likelihood.tolist(),
+    )
+
+
+def named(name: str) -> Trainer:
+    """The Trainer called `module:function`, so that its name can travel to another process."""
+    module, _, function = name.partition(":")
+    trainer: Trainer = getattr(importlib.import_module(module), function)
+    return trainer
+
+
+def run(
+    config: TrialConfig,
+    store: Store,
+    trainer: Trainer,
+    *,
+    objective: Objective | None = None,
+    on_begin: Callable[[], None] | None = None,
+    on_progress: OnProgress | None = None,
+) -> Generator[EpochMetrics]:
+    """Train a trial from wherever it stands, the only one in its checkpoint folder. Raise TrialBusyError.
+
+    Where `objective` combines metrics, each epoch has its `score`, which also says which weights are worth keeping.
+    `on_begin` is called once nobody else can be training the trial any more.
+    """
+    with _alone(store, config.trial_id):
+        if on_begin is not None:
+            on_begin()
+        with mirror.opened(store, config.trial_id) as mirrored:
+            reported = store.reported_epochs(config.trial_id)
+            logger.info("trial %s, after %d reported epochs: %s", config.trial_id, reported, config.flat())
+            score = None if objective is None else objective.score
+            kept_in = store if mirrored is None else mirrored.store
+            for metrics in trainer(config, kept_in, reported=reported, on_progress=on_progress, score=score):
+                logger.info("epoch %d: %s", metrics.epoch, metrics.row())
+                if mirrored is not None:
+                    mirrored.publish(last=metrics.epoch >= config.train.epochs)
+                yield metrics
+
+
+def dataset(config: DataConfig) -> Dataset:
+    """The data set, loaded once per process. Raise DataError, also where it is not the one of `config.digest`."""
+    found = _loaded(config.model_copy(update={"digest": None}))
+    found.check_digest(config.digest)
+    return found
+
+
+@lru_cache(maxsize=2)
+def _loaded(config: DataConfig) -> Dataset:
+    from cpcnn_core.data import load
+
+    return load(config)
+
+
+def digest(config: DataConfig) -> str | None:
+    """What stands for the content of the data. Raise DataError."""
+    return dataset(config).digest
+
+
+def identified(config: TrialConfig) -> TrialConfig:
+    """The config with the digest of its data, which is part of what the trial is. Raise DataError."""
+    return config.with_settings({DIGEST: digest(config.data)})
+
+
+def with_one_extractor(config: TrialConfig) -> TrialConfig:
+    """The config with `eval.fid_extractor=auto`, where FID is measured, replaced by what it is on this machine now."""
+    if not config.eval.fid_every or config.eval.fid_extractor != "auto":
+        return config
+    from cpcnn_core.features import resolve
+
+    weights = config.eval.fid_weights
+    return config.with_settings({EXTRACTOR: resolve("auto", None if weights is None else Path(weights))})
+
+
+def check(config: TrialConfig) -> None:
+    """Load the data and see that the trial fits it; make what its FID is measured with, once for all trials.
+
+    Raise DataError or ConfigError.
+    """
+    from cpcnn_core.quality import yardstick
+    from cpcnn_core.train import check_fits
+
+    check_fits(config, dataset(config.data))
+    if config.eval.fid_every:
+        yardstick(config, dataset(config.data))
+
+
+def check_each(configs: Iterable[TrialConfig]) -> None:
+    """See that each of a space's configurations fits its data: the largest batch of each. Raise as `check`."""
+    from cpcnn_core.train import check_fits
+
+    largest: dict[DataConfig, TrialConfig] = {}
+    for config in configs:
+        held = largest.setdefault(config.data, config)
+        if config.train.batch_size > held.train.batch_size:
+            largest[config.data] = config
+    for config in largest.values():
+        check_fits(config, dataset(config.data))
+
+
+def ruler(config: TrialConfig) -> tuple[str, int, str] | None:
+    """What the trial's FID will be measured with: features, number of images, real ones; None where it will not be."""
+    from cpcnn_core.quality import yardstick
+
+    if not config.eval.fid_every:
+        return None
+    data = dataset(config.data)
+    found = yardstick(config, data)
+    return found.reference.extractor, config.eval.fid_images_per_class * data.nr_classes, found.reference.name
+
+
+def place() -> Place:
+    """Where this process trains."""
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    device = f"cuda: {torch.cuda.get_device_name()}" if torch.cuda.is_available() else str(accelerator or "cpu")
+    return Place(host=platform.node(), device=device, pid=os.getpid(), threads=torch.get_num_threads())
+
+
+def set_threads(count: int) -> None:
+    """Let torch use `count` threads, the trial's share of the cores."""
+    import torch
+
+    torch.set_num_threads(max(1, count))
+
+
+@contextmanager
+def log_to(path: Path, *, redirect: bool = True) -> Generator[None]:
+    """Append what is logged to the file at `path`, and with `redirect` also what is printed and warned of."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        stream = stack.enter_context(path.open("a", buffering=1, encoding="utf-8", errors="backslashreplace"))
+        if redirect:
+            stack.enter_context(redirect_stdout(stream))
+            stack.enter_context(redirect_stderr(stream))
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        root = logging.getLogger()
+        stack.callback(root.setLevel, root.level)
+        root.setLevel(logging.INFO)
+        root.addHandler(handler)
+        stack.callback(root.removeHandler, handler)
+        yield
+
+
+def describe(error: BaseException) -> str:
+    """One line for the table: what kind of error, and what it says."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def is_storage_failure(error: BaseException) -> bool:
+    """Whether the storage, and not the trial, is to blame: it is full, read-only or out of reach."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in _STORAGE:
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+@contextmanager
+def _alone(store: Store, trial_id: str) -> Iterator[None]:
+    # The lock goes with the process, however it ends, so it never has to be broken.
+    file = store.near / "checkpoints" / f"{trial_id}.lock"
+    with ExitStack() as stack:
+        try:
+            lease = stack.enter_context(alone.alone(file, wait=_ORPHAN_SECONDS))
+        except alone.BusyError as busy:
+            raise TrialBusyError(
+                f"{file} is held ({busy}): another process has been training trial {trial_id} for {_ORPHAN_SECONDS} s; "
+                "end it, or wait for it"
+            ) from None
+        if lease is not None:
+            stack.enter_context(_fenced(store, lease, trial_id))
+        yield
+
+
+@contextmanager
+def _fenced(store: Store, lease: Lease, trial_id: str) -> Iterator[None]:
+    """Have the store refuse to write once somebody else trains the trial."""
+    before = store.fence
+
+    def fence() -> None:
+        if before is not None:
+            before()
+        try:
+            lease.check()
+        except LeaseLostError as error:
+            raise TrialBusyError(f"another process trains trial {trial_id} now: {error}") from None
+
+    store.fence = fence
+    try:
+        yield
+    finally:
+        store.fence = before

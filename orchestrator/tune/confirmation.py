@@ -1,0 +1,48 @@
+"""Planning a confirmation: a sweep of the finalists on new seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from cpcnn_core.config import Scalar
+from orchestrator.choosing import candidates, confirming
+from orchestrator.choosing.choice import Choice
+from orchestrator.records.kinds import CONFIRMATION, KIND
+from orchestrator.records.location import Folder
+from orchestrator.records.states import Meaning, meaning_of
+from orchestrator.records.store import Store
+from orchestrator.tune.driver import Plan
+
+_WAY_OUT = "choose among others, with --sweep or --where, which is a confirmation of its own"
+
+
+def planned(
+    results: Folder, name: str, chosen: Callable[[], Choice], *, finalists: int, seeds: int, root: Scalar = None
+) -> tuple[Plan, confirming.Question]:
+    """The sweep `name` that confirms what was chosen, begun or not, and the question that it decides.
+
+    The finalists are those of the first time, whatever has been run since. `root` is where the data lies now. Raise
+    ChoiceError, ConfigError, StoreError.
+    """
+    store = Store((results / name).absolute())
+    question = confirming.recorded(store)
+    if question is None:
+        choice = chosen()
+        with candidates.naming(choice.epochs.problems):
+            question = confirming.ask(choice.epochs, choice.standings(), finalists=finalists, seeds=seeds)
+    for finalist in question.finalists:
+        finalist.run(question.seeds[0])
+    space = question.space()
+    if root is not None:
+        space = space.with_settings({"data.root": root})
+    noted = {KIND: "confirmation", CONFIRMATION: question.describe()}  # written down before anything is run
+    # Where no run has come to a good end, there is nothing to decide by, and the ones that failed are run again.
+    again = not any(meaning.ended and not meaning.failed for meaning in _meanings(store))
+    plan = Plan(name, space, results, trials=space.trials, noted=noted, retry_failed=again, way_out=_WAY_OUT)
+    return replace(plan, announcement=f"{space.question} {plan.trials} runs in {store.folder}."), question
+
+
+def _meanings(store: Store) -> list[Meaning]:
+    """What the states of the trials mean that have run."""
+    return [meaning_of(row["state"]) for row in store.latest_attempts().rows()] if store.is_begun else []

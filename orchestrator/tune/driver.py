@@ -1,0 +1,582 @@
+"""The driver of a sweep: one process that holds the folder, asks for trials, has Ray run them and writes the tables."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import signal
+import sqlite3
+import tempfile
+import uuid
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from cpcnn_core.config import ConfigError, DataConfig
+from cpcnn_core.errors import DataError
+from cpcnn_core.metrics import ruler_of
+from cpcnn_core.suggest import nearest
+from orchestrator.machines import cluster, launch
+from orchestrator.machines.resources import ResourcesError
+from orchestrator.process import signals
+from orchestrator.records import alone, beginning, lease, mixtures, provenance, ranking
+from orchestrator.records.kinds import CONFIRMATION, KIND
+from orchestrator.records.lease import STALE_SECONDS, Beating, Lease, LeaseLostError, TakenError
+from orchestrator.records.location import Folder, RemoteError
+from orchestrator.records.ranking import Entry
+from orchestrator.records.store import Store, StoreError, config_of, sweeps
+from orchestrator.search import growth, study_file, warm_start
+from orchestrator.search.budget import Budget, Meter, spent
+from orchestrator.search.ledger import Best, Ledger, View
+from orchestrator.search.space import SearchSpace
+from orchestrator.search.study import Study
+from orchestrator.training import trainer
+from orchestrator.tune import packing
+
+logger = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 10.0  # between two looks at the logs of trials on other machines
+_OTHERS_FAILED = "other trials of the sweep failed for one cause"
+_PUBLISH_SECONDS = 600.0  # between two copies of the study that go where the results are
+
+
+class SweepError(Exception):
+    """A sweep that cannot start or go on."""
+
+
+class FailingError(SweepError):
+    """A sweep whose trials all fail for one cause."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run, and where its results go."""
+
+    name: str
+    space: SearchSpace
+    results: Folder
+    trials: int
+    seed: int = 0
+    budget: Budget = field(default_factory=Budget)
+    extend: bool = False  # accept a space that grew since the sweep was begun
+    retry_failed: bool = False  # run the trials that failed again, before new ones
+    pending_minutes: float = 30.0  # on a cluster: for so long no trial may find a place
+    max_cost: float | None = None  # on a cluster: what its nodes may cost in all, in the currency of their labels
+    trainer: str = trainer.TRAINER  # another one simulates trials
+    warm_start: tuple[str, ...] = ()  # names of earlier sweeps in the same folder of results
+    noted: Mapping[str, Any] = field(default_factory=dict)  # what else sweep.json is to say from the beginning
+    announcement: str | None = None  # for the view, once nothing is in the way of the first trial
+    way_out: str = "give this sweep another --name"  # where the folder is taken, as the user's command has it
+
+    def __post_init__(self) -> None:
+        """A small space may not have as many configurations as trials were asked for."""
+        object.__setattr__(self, "trials", int(min(self.trials, self.space.size)))
+
+    @property
+    def store(self) -> Store:
+        return Store((self.results / self.name).absolute())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run of the driver ended."""
+
+    finished: int  # trials of the sweep that have ended, those of earlier runs included
+    ran: bool  # whether there was anything to do
+    interrupted: bool  # whether it was stopped before the end
+    spent: str | None = None  # the limit of the budget that ended it
+
+
+def run(plan: Plan, view: View, *, beside: Callable[[], AbstractContextManager[None]] = nullcontext) -> Outcome:
+    """Run the sweep until its trials have ended, or until SIGINT, SIGTERM or SIGHUP. A sweep that was begun is resumed.
+
+    `beside` is entered once the folder is bound to the plan's question. One that fails before its first trial leaves
+    nothing behind. Raise SweepError, StoreError, StudyError, ClusterError or what is wrong with the data.
+    """
+    store = plan.store
+    address = launch.cluster_address()
+    new = beginning.is_new(store)
+    if new and address is not None:
+        launch.find_cluster(address)  # before anything is spent; one that has ended needs none
+    absent = beginning.absent_folders(store)
+    with signals.as_interrupts():
+        return _run_in(store, absent, plan, view, beside, new=new)
+
+
+def _run_in(
+    store: Store,
+    absent: Sequence[Path],
+    plan: Plan,
+    view: View,
+    beside: Callable[[], AbstractContextManager[None]],
+    *,
+    new: bool,
+) -> Outcome:
+    """Run the sweep in its folder, of which those `absent` are made."""
+    store.create()
+    store = store.patient()
+    traceless = beginning.without_a_trace(store, absent) if new else nullcontext()
+    with holding(store, way_out=plan.way_out), study_file.said(store.study_file), traceless:
+        store.remove_leftovers()
+        for line in store.set_damaged_aside():
+            view.note(f"warning: {line}")
+        mixtures.check_protocol(store, way_out=plan.way_out)
+        plan = _with_one_data_set(_with_one_extractor(plan, store), store)
+        if new:
+            _check_data(plan)  # before the folder is bound to this question
+        _agree(plan, store)
+        with beside():
+            outcome = _search(plan, store, view, new=new)
+        if new and outcome.interrupted:
+            beginning.remove(store, absent)  # where no trial had begun
+        return outcome
+
+
+def _search(plan: Plan, store: Store, view: View, *, new: bool) -> Outcome:
+    study = Study(plan.space, store, seed=plan.seed, trials=plan.trials, retry_failed=plan.retry_failed)
+    try:
+        entries = _entries(plan, store)
+        ledger = Ledger(study, store, plan.space.objective, view, plan.space.schedule.scheduler(plan.space.epochs))
+        ledger.recall(entries, retrying=plan.retry_failed)
+        if CONFIRMATION in plan.noted:
+            ledger.retrying = "the same command"
+        if ledger.is_over:
+            return Outcome(study.finished, ran=False, interrupted=False)
+        if ledger.hopeless is not None:  # all that earlier runs tried failed for one cause: nothing new is tried
+            ledger.interrupt(_OTHERS_FAILED)
+            raise ledger.fatal or FailingError(ledger.hopeless)
+        meter = Meter(plan.budget, spent(store.trials().rows(), store.epochs().rows()))
+        if limit := meter.exhausted():
+            ledger.interrupt(_spent(limit))  # what a killed driver left running
+            if ledger.fatal is not None:
+                raise ledger.fatal
+            return Outcome(study.finished, ran=False, interrupted=False, spent=limit)
+        if not new:
+            _check_data(plan)
+        if plan.announcement is not None:
+            view.note(plan.announcement)
+        for line in _warm_start(plan, store, study):
+            view.note(line)
+        _record_run(plan, store)
+        if study.finished or study.left_behind:
+            view.resumed(study.finished, _best_so_far(plan, entries))
+        limit = _run(plan, store, ledger, stop := _Stop(), meter, view.note)
+        if ledger.fatal is not None:
+            raise ledger.fatal
+        if ledger.hopeless is not None:
+            raise FailingError(ledger.hopeless)
+        store.compact()
+        unfinished = ledger.is_busy or not ledger.is_over
+        interrupted = stop.requested and unfinished
+        return Outcome(study.finished, ran=True, interrupted=interrupted, spent=limit if unfinished else None)
+    finally:
+        study.close()
+
+
+@contextmanager
+def holding(store: Store, *, way_out: str = Plan.way_out) -> Generator[None]:
+    """Be the sweep's only driver. Raise SweepError, naming the other one, where there is one."""
+    # A lock is let go of with the process, however that ends. Where locks do nothing, or end at this machine, the lease
+    # is what keeps a second driver out.
+    lock = store.near / "driver.lock"
+    with ExitStack() as stack:
+        try:
+            sure = stack.enter_context(alone.locked(lock))
+        except alone.BusyError:
+            raise SweepError(_taken(store, _seen(store), way_out)) from None
+        except OSError as error:
+            raise StoreError(f"{lock}: cannot be written: {error.strerror or error}") from None
+        stack.enter_context(_leased(store, locked=sure, way_out=way_out))
+        yield
+
+
+def _seen(store: Store) -> lease.Seen | None:
+    """Who holds the lease; None where that cannot be told."""
+    with suppress(OSError):
+        seen = lease.seen(store.folder, lease.DRIVER)
+        return None if seen is None or seen.holder.over else seen
+    return None
+
+
+def _taken(store: Store, seen: lease.Seen | None, way_out: str) -> str:
+    who = "which has not said yet who it is" if seen is None else str(seen.holder)
+    return f"{store.folder}: another driver runs this sweep: {who}. Wait for it, stop it with Ctrl-C, or {way_out}"
+
+
+@contextmanager
+def _leased(store: Store, *, locked: bool, way_out: str) -> Generator[None]:
+    """Hold the lease of the sweep's driver, and publish the study now and then where it lies elsewhere."""
+    work = _work(store)
+    try:
+        held, before = Lease.taken(store.folder, lease.DRIVER, work=work, locked=locked)
+    except TakenError as taken:
+        left = max(1, round(STALE_SECONDS - taken.seen.silent))
+        raise SweepError(
+            f"{_taken(store, taken.seen, way_out)}; it was heard of {taken.seen.silent:.0f} s ago. If its machine is "
+            f"gone, the same command goes on in {left} s"
+        ) from None
+    except OSError as error:
+        raise _unwritable(store, error) from None
+    if work is not None and (before is None or before.work != work) and store.study_file.exists():
+        # Another machine has driven the sweep since this one did, or this is another sweep by the same name. The study
+        # is made anew from the rows.
+        store.set_study_aside()
+
+    def fence() -> None:
+        try:
+            held.check()
+        except LeaseLostError as error:
+            raise StoreError(
+                f"{store.folder}: another driver has taken over this sweep: {error}. This one was not heard of for "
+                "too long, and writes nothing more"
+            ) from None
+        except OSError as error:
+            raise _unwritable(store, error) from None
+
+    def publish() -> None:
+        try:
+            store.publish_study()
+        except (StoreError, OSError, sqlite3.Error) as error:
+            logger.warning("no copy of the study: %s", error)
+
+    store.fence = fence
+    beating = Beating(held, meanwhile=publish, every=_PUBLISH_SECONDS)
+    try:
+        yield
+    finally:
+        beating.stop()
+        publish()
+        store.fence = None
+        with suppress(OSError):
+            held.release()
+
+
+def _unwritable(store: Store, error: OSError) -> StoreError:
+    if isinstance(error, RemoteError):
+        return StoreError(str(error))
+    return StoreError(f"{store.folder}: cannot be written: {error.strerror or error}")
+
+
+def _work(store: Store) -> str | None:
+    """What names this machine's study of the sweep, whatever the machine is called; None where it is in the folder."""
+    file = store.study_file.with_name("work.txt")
+    if file.parent == store.folder:
+        return None
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            file.write_text(uuid.uuid4().hex)
+        return file.read_text()
+    except OSError as error:
+        way = "CPCNN_CACHE names another place"
+        raise StoreError(f"{file.parent}: cannot hold the study: {error.strerror or error}; {way}") from None
+
+
+def _with_one_extractor(plan: Plan, store: Store) -> Plan:
+    """Decide once what `eval.fid_extractor=auto` is, for all trials and machines, and for whoever resumes the sweep."""
+    default = plan.space.default()
+    if not default.eval.fid_every or default.eval.fid_extractor != "auto":
+        return plan
+    decided = (store.read_sweep() or {}).get("asked", {}).get("settings", {}).get(trainer.EXTRACTOR)
+    if decided is None:
+        decided = trainer.with_one_extractor(default).eval.fid_extractor
+    settled = plan.space.with_settings({trainer.EXTRACTOR: decided})
+    settled.check()
+    return replace(plan, space=settled)
+
+
+def _with_one_data_set(plan: Plan, store: Store) -> Plan:
+    """Say in the space by its digest which data all trials are about. Raise MixtureError where the folder's differ.
+
+    Simulated trials have no data.
+    """
+    if plan.trainer != trainer.TRAINER:
+        return plan
+    held = (store.read_sweep() or {}).get("asked", {}).get("settings", {}).get(trainer.DIGEST)
+    config = plan.space.default().data
+    digest = _digest(config.model_copy(update={"digest": None}), held or config.digest)
+    mixtures.check_data(store, config, digest, way_out=plan.way_out)
+    if config.digest not in {None, digest}:
+        trainer.dataset(config)  # which says that it is other data than the one asked for
+    return replace(plan, space=plan.space.with_settings({trainer.DIGEST: digest}))
+
+
+def _digest(config: DataConfig, held: str | None) -> str | None:
+    """The digest of the data as it is now, read by a node of the cluster where it is not here.
+
+    A sweep that has ended is looked at again without its data: where that cannot be read, `held`, its own, stands.
+    """
+    try:
+        return trainer.digest(config)
+    except DataError:
+        if held is not None:
+            return held
+        if launch.cluster_address() is None:
+            raise
+    from orchestrator.tune import local_ray
+
+    with local_ray.started():
+        return local_ray.elsewhere(trainer.digest, config)
+
+
+def _agree(plan: Plan, store: Store) -> None:
+    """Write sweep.json, or see that it asks the same question. Raise SweepError where it does not."""
+    asked = {**plan.space.describe(), "seed": plan.seed}
+    held = store.read_sweep() or {
+        "name": plan.name,
+        KIND: "sweep",
+        "question": plan.space.question,
+        "source": plan.space.source,
+        "asked": asked,
+        "created": provenance.now(),
+        "runs": [],
+        **plan.noted,
+    }
+    fields = growth.structure(plan.space.fields)
+    if "asked" not in held:  # a folder into which trials were run by hand has not asked anything yet
+        held = {**held, KIND: "confirmation" if CONFIRMATION in held else "sweep", "asked": asked}
+    if held["asked"] != asked:
+        changes = "\n".join(_changes("", held["asked"], asked))
+        refusals = list(growth.refusals(held, asked, fields)) if plan.extend else []
+        if not plan.extend or refusals:
+            way = (
+                "it did not only grow: " + "; ".join(refusals)
+                if refusals
+                else f"{plan.way_out}, delete the folder, or, if the space only grew, say --extend"
+            )
+            raise SweepError(
+                f"{store.folder}: holds a sweep that asked something else; {way}. What differs:\n{changes}"
+            )
+        # Optuna keeps the options of each parameter; the study is made anew from the rows under the new ones.
+        store.set_study_aside()
+        held = {**held, "asked": asked, "extended": [*held.get("extended", []), provenance.now()]}
+    store.write_sweep({**held, "fields": fields})
+
+
+def _record_run(plan: Plan, store: Store) -> None:
+    """Add to sweep.json by which code, and on which machine, the trials from here on are run."""
+    held = store.read_sweep() or {}
+    run = {
+        "started": provenance.now(),
+        "trials": plan.trials,
+        "hours": plan.budget.hours,
+        "gpu_hours": plan.budget.gpu_hours,
+        "scheduler": dataclasses.asdict(plan.space.schedule),
+        "git_commit": provenance.git_commit(),
+        "versions": provenance.versions(),
+        "hardware": provenance.hardware(),
+        "data_root": plan.space.settings.get("data.root"),
+        "fid_weights": plan.space.settings.get("eval.fid_weights"),
+    }
+    learned = [*held.get("warm_start", []), *plan.warm_start]
+    warm = {"warm_start": list(dict.fromkeys(learned))} if learned else {}
+    store.write_sweep({**held, **warm, "runs": [*held.get("runs", []), run]})
+
+
+def _changes(prefix: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Generator[str]:
+    for key in dict.fromkeys([*before, *after]):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from _changes(f"{prefix}{key} ", old, new)
+        elif old != new:
+            was = json.dumps(old) if key in before else "absent"
+            now = json.dumps(new) if key in after else "absent"
+            yield f"  {prefix}{key}: was {was}, is {now}"
+
+
+def _check_data(plan: Plan) -> None:
+    """Find out here, not in each trial, that the data is missing or broken; and decode it once for all of them."""
+    if _trains_here(plan):
+        trainer.check(plan.space.default())
+        trainer.check_each(plan.space.extremes())
+
+
+def _trains_here(plan: Plan) -> bool:
+    """Whether this machine has the data, since its own cores or GPUs train the trials."""
+    return plan.trainer == trainer.TRAINER and launch.cluster_address() is None
+
+
+def _warm_start(plan: Plan, store: Store, study: Study) -> Generator[str]:
+    """Let the study learn from earlier sweeps; a line on each. Raise SweepError where there is no such sweep.
+
+    A study that was made anew, since the space grew or the file was lost, learns again what the one before had learned.
+    """
+    before = (store.read_sweep() or {}).get("warm_start", [])
+    lost = [name for name in before if name not in study.learned_from and name not in plan.warm_start]
+    if not plan.warm_start and not lost:
+        return
+    found = {store.folder.name: store for store in sweeps(plan.results) if store.folder.name != plan.name}
+    for name in plan.warm_start:
+        if name not in found:
+            raise SweepError(
+                f"--warm-start {name}: no other sweep of that name in {plan.results}{nearest(name, found)}"
+            )
+    for name in lost:
+        if name not in found:
+            yield f"warm start from {name}: it is not in {plan.results} any more"
+    own = (ruler_of(row) for row in plan.store.epochs().rows() if row["fid"] is not None)
+    ruler = next(own, None)
+    if ruler is None and _trains_here(plan):
+        ruler = trainer.ruler(plan.space.default())
+    wanted = [name for name in (*plan.warm_start, *lost) if name in found]
+    for harvest in warm_start.gather(plan.space, [found[name] for name in wanted], ruler):
+        yield harvest.summary(study.learn(harvest.used))
+
+
+def _entries(plan: Plan, store: Store) -> list[Entry]:
+    """The trials in the folder that this space admits; others were run there by hand."""
+    found = []
+    for entry in ranking.read([store])[0]:
+        with suppress(ConfigError):
+            if plan.space.params_of(config_of(entry.trial)) is not None:
+                found.append(entry)
+    return found
+
+
+def _best_so_far(plan: Plan, entries: list[Entry]) -> Best | None:
+    found = ranking.leader(entries, plan.space.objective)
+    if found is None:
+        return None
+    entry, epoch, value = found
+    return value, config_of(entry.trial), epoch["epoch"]
+
+
+class _Stop:
+    """Whether the user, or the machine's owner, wants the sweep to stop."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.why = "Ctrl-C"
+        self.is_writing = False  # the rows of what is stopped
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        why = signals.name_of(number)
+        if not self.requested:
+            self.requested, self.why = True, why
+        elif number == signal.SIGINT or (number == signal.SIGTERM and why == self.why and not self.is_writing):
+            # Others come in twos: a terminal that is closed and its shell send one each.
+            raise KeyboardInterrupt
+
+
+def _spent(limit: str) -> str:
+    return f"the sweep's budget was spent: {limit}"
+
+
+def _run(plan: Plan, store: Store, ledger: Ledger, stop: _Stop, meter: Meter, say: Callable[[str], None]) -> str | None:
+    """Have Ray run the trials; of those that it leaves, say so in their rows. Return the limit that was reached."""
+    with _stopping(stop):
+        try:
+            limit = _tune(plan, store, ledger, stop, meter, say)
+        except BaseException as error:
+            stop.is_writing = True
+            interrupted = isinstance(error, KeyboardInterrupt)
+            ledger.interrupt(stop.why if interrupted else trainer.describe(error))
+            raise
+        stop.is_writing = True
+        if stop.requested:
+            ledger.interrupt(stop.why)
+        elif limit is not None:
+            ledger.interrupt(_spent(limit))
+        elif ledger.hopeless is not None:
+            ledger.interrupt(_OTHERS_FAILED)
+    return limit
+
+
+def _stopping(stop: _Stop) -> AbstractContextManager[None]:
+    return signals.handled_by(stop, (signal.SIGINT, *signals.ENDING))
+
+
+def _tune(
+    plan: Plan, store: Store, ledger: Ledger, stop: _Stop, meter: Meter, say: Callable[[str], None]
+) -> str | None:
+    """Have Ray run the trials. Return the limit of the budget that ended it, if one did."""
+    from orchestrator.tune import local_ray
+
+    with local_ray.started() as available, tempfile.TemporaryDirectory(prefix="cpcnn-sweep-") as throwaway:
+        from ray import tune
+
+        from orchestrator.training.stall import Stalls
+        from orchestrator.tune import watching
+        from orchestrator.tune.trainable import (
+            BESIDES,
+            CPUS,
+            FOLDER,
+            GPUS,
+            LOG,
+            NUMBER,
+            OBJECTIVE,
+            PROCESSES,
+            SETTINGS,
+            STALL_SECONDS,
+            TRAINER,
+            TrialProcess,
+        )
+        from orchestrator.tune.tuning import Halt, LedgerCallback, LedgerStopper, StudySearcher
+
+        resources = plan.space.resources
+        if resources.packs and available.get("GPU"):
+            resources, found = packing.measure(plan.space).packed(resources, available)
+            say(found)
+        try:
+            share = resources.share(available, plan.trials)
+        except ResourcesError as error:
+            raise SweepError(str(error)) from None
+        if plan.budget.gpu_hours is not None and not share.gpus:
+            raise SweepError("--gpu-hours: no trial holds a GPU here, so that it would never end; limit it by --hours")
+        besides = cluster.besides(resources.accelerator, resources.memory_gib)
+        share, watch = watching.begin(plan, store, share, besides)
+        ledger.gpus = share.gpus
+        stall_seconds = 60 * plan.space.stall_minutes
+        searcher = StudySearcher(
+            ledger,
+            lambda suggestion: {
+                NUMBER: suggestion.number,
+                SETTINGS: suggestion.config.flat(),
+                FOLDER: store.folder,
+                LOG: str(store.log_file(suggestion.config.trial_id)),
+                STALL_SECONDS: stall_seconds,
+                TRAINER: plan.trainer,
+                OBJECTIVE: plan.space.objective.describe(),
+                CPUS: share.cpus,
+                PROCESSES: resources.processes,
+                GPUS: share.gpus,
+                BESIDES: besides,
+            },
+        )
+        stalls = Stalls(stall_seconds)
+        if store.is_remote:
+            stalls = Stalls(stall_seconds, changed=lambda log: store.log_changed(log.stem), every=_LOOK_SECONDS)
+        limit: list[str] = []
+
+        def is_stopping() -> bool:
+            limit[:] = filter(None, [meter.tick(ledger.running, share.gpus)])
+            return stop.requested or bool(limit) or ledger.hopeless is not None
+
+        try:
+            tune.run(
+                TrialProcess,
+                name="sweep",  # of a folder of its own that is thrown away; the sweep's name may mean something to it
+                num_samples=-1,
+                search_alg=searcher,
+                max_concurrent_trials=share.concurrent,
+                stop=LedgerStopper(ledger),
+                callbacks=[
+                    LedgerCallback(ledger, is_stopping, stalls),
+                    *([watch] if watch else []),
+                ],
+                reuse_actors=True,
+                raise_on_failed_trial=False,
+                storage_path=throwaway,
+                verbose=0,
+            )
+        except Halt:
+            pass
+        except KeyboardInterrupt:
+            stop.requested = True
+        if watch is not None:
+            watch.end()
+        return limit[0] if limit else None

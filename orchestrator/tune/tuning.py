@@ -1,0 +1,155 @@
+"""Ray Tune's side of the search: a Searcher that hands out suggestions, a Callback that passes on what became of them.
+
+Tune keeps no state of its own that matters. Its trial ids, its result files and its checkpoints are thrown away; the
+ledger's rows and the study are the sweep. Nor does Tune start a trial again whose process died, since it does not where
+the process dies while it changes from one trial to the next: the ledger suggests such a trial once more.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ray.tune import Callback, Stopper
+from ray.tune.experiment import Trial
+from ray.tune.search import Searcher
+
+from orchestrator.search.ledger import Ledger
+from orchestrator.search.study import Suggestion
+from orchestrator.training.stall import Stalls, last_dump
+from orchestrator.tune.trainable import BUSY, FAILURE, FOLDER, LOG, METRICS, NUMBER, PLACE, STORAGE
+
+# A machine whose processes are ended with it breaks its connections before Ray knows that it is gone: "unavailable". A
+# process that dies by itself is told as dead by its node, at the latest the next time.
+_NODE_LOST = re.compile(
+    r"node (?:has |was |is )?(?:died|dead|terminated|preempted)|preempt|actor is temporarily unavailable", re.IGNORECASE
+)
+
+
+class Halt(BaseException):
+    """Leaves Tune's loop at once. No Exception, since Tune would stop each trial politely first, an epoch at a time."""
+
+
+class StudySearcher(Searcher):  # type: ignore[misc]
+    """Hands out what the ledger suggests, as the trainable's config."""
+
+    def __init__(self, ledger: Ledger, to_config: Callable[[Suggestion], dict[str, Any]]) -> None:
+        super().__init__()
+        self._ledger = ledger
+        self._to_config = to_config
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial's config; None while there is none but a running trial may yet have to be run again."""
+        suggestion = self._ledger.suggest()
+        if suggestion is not None:
+            return self._to_config(suggestion)
+        return None if self._ledger.is_busy else str(Searcher.FINISHED)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing: the callback below hears of it in the same breath, and with the reason."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study is on disk already."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: see `save`."""
+
+
+class LedgerStopper(Stopper):  # type: ignore[misc]
+    """Passes each epoch to the ledger, which says whether the trial stops there.
+
+    Tune asks its stopper before anybody else hears of a result, the last one of a trial included.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """An epoch is finished."""
+        if METRICS not in result:
+            return False
+        return self._ledger.epoch(result[NUMBER], result[METRICS], result[PLACE])
+
+    def stop_all(self) -> bool:
+        """Never: the callback below leaves the loop."""
+        return False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles it into a state of its own that is thrown away."""
+        return {}
+
+
+class LedgerCallback(Callback):  # type: ignore[misc]
+    """Passes Tune's other events to the ledger, and leaves the loop when the ledger or the user wants to stop."""
+
+    def __init__(self, ledger: Ledger, is_stopping: Callable[[], bool], stalls: Stalls) -> None:
+        self._ledger = ledger
+        self._is_stopping = is_stopping
+        self._stalls = stalls
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A process runs the trial."""
+        self._ledger.started(trial.config[NUMBER])
+        self._stalls.watch(trial.trial_id, trial.config[LOG])
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """The trial's last epoch is finished, or the scheduler stopped it, or it failed in a process that lives on."""
+        self._stalls.forget(trial.trial_id)
+        result = trial.last_result or {}
+        if result.get(STORAGE):
+            self._ledger.halt(trial.config[NUMBER], result[FAILURE])
+        elif result.get(BUSY):  # a node that was cut off may train on for minutes
+            self._ledger.died(trial.config[NUMBER], result[FAILURE], its_fault=False)
+        else:
+            self._ledger.ended(trial.config[NUMBER], result.get(FAILURE))
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """The trial's process died, or could not be used again."""
+        self._stalls.forget(trial.trial_id)
+        filed = _filed(trial)
+        cause = _cause(filed)
+        stack = last_dump(Path(trial.config[LOG]))
+        # The sweep's own folder, which may be called `preempted`, says nothing about the node.
+        lost = is_node_lost(_cause(filed.replace(str(trial.config[FOLDER]), "")))
+        reason = f"{cause}; it hung in {stack}" if stack and not lost else cause
+        self._ledger.died(trial.config[NUMBER], reason, its_fault=not lost)
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Where Tune can be left without anything half done."""
+        for trial_id in self._stalls.overdue():
+            _kill(next(trial for trial in trials if trial.trial_id == trial_id))
+        if self._ledger.fatal is not None or self._is_stopping():
+            raise Halt
+
+
+def is_node_lost(cause: str) -> bool:
+    """Whether what Ray says of a process's death is that its machine went away."""
+    return _NODE_LOST.search(cause) is not None
+
+
+def _kill(trial: Trial) -> None:
+    """End a process that did not end itself: it is suspended, or does not come back from the kernel."""
+    import ray
+
+    actor = trial.temporary_state.ray_actor
+    if actor is not None:
+        ray.kill(actor)
+
+
+def _filed(trial: Trial) -> str:
+    """The error that Tune filed last, in one line; empty where it filed none."""
+    if trial.error_file is None or not Path(trial.error_file).exists():
+        return ""
+    text = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
+    return " ".join(text.rpartition("Failure #")[2].splitlines()[1:])
+
+
+def _cause(text: str) -> str:
+    """The part of the error which names the cause."""
+    if not text:
+        return "the trial's process died"
+    said = re.search(r"Worker exit detail: (.*?)(?= Some common causes|$)", text)
+    detail = said[1] if said else text[-500:]
+    return f"the trial's process died: {' '.join(detail.split())}"

@@ -1,0 +1,1 @@
+"""What is shown: progress lines, tables, the HTML report, experiment trackers."""

@@ -1,0 +1,163 @@
+"""What a running sweep shows: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from contextlib import AbstractContextManager, ExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from cpcnn_core.config import TrialConfig
+from cpcnn_core.metrics import EpochMetrics
+from orchestrator.objectives.objective import Objective
+from orchestrator.process import streams
+from orchestrator.records.states import State, meaning_of
+from orchestrator.text.formatting import measured, plain
+
+if TYPE_CHECKING:
+    from orchestrator.search.ledger import Best  # which imports Optuna; readers of results do without
+
+
+class Progress(AbstractContextManager["Progress"]):
+    """A View of a sweep of `total` trials."""
+
+    def __init__(self, console: Console, objective: Objective, searched: tuple[str, ...], *, total: int) -> None:
+        self._console = console
+        self._objective = objective
+        self._searched = searched
+        self._total = total
+        self._earlier = 0  # trials that had ended before this run
+        self._begun = time.monotonic()
+        self._left: dict[str, State] = {}  # by trial id: those that a process ran, and none runs now
+        self._running: dict[int, tuple[TrialConfig, EpochMetrics | None]] = {}
+        self._earlier_best: Best | None = None
+        self._bests: dict[str, Best] = {}  # by trial id: of each trial of this run that has not failed
+        self._open = ExitStack()
+        self._live = (
+            Live(console=console, get_renderable=self._render, refresh_per_second=2, transient=True)
+            if console.is_terminal
+            else None
+        )
+
+    def __enter__(self) -> Self:
+        self._open.enter_context(streams.unheld())
+        if self._live is not None:
+            self._live.start()
+            self._open.callback(self._live.stop)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    def note(self, text: str) -> None:
+        """Something to know before the first trial runs."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def resumed(self, finished: int, best: Best | None) -> None:
+        """The sweep goes on where an earlier run stopped."""
+        self._earlier, self._earlier_best = finished, best
+        if self._live is None:
+            self._say(f"resumed after {finished} finished trials")
+
+    def started(self, number: int, config: TrialConfig) -> None:
+        """A trial runs."""
+        self._left.pop(config.trial_id, None)  # one that had been stopped goes on
+        self._running[number] = (config, None)
+        if self._live is None:
+            self._say(f"trial {config.trial_id} runs: {settings(config, self._searched)}")
+
+    def epoch(self, number: int, config: TrialConfig, metrics: EpochMetrics, value: float | None) -> None:
+        """A trial finished an epoch."""
+        self._running[number] = (config, metrics)
+        held = self._bests.get(config.trial_id)
+        if value is not None and (held is None or self._objective.better(value, held[0])):
+            self._bests[config.trial_id] = (value, config, metrics.epoch)
+        if self._live is None:
+            values = f"{self._objective.metric} {measured(value)}, val_bpd {measured(metrics.val_bpd)}"
+            at = f"trial {config.trial_id} epoch {metrics.epoch}/{config.train.epochs}"
+            self._say(f"{at}: {values}, {metrics.seconds:.1f} s")
+
+    def ended(self, number: int, config: TrialConfig, state: State, value: float | None, reason: str | None) -> None:
+        """A trial ended, or was stopped for now."""
+        self._running.pop(number, None)
+        self._left[config.trial_id] = state
+        if meaning_of(state).failed:
+            self._bests.pop(config.trial_id, None)
+            self._console.print(Text(f"trial {config.trial_id} FAILED: {reason}", style="red"), soft_wrap=True)
+        elif self._live is None:
+            why = f" ({reason})" if reason else ""
+            self._say(f"trial {config.trial_id} {state}: best {self._objective.metric} {measured(value)}{why}")
+
+    def _say(self, text: str) -> None:
+        # A trial of an earlier run that goes on here and ends again is counted once, as nearly as one can tell.
+        done = min(self._total, self._earlier + self._done)
+        self._console.print(f"[{done}/{self._total}] {text}", markup=False, highlight=False, soft_wrap=True)
+
+    @property
+    def _done(self) -> int:
+        """How many trials have ended in this run."""
+        return sum(meaning_of(state).ended for state in self._left.values())
+
+    def _best(self) -> Best | None:
+        """The best so far, the earliest of equals."""
+        best = self._earlier_best
+        for held in self._bests.values():
+            if best is None or self._objective.better(held[0], best[0]):
+                best = held
+        return best
+
+    def _render(self) -> Group:
+        done = self._done
+        elapsed = time.monotonic() - self._begun
+        counts = ", ".join(f"{count} {state}" for state, count in sorted(Counter(self._left.values()).items()))
+        head = f"{min(self._total, self._earlier + done)} of {self._total} trials" + (
+            f" ({counts} in this run)" if counts else ""
+        )
+        if done:
+            left = max(0, self._total - self._earlier - done) * elapsed / done
+            head += f", {60 * done / elapsed:.1f} a minute, about {duration(left)} left"
+        lines = [Text(head)]
+        if (best := self._best()) is not None:
+            value, config, epoch = best
+            lines.append(
+                Text(
+                    f"best so far: {self._objective.metric} {measured(value)} in epoch {epoch} of {config.trial_id}: "
+                    f"{settings(config, self._searched)}"
+                )
+            )
+        table = Table(box=None, pad_edge=False)
+        for column in ("running", "epoch", self._objective.metric, "val_bpd", "s/epoch", "memory", "settings"):
+            table.add_column(column)
+        for config, metrics in self._running.values():
+            shown = metrics.row() if metrics is not None else {}
+            table.add_row(
+                config.trial_id,
+                f"{shown.get('epoch', 0)}/{config.train.epochs}",
+                measured(self._objective.value(shown)),
+                measured(metrics.val_bpd if metrics is not None else None),
+                f"{metrics.seconds:.1f}" if metrics is not None else "",
+                f"{metrics.peak_memory_bytes / 2**30:.1f} GiB" if metrics is not None else "",  # the GPU's, or RAM
+                settings(config, self._searched),
+            )
+        return Group(*lines, table)
+
+
+def settings(config: TrialConfig, fields: tuple[str, ...]) -> str:
+    """The given fields of a configuration, by their short names."""
+    flat = config.flat()
+    return ", ".join(f"{field.rpartition('.')[2]} {plain(flat[field])}" for field in fields if field in flat)
+
+
+def duration(seconds: float) -> str:
+    """Hours and minutes, minutes and seconds, or seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
