@@ -45,6 +45,7 @@ from orchestrator.search.study import Recorded, Study
 from orchestrator.search.study_file import StudyFile
 from orchestrator.training.trainer import OnProgress, Score
 from orchestrator.tune import driver, local_ray
+from orchestrator.tune.plan import Plan
 from orchestrator.views.progress import Progress
 from search_spaces import choice, floats, ints
 
@@ -112,7 +113,7 @@ def gaps(folder: Path) -> list[float]:
 def ours(folder: Path, trials: int, available: int) -> list[float]:
     """Our driver, one trial at a time, of one epoch."""
     space = replace(SPACE, settings={"train.epochs": 1, "seed": 0}, resources=Resources(cpus=available, gpus=0))
-    plan = driver.Plan("ours", space, folder, trials, trainer="benchmarks.overhead:train")
+    plan = Plan("ours", space, folder, trials, trainer="benchmarks.overhead:train")
     with Progress(Console(quiet=True), space.objective, space.searched, total=trials) as view:
         driver.run(plan, view)
     return gaps(plan.store.folder)

@@ -22,7 +22,7 @@ from orchestrator.views import standings
 
 if TYPE_CHECKING:
     from orchestrator.choosing.confirming import Decision, Question
-    from orchestrator.tune.driver import Plan
+    from orchestrator.tune.plan import Plan
 
 app = cli.command()
 
@@ -119,10 +119,11 @@ def _confirmed(console: Console, plan: Plan, question: Question) -> Decision:
     from orchestrator.choosing import confirming
     from orchestrator.search.study import StudyError
     from orchestrator.tune import driver
+    from orchestrator.tune.plan import SweepError
     from orchestrator.views.progress import Progress
 
     with (
-        cli.plain_errors(driver.SweepError, StudyError),
+        cli.plain_errors(SweepError, StudyError),
         cli.stoppable(),
         Progress(console, plan.space.objective, plan.space.searched, total=plan.trials) as view,
     ):

@@ -26,7 +26,9 @@ from orchestrator.search.budget import Budget
 from orchestrator.search.scheduling import ScheduleError
 from orchestrator.search.study import StudyError
 from orchestrator.text import calling
-from orchestrator.tune import driver, probing
+from orchestrator.tune import driver
+from orchestrator.tune.dry_run import show as dry_run_of
+from orchestrator.tune.plan import FailingError, Plan, SweepError
 from orchestrator.views import leaderboard, tracking
 from orchestrator.views.progress import Progress
 
@@ -49,7 +51,7 @@ def _check_cluster(file: Path | None) -> None:
     raise typer.Exit
 
 
-def _submit(console: Console, context: typer.Context, plan: driver.Plan, address: str, space_file: Path) -> None:
+def _submit(console: Console, context: typer.Context, plan: Plan, address: str, space_file: Path) -> None:
     options = [*_typed(context), "--address", "auto"]
     settings = context.params["given"] or ()
     job = launch.submit(address, space_file, options, name=plan.name, results=plan.results, settings=settings)
@@ -145,11 +147,11 @@ def main(
     """Search SPACE. The same command again resumes the sweep where it was stopped or killed."""
     console = cli.console()
     failing: str | None = None
-    expected = (driver.SweepError, StudyError, ScheduleError, ResourcesError, ClusterError)
+    expected = (SweepError, StudyError, ScheduleError, ResourcesError, ClusterError)
     with cli.plain_errors(*expected), cli.stoppable():
         asked = space.read(space_file, given or (), seed=seed, sampler=sampler)
         asked = replace(asked, schedule=asked.schedule.named(scheduler))
-        plan = driver.Plan(
+        plan = Plan(
             name=cli.folder_name(space_file.stem if name is None else name),
             space=asked,
             results=results,
@@ -163,7 +165,7 @@ def main(
             max_cost=max_cost,
         )
         if dry_run:
-            probing.show(console, plan, cluster)
+            dry_run_of(console, plan, cluster)
             return
         if cluster is not None:
             raise ClusterError("--cluster: goes with --dry-run; --address and --submit run a sweep on a cluster")
@@ -181,7 +183,7 @@ def main(
                         plan.store, wandb=wandb, tensorboard=tensorboard, say=console.print
                     ),
                 )
-            except driver.FailingError as error:
+            except FailingError as error:
                 failing = str(error)
     if failing is not None:
         cli.fail(failing, cli.FAILED)
@@ -197,7 +199,7 @@ def main(
     show(console, plan)
 
 
-def show(console: Console, plan: driver.Plan) -> None:
+def show(console: Console, plan: Plan) -> None:
     """Print the leaderboard and the next command to type. Exit with an error where no trial came to a good end."""
     entries, problems = ranking.read([plan.store])
     found = asking.parted(entries, plan.store.read_sweep() or {})

@@ -13,7 +13,8 @@ from orchestrator.records.location import located
 from orchestrator.records.store import StoreError
 from orchestrator.search.space import read
 from orchestrator.search.study import StudyError
-from orchestrator.tune.driver import Plan, SweepError, run
+from orchestrator.tune.driver import run
+from orchestrator.tune.plan import Plan, SweepError
 from orchestrator.views.progress import Progress
 
 

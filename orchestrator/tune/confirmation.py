@@ -12,7 +12,7 @@ from orchestrator.records.kinds import CONFIRMATION, KIND
 from orchestrator.records.location import Folder
 from orchestrator.records.states import Meaning, meaning_of
 from orchestrator.records.store import Store
-from orchestrator.tune.driver import Plan
+from orchestrator.tune.plan import Plan
 
 _WAY_OUT = "choose among others, with --sweep or --where, which is a confirmation of its own"
 

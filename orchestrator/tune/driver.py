@@ -6,12 +6,10 @@ import dataclasses
 import json
 import logging
 import signal
-import sqlite3
 import tempfile
-import uuid
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,72 +21,23 @@ from cpcnn_core.suggest import nearest
 from orchestrator.machines import cluster, launch
 from orchestrator.machines.resources import ResourcesError
 from orchestrator.process import signals
-from orchestrator.records import alone, beginning, lease, mixtures, provenance, ranking
+from orchestrator.records import beginning, mixtures, provenance, ranking
 from orchestrator.records.kinds import CONFIRMATION, KIND
-from orchestrator.records.lease import STALE_SECONDS, Beating, Lease, LeaseLostError, TakenError
-from orchestrator.records.location import Folder, RemoteError
 from orchestrator.records.ranking import Entry
-from orchestrator.records.store import Store, StoreError, config_of, sweeps
+from orchestrator.records.store import Store, config_of, sweeps
 from orchestrator.search import growth, study_file, warm_start
-from orchestrator.search.budget import Budget, Meter, spent
+from orchestrator.search.budget import Meter, spent
 from orchestrator.search.ledger import Best, Ledger, View
-from orchestrator.search.space import SearchSpace
 from orchestrator.search.study import Study
 from orchestrator.training import trainer
 from orchestrator.tune import packing
+from orchestrator.tune.holding import holding
+from orchestrator.tune.plan import FailingError, Outcome, Plan, SweepError
 
 logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 10.0  # between two looks at the logs of trials on other machines
 _OTHERS_FAILED = "other trials of the sweep failed for one cause"
-_PUBLISH_SECONDS = 600.0  # between two copies of the study that go where the results are
-
-
-class SweepError(Exception):
-    """A sweep that cannot start or go on."""
-
-
-class FailingError(SweepError):
-    """A sweep whose trials all fail for one cause."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to run, and where its results go."""
-
-    name: str
-    space: SearchSpace
-    results: Folder
-    trials: int
-    seed: int = 0
-    budget: Budget = field(default_factory=Budget)
-    extend: bool = False  # accept a space that grew since the sweep was begun
-    retry_failed: bool = False  # run the trials that failed again, before new ones
-    pending_minutes: float = 30.0  # on a cluster: for so long no trial may find a place
-    max_cost: float | None = None  # on a cluster: what its nodes may cost in all, in the currency of their labels
-    trainer: str = trainer.TRAINER  # another one simulates trials
-    warm_start: tuple[str, ...] = ()  # names of earlier sweeps in the same folder of results
-    noted: Mapping[str, Any] = field(default_factory=dict)  # what else sweep.json is to say from the beginning
-    announcement: str | None = None  # for the view, once nothing is in the way of the first trial
-    way_out: str = "give this sweep another --name"  # where the folder is taken, as the user's command has it
-
-    def __post_init__(self) -> None:
-        """A small space may not have as many configurations as trials were asked for."""
-        object.__setattr__(self, "trials", int(min(self.trials, self.space.size)))
-
-    @property
-    def store(self) -> Store:
-        return Store((self.results / self.name).absolute())
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run of the driver ended."""
-
-    finished: int  # trials of the sweep that have ended, those of earlier runs included
-    ran: bool  # whether there was anything to do
-    interrupted: bool  # whether it was stopped before the end
-    spent: str | None = None  # the limit of the budget that ended it
 
 
 def run(plan: Plan, view: View, *, beside: Callable[[], AbstractContextManager[None]] = nullcontext) -> Outcome:
@@ -175,105 +124,6 @@ def _search(plan: Plan, store: Store, view: View, *, new: bool) -> Outcome:
         return Outcome(study.finished, ran=True, interrupted=interrupted, spent=limit if unfinished else None)
     finally:
         study.close()
-
-
-@contextmanager
-def holding(store: Store, *, way_out: str = Plan.way_out) -> Generator[None]:
-    """Be the sweep's only driver. Raise SweepError, naming the other one, where there is one."""
-    # A lock is let go of with the process, however that ends. Where locks do nothing, or end at this machine, the lease
-    # is what keeps a second driver out.
-    lock = store.near / "driver.lock"
-    with ExitStack() as stack:
-        try:
-            sure = stack.enter_context(alone.locked(lock))
-        except alone.BusyError:
-            raise SweepError(_taken(store, _seen(store), way_out)) from None
-        except OSError as error:
-            raise StoreError(f"{lock}: cannot be written: {error.strerror or error}") from None
-        stack.enter_context(_leased(store, locked=sure, way_out=way_out))
-        yield
-
-
-def _seen(store: Store) -> lease.Seen | None:
-    """Who holds the lease; None where that cannot be told."""
-    with suppress(OSError):
-        seen = lease.seen(store.folder, lease.DRIVER)
-        return None if seen is None or seen.holder.over else seen
-    return None
-
-
-def _taken(store: Store, seen: lease.Seen | None, way_out: str) -> str:
-    who = "which has not said yet who it is" if seen is None else str(seen.holder)
-    return f"{store.folder}: another driver runs this sweep: {who}. Wait for it, stop it with Ctrl-C, or {way_out}"
-
-
-@contextmanager
-def _leased(store: Store, *, locked: bool, way_out: str) -> Generator[None]:
-    """Hold the lease of the sweep's driver, and publish the study now and then where it lies elsewhere."""
-    work = _work(store)
-    try:
-        held, before = Lease.taken(store.folder, lease.DRIVER, work=work, locked=locked)
-    except TakenError as taken:
-        left = max(1, round(STALE_SECONDS - taken.seen.silent))
-        raise SweepError(
-            f"{_taken(store, taken.seen, way_out)}; it was heard of {taken.seen.silent:.0f} s ago. If its machine is "
-            f"gone, the same command goes on in {left} s"
-        ) from None
-    except OSError as error:
-        raise _unwritable(store, error) from None
-    if work is not None and (before is None or before.work != work) and store.study_file.exists():
-        # Another machine has driven the sweep since this one did, or this is another sweep by the same name. The study
-        # is made anew from the rows.
-        store.set_study_aside()
-
-    def fence() -> None:
-        try:
-            held.check()
-        except LeaseLostError as error:
-            raise StoreError(
-                f"{store.folder}: another driver has taken over this sweep: {error}. This one was not heard of for "
-                "too long, and writes nothing more"
-            ) from None
-        except OSError as error:
-            raise _unwritable(store, error) from None
-
-    def publish() -> None:
-        try:
-            store.publish_study()
-        except (StoreError, OSError, sqlite3.Error) as error:
-            logger.warning("no copy of the study: %s", error)
-
-    store.fence = fence
-    beating = Beating(held, meanwhile=publish, every=_PUBLISH_SECONDS)
-    try:
-        yield
-    finally:
-        beating.stop()
-        publish()
-        store.fence = None
-        with suppress(OSError):
-            held.release()
-
-
-def _unwritable(store: Store, error: OSError) -> StoreError:
-    if isinstance(error, RemoteError):
-        return StoreError(str(error))
-    return StoreError(f"{store.folder}: cannot be written: {error.strerror or error}")
-
-
-def _work(store: Store) -> str | None:
-    """What names this machine's study of the sweep, whatever the machine is called; None where it is in the folder."""
-    file = store.study_file.with_name("work.txt")
-    if file.parent == store.folder:
-        return None
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if not file.exists():
-            file.write_text(uuid.uuid4().hex)
-        return file.read_text()
-    except OSError as error:
-        way = "CPCNN_CACHE names another place"
-        raise StoreError(f"{file.parent}: cannot hold the study: {error.strerror or error}; {way}") from None
 
 
 def _with_one_extractor(plan: Plan, store: Store) -> Plan:

@@ -28,7 +28,7 @@ from orchestrator.tune.tuning import Halt
 
 if TYPE_CHECKING:
     from orchestrator.machines.resources import Share
-    from orchestrator.tune.driver import Plan
+    from orchestrator.tune.plan import Plan
 
 _SECONDS = 5.0  # between two looks at the nodes
 _ANSWER_SECONDS = 120.0  # a node that has just come up unpacks the code first

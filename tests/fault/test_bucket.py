@@ -24,7 +24,8 @@ from orchestrator.records.lease import Lease, TakenError
 from orchestrator.records.location import RemotePath, located
 from orchestrator.records.store import Store, sweeps
 from orchestrator.search.study import NAME
-from orchestrator.tune.driver import SweepError, holding
+from orchestrator.tune.holding import holding
+from orchestrator.tune.plan import SweepError
 from tests import buckets, fakes, odd
 from tests.fault.test_processes import EPOCHS, SPACE
 

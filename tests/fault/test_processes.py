@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.records.store import Store
-from orchestrator.tune.driver import SweepError, holding
+from orchestrator.tune.holding import holding
+from orchestrator.tune.plan import SweepError
 from tests import fakes
 
 TRIALS, EPOCHS = 6, 4

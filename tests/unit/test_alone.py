@@ -26,7 +26,8 @@ from orchestrator.records.lease import STALE_SECONDS, Holder
 from orchestrator.records.mirror import TrialBusyError
 from orchestrator.records.store import Attempt, Store, StoreError
 from orchestrator.training import trainer
-from orchestrator.tune.driver import SweepError, holding
+from orchestrator.tune.holding import holding
+from orchestrator.tune.plan import SweepError
 from tests.locks import ALWAYS, KINDS, broken
 
 HOLD = """
@@ -36,7 +37,7 @@ from tests.locks import break_locks
 kind, folder = sys.argv[1:]
 if kind != "good":
     break_locks(kind)
-from orchestrator.tune.driver import holding
+from orchestrator.tune.holding import holding
 from orchestrator.records.store import Store
 with holding(Store(Path(folder))):
     print("held", flush=True)

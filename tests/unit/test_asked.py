@@ -16,7 +16,7 @@ from orchestrator.records.recording import Place, Recording
 from orchestrator.records.store import Store, config_of
 from orchestrator.search.space import SearchSpace, at_random, read
 from orchestrator.tune import driver
-from orchestrator.tune.driver import Plan
+from orchestrator.tune.plan import Plan
 from tests.fakes import metrics
 from tests.unit.test_space import BRANCHED, HEAD, SPACES
 

@@ -33,8 +33,8 @@ from orchestrator.records import provenance
 from orchestrator.search import space
 from orchestrator.search.budget import Budget
 from orchestrator.text.names import identifier
-from orchestrator.tune import probing
-from orchestrator.tune.driver import Plan
+from orchestrator.tune import dry_run, probing
+from orchestrator.tune.plan import Plan
 
 GIB = 2**30
 ROOT = Path(__file__).resolve().parents[2]
@@ -196,7 +196,7 @@ def test_a_cluster_files_prices_make_the_plan(resources: dict[str, Any], says: s
     config = TrialConfig.from_flat({"train.epochs": 4})
     probes = [probing.Probe(config, 1, 1, seconds, 1) for seconds in (900.0, 1800.0)]
     try:
-        said = probing._bill(plan, rented, 5, probes)
+        said = dry_run._bill(plan, rented, 5, probes)
     except ClusterError as error:
         said = str(error)
     assert says in said

@@ -31,8 +31,9 @@ from orchestrator.search.study_file import StudyFile
 from orchestrator.text import calling
 from orchestrator.training import stall, trainer
 from orchestrator.tune import driver
-from orchestrator.tune.driver import Outcome, Plan, SweepError, holding
+from orchestrator.tune.holding import holding
 from orchestrator.tune.packing import Measured
+from orchestrator.tune.plan import Outcome, Plan, SweepError
 from orchestrator.views.progress import Progress
 from search_spaces import ints
 from tests.fakes import metrics

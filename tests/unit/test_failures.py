@@ -21,7 +21,7 @@ from orchestrator.search.ledger import Ledger
 from orchestrator.search.space import SearchSpace
 from orchestrator.search.study import Study
 from orchestrator.tune import driver as driving
-from orchestrator.tune.driver import Plan
+from orchestrator.tune.plan import Plan
 from orchestrator.views.progress import Progress
 from search_spaces import choice
 from tests.fakes import metrics

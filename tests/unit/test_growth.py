@@ -10,7 +10,7 @@ from orchestrator.records.recording import Recording
 from orchestrator.search.space import SearchSpace
 from orchestrator.search.study import Study
 from orchestrator.tune import driver
-from orchestrator.tune.driver import Plan, SweepError
+from orchestrator.tune.plan import Plan, SweepError
 from search_spaces import Space, choice, floats, ints
 from tests.fakes import metrics
 

@@ -22,7 +22,7 @@ from orchestrator.search import warm_start
 from orchestrator.search.space import SpaceError, read
 from orchestrator.training import trainer
 from orchestrator.tune import driver
-from orchestrator.tune.driver import Plan
+from orchestrator.tune.plan import Plan
 
 OLD = Path(__file__).parents[1] / "data" / "results-0.1"
 OLD_TRIALS = {"71a511c4e3cc": "none", "e70f652de265": "block_film"}

@@ -14,7 +14,7 @@ from orchestrator.objectives.objective import Objective, ParetoObjective
 from orchestrator.records import ranking
 from orchestrator.records.store import Attempt, Store
 from orchestrator.search.space import SearchSpace
-from orchestrator.tune.driver import Plan
+from orchestrator.tune.plan import Plan
 from orchestrator.views import leaderboard
 from search_spaces import COURSE_GRADING, constrained, ints, pareto
 from tests.fakes import metrics

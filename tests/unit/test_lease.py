@@ -17,7 +17,8 @@ from orchestrator.records.lease import STALE_SECONDS, Holder, Lease, LeaseLostEr
 from orchestrator.records.location import RemotePath, remove_tree
 from orchestrator.records.store import Store, StoreError
 from orchestrator.tune import driver
-from orchestrator.tune.driver import SweepError, holding
+from orchestrator.tune.holding import holding
+from orchestrator.tune.plan import SweepError
 from tests import remote
 from tests.fakes import metrics
 

@@ -16,7 +16,7 @@ from cpcnn_core import files
 from orchestrator import command_line
 from orchestrator.machines.cluster import ClusterError
 from orchestrator.records import provenance
-from orchestrator.tune import local_ray, probing
+from orchestrator.tune import dry_run, local_ray
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def test_nor_are_those_that_a_container_may_not_use(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     assert provenance.cores() == cores
     assert provenance.hardware()["cpus"] == cores
-    assert probing._machine()["CPU"] == cores
+    assert dry_run._machine()["CPU"] == cores
 
 
 def test_no_temporary_folder_at_all_is_one_sentence_of_any_command(

@@ -19,7 +19,7 @@ from orchestrator.records.recording import Place, Recording
 from orchestrator.records.store import Store
 from orchestrator.search.space import SearchSpace, read
 from orchestrator.tune import driver
-from orchestrator.tune.driver import Plan
+from orchestrator.tune.plan import Plan
 from orchestrator.views.progress import Progress
 from search_spaces import ints
 from tests.end_to_end.test_commands import call_here

@@ -43,7 +43,7 @@ from orchestrator.records.store import Attempt, Store, StoreError
 from orchestrator.search import space, study_file
 from orchestrator.search.study_file import StudyFile
 from orchestrator.text import markdown, names
-from orchestrator.tune.driver import Plan
+from orchestrator.tune.plan import Plan
 from tests import odd, remote
 from tests.fakes import metrics
 from tests.unit.test_best import CONFIG, fids, judged

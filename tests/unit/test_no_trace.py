@@ -26,7 +26,8 @@ from orchestrator.records.store import Store, StoreError, sweeps
 from orchestrator.search.space import SearchSpace
 from orchestrator.training import importing, replaying, trainer
 from orchestrator.tune import driver
-from orchestrator.tune.driver import Plan, SweepError
+from orchestrator.tune.holding import holding
+from orchestrator.tune.plan import Plan, SweepError
 from orchestrator.views import tracking
 from orchestrator.views.progress import Progress
 from search_spaces import ints
@@ -141,7 +142,7 @@ def test_what_is_not_ours_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_one_that_was_killed_before_it_had_begun_is_not_listed(tmp_path: Path) -> None:
     Store(tmp_path / "one").create()
-    with driver.holding(Store(tmp_path / "one")):
+    with holding(Store(tmp_path / "one")):
         pass
     code, said = call_here(status.app, "--results", tmp_path)
     assert (code, "holds no sweep" in said) == (2, True)
@@ -150,7 +151,7 @@ def test_one_that_was_killed_before_it_had_begun_is_not_listed(tmp_path: Path) -
 def test_a_second_driver_takes_nothing_from_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = Plan("one", SPACE, tmp_path, trials=1, trainer="tests.fakes:train")
     plan.store.create()
-    with driver.holding(plan.store):  # which has not begun yet
+    with holding(plan.store):  # which has not begun yet
         before = sorted(file.name for file in plan.store.folder.iterdir())
         with pytest.raises(SweepError, match="another driver runs this sweep"):
             run(plan)

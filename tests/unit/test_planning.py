@@ -15,8 +15,8 @@ from orchestrator.records.recording import Recording
 from orchestrator.records.states import MEANINGS, State
 from orchestrator.search.space import SearchSpace
 from orchestrator.training import trainer
-from orchestrator.tune import probing
-from orchestrator.tune.driver import Plan
+from orchestrator.tune import dry_run, probing
+from orchestrator.tune.plan import Plan
 from search_spaces import Space, choice, ints
 from tests.fakes import metrics
 
@@ -37,7 +37,7 @@ def test_the_smallest_and_the_largest_network_are_found() -> None:
 
 def test_a_small_network_may_take_longer() -> None:
     probes = [probing.Probe(TrialConfig.from_flat({"train.epochs": 2}), 1, 1, seconds, 1) for seconds in (9.0, 4.0)]
-    assert probing._range(probes) == (8.0, 18.0)
+    assert dry_run._range(probes) == (8.0, 18.0)
 
 
 def test_they_are_found_where_no_branch_is_the_smallest_in_everything() -> None:
@@ -76,6 +76,6 @@ def test_a_plan_counts_what_the_sweep_would_take_up(
     Recording(plan.store, space.default(), 0).finish(state)
     monkeypatch.setattr(probing, "probe", lambda config, dataset: probing.Probe(config, 1, 1, 1.0, 1))
     console = Console(record=True, width=200)
-    probing.show(console, plan)
+    dry_run.show(console, plan)
     ends = state in ("COMPLETE", "PRUNED", "FAILED", "STOPPED")
     assert ("nothing is left to run" if ends else "disk: at most 1 B") in console.export_text()

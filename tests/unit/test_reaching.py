@@ -17,7 +17,8 @@ from orchestrator.machines import launch
 from orchestrator.machines.cluster import ClusterError
 from orchestrator.search import space
 from orchestrator.search.space import SearchSpace
-from orchestrator.tune.driver import Plan, run
+from orchestrator.tune.driver import run
+from orchestrator.tune.plan import Plan
 from orchestrator.views.progress import Progress
 from tests.end_to_end.test_commands import call_here
 

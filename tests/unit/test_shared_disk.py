@@ -16,7 +16,7 @@ from orchestrator.records import location
 from orchestrator.records.beginning import without_a_trace
 from orchestrator.records.store import Store, StoreError
 from orchestrator.search.study import NAME
-from orchestrator.tune.driver import holding
+from orchestrator.tune.holding import holding
 from tests.unit.test_study import run_all, states, studying
 
 

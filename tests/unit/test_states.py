@@ -36,7 +36,8 @@ from orchestrator.search.space import SearchSpace
 from orchestrator.search.study import Study
 from orchestrator.training import replaying
 from orchestrator.tune import driver
-from orchestrator.tune.driver import Plan, holding
+from orchestrator.tune.holding import holding
+from orchestrator.tune.plan import Plan
 from orchestrator.views.progress import Progress
 from orchestrator.views.tracking import Follower
 from search_spaces import ints, pareto

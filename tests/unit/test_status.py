@@ -15,7 +15,7 @@ from orchestrator import status
 from orchestrator.records import recording
 from orchestrator.records.recording import Place, Recording
 from orchestrator.records.store import Store
-from orchestrator.tune.driver import holding
+from orchestrator.tune.holding import holding
 from tests.fakes import metrics
 
 

@@ -17,7 +17,7 @@ from orchestrator.search import warm_start
 from orchestrator.search.space import SearchSpace
 from orchestrator.search.study import Study
 from orchestrator.tune import driver
-from orchestrator.tune.driver import Plan, SweepError
+from orchestrator.tune.plan import Plan, SweepError
 from orchestrator.views.progress import Progress
 from search_spaces import COURSE_GRADING, ints
 from tests.fakes import metrics

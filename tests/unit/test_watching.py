@@ -14,7 +14,7 @@ from orchestrator.machines.resources import Share
 from orchestrator.records.store import Store
 from orchestrator.search import space
 from orchestrator.tune import watching
-from orchestrator.tune.driver import Plan
+from orchestrator.tune.plan import Plan
 from orchestrator.tune.tuning import Halt
 
 ROOT = Path(__file__).resolve().parents[2]
