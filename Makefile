@@ -22,7 +22,7 @@ test:
 
 # Every image format damaged in a thousand ways instead of two hundred.
 test-images:
-	CPCNN_MUTATIONS=1000 uv run pytest tests/unit/test_image_files.py
+	CPCNN_MUTATIONS=1000 uv run pytest tests/unit/cpcnn_core/test_image_files.py
 
 # The lowest versions that pyproject.toml allows, in an environment of their own; the pins under [tool.uv] hide them.
 test-lowest:

@@ -17,7 +17,7 @@ from cpcnn_core import environment
 from orchestrator import trial
 from orchestrator.records.store import Store
 from orchestrator.training.replaying import differences
-from tests.launchers import known
+from tests.support.launchers import known
 
 SPACE = '''"""Does the environment matter? Cost: seconds."""
 from search_spaces import choice

@@ -13,9 +13,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from orchestrator import best, trial
-from tests import course
+from tests.support import course
+from tests.support.paths import SHARED
 
-SHARED = Path(__file__).parents[3] / "shared"
 SIZE = 16  # of the images that the network sees; the sources are half as large again
 SPACE = f'''"""Which?"""
 from search_spaces import choice

@@ -19,7 +19,7 @@ from orchestrator.exporting import folder as folder_of
 from orchestrator.exporting import submission
 from orchestrator.records.store import Store
 from orchestrator.views import tracking
-from tests import odd
+from tests.support import odd
 
 NAME = odd.ALL
 SETTINGS = {

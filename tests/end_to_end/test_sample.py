@@ -18,8 +18,8 @@ from cpcnn_core.config import TrialConfig
 from cpcnn_core.files import sha256
 from orchestrator import trial
 from orchestrator.records.store import Store
-from tests import remote
-from tests.fakes import metrics
+from tests.support import remote
+from tests.support.fakes import metrics
 
 CONFIG = TrialConfig.from_flat(
     {"model.fusion": "input_add", "model.nr_filters": 4, "model.nr_logistic_mix": 2, "seed": 7}

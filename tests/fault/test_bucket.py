@@ -26,8 +26,8 @@ from orchestrator.records.store import Store, sweeps
 from orchestrator.search.study import NAME
 from orchestrator.tune.holding import holding
 from orchestrator.tune.plan import SweepError
-from tests import buckets, fakes, odd
 from tests.fault.test_processes import EPOCHS, SPACE
+from tests.support import buckets, fakes, odd
 
 SWEEP = odd.ALL  # its name
 TRIALS = 4
@@ -58,7 +58,7 @@ def call(app: typer.Typer, *arguments: object) -> tuple[int, str]:
 
 def driver(space: Path, results: RemotePath, cache: Path, seconds: float) -> subprocess.Popen[str]:
     environment = os.environ | {fakes.SECONDS: str(seconds), "OMP_NUM_THREADS": "1", "CPCNN_CACHE": str(cache)}
-    command = [sys.executable, "-m", "tests.fake_sweep", str(space), str(results), str(TRIALS), SWEEP]
+    command = [sys.executable, "-m", "tests.support.fake_sweep", str(space), str(results), str(TRIALS), SWEEP]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
 

@@ -51,7 +51,7 @@ def test_a_sweep_says_that_it_cannot_write_and_goes_on_once_it_can(tmp_path: Pat
     space.write_text(SPACE)
     disk.mkdir()
     out.mkdir()
-    sweep = [sys.executable, "-m", "tests.fake_sweep", str(space), str(disk), str(TRIALS)]
+    sweep = [sys.executable, "-m", "tests.support.fake_sweep", str(space), str(disk), str(TRIALS)]
     environment = os.environ | {"CPCNN_FAKE_SECONDS": "0.5", "OMP_NUM_THREADS": "1"}
     command = [*NAMESPACE, "bash", "-c", SCRIPT, "bash", str(disk), str(out), *sweep]
     subprocess.run(command, check=True, timeout=3 * PATIENCE, env=environment)

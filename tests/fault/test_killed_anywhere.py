@@ -26,7 +26,7 @@ from orchestrator.search.space import SearchSpace
 from orchestrator.search.study import Study
 from orchestrator.training import trainer
 from search_spaces import choice, ints
-from tests import fakes
+from tests.support import fakes
 
 TRIALS, EPOCHS, CONCURRENT = 4, 2, 2
 FIELDS = {"model.fusion": choice("none", "stem_add", "input_map"), "model.nr_filters": ints(8, 12)}

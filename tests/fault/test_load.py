@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import fakes
 from tests.fault.test_processes import EPOCHS, PATIENCE, Sweep
+from tests.support import fakes
 
 AT_ONCE = int(os.environ.get("CPCNN_AT_ONCE", "0"))
 SPACE = f"""

@@ -18,7 +18,7 @@ from ray.cluster_utils import Cluster
 
 from orchestrator.records.store import Store
 from orchestrator.tune.tuning import is_node_lost
-from tests import fakes
+from tests.support import fakes
 
 TRIALS, EPOCHS, PATIENCE = 4, 4, 200
 
@@ -54,7 +54,7 @@ def test_the_trial_of_a_lost_node_goes_on_elsewhere_from_its_checkpoint(tmp_path
         return [line.split() for line in trained.read_text().splitlines()] if trained.exists() else []
 
     environment = os.environ | {fakes.SECONDS: "1", "RAY_ADDRESS": cluster.address, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.fake_sweep", str(space), str(tmp_path), str(TRIALS)]
+    command = [sys.executable, "-m", "tests.support.fake_sweep", str(space), str(tmp_path), str(TRIALS)]
     driver = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     with driver:
         deadline = time.monotonic() + PATIENCE

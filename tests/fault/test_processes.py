@@ -19,7 +19,7 @@ import pytest
 from orchestrator.records.store import Store
 from orchestrator.tune.holding import holding
 from orchestrator.tune.plan import SweepError
-from tests import fakes
+from tests.support import fakes
 
 TRIALS, EPOCHS = 6, 4
 PATIENCE = 600  # seconds; Ray starts in five on an idle machine, and in a minute or more on a busy one
@@ -47,7 +47,7 @@ class Sweep:
         self.store = Store(folder / "fake")
         self._space = folder / "space.py"
         self._space.write_text(space)
-        self._command = [sys.executable, "-m", "tests.fake_sweep", str(self._space), str(folder), str(trials)]
+        self._command = [sys.executable, "-m", "tests.support.fake_sweep", str(self._space), str(folder), str(trials)]
 
     @contextmanager
     def running(self, seconds: float) -> Iterator[subprocess.Popen[str]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.records.store import Store
-from tests import fakes, odd
+from tests.support import fakes, odd
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("ray")]
 
@@ -28,7 +28,7 @@ def test_a_signal_stops_a_sweep_between_two_epochs(tmp_path: Path, number: signa
     space = tmp_path / "space.py"
     space.write_text(SPACE)
     environment = os.environ | {fakes.SECONDS: "0.2", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.fake_sweep", str(space), str(tmp_path / odd.ALL), "1", odd.ALL]
+    command = [sys.executable, "-m", "tests.support.fake_sweep", str(space), str(tmp_path / odd.ALL), "1", odd.ALL]
     store = Store(tmp_path / odd.ALL / odd.ALL)
     trained = store.folder / "trained.txt"
     with subprocess.Popen(

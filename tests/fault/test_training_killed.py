@@ -16,7 +16,7 @@ import pytest
 from cpcnn_core.checkpoint import CheckpointFolder
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.train import fit
-from tests.training import SETTINGS, TIMES, comparable, tiny_dataset
+from tests.support.training import SETTINGS, TIMES, comparable, tiny_dataset
 
 EPOCHS = 4
 TRIAL = SETTINGS | {"train.epochs": EPOCHS, "train.ema_decay": 0.9, "train.flip": True, "train.schedule": "cosine"}
@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.train import fit
-from tests.training import tiny_dataset
+from tests.support.training import tiny_dataset
 
 torch.set_num_threads(1)
 folder, settings = Path(sys.argv[1]), json.loads(sys.argv[2])

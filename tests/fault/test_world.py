@@ -31,7 +31,7 @@ def test_a_sweep_runs_with_a_read_only_home_a_temporary_folder_too_deep_and_one_
     space.write_text(SPACE)
     deep.mkdir()
     core = min(os.sched_getaffinity(0))
-    sweep = [sys.executable, "-m", "tests.fake_sweep", str(space), str(tmp_path), str(TRIALS)]
+    sweep = [sys.executable, "-m", "tests.support.fake_sweep", str(space), str(tmp_path), str(TRIALS)]
     command = ["taskset", "--cpu-list", str(core), *sweep]
     if may_mount():
         home.mkdir()

@@ -1,0 +1,113 @@
+"""The model card says what is known, all of it, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cpcnn_core.config import TrialConfig
+from orchestrator.exporting import card
+from orchestrator.records.kinds import introduce
+from orchestrator.records.ranking import Entry
+from orchestrator.records.store import Attempt, Store
+from tests.support.fakes import metrics
+
+DATA: Any = SimpleNamespace(
+    image_shape=(1, 8, 8), nr_classes=10, train=range(1000), validation=range(300), test=range(297)
+)
+CONFIG = TrialConfig.from_flat(
+    {"model.nr_filters": 4, "train.lr": 0.00123456, "train.ema_decay": None, "train.grad_clip": None, "seed": 7}
+)
+
+
+def written(tmp_path: Path, config: TrialConfig, **changes: Any) -> str:
+    store = Store(tmp_path / "digits")
+    store.create()
+    introduce(store, "sweep" if config.source is None else "imported", "Which is best?", "space.py")
+    attempt = Attempt(trial_id=config.trial_id, attempt=1, number=0, state="COMPLETE", started="2026", device="cpu")
+    store.write_attempt(attempt, config)
+    store.add_epoch(config.trial_id, 1, metrics(1, val_acc=0.99996))
+    entry = Entry(store, store.attempts_of(config.trial_id)[-1], tuple(store.epochs_of(config.trial_id)))
+    origin = {"git_commit": "c0ffee", "host": "here", "device": "cpu", "started": "2026", "ended": "2027"}
+    held = {
+        "recorded": {"epoch": 1},
+        "measured_again": {"val_acc": 0.999996, "val_bpd": 3.2},
+        "as_graded": None,
+        "submission": {"fid": None, "fid_error": "not measured"},
+        "imported" if entry.is_imported else "trained": origin,
+        "exported": {"git_commit": "c0ffee", "at": "2028"},
+        "versions": {"torch": "2"},
+        "choice": {
+            "metric": "val_acc",
+            "rule": "smoothed",
+            "trials": 5,
+            "sweeps": ["digits"],
+            "corrected": {"value": 0.99996, "interval": [0.99, 1.0]},
+            "judged": 4,
+            "indistinguishable": 3,
+            "notes": [],
+        },
+    } | changes
+    return card.written(entry, config, held, DATA)
+
+
+def test_every_setting_is_on_the_card_with_all_its_digits(tmp_path: Path) -> None:
+    text = written(tmp_path, CONFIG)
+    for name, value in CONFIG.flat().items():
+        [line] = [line for line in text.splitlines() if line.startswith(f"- `{name}`: ")]
+        shown = line.partition(": ")[2]
+        assert (shown if isinstance(value, str) else json.loads(shown)) == value
+    assert "- `train.lr`: 0.00123456" in text
+    assert "- `train.grad_clip`: null" in text
+    assert "trained by commit `c0ffee` on cpu, 2026 to 2027" in text
+
+
+def test_a_value_is_never_rounded_to_a_bound(tmp_path: Path) -> None:
+    text = written(tmp_path, CONFIG)
+    assert "val_acc 0.999996" in text
+    assert "corrected for the choice: 0.99996, 95% interval 0.9900 to 1.0000" in text
+    assert "3 of 4 trials cannot be told from the best" in text
+    assert "among 5 trials of `digits`" in text
+
+
+def test_an_imported_checkpoint_was_not_trained_here(tmp_path: Path) -> None:
+    source = "ab" * 32
+    config = CONFIG.with_settings({"source": source, "model.fusion": "stem_add", "data.digest": "d" * 32})
+    text = written(tmp_path, config)
+    for name in ("train.", "`model.dropout", "data.train_fraction", "trained by", "0.00123456", "Which is best?"):
+        assert name not in text, name
+    for said in (
+        "It was not trained here",
+        f"SHA-256 of the file: `{source}`",
+        "- `model.nr_filters`: 4",
+        "- `model.fusion`: stem_add",
+        "- `model.label_dim`: null",
+        f"- `data.digest`: {'d' * 32}",
+        "- `protocol`: 2",
+        "- `seed`: 7, of the images drawn here",
+        "whether it was trained on some of them is not known",
+        "read and measured by commit `c0ffee`",
+        "To check this folder:",
+    ):
+        assert said in " ".join(text.split()), said
+    assert "To train it again" not in text
+
+
+@pytest.mark.parametrize("interval", [None, [0.5, 1.0]])
+def test_a_confirmed_choice_is_told_by_its_runs(tmp_path: Path, interval: list[float] | None) -> None:
+    best = {"mean": 0.99996, "interval": interval, "probability_best": 0.999, "value_before": 1.0}
+    confirmed = {
+        "finalists": [best | {"runs": [{"value": 0.99996, "seed": 8}]}],
+        "seeds": [8],
+        "rule": "the best mean",
+        "notes": ["One seed"],
+    }
+    text = written(tmp_path, CONFIG, choice={"metric": "val_acc", "confirmed": confirmed})
+    assert "best mean val_acc, 0.99996" in text
+    assert "with probability >0.99" in text
+    assert "1.0000 is what the search found" in text
+    assert ("95% interval" in text) == (interval is not None)
