@@ -1,10 +1,20 @@
-"""What holds for every test: one thread of torch per process, since the suite runs one process per core."""
+"""What holds for every test: one thread of torch per process, since the suite runs one process per core; and signals
+as a terminal leaves them, whoever started the suite: under `nohup`, or in the background of a script, some are ignored.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
+import threading
 
 import torch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
 torch.set_num_threads(1)
+
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
