@@ -29,6 +29,7 @@ from orchestrator.records.data_kinds import DATA, DEFAULTS, Data, described, kin
 from orchestrator.records.ranking import Entry
 from orchestrator.records.states import FAILURES
 from orchestrator.records.store import NotThereError, Store, StoreError
+from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.text.formatting import plain
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -582,7 +583,7 @@ def _one_objective(stores: Iterable[Store]) -> Objective | None:
     """What makes the sweeps' `score`. Raise ChoiceError where each makes its own of an epoch."""
     objectives: dict[str, list[str]] = {}
     for store in stores:
-        asked = (store.read_sweep() or {}).get("asked", {}).get("objective")
+        asked = (store.read_sweep() or SweepRecord()).objective
         objectives.setdefault(json.dumps(asked, sort_keys=True), []).append(store.folder.name)
     if len(objectives) > 1:
         listed = "; ".join(f"{', '.join(names)}: {objective}" for objective, names in objectives.items())

@@ -27,7 +27,6 @@ lies in the folder.
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import os
 import re
@@ -53,8 +52,11 @@ from pydantic import BaseModel
 from cpcnn_core.config import Scalar, TrialConfig, field_names
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator.records import arrays, location
+from orchestrator.records.errors import NotThereError as NotThereError
+from orchestrator.records.errors import StoreError as StoreError
 from orchestrator.records.location import Folder, RemoteError, RemotePath, write_atomically
 from orchestrator.records.states import ENDED, State
+from orchestrator.records.sweep_file import SweepFile, SweepRecord
 
 if TYPE_CHECKING:
     import pandas as pd  # takes a second to import, and who only asks for rows or columns does without
@@ -89,23 +91,11 @@ _STUDY_LOGS = ("-wal", "-shm", "-journal")
 _SCHEMA_KEY = b"schema_version"
 _NAMED = 5  # trials in a message
 _UNREADABLE = "not readable as Parquet"
-_MENDED = (
-    "move it away; the sweep or trial command that the folder belongs to writes it anew, once it has seen that the "
-    "rows are of the same data"
-)
 _READERS = 8  # threads; reading thousands of small files waits for the disk, not for the processor
 _REMOTE_READERS = 32  # and much longer for a network
 _WHOLE_BYTES = 32 * 2**20  # a file behind a URL up to which one request for all of it beats several for its parts
 _EXPECTED = "expected"  # stands for the content of a file that is remembered whatever becomes of it
 _REMEMBERED_BYTES = 64 * 2**20  # of such files that are kept in memory while they do not change
-
-
-class StoreError(Exception):
-    """Results that cannot be written or read; the message names the path."""
-
-
-class NotThereError(StoreError):
-    """Results that nobody has written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +153,7 @@ class Store:
         self.checkpoints_folder = folder / "checkpoints"
         self.samples_folder = folder / "samples"
         self.sweep_file = folder / "sweep.json"
+        self._sweep = SweepFile(self.sweep_file, self._write)
         self.near = location.near(folder)
         self.fence: typing.Callable[[], None] | None = None
         """Called before each write; raises StoreError where somebody else has taken over."""
@@ -326,20 +317,9 @@ class Store:
 
     # --- what was asked
 
-    def read_sweep(self) -> dict[str, Any] | None:
+    def read_sweep(self) -> SweepRecord | None:
         """The content of sweep.json, None where there is none. Raise StoreError where it is broken."""
-        try:
-            content = json.loads(self.sweep_file.read_text())
-        except FileNotFoundError:
-            return None
-        except RemoteError as error:
-            raise StoreError(str(error)) from None
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{self.sweep_file}: not readable as JSON ({error}); {_MENDED}") from None
-        if (strange := _strange(content)) is not None:
-            raise StoreError(f"{self.sweep_file}: {strange}; {_MENDED}")
-        held: dict[str, Any] = content
-        return held
+        return self._sweep.read()
 
     def sweep_problems(self) -> list[str]:
         """What is wrong with sweep.json, for a reader who does without it."""
@@ -349,10 +329,9 @@ class Store:
             return [str(error)]
         return []
 
-    def write_sweep(self, content: Mapping[str, Any]) -> None:
-        """Write sweep.json."""
-        text = json.dumps(content, indent=2) + "\n"
-        self._write(self.sweep_file, lambda stream: stream.write(text.encode()))
+    def write_sweep(self, record: SweepRecord) -> None:
+        """Write sweep.json. Raise StoreError."""
+        self._sweep.write(record)
 
     # --- one trial
 
@@ -708,18 +687,6 @@ def config_of(row: Mapping[str, Any]) -> TrialConfig:
     # A fusion's options are columns of all rows once one trial has them; in the other trials' rows they are null.
     options = {name: row[name] for name in row if name.startswith(OPTION_PREFIX) and row[name] is not None}
     return TrialConfig.from_record(flat | options)
-
-
-def _strange(sweep: Any) -> str | None:
-    """What keeps the content of sweep.json from being read as one; None where nothing does."""
-    if not isinstance(sweep, dict):
-        return "holds no JSON object"
-    asked, runs = sweep.get("asked", {}), sweep.get("runs", [])
-    if not isinstance(asked, dict) or not isinstance(asked.get("settings", {}), dict):
-        return "`asked` is no object with settings"
-    if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
-        return "`runs` is no list of objects"
-    return None
 
 
 def _version(schema: pa.Schema) -> int:

@@ -29,6 +29,7 @@ from orchestrator.records import location
 from orchestrator.records.location import Folder, write_atomically
 from orchestrator.records.ranking import Entry
 from orchestrator.records.store import Store
+from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.text import calling
 from orchestrator.text.names import identifier
 
@@ -318,8 +319,8 @@ def _reported(name: str) -> Iterator[None]:
 
 
 def _described(store: Store) -> Mapping[str, Any]:
-    held = (store.read_sweep() or {}).get("asked", {}).get("objective")
-    return held if isinstance(held, Mapping) else Objective("val_acc", "max").describe()
+    described = (store.read_sweep() or SweepRecord()).objective
+    return Objective("val_acc", "max").describe() if described is None else described
 
 
 def _tag(name: str) -> str:

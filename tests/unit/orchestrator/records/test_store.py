@@ -27,6 +27,7 @@ from orchestrator.records.store import (
     config_of,
     sweeps,
 )
+from orchestrator.records.sweep_file import SweepRecord
 from tests.support.fakes import metrics
 from tests.support.paths import ROOT
 
@@ -216,7 +217,7 @@ def test_leftovers_of_a_killed_writer_are_neither_read_nor_kept(store: Store) ->
 @everywhere
 def test_sweep_json_is_whole_or_named(store: Store) -> None:
     assert store.read_sweep() is None
-    store.write_sweep({"name": "one"})
+    store.write_sweep(SweepRecord.model_validate({"name": "one"}))
     assert json.loads(store.sweep_file.read_text()) == {"name": "one"}
     store.sweep_file.write_bytes(b"{")
     with pytest.raises(StoreError, match=r"sweep\.json: not readable"):
