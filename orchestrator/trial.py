@@ -311,10 +311,10 @@ def _recorded(
 ) -> str | None:
     """Train, with a recording that is put into `begun` once it begins. Return what went wrong."""
 
-    def begin() -> None:
+    def begin(own: Store) -> None:
         if until is not None:
-            replaying.forget(store, config.trial_id)
-        begun.append(Recording(store, config, number=None, place=trainer.place()))
+            replaying.forget(own, config.trial_id)
+        begun.append(Recording(own, config, number=None, place=trainer.place()))
 
     def prepare(epoch: int) -> None:
         if epoch in threads:

@@ -8,14 +8,16 @@ written.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, BinaryIO, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from cpcnn_core.config import Scalar
+from orchestrator.records import layout
 from orchestrator.records.errors import StoreError
-from orchestrator.records.location import Folder, RemoteError
+from orchestrator.records.location import RemoteError
+from orchestrator.records.place import Place
 
 VERSION = 1
 """The version of the file, its `schema_version`; a file without one is of the first."""
@@ -102,9 +104,9 @@ class SweepRecord(_Part):
 class SweepFile:
     """Reads and writes one sweep.json."""
 
-    def __init__(self, path: Folder, write: Callable[[Folder, Callable[[BinaryIO], object]], None]) -> None:
-        self.path = path
-        self._write = write
+    def __init__(self, place: Place) -> None:
+        self.path = place.path(layout.SWEEP_FILE)
+        self._place = place
 
     def read(self) -> SweepRecord | None:
         """Its content, None where it is not there. Raise StoreError where it is broken."""
@@ -130,7 +132,7 @@ class SweepFile:
     def write(self, record: SweepRecord) -> None:
         """Replace its content. Raise StoreError."""
         text = json.dumps(record.as_json(), indent=2) + "\n"
-        self._write(self.path, lambda stream: stream.write(text.encode()))
+        self._place.write(layout.SWEEP_FILE, lambda stream: stream.write(text.encode()))
 
 
 def _strange(content: object) -> str | None:

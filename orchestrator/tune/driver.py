@@ -69,7 +69,7 @@ def _run_in(
     store.create()
     store = store.patient()
     traceless = beginning.without_a_trace(store, absent) if new else nullcontext()
-    with holding(store, way_out=plan.way_out), study_file.said(store.study_file), traceless:
+    with holding(store, way_out=plan.way_out) as store, study_file.said(store.study_file), traceless:
         store.remove_leftovers()
         for line in store.set_damaged_aside():
             view.note(f"warning: {line}")

@@ -25,9 +25,10 @@ from orchestrator.choosing.candidates import ChoiceError
 from orchestrator.choosing.where import parse
 from orchestrator.objectives.objective import Objective, ParetoObjective
 from orchestrator.records import ranking
+from orchestrator.records.layout import COMPACTED
 from orchestrator.records.recording import KILLED, Recording
 from orchestrator.records.states import ENDED, FAILURES, MEANINGS, State, meaning_of, reason_of
-from orchestrator.records.store import COMPACTED, Attempt, Store
+from orchestrator.records.store import Attempt, Store
 from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.search import warm_start
 from orchestrator.search.budget import spent

@@ -116,8 +116,7 @@ def test_a_stale_lease_is_taken_over_and_its_holder_writes_nothing_more(
     clock = lease._clock
     monkeypatch.setattr(lease, "_clock", lambda: clock() + slept[0])
     monkeypatch.setattr(lease.Holder, "is_gone", False)
-    sleeper = Store(anywhere.folder)
-    with holding(sleeper):
+    with holding(Store(anywhere.folder)) as sleeper:
         sleeper.add_epoch("aaa", 1, metrics(1))
         later[0] = STALE_SECONDS + 1
         elsewhere(anywhere, 2)
