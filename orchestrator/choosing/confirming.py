@@ -215,7 +215,7 @@ class Decision:
 
 def decide(store: Store, question: Question) -> Decision:
     """Read the runs of the sweep in `store` by the question's rule. Raise ChoiceError where none has a value."""
-    rows = {row["trial_id"]: row for row in store.latest_attempts().rows()}
+    rows = {str(row["trial_id"]): row for row in store.latest_attempts().rows()}
     epochs = candidates.read([store], question.metric, mode=question.direction)
     with candidates.naming(epochs.problems):
         return _decide(store, question, rows, _last(epochs))

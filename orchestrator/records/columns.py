@@ -7,7 +7,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import pyarrow as pa  # type: ignore[import-untyped]
 from pydantic import BaseModel
@@ -23,6 +23,9 @@ EPOCH_KEY = ("trial_id", "attempt", "epoch")
 PREDICTION_KEY = ("trial_id", "epoch", "image", "label")
 
 OPTION_PREFIX = "model.fusion_options."
+
+Row: TypeAlias = Mapping[str, Scalar]
+"""A row of a table: columns are open, since fusions and metrics bring their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +51,28 @@ class Attempt:
     git_commit: str | None = None
 
 
-def config_of(row: Mapping[str, Any]) -> TrialConfig:
+def attempt_of(row: Row) -> Attempt:
+    """The attempt in a row of `trials`."""
+    # The columns' types are made of the fields'.
+    values: dict[str, Any] = {name: row[name] for name in Attempt.__dataclass_fields__ if name in row}
+    return Attempt(**values)
+
+
+def as_int(value: Scalar) -> int:
+    """A value of a column that has a whole number in each row. Raise TypeError where it is null."""
+    if value is None:
+        raise TypeError("a row lacks what every row has")
+    return int(value)
+
+
+def as_number(value: Scalar) -> float | None:
+    """A value of a column of numbers, None where it is null. Raise TypeError where it is a text."""
+    if isinstance(value, str):
+        raise TypeError(f"{value!r} is no number")
+    return value
+
+
+def config_of(row: Row) -> TrialConfig:
     """The configuration in a row of `trials`. Raise ConfigError where it is none of today's."""
     names = field_names()
     flat = {name: row[name] for name in names if name in row}
@@ -57,7 +81,7 @@ def config_of(row: Mapping[str, Any]) -> TrialConfig:
     return TrialConfig.from_record(flat | options)
 
 
-def schema_of(rows: Iterable[Mapping[str, Any]], known: Mapping[str, pa.DataType]) -> pa.Schema:
+def schema_of(rows: Iterable[Row], known: Mapping[str, pa.DataType]) -> pa.Schema:
     """Known columns with their types, then the others in order of appearance with the type of their values."""
     fields: dict[str, pa.DataType] = {}
     for row in rows:

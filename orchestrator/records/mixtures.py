@@ -7,9 +7,8 @@ be lost.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-from cpcnn_core.config import PROTOCOL, DataConfig, TrialConfig
+from cpcnn_core.config import PROTOCOL, DataConfig, Scalar, TrialConfig
 from orchestrator.records import data_kinds
 from orchestrator.records.store import Store, StoreError
 from orchestrator.records.sweep_file import SweepRecord
@@ -60,9 +59,9 @@ def check_data(store: Store, data: DataConfig, digest: str | None, *, way_out: s
     )
 
 
-def _held(store: Store, sweep: SweepRecord, column: str) -> list[Any]:
+def _held(store: Store, sweep: SweepRecord, column: str) -> list[Scalar]:
     """The values of data.digest, or of the protocol, that sweep.json and the rows have, each once."""
-    found: list[Any] = []
+    found: list[Scalar] = []
     if sweep.asked is not None and column == _PROTOCOL:
         found.append(sweep.asked.protocol)
     elif _DIGEST in sweep.settings:
@@ -73,10 +72,10 @@ def _held(store: Store, sweep: SweepRecord, column: str) -> list[Any]:
     return list(dict.fromkeys(found))
 
 
-def _commits_of_rows(store: Store, protocols: Sequence[int]) -> Iterable[Any]:
+def _commits_of_rows(store: Store, protocols: Sequence[Scalar]) -> Iterable[Scalar]:
     rows = sorted(store.latest_attempts().rows(), key=lambda row: str(row["started"]))
     return [row.get("git_commit") for row in rows if (row.get(_PROTOCOL) or 1) in protocols]
 
 
-def _listed(values: Iterable[Any]) -> str:
+def _listed(values: Iterable[Scalar]) -> str:
     return " and ".join("not recorded" if value is None else str(value) for value in values)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa  # type: ignore[import-untyped]
 
@@ -24,6 +24,10 @@ from cpcnn_core.metrics import EpochMetrics
 from orchestrator.records import layout
 from orchestrator.records.columns import OPTION_PREFIX as OPTION_PREFIX
 from orchestrator.records.columns import Attempt as Attempt
+from orchestrator.records.columns import Row as Row
+from orchestrator.records.columns import as_int as as_int
+from orchestrator.records.columns import as_number as as_number
+from orchestrator.records.columns import attempt_of as attempt_of
 from orchestrator.records.columns import config_of as config_of
 from orchestrator.records.errors import NotThereError as NotThereError
 from orchestrator.records.errors import StoreError as StoreError
@@ -234,7 +238,7 @@ class Store:
 
     # --- rows: `tables.Tables`
 
-    def attempts_of(self, trial_id: str) -> list[dict[str, Any]]:
+    def attempts_of(self, trial_id: str) -> list[Row]:
         """The trial's rows of `trials`, first attempt first, each with its configuration; none where it never ran."""
         return self._tables.attempts_of(trial_id)
 
@@ -246,7 +250,7 @@ class Store:
         """Add or replace several rows of one trial at once, so that no kill comes between them."""
         self._tables.write_attempts(attempts, config)
 
-    def epochs_of(self, trial_id: str) -> list[dict[str, Any]]:
+    def epochs_of(self, trial_id: str) -> list[Row]:
         """The trial's rows of `epochs`, in order."""
         return self._tables.epochs_of(trial_id)
 

@@ -13,7 +13,7 @@ from collections.abc import Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
@@ -31,6 +31,8 @@ from orchestrator.records.columns import (
     TRIALS,
     Attempt,
     Kind,
+    Row,
+    as_int,
     config_columns,
     schema_of,
 )
@@ -65,9 +67,9 @@ class Table:
         frame: pd.DataFrame = self.columns.to_pandas(types_mapper=pd.ArrowDtype)
         return frame
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[Row]:
         """The rows as plain mappings, None where a value is null."""
-        rows: list[dict[str, Any]] = self.columns.to_pylist()
+        rows: list[Row] = self.columns.to_pylist()
         return rows
 
 
@@ -80,45 +82,47 @@ class Tables:
 
     # --- one trial
 
-    def attempts_of(self, trial_id: str) -> list[dict[str, Any]]:
+    def attempts_of(self, trial_id: str) -> list[Row]:
         """The trial's rows of `trials`, first attempt first, each with its configuration; none where it never ran."""
         return self._rows(TRIALS, trial_id)
 
     def write_attempts(self, attempts: Sequence[Attempt], config: TrialConfig) -> None:
         """Add or replace several rows of one trial at once, so that no kill comes between them."""
-        earlier = self._rows(TRIALS, config.trial_id, to_write=True)
-        rows = {held["attempt"]: held for held in earlier}
-        rows |= {attempt.attempt: dataclasses.asdict(attempt) | config.flat() for attempt in attempts}
+        rows: dict[int, Row] = {}
+        for earlier in self._rows(TRIALS, config.trial_id, to_write=True):
+            rows[as_int(earlier["attempt"])] = earlier
+        for attempt in attempts:
+            rows[attempt.attempt] = dataclasses.asdict(attempt) | config.flat()
         # The options of other trials' fusions, columns of the compacted file, are null in this one's rows.
         ordered = [
             {
                 name: value
-                for name, value in rows[attempt].items()
+                for name, value in rows[number].items()
                 if value is not None or not name.startswith(OPTION_PREFIX)
             }
-            for attempt in sorted(rows)
+            for number in sorted(rows)
         ]
         schema = schema_of(ordered, ATTEMPT_COLUMNS | config_columns())
         self._write(TRIALS, config.trial_id, ordered, schema)
 
-    def epochs_of(self, trial_id: str) -> list[dict[str, Any]]:
+    def epochs_of(self, trial_id: str) -> list[Row]:
         """The trial's rows of `epochs`, in order."""
         return self._rows(EPOCHS, trial_id)
 
     def reported_epochs(self, trial_id: str) -> int:
         """How many epochs, from the first one on without a gap, have their row."""
-        return without_a_gap({int(row["epoch"]) for row in self.epochs_of(trial_id)})
+        return without_a_gap({as_int(row["epoch"]) for row in self.epochs_of(trial_id)})
 
     def add_epoch(self, trial_id: str, attempt: int, metrics: EpochMetrics) -> None:
         """Add the epoch's row, or replace it; rows whose weights are no longer on disk lose their `checkpoint`."""
-        row: dict[str, Any] = {"trial_id": trial_id, "attempt": attempt} | metrics.row()
-        row["checkpoint"] = None if metrics.checkpoint is None else f"checkpoints/{trial_id}/{metrics.checkpoint}"
-        earlier = self._rows(EPOCHS, trial_id, to_write=True)
-        rows = [held for held in earlier if held["epoch"] != metrics.epoch]
-        for held in rows:
-            if held["epoch"] not in metrics.kept_epochs:
-                held["checkpoint"] = None
-        rows = sorted([*rows, row], key=lambda held: int(held["epoch"]))
+        kept = None if metrics.checkpoint is None else f"{layout.checkpoints_of(trial_id)}/{metrics.checkpoint}"
+        row: Row = {"trial_id": trial_id, "attempt": attempt, **metrics.row(), "checkpoint": kept}
+        others = [
+            other if other["epoch"] in metrics.kept_epochs else {**other, "checkpoint": None}
+            for other in self._rows(EPOCHS, trial_id, to_write=True)
+            if other["epoch"] != metrics.epoch
+        ]
+        rows = sorted([*others, row], key=lambda each: as_int(each["epoch"]))
         schema = schema_of(rows, EPOCH_COLUMNS)
         self._write(EPOCHS, trial_id, rows, schema)
 
@@ -239,7 +243,7 @@ class Tables:
             clashes += more
         return Table(whole, problems + clashes)
 
-    def _rows(self, kind: Kind, trial_id: str, *, to_write: bool = False) -> list[dict[str, Any]]:
+    def _rows(self, kind: Kind, trial_id: str, *, to_write: bool = False) -> list[Row]:
         name = layout.rows_of(kind.folder, trial_id)
         table, problem = self._files.read(name, kind.required)
         if table is None and problem is not None and to_write:
@@ -248,11 +252,11 @@ class Tables:
             logger.warning("%s It was moved to %s", f"{problem.rstrip('.')}.", aside)
         if table is None:
             table = self._files.read_trial(kind.compacted, trial_id)
-        rows: list[dict[str, Any]] = [] if table is None else table.to_pylist()
+        rows: list[Row] = [] if table is None else table.to_pylist()
         return rows
 
-    def _write(self, kind: Kind, trial_id: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
-        self._files.write(layout.rows_of(kind.folder, trial_id), pa.Table.from_pylist(rows, schema=schema))
+    def _write(self, kind: Kind, trial_id: str, rows: Sequence[Row], schema: pa.Schema) -> None:
+        self._files.write(layout.rows_of(kind.folder, trial_id), pa.Table.from_pylist(list(rows), schema=schema))
 
 
 def without_a_gap(epochs: Container[int]) -> int:

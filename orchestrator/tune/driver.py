@@ -23,7 +23,7 @@ from orchestrator.machines.resources import ResourcesError
 from orchestrator.process import signals
 from orchestrator.records import beginning, mixtures, provenance, ranking
 from orchestrator.records.ranking import Entry
-from orchestrator.records.store import Store, config_of, sweeps
+from orchestrator.records.store import Store, as_int, config_of, sweeps
 from orchestrator.records.sweep_file import Asked, Run, SweepRecord
 from orchestrator.search import growth, study_file, warm_start
 from orchestrator.search.budget import Meter, spent
@@ -301,7 +301,7 @@ def _best_so_far(plan: Plan, entries: list[Entry]) -> Best | None:
     if found is None:
         return None
     entry, epoch, value = found
-    return value, config_of(entry.trial), epoch["epoch"]
+    return value, config_of(entry.trial), as_int(epoch["epoch"])
 
 
 class _Stop:
