@@ -23,7 +23,9 @@ import pyarrow.parquet as pq
 import typer
 
 from cpcnn_core.config import TrialConfig
-from orchestrator.records.store import _ATTEMPT_COLUMNS, _EPOCH_COLUMNS, COMPACTED, Store, _config_columns
+from orchestrator.records.columns import ATTEMPT_COLUMNS, EPOCH_COLUMNS, config_columns
+from orchestrator.records.layout import COMPACTED
+from orchestrator.records.store import Store
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -54,7 +56,7 @@ def write(store: Store, trials: int, epochs: int) -> None:
         "trial_id": ids, "attempt": 1, "state": "COMPLETE", "started": "2025-01-01", "device": "cpu", "epochs": epochs,
         "model.nr_filters": rng.choice([40, 80, 120], trials), "train.lr": rng.uniform(1e-4, 1e-2, trials),
     }  # fmt: skip
-    pq.write_table(table(_ATTEMPT_COLUMNS | _config_columns(), trials, attempts), store.trials_folder / COMPACTED)
+    pq.write_table(table(ATTEMPT_COLUMNS | config_columns(), trials, attempts), store.trials_folder / COMPACTED)
     epoch = np.tile(np.arange(1, epochs + 1), trials)
     names = np.repeat(ids, epochs)
     kept = np.where(
@@ -62,12 +64,12 @@ def write(store: Store, trials: int, epochs: int) -> None:
         [f"checkpoints/{name}/weights-{at:04d}.safetensors" for name, at in zip(names, epoch, strict=True)],
         None,
     )
-    measured = {name: rng.random(N) for name, kind in _EPOCH_COLUMNS.items() if kind == pa.float64()}
+    measured = {name: rng.random(N) for name, kind in EPOCH_COLUMNS.items() if kind == pa.float64()}
     values = measured | {
         "trial_id": names, "attempt": 1, "epoch": epoch, "checkpoint": kept, "fid_extractor": "classifier-00000000",
         "fid_images": 100, "fid_reference": "digits/validation-00000000",
     }  # fmt: skip
-    pq.write_table(table(_EPOCH_COLUMNS, N, values), store.epochs_folder / COMPACTED)
+    pq.write_table(table(EPOCH_COLUMNS, N, values), store.epochs_folder / COMPACTED)
 
 
 @app.command()

@@ -31,6 +31,7 @@ from orchestrator.records.kinds import Kind, kind_of
 from orchestrator.records.ranking import Entry
 from orchestrator.records.states import meaning_of, reason_of
 from orchestrator.records.store import Store, StoreError, sweeps
+from orchestrator.records.sweep_file import Run, SweepRecord
 from orchestrator.search.budget import spent
 from orchestrator.text.formatting import measured, plain
 from orchestrator.views.progress import duration
@@ -106,14 +107,14 @@ def render(store: Store) -> RenderableType:
     """The state of one sweep."""
     every, problems = ranking.read([store])
     try:
-        held = store.read_sweep() or {}
+        sweep = store.read_sweep() or SweepRecord()
     except StoreError as error:
-        held = {}
+        sweep = SweepRecord()
         problems.append(str(error))
-    parts = parted(every, held)
+    parts = parted(every, sweep)
     entries = parts.own
-    asked, runs = held.get("asked", {}), held.get("runs", [])
-    total = int(runs[-1].get("trials") or 0 if runs else 0) or len(entries)
+    runs = sweep.runs
+    total = (runs[-1].trials or 0 if runs else 0) or len(entries)
     states = Counter(str(entry.trial["state"]) for entry in entries)
     ended = sum(entry.meaning.ended for entry in entries)
     driver = driver_of(store)
@@ -129,12 +130,12 @@ def render(store: Store) -> RenderableType:
     gone = driver is None or driver.alive is False
     if (bill := cost(runs, running=not gone)) is not None:
         lines.append(Text(bill))
-    objective = _objective(asked)
+    objective = None if sweep.objective is None else Objective.from_description(sweep.objective)
     if objective is not None:
-        lines.append(Text(_best(entries, objective, asked.get("space", {}))))
+        lines.append(Text(_best(entries, objective, sweep.asked.space if sweep.asked else ())))
     running = [entry for entry in every if entry.meaning.runs]
     lines += [Text(_running(entry)) for entry in running if not gone and not _is_by_hand(entry)]
-    lines += [_by_hand(entry, kind_of(store.folder.name, held or None)) for entry in running if _is_by_hand(entry)]
+    lines += [_by_hand(entry, kind_of(store.folder.name, sweep or None)) for entry in running if _is_by_hand(entry)]
     lines += _some([entry for entry in every if entry.meaning.waits], "yellow", "wait")
     lines += _some([entry for entry in every if entry.meaning.failed], "red", "failed")
     if failed := [entry for entry in entries if entry.meaning.failed]:
@@ -171,15 +172,15 @@ def per_hour(attempts: Iterable[Mapping[str, Any]]) -> float | None:
     return len(rows) / hours if hours > 0 else None
 
 
-def cost(runs: Sequence[Mapping[str, Any]], *, running: bool) -> str | None:
+def cost(runs: Sequence[Run], *, running: bool) -> str | None:
     """What the nodes have cost in all runs together, as the driver wrote it down; None where nodes have no price."""
-    billed = [run for run in runs if run.get("cost") is not None]
+    billed = [run.cost for run in runs if run.cost is not None]
     if not billed:
         return None
-    said = f"cost so far: {math.fsum(run['cost'] for run in billed):.2f}"
-    if (limit := runs[-1].get("max_cost")) is not None:
+    said = f"cost so far: {math.fsum(billed):.2f}"
+    if (limit := runs[-1].max_cost) is not None:
         said += f" of the {limit:.2f} that --max-cost allows"
-    if running and (price := runs[-1].get("price_per_hour")):
+    if running and (price := runs[-1].price_per_hour):
         said += f"; an hour costs {price:.2f} now"
     return said
 
@@ -243,11 +244,6 @@ def _best(entries: list[Entry], objective: Objective, fields: Iterable[str]) -> 
     settings = entry.settings()
     shown = ", ".join(f"{key.rpartition('.')[2]} {plain(settings[key])}" for key in searched if key in settings)
     return f"best so far: {objective.metric} {measured(value)} in epoch {epoch['epoch']} of {entry.trial_id}: {shown}"
-
-
-def _objective(asked: Mapping[str, Any]) -> Objective | None:
-    held = asked.get("objective")
-    return Objective.from_description(held) if isinstance(held, Mapping) else None
 
 
 def _alive(driver: Driver | None, *, unfinished: bool) -> str:

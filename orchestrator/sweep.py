@@ -21,6 +21,7 @@ from orchestrator.objectives.objective import ParetoObjective
 from orchestrator.records import ranking
 from orchestrator.records.location import spelled
 from orchestrator.records.states import reason_of
+from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.search import samplers, space
 from orchestrator.search.budget import Budget
 from orchestrator.search.scheduling import ScheduleError
@@ -202,7 +203,7 @@ def main(
 def show(console: Console, plan: Plan) -> None:
     """Print the leaderboard and the next command to type. Exit with an error where no trial came to a good end."""
     entries, problems = ranking.read([plan.store])
-    found = asking.parted(entries, plan.store.read_sweep() or {})
+    found = asking.parted(entries, plan.store.read_sweep() or SweepRecord())
     entries = found.own
     for problem in problems:
         console.print(f"warning: {problem}", style="yellow", soft_wrap=True)

@@ -29,7 +29,7 @@ from orchestrator.records import beginning, kinds, location, mixtures
 from orchestrator.records.ranking import is_of_training
 from orchestrator.records.recording import Recording
 from orchestrator.records.states import meaning_of
-from orchestrator.records.store import Store, StoreError
+from orchestrator.records.store import Row, Store, StoreError, as_number
 from orchestrator.search import space
 from orchestrator.text import calling
 from orchestrator.text.formatting import measured, plain
@@ -311,10 +311,10 @@ def _recorded(
 ) -> str | None:
     """Train, with a recording that is put into `begun` once it begins. Return what went wrong."""
 
-    def begin() -> None:
+    def begin(own: Store) -> None:
         if until is not None:
-            replaying.forget(store, config.trial_id)
-        begun.append(Recording(store, config, number=None, place=trainer.place()))
+            replaying.forget(own, config.trial_id)
+        begun.append(Recording(own, config, number=None, place=trainer.place()))
 
     def prepare(epoch: int) -> None:
         if epoch in threads:
@@ -365,8 +365,8 @@ def _print_settings(console: Console, config: TrialConfig) -> None:
     console.print(f"Trial {config.trial_id}, {', '.join(shown) or 'all defaults'}", soft_wrap=True, highlight=False)
 
 
-def _print_epoch(console: Console, row: dict[str, Any]) -> None:
-    values = "  ".join(f"{measured(row[name]):>9}" for name in _COLUMNS)
+def _print_epoch(console: Console, row: Row) -> None:
+    values = "  ".join(f"{measured(as_number(row[name])):>9}" for name in _COLUMNS)
     console.print(f"{row['epoch']:5d}  {values}", highlight=False)
 
 

@@ -15,7 +15,8 @@ from cpcnn_core.config import LOCATIONS, PROTOCOL, SINCE_PROTOCOL_2, Scalar, fie
 from orchestrator.choosing.where import Condition
 from orchestrator.records.ranking import Entry
 from orchestrator.records.store import OPTION_PREFIX
-from orchestrator.search.growth import Structure, admits
+from orchestrator.records.sweep_file import Structure, SweepRecord
+from orchestrator.search.growth import admits
 
 _QUANTIZE = "data.quantize"
 
@@ -45,7 +46,7 @@ class Parted:
         return " and ".join(str(Condition("trial_id", "!=", entry.trial_id)) for entry in self.others)
 
 
-def parted(entries: Iterable[Entry], sweep: Mapping[str, Any]) -> Parted:
+def parted(entries: Iterable[Entry], sweep: SweepRecord) -> Parted:
     """The entries of a folder by what the content of its sweep.json asks; where that asks nothing, all are its own."""
     found = Parted([], [], [])
     for entry in entries:
@@ -56,21 +57,20 @@ def parted(entries: Iterable[Entry], sweep: Mapping[str, Any]) -> Parted:
     return found
 
 
-def asks_for(sweep: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+def asks_for(sweep: SweepRecord, row: Mapping[str, Any]) -> bool:
     """Whether the sweep asks for the trial of this row of `trials`.
 
     Of a sweep of an earlier release, whose fields are not recorded or whose defaults were others, every trial that was
     trained counts.
     """
-    asked = sweep.get("asked")
+    asked, fields = sweep.asked, sweep.fields
     if asked is None:
         return True
     if row.get("source") is not None:
         return False
-    fields: Structure | None = sweep.get("fields")
-    if fields is None or asked.get("protocol", 1) != PROTOCOL:
+    if fields is None or asked.protocol != PROTOCOL:
         return True
-    settings: Mapping[str, Scalar] = asked.get("settings", {})
+    settings = asked.settings
     varied = dict(_varied(fields, row))
     defaults = field_defaults(str(settings.get("data.name") or field_defaults("digits")["data.name"]))
     options = [name for name, value in row.items() if name.startswith(OPTION_PREFIX) and value is not None]

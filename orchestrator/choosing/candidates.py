@@ -28,7 +28,8 @@ from orchestrator.records import arrays, data_kinds, location
 from orchestrator.records.data_kinds import DATA, DEFAULTS, Data, described, kinds_of
 from orchestrator.records.ranking import Entry
 from orchestrator.records.states import FAILURES
-from orchestrator.records.store import NotThereError, Store, StoreError
+from orchestrator.records.store import NotThereError, Row, Store, StoreError, as_int
+from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.text.formatting import plain
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -122,7 +123,7 @@ class Epochs:
         columns = ("trial", "epoch", "values", "standard_errors", "kept")
         return replace(self, **{name: getattr(self, name)[rows] for name in columns})
 
-    def entry(self, row: int) -> tuple[Entry, dict[str, Any]]:
+    def entry(self, row: int) -> tuple[Entry, Row]:
         """The trial with its epochs, and the row's epoch in full."""
         store, trial = self.trials[self.trial[row]]
         epochs = tuple(store.epochs_of(str(trial["trial_id"])))
@@ -466,7 +467,7 @@ def _drawn_alike(
         listed = "; ".join(", ".join(f"{name}={kind[name]}" for name in RULER) for kind in kinds)
         differing = next(name for name in RULER if len({kind[name] for kind in kinds}) > 1)
         value = kinds[0][differing]
-        example = where.Condition(differing, "==", value if isinstance(value, str) else float(value))
+        example = where.Condition(differing, "==", value if isinstance(value, str) else float(as_int(value)))
         raise ChoiceError(
             f"--metric {metric}: its values, or those of --where, were not measured alike, and cannot be compared "
             f"({listed}); choose one kind with --where {shlex.quote(str(example))}, or a sweep with --sweep"
@@ -556,9 +557,10 @@ def _or_where(kinds: Mapping[Data, Sequence[Store]]) -> str:
         return ""
     last = list(kinds)[-1]
     for at, name in enumerate(DATA):
-        if last[at] is not None and all(data[at] != last[at] for data in kinds if data is not last):
-            value = last[at] if isinstance(last[at], str) else float(last[at])
-            return f" or a kind with --where {shlex.quote(str(where.Condition(name, '==', value)))}"
+        value = last[at]
+        if value is not None and all(data[at] != value for data in kinds if data is not last):
+            shown = value if isinstance(value, str) else float(value)
+            return f" or a kind with --where {shlex.quote(str(where.Condition(name, '==', shown)))}"
     return ""
 
 
@@ -582,7 +584,7 @@ def _one_objective(stores: Iterable[Store]) -> Objective | None:
     """What makes the sweeps' `score`. Raise ChoiceError where each makes its own of an epoch."""
     objectives: dict[str, list[str]] = {}
     for store in stores:
-        asked = (store.read_sweep() or {}).get("asked", {}).get("objective")
+        asked = (store.read_sweep() or SweepRecord()).objective
         objectives.setdefault(json.dumps(asked, sort_keys=True), []).append(store.folder.name)
     if len(objectives) > 1:
         listed = "; ".join(f"{', '.join(names)}: {objective}" for objective, names in objectives.items())

@@ -22,9 +22,9 @@ from orchestrator.choosing import candidates
 from orchestrator.choosing.candidates import ChoiceError, Epochs
 from orchestrator.choosing.judge import LEVEL, REDRAWS, probability_of_best
 from orchestrator.objectives.objective import SCORE, Direction, Objective
-from orchestrator.records.kinds import CONFIRMATION
 from orchestrator.records.states import reason_of
 from orchestrator.records.store import Store
+from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.search.scheduling import Schedule
 from orchestrator.search.space import SearchSpace
 from search_spaces import Choice, Distribution
@@ -119,8 +119,8 @@ def name_of(sweeps: Sequence[str], **asked: Scalar) -> str:
 
 def recorded(store: Store) -> Question | None:
     """The question that the sweep in the folder was begun with, if it was."""
-    held = (store.read_sweep() or {}).get(CONFIRMATION)
-    return None if held is None else Question.from_description(held)
+    described = (store.read_sweep() or SweepRecord()).confirmation
+    return None if described is None else Question.from_description(described)
 
 
 def ask(epochs: Epochs, standings: Sequence[Mapping[str, Any]], *, finalists: int, seeds: int) -> Question:
@@ -146,15 +146,15 @@ def ask(epochs: Epochs, standings: Sequence[Mapping[str, Any]], *, finalists: in
     above = 1 + int(epochs.trials.column(_SEED).max())
     first = list(found.values())[:finalists]
     [store] = [store for store in epochs.stores if store.folder.name == first[0].sweep]
-    sweep = store.read_sweep() or {}
+    sweep = store.read_sweep() or SweepRecord()
     objective = epochs.objective
-    if objective.metric == SCORE:
-        objective = Objective.from_description(sweep["asked"]["objective"])
+    if objective.metric == SCORE and sweep.objective is not None:
+        objective = Objective.from_description(sweep.objective)
     return Question(
         epochs.objective.metric,
         epochs.objective.direction,
         objective,
-        sweep.get("source"),
+        sweep.source,
         tuple(first),
         tuple(range(above, above + seeds)),
     )
@@ -215,7 +215,7 @@ class Decision:
 
 def decide(store: Store, question: Question) -> Decision:
     """Read the runs of the sweep in `store` by the question's rule. Raise ChoiceError where none has a value."""
-    rows = {row["trial_id"]: row for row in store.latest_attempts().rows()}
+    rows = {str(row["trial_id"]): row for row in store.latest_attempts().rows()}
     epochs = candidates.read([store], question.metric, mode=question.direction)
     with candidates.naming(epochs.problems):
         return _decide(store, question, rows, _last(epochs))

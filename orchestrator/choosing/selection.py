@@ -15,6 +15,7 @@ from orchestrator.records.data_kinds import DATA, Data
 from orchestrator.records.kinds import IN_WORDS, Kind, kind_of
 from orchestrator.records.location import Folder
 from orchestrator.records.store import Store, StoreError, sweeps
+from orchestrator.records.sweep_file import Asked, SweepRecord
 from orchestrator.text import calling
 
 # A choice is made of the first kind of these that there is one of.
@@ -66,7 +67,7 @@ class _Folder:
     """What is known of a folder of results without its trials."""
 
     store: Store
-    held: Mapping[str, Any]  # its sweep.json
+    record: SweepRecord  # its sweep.json
     kind: Kind
 
     @property
@@ -76,15 +77,15 @@ class _Folder:
     @property
     def question(self) -> str:
         """What it asked, by which two sweeps are of one question."""
-        asked = self.held.get("asked") or {}
-        settings = {key: value for key, value in asked.get("settings", {}).items() if key not in _NOT_ASKED}
-        return json.dumps([asked.get("space"), settings, asked.get("objective")], sort_keys=True)
+        asked = self.record.asked or Asked()
+        settings = {key: value for key, value in asked.settings.items() if key not in _NOT_ASKED}
+        return json.dumps([asked.space, settings, asked.objective], sort_keys=True)
 
     @property
     def asked(self) -> str:
         """When it was asked last, in UTC; so far as it says."""
-        times = [self.held.get("created"), *(run.get("started") for run in self.held.get("runs", ()))]
-        return max((str(time) for time in times if time), default="")
+        times = [self.record.created, *(run.started for run in self.record.runs)]
+        return max((time for time in times if time), default="")
 
 
 def select(results: Folder, names: Sequence[str]) -> Selection:
@@ -131,13 +132,13 @@ def _read(stores: Iterable[Store]) -> tuple[list[_Folder], dict[str, str]]:
     for store in stores:
         name = store.folder.name
         try:
-            held = store.read_sweep()
+            record = store.read_sweep()
         except StoreError:
             left_out[name] = "its sweep.json cannot be read; move it away, and its command writes it anew"
             continue
-        kind = kind_of(name, held)
+        kind = kind_of(name, record)
         if store.has_epochs():
-            folders.append(_Folder(store, held or {}, kind))
+            folders.append(_Folder(store, record or SweepRecord(), kind))
         else:
             left_out[name] = _NO_EPOCH
     return folders, left_out

@@ -11,6 +11,7 @@ from cpcnn_core.config import LOCATIONS, PROTOCOL, Scalar, TrialConfig
 from orchestrator.exporting import submission
 from orchestrator.records.ranking import Entry, is_of_training
 from orchestrator.records.store import StoreError
+from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.search.space import parse_settings
 from orchestrator.text.formatting import interval, measured, plain, probability
 from orchestrator.text.markdown import block, code, prose
@@ -70,7 +71,7 @@ def _trained(entry: Entry, config: TrialConfig, held: Mapping[str, Any], network
         "",
         "## What was searched, on what",
         "",
-        prose(str(sweep.get("question") or "The sweep did not say.")),
+        prose(str(sweep.question or "The sweep did not say.")),
         "",
         *_searched(sweep),
         f"Data: {images}. The choice was made on the validation images; the test images' labels had no part in it.",
@@ -128,18 +129,17 @@ def _imported(entry: Entry, config: TrialConfig, held: Mapping[str, Any], networ
     ]
 
 
-def _sweep(entry: Entry) -> Mapping[str, Any]:
+def _sweep(entry: Entry) -> SweepRecord:
     try:
-        return entry.store.read_sweep() or {}
+        return entry.store.read_sweep() or SweepRecord()
     except StoreError:
-        return {}
+        return SweepRecord()
 
 
-def _searched(sweep: Mapping[str, Any]) -> list[str]:
-    space = sweep.get("asked", {}).get("space", {})
-    if not isinstance(space, Mapping) or not space:
+def _searched(sweep: SweepRecord) -> list[str]:
+    if sweep.asked is None or not sweep.asked.space:
         return []
-    return [*(f"- {code(name)}: {prose(str(value))}" for name, value in space.items()), ""]
+    return [*(f"- {code(name)}: {prose(str(value))}" for name, value in sweep.asked.space.items()), ""]
 
 
 def _certainty(held: Mapping[str, Any]) -> list[str]:
@@ -201,8 +201,8 @@ def _confirmed(choice: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _commands(config: TrialConfig, sweep: Mapping[str, Any]) -> list[str]:
-    source = sweep.get("source")
+def _commands(config: TrialConfig, sweep: SweepRecord) -> list[str]:
+    source = sweep.source
     if source is None or config.source is not None or config.protocol != PROTOCOL:
         return ["python -m orchestrator.export FOLDER"]
     defaults = TrialConfig().flat()

@@ -20,7 +20,7 @@ from cpcnn_core.quality import Drawn
 from cpcnn_core.suggest import nearest
 from orchestrator.exporting import submission
 from orchestrator.records.location import Folder, located
-from orchestrator.records.store import Store, StoreError, sweeps
+from orchestrator.records.store import Store, StoreError, as_int, sweeps
 
 REQUEST = "request.json"
 
@@ -56,7 +56,7 @@ def weights_file(source: str, results: Folder, *, sweep: str | None, epoch: int 
         names = ", ".join(store.folder.name for store in holders)
         raise StoreError(f"{results}: trial {source} is in {names}; say which with --sweep")
     (store,) = holders
-    kept = {row["epoch"]: row["checkpoint"] for row in store.epochs_of(source) if row["checkpoint"] is not None}
+    kept = {as_int(row["epoch"]): row["checkpoint"] for row in store.epochs_of(source) if row["checkpoint"] is not None}
     wanted = max(kept, default=0) if epoch is None else epoch
     if wanted not in kept:
         raise StoreError(

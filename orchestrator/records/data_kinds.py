@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import pyarrow as pa  # type: ignore[import-untyped]
 
+from cpcnn_core.config import Scalar
+from orchestrator.records.columns import Row
 from orchestrator.text.formatting import plain, short
 
 DATA = ("data.name", "data.image_size", "data.channels", "data.digest", "protocol")
 """The columns of `trials` that have to agree for any metric to compare."""
 
 
-Data: TypeAlias = tuple[Any, ...]  # values of DATA
+Data: TypeAlias = tuple[Scalar, ...]  # values of DATA
 
 
-def data_of(row: Mapping[str, Any]) -> Data:
+def data_of(row: Row) -> Data:
     """What data a row of `trials` is about, and by which protocol: its values of DATA."""
     return tuple(DEFAULTS.get(name) if row.get(name) is None else row[name] for name in DATA)
 
@@ -31,10 +33,10 @@ def described(data: Data, *others: Data) -> str:
     return ", ".join(parts)
 
 
-def _value(name: str, value: Any) -> str:
+def _value(name: str, value: Scalar) -> str:
     if name != "data.digest":
         return plain(value)
-    return "not recorded" if value is None else short(value)
+    return "not recorded" if value is None else short(str(value))
 
 
 def kinds_of(table: pa.Table, columns: Sequence[str]) -> list[Data]:
@@ -45,14 +47,14 @@ def kinds_of(table: pa.Table, columns: Sequence[str]) -> list[Data]:
     return list(dict.fromkeys(found))
 
 
-def rows_of(table: pa.Table, names: Sequence[str]) -> list[dict[str, Any]]:
+def rows_of(table: pa.Table, names: Sequence[str]) -> list[Row]:
     """The different rows that the table has in these columns."""
     table = table.select(list(names))
     if all(len(table[name].unique()) <= 1 for name in names):  # as nearly always; grouping imports pandas
         table = table.slice(0, 1)
     else:
         table = table.group_by(list(names)).aggregate([])
-    rows: list[dict[str, Any]] = table.to_pylist()
+    rows: list[Row] = table.to_pylist()
     return rows
 
 

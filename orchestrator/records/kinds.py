@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from orchestrator.records import provenance
 from orchestrator.records.store import Store
+from orchestrator.records.sweep_file import SweepRecord
 
 Kind = Literal["sweep", "trials", "imported", "replays", "confirmation"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-KIND = "kind"
-CONFIRMATION = "confirmation"  # in the sweep.json of a sweep that confirms a choice: the question that it decides
 IMPORTED = "Imported checkpoints."  # the question of a folder of them
 
 IN_WORDS: Mapping[Kind, str] = {
@@ -24,30 +23,30 @@ IN_WORDS: Mapping[Kind, str] = {
 }
 
 
-def kind_of(name: str, held: Mapping[str, Any] | None) -> Kind:
+def kind_of(name: str, record: SweepRecord | None) -> Kind:
     """What the folder `name` is, by the content of its sweep.json; None where it has none."""
-    if held is None:
+    if record is None:
         return "replays" if name.endswith("-replays") else "trials"
     for kind in KINDS:
-        if held.get(KIND) == kind:
+        if record.kind == kind:
             return kind
-    if CONFIRMATION in held:
+    if record.confirmation is not None:
         return "confirmation"
-    if "asked" in held:
+    if record.asked is not None:
         return "sweep"
-    return "imported" if held.get("question") == IMPORTED else "trials"
+    return "imported" if record.question == IMPORTED else "trials"
 
 
 def introduce(store: Store, kind: Kind, question: str, source: str | None = None) -> None:
     """Say in sweep.json what the folder is, unless that is said. Raise StoreError."""
     if store.read_sweep() is None:
         store.write_sweep(
-            {
-                "name": store.folder.name,
-                KIND: kind,
-                "question": question,
-                "source": source,
-                "created": provenance.now(),
-                "runs": [],
-            }
+            SweepRecord(
+                name=store.folder.name,
+                kind=kind,
+                question=question,
+                source=source,
+                created=provenance.now(),
+                runs=[],
+            )
         )

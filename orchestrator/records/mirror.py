@@ -62,13 +62,12 @@ class Mirror:
     """One trial's checkpoints and log, here and there."""
 
     def __init__(self, store: Store, trial_id: str, remote: RemotePath) -> None:
-        self.store = Store(store.folder)
+        self._remote = remote
+        self._claim = Lease.seized(remote, CLAIM)
+        self.store = Store(store.folder, self._check)
         """The store for whoever trains the trial: it refuses to write once another process does."""
         self._trial_id = trial_id
         self._folder = store.training_folder(trial_id)
-        self._remote = remote
-        self._claim = Lease.seized(remote, CLAIM)
-        self.store.fence = self._check
         self._there: Index = {}  # the index that was put there last
         self._content = b""  # its bytes
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="mirror")

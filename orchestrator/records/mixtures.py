@@ -6,12 +6,12 @@ be lost.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-from cpcnn_core.config import PROTOCOL, DataConfig, TrialConfig
+from cpcnn_core.config import PROTOCOL, DataConfig, Scalar, TrialConfig
 from orchestrator.records import data_kinds
 from orchestrator.records.store import Store, StoreError
+from orchestrator.records.sweep_file import SweepRecord
 
 _DIGEST = "data.digest"
 _PROTOCOL = "protocol"
@@ -32,11 +32,11 @@ def check(store: Store, config: TrialConfig, *, way_out: str) -> None:
 
 def check_protocol(store: Store, *, way_out: str) -> None:
     """Raise MixtureError where the folder was begun under another protocol than that of this release."""
-    held = store.read_sweep() or {}
-    others = [protocol for protocol in _held(store, held, _PROTOCOL) if protocol != PROTOCOL]
+    sweep = store.read_sweep() or SweepRecord()
+    others = [protocol for protocol in _held(store, sweep, _PROTOCOL) if protocol != PROTOCOL]
     if not others:
         return
-    commits = [*_commits_of_rows(store, others), *(run.get("git_commit") for run in held.get("runs", ()))]
+    commits = [*_commits_of_rows(store, others), *(run.git_commit for run in sweep.runs)]
     known = [str(commit) for commit in commits if commit]
     release = f" (commit {known[-1]})" if known else ""
     raise MixtureError(
@@ -48,7 +48,7 @@ def check_protocol(store: Store, *, way_out: str) -> None:
 
 def check_data(store: Store, data: DataConfig, digest: str | None, *, way_out: str) -> None:
     """Raise MixtureError where the folder holds trials of other data than those at `data`, which have this digest."""
-    others = [held for held in _held(store, store.read_sweep() or {}, _DIGEST) if held != digest]
+    others = [held for held in _held(store, store.read_sweep() or SweepRecord(), _DIGEST) if held != digest]
     if not others:
         return
     where = f" at {data.root}" if data.root is not None else f" {data.name}"
@@ -59,24 +59,23 @@ def check_data(store: Store, data: DataConfig, digest: str | None, *, way_out: s
     )
 
 
-def _held(store: Store, sweep: Mapping[str, Any], column: str) -> list[Any]:
+def _held(store: Store, sweep: SweepRecord, column: str) -> list[Scalar]:
     """The values of data.digest, or of the protocol, that sweep.json and the rows have, each once."""
-    asked = sweep.get("asked")
-    found: list[Any] = []
-    if asked is not None and column == _PROTOCOL:
-        found.append(asked.get(_PROTOCOL, 1))
-    elif asked is not None and _DIGEST in asked.get("settings", {}):
-        found.append(asked["settings"][_DIGEST])
+    found: list[Scalar] = []
+    if sweep.asked is not None and column == _PROTOCOL:
+        found.append(sweep.asked.protocol)
+    elif _DIGEST in sweep.settings:
+        found.append(sweep.settings[_DIGEST])
     trials = store.latest_attempts().columns
     if len(trials):
         found += [value for (value,) in data_kinds.kinds_of(trials, (column,))]
     return list(dict.fromkeys(found))
 
 
-def _commits_of_rows(store: Store, protocols: Sequence[int]) -> Iterable[Any]:
+def _commits_of_rows(store: Store, protocols: Sequence[Scalar]) -> Iterable[Scalar]:
     rows = sorted(store.latest_attempts().rows(), key=lambda row: str(row["started"]))
     return [row.get("git_commit") for row in rows if (row.get(_PROTOCOL) or 1) in protocols]
 
 
-def _listed(values: Iterable[Any]) -> str:
+def _listed(values: Iterable[Scalar]) -> str:
     return " and ".join("not recorded" if value is None else str(value) for value in values)

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 _PACKAGES = ("cpcnn-sweeps", "torch", "ray", "optuna", "accelerate", "numpy", "pyarrow", "safetensors")
 
@@ -52,7 +51,7 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def hardware() -> dict[str, Any]:
+def hardware() -> dict[str, str | int]:
     """The machine, as far as it can be told without waking an accelerator; its cores are those that we may use."""
     return {"host": platform.node(), "platform": platform.platform(), "cpus": cores()}
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from cpcnn_core.config import LOCATIONS, field_names
 from orchestrator.objectives.objective import Objective, ParetoObjective, pareto_front
 from orchestrator.records.states import Meaning, meaning_of
-from orchestrator.records.store import OPTION_PREFIX, Store
+from orchestrator.records.store import OPTION_PREFIX, Row, Store
 
 # What a checkpoint file does not tell of the network in it. The rest of an imported trial's configuration is read off
 # the file, or says how the trial was measured here.
@@ -26,8 +25,8 @@ class Entry:
     """A trial with its epochs."""
 
     store: Store
-    trial: dict[str, Any]  # its last attempt's row
-    epochs: tuple[dict[str, Any], ...]
+    trial: Row  # its last attempt's row
+    epochs: tuple[Row, ...]
 
     @property
     def trial_id(self) -> str:
@@ -38,7 +37,7 @@ class Entry:
         """What its state means."""
         return meaning_of(self.trial["state"])
 
-    def best(self, objective: Objective, *, kept: bool = False) -> dict[str, Any] | None:
+    def best(self, objective: Objective, *, kept: bool = False) -> Row | None:
         """Its best epoch, or its best epoch whose weights are on disk; None where no epoch has the metric."""
         rows = [row for row in self.epochs if row["checkpoint"] is not None] if kept else self.epochs
         return dict(best) if (best := objective.best(rows)) is not None else None
@@ -48,7 +47,7 @@ class Entry:
         """Whether it is a checkpoint of somebody else's training."""
         return self.trial.get("source") is not None
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Row:
         """Its configuration, flat; of an imported checkpoint what is known."""
         names = set(field_names())
         return {
@@ -65,10 +64,10 @@ def read(stores: Iterable[Store]) -> tuple[list[Entry], list[str]]:
     for store in stores:
         trials, epochs = store.latest_attempts(), store.epochs()
         problems += [*trials.problems, *epochs.problems, *store.orphans(trials.columns, epochs.columns)]
-        of_trial: dict[str, list[dict[str, Any]]] = {}
+        of_trial: dict[str, list[Row]] = {}
         for row in epochs.rows():
-            of_trial.setdefault(row["trial_id"], []).append(row)
-        entries += [Entry(store, row, tuple(of_trial.get(row["trial_id"], ()))) for row in trials.rows()]
+            of_trial.setdefault(str(row["trial_id"]), []).append(row)
+        entries += [Entry(store, row, tuple(of_trial.get(str(row["trial_id"]), ()))) for row in trials.rows()]
     return entries, problems
 
 
@@ -78,12 +77,12 @@ def ranked(entries: Iterable[Entry], objective: Objective, *, kept: bool = False
     def order(entry: Entry) -> tuple[bool, bool, tuple[float, ...], str]:
         best = entry.best(objective, kept=kept)
         key = None if best is None else objective.order(best)
-        return entry.meaning.failed, key is None, key or (), entry.trial["started"]
+        return entry.meaning.failed, key is None, key or (), str(entry.trial["started"])
 
     return sorted(entries, key=order)
 
 
-def leader(entries: Iterable[Entry], objective: Objective) -> tuple[Entry, dict[str, Any], float] | None:
+def leader(entries: Iterable[Entry], objective: Objective) -> tuple[Entry, Row, float] | None:
     """The best trial, its best epoch, and what that is worth; None where no trial that did not fail has a value."""
     for entry in ranked(sound(entries), objective)[:1]:
         epoch = entry.best(objective)
@@ -98,22 +97,22 @@ def sound(entries: Iterable[Entry]) -> list[Entry]:
     return [entry for entry in entries if not entry.meaning.failed]
 
 
-def front(entries: Iterable[Entry], objective: ParetoObjective) -> list[tuple[Entry, dict[str, Any]]]:
+def front(entries: Iterable[Entry], objective: ParetoObjective) -> list[tuple[Entry, Row]]:
     """The Pareto front over all epochs of all trials that did not fail, the best by the first metric first."""
 
-    def point(held: tuple[Entry, dict[str, Any]]) -> tuple[float, ...]:
+    def point(held: tuple[Entry, Row]) -> tuple[float, ...]:
         values = objective.values(held[1])
         assert values is not None
         return values
 
-    points: list[tuple[Entry, dict[str, Any]]] = []
+    points: list[tuple[Entry, Row]] = []
     for entry in sound(entries):
         measured = [(entry, row) for row in entry.epochs if objective.values(row) is not None]
         points += pareto_front(measured, point, objective.directions)  # what a trial beats itself cannot be on it
     return pareto_front(points, point, objective.directions)
 
 
-def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+def differing(settings: Sequence[Row]) -> list[str]:
     """The fields in which configurations differ, where the data lies apart.
 
     What is not known of one of them, an imported checkpoint, is no difference. A fusion's option that one does not have
@@ -123,5 +122,5 @@ def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     return [field for field in fields if len(_known(field, settings)) > 1]
 
 
-def _known(field: str, settings: Sequence[Mapping[str, Any]]) -> set[str]:
+def _known(field: str, settings: Sequence[Row]) -> set[str]:
     return {repr(held.get(field)) for held in settings if field in held or field.startswith(OPTION_PREFIX)}

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator.records.provenance import git_commit, now
 from orchestrator.records.states import State, meaning_of
-from orchestrator.records.store import Attempt, Store
+from orchestrator.records.store import Attempt, Row, Store, as_int, attempt_of
 
 KILLED = "the process that ran the trial, or its driver, ended before the trial did"
 
@@ -45,7 +44,7 @@ class Recording:
         earlier = store.attempts_of(config.trial_id)
         self._attempt = Attempt(
             trial_id=config.trial_id,
-            attempt=1 + max((int(row["attempt"]) for row in earlier), default=0),
+            attempt=1 + max((as_int(row["attempt"]) for row in earlier), default=0),
             number=number,
             state="RUNNING",
             started=now(),
@@ -89,23 +88,23 @@ def close_orphaned(store: Store, config: TrialConfig) -> None:
         store.write_attempts(closed, config)
 
 
-def _closed(store: Store, rows: Iterable[Mapping[str, Any]]) -> list[Attempt]:
+def _closed(store: Store, rows: Iterable[Row]) -> list[Attempt]:
     """The attempts of these rows of one trial that nobody ended, as INTERRUPTED, with what their epochs say of them.
 
     When such an attempt ended nobody knows: `ended` and `seconds` stay null.
     """
     left = [row for row in rows if meaning_of(row["state"]).runs]
-    attempts = [Attempt(**{name: row[name] for name in Attempt.__dataclass_fields__ if name in row}) for row in left]
+    attempts = [attempt_of(row) for row in left]
     epochs = store.epochs_of(attempts[0].trial_id) if attempts else []
     return [_as_far_as(replace(attempt, state="INTERRUPTED", stopped=KILLED), epochs) for attempt in attempts]
 
 
-def _as_far_as(attempt: Attempt, epochs: Iterable[Mapping[str, Any]]) -> Attempt:
+def _as_far_as(attempt: Attempt, epochs: Iterable[Row]) -> Attempt:
     """The attempt with what the rows of its epochs add: its own row was last written after the first of them."""
     own = [row for row in epochs if row["attempt"] == attempt.attempt]
     peaks = [attempt.peak_memory_bytes, *(row.get("peak_memory_bytes") for row in own)]
     return replace(
         attempt,
-        epochs=max([attempt.epochs, *(int(row["epoch"]) for row in own)]),
+        epochs=max([attempt.epochs, *(as_int(row["epoch"]) for row in own)]),
         peak_memory_bytes=max((int(peak) for peak in peaks if peak is not None), default=None),
     )

@@ -53,7 +53,7 @@ FAILURES: tuple[State, ...] = tuple(state for state, meaning in MEANINGS.items()
 _UNKNOWN = Meaning("written by another program, so that nobody here takes it up", ended=True)
 
 
-def meaning_of(state: str) -> Meaning:
+def meaning_of(state: object) -> Meaning:
     """What the `state` in a row of `trials` means."""
     return next((meaning for known, meaning in MEANINGS.items() if known == state), _UNKNOWN)
 

@@ -7,10 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cpcnn_core.config import TrialConfig
+from orchestrator.records.sweep_file import Structure
 from search_spaces import Choice, Distribution, Floats, Ints, Scalar, Space
-
-Structure = dict[str, Any]
-"""Fields and how they vary, as JSON."""
 
 
 def structure(fields: Space) -> Structure:
@@ -18,27 +16,28 @@ def structure(fields: Space) -> Structure:
     return {field: _structure(value) for field, value in fields.items()}
 
 
-def refusals(held: Mapping[str, Any], asked: Mapping[str, Any], fields: Structure) -> Iterator[str]:
-    """Why what is `asked` now, over `fields`, does not contain what sweep.json says was asked before."""
-    before = held["asked"]
+def refusals(
+    before: Mapping[str, Any], varied: Structure | None, asked: Mapping[str, Any], fields: Structure
+) -> Iterator[str]:
+    """Why what is `asked` now, over `fields`, does not contain what sweep.json says was asked before, over `varied`."""
     for key in dict.fromkeys([*before, *asked]):
         if key not in {"space", "settings"} and before.get(key) != asked.get(key):
             yield f"{key} changed"
-    if "fields" not in held:
+    if varied is None:
         yield "sweep.json does not hold the fields that it had, being of an earlier version"
         return
     fixed = before["settings"]
     for key, value in asked["settings"].items():
         if key in fixed and fixed[key] != value:
             yield f"settings: {key} changed"
-        elif key not in fixed and key not in held["fields"] and _default(key, fixed) != value:
+        elif key not in fixed and key not in varied and _default(key, fixed) != value:
             yield f"settings: {key} was {_default(key, fixed)!r}, its default"
-        elif key in held["fields"]:
+        elif key in varied:
             yield f"space: {key} does not vary any more"
     for key in fixed:
         if key not in asked["settings"] and key not in fields and _default(key, fixed) != fixed[key]:
             yield f"settings: {key} is gone"
-    yield from _shrunk(held["fields"], fields, fixed, "")
+    yield from _shrunk(varied, fields, fixed, "")
 
 
 def _shrunk(before: Structure, now: Structure, fixed: Mapping[str, Scalar], at: str) -> Iterator[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.metrics import EpochMetrics
@@ -17,7 +17,7 @@ from orchestrator.objectives.objective import Objective
 from orchestrator.records.ranking import Entry
 from orchestrator.records.recording import Place, Recording, close_orphaned
 from orchestrator.records.states import State, reason_of
-from orchestrator.records.store import Store, StoreError, config_of, without_a_gap
+from orchestrator.records.store import Row, Store, StoreError, as_int, config_of, without_a_gap
 from orchestrator.search import study_file
 from orchestrator.search.failures import FailuresInARow
 from orchestrator.search.scheduling import Schedule, Scheduler, Stopped
@@ -47,7 +47,7 @@ class View(Protocol):
 class _Trial:
     config: TrialConfig
     recording: Recording | None = None
-    rows: dict[int, dict[str, Any]] = field(default_factory=dict)  # by epoch
+    rows: dict[int, Row] = field(default_factory=dict)  # by epoch
     stopped: str | None = None  # why it shall not go on
 
 
@@ -94,8 +94,8 @@ class Ledger:
                 config = config_of(entry.trial)
             except ConfigError:
                 continue  # of a version whose configuration was another
-            for row in sorted(entry.epochs, key=lambda row: int(row["epoch"])):
-                self._scheduler.observe(entry.trial_id, int(row["epoch"]), self._objective.keys(row))
+            for row in sorted(entry.epochs, key=lambda row: as_int(row["epoch"])):
+                self._scheduler.observe(entry.trial_id, as_int(row["epoch"]), self._objective.keys(row))
             if entry.trial["state"] == "PRUNED" and entry.trial["stopped"]:
                 self._paused[config.trial_id] = _Paused(len(entry.epochs), config)
 
@@ -203,8 +203,8 @@ class Ledger:
     def _judge(self, config: TrialConfig, epoch: int) -> str | None:
         return self._scheduler.stops(config.trial_id, epoch) if 0 < epoch < config.train.epochs else None
 
-    def _rows(self, config: TrialConfig) -> dict[int, dict[str, Any]]:
-        return {row["epoch"]: row for row in self._store.epochs_of(config.trial_id)}
+    def _rows(self, config: TrialConfig) -> dict[int, Row]:
+        return {as_int(row["epoch"]): row for row in self._store.epochs_of(config.trial_id)}
 
     def _started(self, number: int) -> None:
         trial = self._trials[number]

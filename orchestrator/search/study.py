@@ -26,7 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 from cpcnn_core.config import ConfigError, TrialConfig
 from orchestrator.objectives.objective import Objective
 from orchestrator.records.states import meaning_of
-from orchestrator.records.store import Store, config_of, without_a_gap
+from orchestrator.records.store import Row, Store, config_of, without_a_gap
 from orchestrator.search import samplers, study_file
 from orchestrator.search.space import SearchSpace, at_random, by_optuna
 from orchestrator.search.study_file import StudyError as StudyError
@@ -469,9 +469,9 @@ class _Running:
 
 def _recorded(space: SearchSpace, store: Store) -> dict[str, Recorded]:
     """What the rows say of each trial that the space admits, by trial id."""
-    epochs: dict[str, list[dict[str, Any]]] = {}
+    epochs: dict[str, list[Row]] = {}
     for row in store.epochs().rows():
-        epochs.setdefault(row["trial_id"], []).append(row)
+        epochs.setdefault(str(row["trial_id"]), []).append(row)
     found = {}
     for row in store.latest_attempts().rows():
         try:

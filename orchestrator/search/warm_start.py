@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from cpcnn_core.config import PROTOCOL, ConfigError, TrialConfig
 from cpcnn_core.metrics import OF_IMAGES, Ruler, ruler_of
 from orchestrator.records.states import meaning_of
-from orchestrator.records.store import Store, config_of
+from orchestrator.records.store import Row, Store, config_of
 from orchestrator.search.space import SearchSpace
 from orchestrator.search.study import Recorded
 
@@ -57,13 +56,13 @@ def gather(space: SearchSpace, stores: Iterable[Store], ruler: Ruler | None = No
     harvests = []
     for store in stores:
         harvest = Harvest(store.folder.name)
-        epochs: dict[str, list[dict[str, Any]]] = {}
+        epochs: dict[str, list[Row]] = {}
         for row in store.epochs().rows():
-            epochs.setdefault(row["trial_id"], []).append(row)
+            epochs.setdefault(str(row["trial_id"]), []).append(row)
         table = store.latest_attempts()
         harvest.refused.update(problem for problem in table.problems)
         for row in table.rows():
-            rows = epochs.get(row["trial_id"], [])
+            rows = epochs.get(str(row["trial_id"]), [])
             if needs_ruler:
                 ruler = ruler or next((ruler_of(held) for held in rows if held.get("fid") is not None), None)
             found = _usable(space, row, rows, ruler if needs_ruler else None)
@@ -75,9 +74,7 @@ def gather(space: SearchSpace, stores: Iterable[Store], ruler: Ruler | None = No
     return harvests
 
 
-def _usable(
-    space: SearchSpace, row: Mapping[str, Any], epochs: list[dict[str, Any]], ruler: Ruler | None
-) -> Recorded | str:
+def _usable(space: SearchSpace, row: Row, epochs: Sequence[Row], ruler: Ruler | None) -> Recorded | str:
     """The trial as a study may be told of it, or why not."""
     try:
         config = config_of(row)

@@ -12,6 +12,7 @@ from orchestrator.objectives.objective import Objective
 from orchestrator.records.kinds import kind_of
 from orchestrator.records.location import Folder, remove_tree
 from orchestrator.records.store import Store, StoreError, config_of, sweeps
+from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.search.space import parse_settings
 
 # What two runs of the same trial may differ in; and the score, which follows from the metrics.
@@ -64,8 +65,8 @@ def _may_hold(store: Store) -> bool:
 
 def _is_scratch(store: Store) -> bool:
     """Whether the folder holds replays, or is one of before folders said what they hold. Raise StoreError."""
-    held = store.read_sweep()
-    return held is None or kind_of(store.folder.name, held) == "replays"
+    record = store.read_sweep()
+    return record is None or kind_of(store.folder.name, record) == "replays"
 
 
 def threads_by_epoch(attempts: Iterable[Mapping[str, Any]], epochs: Iterable[Mapping[str, Any]]) -> dict[int, int]:
@@ -97,8 +98,8 @@ def recorded_config(store: Store, trial_id: str, given: Iterable[str]) -> TrialC
 
 def recorded_objective(store: Store) -> Objective | None:
     """What the sweep optimised; None for trials that were run by hand. It decides which weights are kept."""
-    asked = (store.read_sweep() or {}).get("asked")
-    return None if asked is None else Objective.from_description(asked["objective"])
+    described = (store.read_sweep() or SweepRecord()).objective
+    return None if described is None else Objective.from_description(described)
 
 
 def forget(store: Store, trial_id: str) -> None:

@@ -9,7 +9,7 @@ import os
 import platform
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -124,17 +124,18 @@ def run(
     trainer: Trainer,
     *,
     objective: Objective | None = None,
-    on_begin: Callable[[], None] | None = None,
+    on_begin: Callable[[Store], None] | None = None,
     on_progress: OnProgress | None = None,
 ) -> Generator[EpochMetrics]:
     """Train a trial from wherever it stands, the only one in its checkpoint folder. Raise TrialBusyError.
 
     Where `objective` combines metrics, each epoch has its `score`, which also says which weights are worth keeping.
-    `on_begin` is called once nobody else can be training the trial any more.
+    `on_begin` is called once nobody else can be training the trial any more, with the store to write to: it refuses to
+    once somebody else does.
     """
-    with _alone(store, config.trial_id):
+    with _alone(store, config.trial_id) as store:
         if on_begin is not None:
-            on_begin()
+            on_begin(store)
         with mirror.opened(store, config.trial_id) as mirrored:
             reported = store.reported_epochs(config.trial_id)
             logger.info("trial %s, after %d reported epochs: %s", config.trial_id, reported, config.flat())
@@ -270,7 +271,8 @@ def is_storage_failure(error: BaseException) -> bool:
 
 
 @contextmanager
-def _alone(store: Store, trial_id: str) -> Iterator[None]:
+def _alone(store: Store, trial_id: str) -> Iterator[Store]:
+    """Be the only process that trains the trial; yield the store that refuses to write once another one does."""
     # The lock goes with the process, however it ends, so it never has to be broken.
     file = store.near / "checkpoints" / f"{trial_id}.lock"
     with ExitStack() as stack:
@@ -281,26 +283,12 @@ def _alone(store: Store, trial_id: str) -> Iterator[None]:
                 f"{file} is held ({busy}): another process has been training trial {trial_id} for {_ORPHAN_SECONDS} s; "
                 "end it, or wait for it"
             ) from None
-        if lease is not None:
-            stack.enter_context(_fenced(store, lease, trial_id))
-        yield
+        yield store if lease is None else stack.enter_context(store.fenced(partial(_check, lease, trial_id)))
 
 
-@contextmanager
-def _fenced(store: Store, lease: Lease, trial_id: str) -> Iterator[None]:
-    """Have the store refuse to write once somebody else trains the trial."""
-    before = store.fence
-
-    def fence() -> None:
-        if before is not None:
-            before()
-        try:
-            lease.check()
-        except LeaseLostError as error:
-            raise TrialBusyError(f"another process trains trial {trial_id} now: {error}") from None
-
-    store.fence = fence
+def _check(lease: Lease, trial_id: str) -> None:
+    """Raise TrialBusyError where somebody else trains the trial."""
     try:
-        yield
-    finally:
-        store.fence = before
+        lease.check()
+    except LeaseLostError as error:
+        raise TrialBusyError(f"another process trains trial {trial_id} now: {error}") from None

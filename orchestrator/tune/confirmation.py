@@ -8,7 +8,6 @@ from dataclasses import replace
 from cpcnn_core.config import Scalar
 from orchestrator.choosing import candidates, confirming
 from orchestrator.choosing.choice import Choice
-from orchestrator.records.kinds import CONFIRMATION, KIND
 from orchestrator.records.location import Folder
 from orchestrator.records.states import Meaning, meaning_of
 from orchestrator.records.store import Store
@@ -36,10 +35,10 @@ def planned(
     space = question.space()
     if root is not None:
         space = space.with_settings({"data.root": root})
-    noted = {KIND: "confirmation", CONFIRMATION: question.describe()}  # written down before anything is run
+    asked = question.describe()  # written down before anything is run
     # Where no run has come to a good end, there is nothing to decide by, and the ones that failed are run again.
     again = not any(meaning.ended and not meaning.failed for meaning in _meanings(store))
-    plan = Plan(name, space, results, trials=space.trials, noted=noted, retry_failed=again, way_out=_WAY_OUT)
+    plan = Plan(name, space, results, trials=space.trials, confirmation=asked, retry_failed=again, way_out=_WAY_OUT)
     return replace(plan, announcement=f"{space.question} {plan.trials} runs in {store.folder}."), question
 
 

@@ -22,9 +22,9 @@ from orchestrator.machines import cluster, launch
 from orchestrator.machines.resources import ResourcesError
 from orchestrator.process import signals
 from orchestrator.records import beginning, mixtures, provenance, ranking
-from orchestrator.records.kinds import CONFIRMATION, KIND
 from orchestrator.records.ranking import Entry
-from orchestrator.records.store import Store, config_of, sweeps
+from orchestrator.records.store import Store, as_int, config_of, sweeps
+from orchestrator.records.sweep_file import Asked, Run, SweepRecord
 from orchestrator.search import growth, study_file, warm_start
 from orchestrator.search.budget import Meter, spent
 from orchestrator.search.ledger import Best, Ledger, View
@@ -69,7 +69,7 @@ def _run_in(
     store.create()
     store = store.patient()
     traceless = beginning.without_a_trace(store, absent) if new else nullcontext()
-    with holding(store, way_out=plan.way_out), study_file.said(store.study_file), traceless:
+    with holding(store, way_out=plan.way_out) as store, study_file.said(store.study_file), traceless:
         store.remove_leftovers()
         for line in store.set_damaged_aside():
             view.note(f"warning: {line}")
@@ -91,7 +91,7 @@ def _search(plan: Plan, store: Store, view: View, *, new: bool) -> Outcome:
         entries = _entries(plan, store)
         ledger = Ledger(study, store, plan.space.objective, view, plan.space.schedule.scheduler(plan.space.epochs))
         ledger.recall(entries, retrying=plan.retry_failed)
-        if CONFIRMATION in plan.noted:
+        if plan.confirmation is not None:
             ledger.retrying = "the same command"
         if ledger.is_over:
             return Outcome(study.finished, ran=False, interrupted=False)
@@ -131,7 +131,7 @@ def _with_one_extractor(plan: Plan, store: Store) -> Plan:
     default = plan.space.default()
     if not default.eval.fid_every or default.eval.fid_extractor != "auto":
         return plan
-    decided = (store.read_sweep() or {}).get("asked", {}).get("settings", {}).get(trainer.EXTRACTOR)
+    decided = (store.read_sweep() or SweepRecord()).settings.get(trainer.EXTRACTOR)
     if decided is None:
         decided = trainer.with_one_extractor(default).eval.fid_extractor
     settled = plan.space.with_settings({trainer.EXTRACTOR: decided})
@@ -146,7 +146,8 @@ def _with_one_data_set(plan: Plan, store: Store) -> Plan:
     """
     if plan.trainer != trainer.TRAINER:
         return plan
-    held = (store.read_sweep() or {}).get("asked", {}).get("settings", {}).get(trainer.DIGEST)
+    recorded = (store.read_sweep() or SweepRecord()).settings.get(trainer.DIGEST)
+    held = None if recorded is None else str(recorded)
     config = plan.space.default().data
     digest = _digest(config.model_copy(update={"digest": None}), held or config.digest)
     mixtures.check_data(store, config, digest, way_out=plan.way_out)
@@ -175,23 +176,16 @@ def _digest(config: DataConfig, held: str | None) -> str | None:
 
 def _agree(plan: Plan, store: Store) -> None:
     """Write sweep.json, or see that it asks the same question. Raise SweepError where it does not."""
-    asked = {**plan.space.describe(), "seed": plan.seed}
-    held = store.read_sweep() or {
-        "name": plan.name,
-        KIND: "sweep",
-        "question": plan.space.question,
-        "source": plan.space.source,
-        "asked": asked,
-        "created": provenance.now(),
-        "runs": [],
-        **plan.noted,
-    }
+    asked = Asked.model_validate({**plan.space.describe(), "seed": plan.seed})
+    record = store.read_sweep() or _new(plan, asked)
     fields = growth.structure(plan.space.fields)
-    if "asked" not in held:  # a folder into which trials were run by hand has not asked anything yet
-        held = {**held, KIND: "confirmation" if CONFIRMATION in held else "sweep", "asked": asked}
-    if held["asked"] != asked:
-        changes = "\n".join(_changes("", held["asked"], asked))
-        refusals = list(growth.refusals(held, asked, fields)) if plan.extend else []
+    if record.asked is None:  # a folder into which trials were run by hand has not asked anything yet
+        kind = "sweep" if record.confirmation is None else "confirmation"
+        record = record.model_copy(update={"kind": kind, "asked": asked})
+    before, now = (asked if record.asked is None else record.asked).as_json(), asked.as_json()
+    if before != now:
+        changes = "\n".join(_changes("", before, now))
+        refusals = list(growth.refusals(before, record.fields, now, fields)) if plan.extend else []
         if not plan.extend or refusals:
             way = (
                 "it did not only grow: " + "; ".join(refusals)
@@ -203,28 +197,43 @@ def _agree(plan: Plan, store: Store) -> None:
             )
         # Optuna keeps the options of each parameter; the study is made anew from the rows under the new ones.
         store.set_study_aside()
-        held = {**held, "asked": asked, "extended": [*held.get("extended", []), provenance.now()]}
-    store.write_sweep({**held, "fields": fields})
+        record = record.model_copy(update={"asked": asked, "extended": [*record.extended, provenance.now()]})
+    store.write_sweep(record.model_copy(update={"fields": fields}))
+
+
+def _new(plan: Plan, asked: Asked) -> SweepRecord:
+    """What sweep.json says of a sweep that begins."""
+    confirms = plan.confirmation is not None
+    record = SweepRecord(
+        name=plan.name,
+        kind="confirmation" if confirms else "sweep",
+        question=plan.space.question,
+        source=plan.space.source,
+        asked=asked,
+        created=provenance.now(),
+        runs=[],
+    )
+    return record.model_copy(update={"confirmation": plan.confirmation}) if confirms else record
 
 
 def _record_run(plan: Plan, store: Store) -> None:
     """Add to sweep.json by which code, and on which machine, the trials from here on are run."""
-    held = store.read_sweep() or {}
-    run = {
-        "started": provenance.now(),
-        "trials": plan.trials,
-        "hours": plan.budget.hours,
-        "gpu_hours": plan.budget.gpu_hours,
-        "scheduler": dataclasses.asdict(plan.space.schedule),
-        "git_commit": provenance.git_commit(),
-        "versions": provenance.versions(),
-        "hardware": provenance.hardware(),
-        "data_root": plan.space.settings.get("data.root"),
-        "fid_weights": plan.space.settings.get("eval.fid_weights"),
-    }
-    learned = [*held.get("warm_start", []), *plan.warm_start]
+    record = store.read_sweep() or SweepRecord()
+    run = Run(
+        started=provenance.now(),
+        trials=plan.trials,
+        hours=plan.budget.hours,
+        gpu_hours=plan.budget.gpu_hours,
+        scheduler=dataclasses.asdict(plan.space.schedule),
+        git_commit=provenance.git_commit(),
+        versions=provenance.versions(),
+        hardware=provenance.hardware(),
+        data_root=plan.space.settings.get("data.root"),
+        fid_weights=plan.space.settings.get("eval.fid_weights"),
+    )
+    learned = [*record.warm_start, *plan.warm_start]
     warm = {"warm_start": list(dict.fromkeys(learned))} if learned else {}
-    store.write_sweep({**held, **warm, "runs": [*held.get("runs", []), run]})
+    store.write_sweep(record.model_copy(update={**warm, "runs": [*record.runs, run]}))
 
 
 def _changes(prefix: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Generator[str]:
@@ -255,7 +264,7 @@ def _warm_start(plan: Plan, store: Store, study: Study) -> Generator[str]:
 
     A study that was made anew, since the space grew or the file was lost, learns again what the one before had learned.
     """
-    before = (store.read_sweep() or {}).get("warm_start", [])
+    before = (store.read_sweep() or SweepRecord()).warm_start
     lost = [name for name in before if name not in study.learned_from and name not in plan.warm_start]
     if not plan.warm_start and not lost:
         return
@@ -292,7 +301,7 @@ def _best_so_far(plan: Plan, entries: list[Entry]) -> Best | None:
     if found is None:
         return None
     entry, epoch, value = found
-    return value, config_of(entry.trial), epoch["epoch"]
+    return value, config_of(entry.trial), as_int(epoch["epoch"])
 
 
 class _Stop:

@@ -19,6 +19,7 @@ from orchestrator.machines.resources import Share
 from orchestrator.records.location import RemotePath
 from orchestrator.records.provenance import cores
 from orchestrator.records.states import meaning_of
+from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.text.formatting import plain
 from orchestrator.training import trainer
 from orchestrator.tune import packing, probing
@@ -137,7 +138,7 @@ def _machine() -> dict[str, float]:
 def _ended(plan: Plan) -> int:
     if not plan.store.trials_folder.is_dir():
         return 0
-    sweep = plan.store.read_sweep() or {}
+    sweep = plan.store.read_sweep() or SweepRecord()
     rows = [row for row in plan.store.latest_attempts().rows() if asks_for(sweep, row)]
     return sum(meaning_of(row["state"]).ended for row in rows)
 

@@ -7,6 +7,7 @@ import sqlite3
 import uuid
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 
 from orchestrator.records import alone, lease
 from orchestrator.records.lease import STALE_SECONDS, Beating, Lease, LeaseLostError, TakenError
@@ -21,8 +22,11 @@ _PUBLISH_SECONDS = 600.0  # between two copies of the study that go where the re
 
 
 @contextmanager
-def holding(store: Store, *, way_out: str = Plan.way_out) -> Generator[None]:
-    """Be the sweep's only driver. Raise SweepError, naming the other one, where there is one."""
+def holding(store: Store, *, way_out: str = Plan.way_out) -> Generator[Store]:
+    """Be the sweep's only driver; yield the store that writes for as long as this one is.
+
+    Raise SweepError, naming the other one, where there is one.
+    """
     # A lock is let go of with the process, however that ends. Where locks do nothing, or end at this machine, the lease
     # is what keeps a second driver out.
     lock = store.near / "driver.lock"
@@ -33,8 +37,7 @@ def holding(store: Store, *, way_out: str = Plan.way_out) -> Generator[None]:
             raise SweepError(_taken(store, _seen(store), way_out)) from None
         except OSError as error:
             raise StoreError(f"{lock}: cannot be written: {error.strerror or error}") from None
-        stack.enter_context(_leased(store, locked=sure, way_out=way_out))
-        yield
+        yield stack.enter_context(_leased(store, locked=sure, way_out=way_out))
 
 
 def _seen(store: Store) -> lease.Seen | None:
@@ -51,7 +54,7 @@ def _taken(store: Store, seen: lease.Seen | None, way_out: str) -> str:
 
 
 @contextmanager
-def _leased(store: Store, *, locked: bool, way_out: str) -> Generator[None]:
+def _leased(store: Store, *, locked: bool, way_out: str) -> Generator[Store]:
     """Hold the lease of the sweep's driver, and publish the study now and then where it lies elsewhere."""
     work = _work(store)
     try:
@@ -80,22 +83,24 @@ def _leased(store: Store, *, locked: bool, way_out: str) -> Generator[None]:
         except OSError as error:
             raise _unwritable(store, error) from None
 
-    def publish() -> None:
-        try:
-            store.publish_study()
-        except (StoreError, OSError, sqlite3.Error) as error:
-            logger.warning("no copy of the study: %s", error)
-
-    store.fence = fence
-    beating = Beating(held, meanwhile=publish, every=_PUBLISH_SECONDS)
     try:
-        yield
+        with store.fenced(fence) as fenced:
+            beating = Beating(held, meanwhile=partial(_publish, fenced), every=_PUBLISH_SECONDS)
+            try:
+                yield fenced
+            finally:
+                beating.stop()
+                _publish(fenced)
     finally:
-        beating.stop()
-        publish()
-        store.fence = None
         with suppress(OSError):
             held.release()
+
+
+def _publish(store: Store) -> None:
+    try:
+        store.publish_study()
+    except (StoreError, OSError, sqlite3.Error) as error:
+        logger.warning("no copy of the study: %s", error)
 
 
 def _unwritable(store: Store, error: OSError) -> StoreError:

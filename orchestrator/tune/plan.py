@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+
+from pydantic import JsonValue
 
 from orchestrator.records.location import Folder
 from orchestrator.records.store import Store
@@ -37,7 +38,7 @@ class Plan:
     max_cost: float | None = None  # on a cluster: what its nodes may cost in all, in the currency of their labels
     trainer: str = trainer.TRAINER  # another one simulates trials
     warm_start: tuple[str, ...] = ()  # names of earlier sweeps in the same folder of results
-    noted: Mapping[str, Any] = field(default_factory=dict)  # what else sweep.json is to say from the beginning
+    confirmation: Mapping[str, JsonValue] | None = None  # of a sweep that confirms a choice: the question
     announcement: str | None = None  # for the view, once nothing is in the way of the first trial
     way_out: str = "give this sweep another --name"  # where the folder is taken, as the user's command has it
 

@@ -23,6 +23,7 @@ from orchestrator.machines.cluster import PRICE, Cluster, ClusterError, Kind, Me
 from orchestrator.records import provenance
 from orchestrator.records.location import RemotePath
 from orchestrator.records.store import Store
+from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.text.formatting import plain
 from orchestrator.tune.tuning import Halt
 
@@ -84,9 +85,7 @@ def begin(plan: Plan, store: Store, share: Share, besides: Mapping[str, float]) 
     check(cluster, needs)
     # Tune would wait for one node to come up before it asks for the next.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(share.concurrent)
-    meter = Meter(
-        math.fsum(run.get("cost") or 0.0 for run in (store.read_sweep() or {}).get("runs", [])), limit=plan.max_cost
-    )
+    meter = Meter(math.fsum(run.cost or 0.0 for run in (store.read_sweep() or SweepRecord()).runs), limit=plan.max_cost)
     return share, Watch(request, needs, cluster, meter, Patience(plan.pending_minutes), _Bill(store, meter.spent))
 
 
@@ -101,14 +100,15 @@ class _Bill:
     def __call__(self, meter: Meter, *, now: bool = False) -> None:
         if meter.spent > self._before and (now or time.monotonic() >= self._next):
             self._next = time.monotonic() + 60
-            held = self._store.read_sweep() or {}
-            *earlier, this = held["runs"]
+            record = self._store.read_sweep() or SweepRecord()
+            *earlier, this = record.runs
             cost = {
                 "cost": round(meter.spent - self._before, 4),
                 "price_per_hour": round(meter.price, 4),
                 "max_cost": meter.limit,
             }
-            self._store.write_sweep({**held, "runs": [*earlier, {**this, **cost}]})
+            runs = [*earlier, this.model_copy(update=cost)]
+            self._store.write_sweep(record.model_copy(update={"runs": runs}))
 
 
 class Watch(Callback):  # type: ignore[misc]

@@ -9,8 +9,10 @@ from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
 from rich.table import Table
 
+from cpcnn_core.config import Scalar
 from orchestrator.objectives.objective import Objective, ParetoObjective
 from orchestrator.records.ranking import Entry, differing
+from orchestrator.records.store import Row, as_number
 from orchestrator.text.formatting import measured_apart, settings_apart, short
 
 _DIGESTS = frozenset({"source", "data.digest"})  # shown by their first digits
@@ -22,14 +24,14 @@ def table(entries: Sequence[Entry], objective: Objective, *, top: int = 10) -> T
     return _table(f"the best {len(shown)} of {len(entries)} trials, by {objective.metric}", shown, objective)
 
 
-def front_table(points: Sequence[tuple[Entry, dict[str, Any]]], objective: ParetoObjective, *, top: int = 20) -> Table:
+def front_table(points: Sequence[tuple[Entry, Row]], objective: ParetoObjective, *, top: int = 20) -> Table:
     """The first `top` points of a Pareto front, with the settings in which their trials differ."""
     several = len({(entry.store.folder, entry.trial_id) for entry, _ in points})
     title = f"the Pareto front of {' and '.join(objective.metrics)}: {len(points)} epochs of {several} trials"
     return _table(title, points[:top], objective)
 
 
-def _table(title: str, shown: Sequence[tuple[Entry, dict[str, Any]]], objective: Objective) -> Table:
+def _table(title: str, shown: Sequence[tuple[Entry, Row]], objective: Objective) -> Table:
     made = Table(title=title, box=SIMPLE_HEAD)
     several = len({entry.store.folder for entry, _ in shown}) > 1
     varied = differing([entry.settings() for entry, _ in shown])
@@ -45,7 +47,7 @@ def _table(title: str, shown: Sequence[tuple[Entry, dict[str, Any]]], objective:
         row if objective.metric in objective.reads else {**row, objective.metric: objective.value(row)}
         for _, row in shown
     ]
-    measured = [measured_apart([held.get(name) for held in values]) for name in (*own, *extra)]
+    measured = [measured_apart([as_number(held.get(name)) for held in values]) for name in (*own, *extra)]
     settings = setting_cells([entry.settings() for entry, _ in shown], varied)
     for rank, (entry, row) in enumerate(shown, start=1):
         broken = any(violation > 0 for violation in objective.violations(row).values())
@@ -82,6 +84,6 @@ def setting_cells(settings: Sequence[Mapping[str, Any]], fields: Sequence[str]) 
     return [[column[row] for column in columns] for row in range(len(settings))]
 
 
-def epoch_of(epoch: int | None, settings: Mapping[str, Any]) -> str:
+def epoch_of(epoch: Scalar, settings: Mapping[str, Any]) -> str:
     """`3/10`: an epoch of as many as the trial was to have. - where there is none, as with an imported checkpoint."""
     return f"{epoch}/{settings['train.epochs']}" if epoch is not None and "train.epochs" in settings else "-"

@@ -121,7 +121,7 @@ def _pareto(entries: Sequence[Entry], _: Choice) -> str:
     if not rows:
         return _nothing("No epoch has a FID: eval.fid_every was 0, or it could not be measured.")
     # Values that were not measured alike, on the same data, never share a figure.
-    kinds: dict[tuple[Ruler, Data], list[tuple[Entry, dict[str, Any]]]] = {}
+    kinds: dict[tuple[Ruler, Data], list[tuple[Entry, Mapping[str, Any]]]] = {}
     for entry, epoch in rows:
         kinds.setdefault((ruler_of(epoch), data_of(entry.trial)), []).append((entry, epoch))
     parts = []
@@ -130,7 +130,7 @@ def _pareto(entries: Sequence[Entry], _: Choice) -> str:
         sound = [row for row in ordered if not row[0].meaning.failed]
         front = pareto_front(sound, lambda row: (row[1]["fid"], row[1]["val_acc"]), ("min", "max"))
         figure = go.Figure()
-        shown: tuple[tuple[str, list[tuple[Entry, dict[str, Any]]]], ...]
+        shown: tuple[tuple[str, list[tuple[Entry, Mapping[str, Any]]]], ...]
         shown = (("epochs", ordered), ("Pareto front", front))
         for name, of in shown:
             figure.add_trace(

@@ -28,7 +28,8 @@ from orchestrator.objectives.objective import Objective
 from orchestrator.records import location
 from orchestrator.records.location import Folder, write_atomically
 from orchestrator.records.ranking import Entry
-from orchestrator.records.store import Store
+from orchestrator.records.store import Store, as_int
+from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.text import calling
 from orchestrator.text.names import identifier
 
@@ -70,7 +71,7 @@ class TensorBoard:
 
     def epoch(self, trial: Entry, row: Mapping[str, Any], samples: Folder | None) -> None:
         """See `Tracker`."""
-        epoch = int(row["epoch"])
+        epoch = as_int(row["epoch"])
         writer = self._writer(trial, epoch)
         for name, value in _metrics(row).items():
             writer.add_scalar(_tag(name), value, epoch)
@@ -120,7 +121,7 @@ class Wandb:
         shown: dict[str, Any] = dict(_metrics(row))
         if samples is not None:
             shown["samples"] = wandb.Image(_pixels(samples))
-        self._run(trial).log({"epoch": int(row["epoch"]), **shown}, step=int(row["epoch"]))
+        self._run(trial).log({"epoch": as_int(row["epoch"]), **shown}, step=as_int(row["epoch"]))
 
     def end(self, trial: Entry, best: Mapping[str, Any] | None) -> None:
         """See `Tracker`."""
@@ -221,17 +222,17 @@ class Follower:
         last, ended = of_tracker.get(trial.trial_id, [0, None])
         tracker = self._trackers[name]
         attempt = None if trial.meaning.runs else trial.trial["attempt"]
-        rows = [row for row in trial.epochs if int(row["epoch"]) > last]
+        rows = [row for row in trial.epochs if as_int(row["epoch"]) > last]
         if not rows and (attempt is None or attempt == ended):
             return
         try:
             for row in rows:
-                samples = self._store.samples_file(trial.trial_id, int(row["epoch"]))
+                samples = self._store.samples_file(trial.trial_id, as_int(row["epoch"]))
                 tracker.epoch(trial, row, samples if samples.exists() else None)
-                of_tracker[trial.trial_id] = [int(row["epoch"]), ended]
+                of_tracker[trial.trial_id] = [as_int(row["epoch"]), ended]
             if attempt is not None and attempt != ended:
                 tracker.end(trial, trial.best(self._objective))
-                of_tracker[trial.trial_id] = [max([last, *(int(row["epoch"]) for row in rows)]), attempt]
+                of_tracker[trial.trial_id] = [max([last, *(as_int(row["epoch"]) for row in rows)]), attempt]
         except Exception:
             # A view that fails must not take the others with it, and the tables have everything.
             logger.exception("%s failed", name)
@@ -318,8 +319,8 @@ def _reported(name: str) -> Iterator[None]:
 
 
 def _described(store: Store) -> Mapping[str, Any]:
-    held = (store.read_sweep() or {}).get("asked", {}).get("objective")
-    return held if isinstance(held, Mapping) else Objective("val_acc", "max").describe()
+    described = (store.read_sweep() or SweepRecord()).objective
+    return Objective("val_acc", "max").describe() if described is None else described
 
 
 def _tag(name: str) -> str:

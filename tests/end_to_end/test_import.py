@@ -18,6 +18,7 @@ from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.starter import export_starter, read_state_dict
 from orchestrator import best, trial
 from orchestrator.records.store import Store
+from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.training import importing
 
 SIZES = {"model.fusion": "block_mild", "model.nr_filters": 4, "model.nr_logistic_mix": 2, "model.nr_resnet": 1}
@@ -45,7 +46,7 @@ def test_imported_evaluated_recorded_and_exported(tmp_path: Path, checkpoint: Pa
         assert done.exit_code == 0, done.output
         assert "val_acc" in done.output
     store = Store(results / "imported")
-    assert (store.read_sweep() or {})["kind"] == "imported"
+    assert (store.read_sweep() or SweepRecord()).kind == "imported"
     (latest,) = store.latest_attempts().rows()
     assert latest["state"] == "COMPLETE"
     assert {name: latest[name] for name in SIZES} == SIZES

@@ -18,6 +18,7 @@ from cpcnn_core.config import TrialConfig
 from cpcnn_core.files import sha256
 from orchestrator import trial
 from orchestrator.records.store import Store
+from orchestrator.records.sweep_file import SweepRecord
 from tests.support import remote
 from tests.support.fakes import metrics
 
@@ -128,7 +129,7 @@ def test_weights_that_are_not_the_recorded_ones_draw_nothing(results: Path, wher
     content = kept.read_bytes()
     store = Store(results / "sweep") if where == "disk" else Store(remote.folder())
     store.create()
-    store.write_sweep({"name": "one"})
+    store.write_sweep(SweepRecord.model_validate({"name": "one"}))
     store.add_epoch(CONFIG.trial_id, 1, metrics(EPOCH))
     folder = store.checkpoint_folder(CONFIG.trial_id)
     index = {"format": 1, "trial_id": CONFIG.trial_id, "history": [], "states": {}}

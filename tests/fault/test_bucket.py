@@ -23,6 +23,7 @@ from orchestrator.records import location
 from orchestrator.records.lease import Lease, TakenError
 from orchestrator.records.location import RemotePath, located
 from orchestrator.records.store import Store, sweeps
+from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.search.study import NAME
 from orchestrator.tune.holding import holding
 from orchestrator.tune.plan import SweepError
@@ -128,10 +129,10 @@ def test_a_sweep_killed_on_one_machine_goes_on_on_another_and_is_read_from_anywh
 def test_sweeps_of_every_name_lie_in_one_bucket(results: RemotePath) -> None:
     for name in odd.NAMES:
         store = Store(results / name)
-        store.write_sweep({"name": name})
+        store.write_sweep(SweepRecord.model_validate({"name": name}))
         store.near.mkdir(parents=True)
     held = {store.folder.name: store.read_sweep() for store in sweeps(results)}
-    assert held == {name: {"name": name} for name in odd.NAMES}
+    assert held == {name: SweepRecord(name=name) for name in odd.NAMES}
 
 
 def test_a_bucket_grants_a_lease_once(results: RemotePath) -> None:

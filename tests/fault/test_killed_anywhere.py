@@ -17,7 +17,7 @@ import pytest
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator.objectives.objective import Objective
-from orchestrator.records import store as store_module
+from orchestrator.records import place as place_module
 from orchestrator.records.recording import Place
 from orchestrator.records.states import State
 from orchestrator.records.store import Store, StoreError
@@ -94,7 +94,7 @@ def full_from(write: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]
         return call
 
     with monkeypatch.context() as patch:
-        for module in (store_module, fakes):
+        for module in (place_module, fakes):
             patch.setattr(module, "write_atomically", limited(module.write_atomically))
         yield files
 
@@ -117,7 +117,7 @@ def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[st
         return call
 
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "write_atomically", counted("file", store_module.write_atomically))
+        patch.setattr(place_module, "write_atomically", counted("file", place_module.write_atomically))
         patch.setattr(fakes, "write_atomically", counted("checkpoint", fakes.write_atomically))
         patch.setattr(optuna.Study, "ask", counted("ask", optuna.Study.ask))
         patch.setattr(optuna.Study, "tell", counted("tell", optuna.Study.tell))

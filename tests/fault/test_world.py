@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.records.store import Store
+from orchestrator.records.sweep_file import SweepRecord
 from tests.fault.test_disk import NAMESPACE
 from tests.fault.test_processes import EPOCHS, PATIENCE, SPACE
 
@@ -59,7 +60,7 @@ def test_a_sweep_runs_with_a_read_only_home_a_temporary_folder_too_deep_and_one_
     assert [row["state"] for row in latest] == ["COMPLETE"] * TRIALS
     epochs = Counter((row["trial_id"], row["epoch"]) for row in store.epochs().rows())
     assert epochs == {(row["trial_id"], epoch): 1 for row in latest for epoch in range(1, EPOCHS + 1)}
-    assert [run["hardware"]["cpus"] for run in (store.read_sweep() or {})["runs"]] == [1]
+    assert [run.hardware["cpus"] for run in (store.read_sweep() or SweepRecord()).runs] == [1]
     spans = sorted((row["started"], row["ended"]) for row in latest)
     assert all(ended <= started for (_, ended), (started, _) in itertools.pairwise(spans))  # one at a time
     assert not list(home.iterdir() if home.is_dir() else [])

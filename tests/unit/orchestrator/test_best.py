@@ -29,6 +29,7 @@ from orchestrator.exporting import submission
 from orchestrator.objectives.objective import Direction
 from orchestrator.records import arrays
 from orchestrator.records.store import Attempt, Store
+from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.training import trainer
 from tests.support.fakes import metrics
 
@@ -391,7 +392,7 @@ def test_scores_of_different_objectives_are_never_mixed(results: Path) -> None:
         store = add(results, [0.5], sweep=sweep, config=config)
         store.add_epoch(config.trial_id, 1, metrics(1, score=0.5))
         objective = {"metric": "val_acc", "direction": "max", "limits": {"fid": limit}}
-        store.write_sweep({"asked": {"objective": objective}})
+        store.write_sweep(SweepRecord.model_validate({"asked": {"objective": objective}}))
     with pytest.raises(ChoiceError, match="different objectives"):
         choice_of.read(selection.select(results, ["one", "two", "three"]), "score")
     assert len(choice_of.read(selection.select(results, ["one", "three"]), "score")) == 2

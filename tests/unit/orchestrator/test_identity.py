@@ -18,6 +18,7 @@ from orchestrator import best, status, trial
 from orchestrator.choosing.confirming import Finalist
 from orchestrator.records.mixtures import MixtureError
 from orchestrator.records.store import Store, config_of
+from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.search import warm_start
 from orchestrator.search.space import SpaceError, read
 from orchestrator.training import trainer
@@ -149,9 +150,10 @@ def test_a_sweep_does_not_go_on_with_other_data(
 ) -> None:
     plan = begun(space, cats, tmp_path / "results")
     before = trainer.digest(plan.space.default().data)
-    held = (plan.store.read_sweep() or {})["asked"]
-    assert held["settings"]["data.digest"] == before
-    assert held["protocol"] == PROTOCOL
+    record = plan.store.read_sweep() or SweepRecord()
+    assert record.settings["data.digest"] == before
+    assert record.asked is not None
+    assert record.asked.protocol == PROTOCOL
     root = dogs
     if change == "corrected label":
         relabel(cats)
@@ -222,7 +224,7 @@ def test_an_old_sweep_is_shown_chosen_from_and_exported(old: Store) -> None:
 
 
 def plan_of(old: Store, tmp_path: Path) -> Plan:
-    asked = (old.read_sweep() or {})["asked"]
+    asked = json.loads((old.folder / "sweep.json").read_text())["asked"]
     file = tmp_path / "two_fusions.py"
     file.write_text(
         "from search_spaces import choice\n"

@@ -23,6 +23,7 @@ from orchestrator.records import kinds
 from orchestrator.records.location import Folder
 from orchestrator.records.recording import Place, Recording
 from orchestrator.records.store import Store, StoreError, sweeps
+from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.search.space import SearchSpace
 from orchestrator.training import importing, replaying, trainer
 from orchestrator.tune import driver
@@ -162,7 +163,9 @@ def test_a_confirmation_whose_data_is_gone_is_not_begun(tmp_path: Path, monkeypa
     store = Store(tmp_path / "one")
     store.create()
     objective = Objective("val_acc", "max")
-    store.write_sweep({"name": "one", "runs": [], "asked": {"objective": objective.describe()}})
+    store.write_sweep(
+        SweepRecord.model_validate({"name": "one", "runs": [], "asked": {"objective": objective.describe()}})
+    )
     settings = {"train.epochs": 1, "data.name": "cpen455", "data.root": "/nowhere"}
     for filters in (8, 9):
         recording = Recording(store, TrialConfig.from_flat({**settings, "model.nr_filters": filters}), filters)
@@ -195,7 +198,7 @@ def test_trackers_begin_once_the_folder_is_bound_to_the_question(
     asked = []
 
     def beside() -> AbstractContextManager[None]:
-        asked.append((plan.store.read_sweep() or {})["asked"]["objective"])
+        asked.append((plan.store.read_sweep() or SweepRecord()).objective)
         return nullcontext()
 
     monkeypatch.setattr(driver, "_tune", lambda *_: None)
@@ -213,7 +216,7 @@ def recorded(tmp_path: Path) -> str:
     """A trial of a sweep, to be replayed."""
     store = Store(tmp_path / "results" / "one")
     store.create()
-    store.write_sweep({"name": "one", "kind": "sweep", "runs": []})
+    store.write_sweep(SweepRecord.model_validate({"name": "one", "kind": "sweep", "runs": []}))
     config = trainer.identified(TrialConfig.from_flat({"train.epochs": 1}))
     recording = Recording(store, config, 0)
     recording.add(metrics(1), Place("here", "cpu", 1))
@@ -278,7 +281,11 @@ def test_a_confirmation_on_other_data_says_so_and_not_that_it_runs(
 ) -> None:
     store = Store(tmp_path / "one")
     store.create()
-    store.write_sweep({"name": "one", "runs": [], "asked": {"objective": Objective("val_acc", "max").describe()}})
+    store.write_sweep(
+        SweepRecord.model_validate(
+            {"name": "one", "runs": [], "asked": {"objective": Objective("val_acc", "max").describe()}}
+        )
+    )
     config = TrialConfig.from_flat({"train.epochs": 1, "data.digest": "0" * 32})
     recording = Recording(store, config, 0)
     recording.add(metrics(1, val_acc=0.5), Place("here", "cpu", 1))

@@ -25,9 +25,11 @@ from orchestrator.choosing.candidates import ChoiceError
 from orchestrator.choosing.where import parse
 from orchestrator.objectives.objective import Objective, ParetoObjective
 from orchestrator.records import ranking
+from orchestrator.records.layout import COMPACTED
 from orchestrator.records.recording import KILLED, Recording
 from orchestrator.records.states import ENDED, FAILURES, MEANINGS, State, meaning_of, reason_of
-from orchestrator.records.store import COMPACTED, Attempt, Store
+from orchestrator.records.store import Attempt, Store
+from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.search import warm_start
 from orchestrator.search.budget import spent
 from orchestrator.search.ledger import Ledger
@@ -67,7 +69,11 @@ def store(tmp_path: Path) -> Store:
     """A trial in each state. The one that FAILED has the best epochs, the one that was STOPPED the next best."""
     made = Store(tmp_path / "results" / "every")
     made.create()
-    made.write_sweep({"name": "every", "asked": {"objective": SPACE.objective.describe()}, "runs": [{"trials": 7}]})
+    made.write_sweep(
+        SweepRecord.model_validate(
+            {"name": "every", "asked": {"objective": SPACE.objective.describe()}, "runs": [{"trials": 7}]}
+        )
+    )
     for number, state in enumerate(STATES):
         config = config_of(state)
         accuracy = 0.9 if state in FAILED else 0.1 * number

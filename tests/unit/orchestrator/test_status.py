@@ -15,6 +15,7 @@ from orchestrator import status
 from orchestrator.records import recording
 from orchestrator.records.recording import Place, Recording
 from orchestrator.records.store import Store
+from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.tune.holding import holding
 from tests.support.fakes import metrics
 
@@ -24,7 +25,7 @@ def store(tmp_path: Path) -> Store:
     made = Store(tmp_path / "results" / "one")
     made.create()
     asked = {"objective": {"metric": "val_acc", "direction": "max"}}
-    made.write_sweep({"name": "one", "asked": asked, "runs": [{"trials": 9}]})
+    made.write_sweep(SweepRecord.model_validate({"name": "one", "asked": asked, "runs": [{"trials": 9}]}))
     return made
 
 
@@ -73,7 +74,7 @@ def test_a_sweep_is_shown_from_its_files(store: Store) -> None:
     ],
 )
 def test_a_trial_by_hand_whose_process_is_gone_is_said_with_the_way_on(store: Store, kind: str, way: str) -> None:
-    store.write_sweep({"name": "one", "kind": kind, "runs": []})
+    store.write_sweep(SweepRecord.model_validate({"name": "one", "kind": kind, "runs": []}))
     with subprocess.Popen(["sleep", "60"]) as process:
         config = TrialConfig()
         begun = Recording(store, config, None, place=Place(platform.node(), "cpu", process.pid))
@@ -105,11 +106,11 @@ def test_whether_a_trial_by_hand_runs_elsewhere_cannot_be_told(store: Store) -> 
 def test_what_the_nodes_have_cost_is_added_up_over_all_runs(store: Store) -> None:
     assert "cost" not in shown(store)  # nobody pays for this machine
     runs = [{"trials": 9, "cost": 1.25}, {"trials": 9}, {"trials": 9, "cost": 0.5, "price_per_hour": 1.39}]
-    store.write_sweep({"runs": runs})
+    store.write_sweep(SweepRecord.model_validate({"runs": runs}))
     (store.folder / "driver.json").write_text(json.dumps({"pid": 1, "host": "head", "since": "2025"}))
     assert "cost so far: 1.75; an hour costs 1.39 now" in shown(store)
     runs.append({"trials": 9, "cost": 0.25, "price_per_hour": 0.0, "max_cost": 20.0})
-    store.write_sweep({"runs": runs})
+    store.write_sweep(SweepRecord.model_validate({"runs": runs}))
     assert "cost so far: 2.00 of the 20.00 that --max-cost allows" in map(str.rstrip, shown(store).splitlines())
 
 

@@ -14,6 +14,7 @@ from orchestrator import status, sweep
 from orchestrator.choosing.asked import asks_for
 from orchestrator.records.recording import Place, Recording
 from orchestrator.records.store import Store, config_of
+from orchestrator.records.sweep_file import Run, SweepRecord
 from orchestrator.search.space import SearchSpace, at_random, read
 from orchestrator.tune import driver
 from orchestrator.tune.plan import Plan
@@ -34,7 +35,7 @@ OTHERWISE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def recorded(space: SearchSpace, tmp_path: Path) -> dict[str, Any]:
+def recorded(space: SearchSpace, tmp_path: Path) -> SweepRecord:
     plan = Plan("one", space, tmp_path, trials=4)
     plan.store.create()
     driver._agree(plan, plan.store)
@@ -86,9 +87,9 @@ def test_a_row_of_before_a_field_counts_with_its_default(tmp_path: Path) -> None
     assert asks_for(held, {**row, "train.adam_eps": None})
     assert asks_for(held, {name: value for name, value in row.items() if name != "train.compile"})
     assert not asks_for(held, {**row, "train.compile": True})
-    assert asks_for({**held, "fields": None}, {**row, "train.compile": True})  # of an earlier release
-    assert not asks_for({**held, "fields": None}, {**row, "source": "0" * 64})
-    assert asks_for({}, {**row, "source": "0" * 64})  # nothing was asked
+    assert asks_for(held.model_copy(update={"fields": None}), {**row, "train.compile": True})  # of an earlier release
+    assert not asks_for(held.model_copy(update={"fields": None}), {**row, "source": "0" * 64})
+    assert asks_for(SweepRecord(), {**row, "source": "0" * 64})  # nothing was asked
 
 
 def test_the_defaults_are_those_of_a_configuration() -> None:
@@ -106,7 +107,8 @@ def mixed(tmp_path: Path) -> Plan:
     plan = Plan("c", read(file), tmp_path / "results", trials=2)
     plan.store.create()
     driver._agree(plan, plan.store)
-    plan.store.write_sweep({**(plan.store.read_sweep() or {}), "runs": [{"trials": 2}]})
+    record = plan.store.read_sweep() or SweepRecord()
+    plan.store.write_sweep(record.model_copy(update={"runs": [Run(trials=2)]}))
     small = plan.space.default()
     each = [
         (small, 0.5),

@@ -19,6 +19,7 @@ from orchestrator.choosing import selection
 from orchestrator.choosing.candidates import ChoiceError
 from orchestrator.records.kinds import IMPORTED, KINDS, introduce, kind_of
 from orchestrator.records.store import Attempt, Store
+from orchestrator.records.sweep_file import Run, SweepRecord
 from tests.unit.orchestrator.test_best import CONFIG, add, call
 
 ASKED: dict[str, Any] = {
@@ -44,7 +45,11 @@ def sweep(
     config = CONFIG.with_settings({**data, "seed": day})
     store = add(results, [value], sweep=name, config=config, started=f"2026-01-{day:02}")
     asked = ASKED | changes
-    store.write_sweep({"asked": asked, "created": "2026-01-01", "runs": [{"started": f"2026-01-{day:02}T00:00:00"}]})
+    store.write_sweep(
+        SweepRecord.model_validate(
+            {"asked": asked, "created": "2026-01-01", "runs": [{"started": f"2026-01-{day:02}T00:00:00"}]}
+        )
+    )
     return store
 
 
@@ -72,8 +77,8 @@ def test_the_latest_question_is_chosen_from_whatever_its_seed_sampler_and_name(r
     )
     # Resumed, the old question is the latest one.
     store = Store(results / "old")
-    held = store.read_sweep() or {}
-    store.write_sweep({**held, "runs": [*held["runs"], {"started": "2026-01-13T00:00:00"}]})
+    record = store.read_sweep() or SweepRecord()
+    store.write_sweep(record.model_copy(update={"runs": [*record.runs, Run(started="2026-01-13T00:00:00")]}))
     assert names(selection.select(results, ())) == ["old"]
 
 
@@ -81,7 +86,9 @@ def test_the_latest_question_is_chosen_from_whatever_its_seed_sampler_and_name(r
 def test_what_is_chosen_from_does_not_depend_on_the_sweeps_names(order: list[str], same: list[bool]) -> None:
     folders = [
         selection._Folder(
-            Store(Path(name)), {"asked": ASKED | ({} if alike else {"space": {}}), "created": str(day)}, "sweep"
+            Store(Path(name)),
+            SweepRecord.model_validate({"asked": ASKED | ({} if alike else {"space": {}}), "created": str(day)}),
+            "sweep",
         )
         for day, (name, alike) in enumerate(zip(order, same, strict=True))
     ]
@@ -107,12 +114,16 @@ def test_other_data_and_another_protocol_are_left_out_with_what_differs(results:
 
 def test_imports_replays_confirmations_and_trials_by_hand_are_left_out_and_named(results: Path) -> None:
     sweep(results, "digits", 10)
-    sweep(results, "digits-confirm-12345678", 11).write_sweep({"confirmation": {}, "asked": ASKED, "created": "2027"})
-    imported(results, "imported").write_sweep({"question": IMPORTED, "runs": []})
+    sweep(results, "digits-confirm-12345678", 11).write_sweep(
+        SweepRecord.model_validate({"confirmation": {}, "asked": ASKED, "created": "2027"})
+    )
+    imported(results, "imported").write_sweep(SweepRecord.model_validate({"question": IMPORTED, "runs": []}))
     add(results, [0.9], sweep="digits-replays")
-    add(results, [0.9], sweep="digits-trials").write_sweep({"question": "Which?", "runs": []})
+    add(results, [0.9], sweep="digits-trials").write_sweep(
+        SweepRecord.model_validate({"question": "Which?", "runs": []})
+    )
     Store(results / "begun").create()
-    Store(results / "begun").write_sweep({"asked": ASKED, "created": "2028"})
+    Store(results / "begun").write_sweep(SweepRecord.model_validate({"asked": ASKED, "created": "2028"}))
     (results / "digits-2" / "trials").mkdir(parents=True)
     (results / "digits-2" / "sweep.json").write_text("{")
     selected = selection.select(results, ())
@@ -133,7 +144,7 @@ def test_imports_replays_confirmations_and_trials_by_hand_are_left_out_and_named
 def test_where_there_is_no_sweep_the_next_kind_is_chosen_from(results: Path) -> None:
     add(results, [0.9], sweep="x-replays")
     assert names(selection.select(results, ())) == ["x-replays"]
-    imported(results, "given").write_sweep({"question": IMPORTED})
+    imported(results, "given").write_sweep(SweepRecord.model_validate({"question": IMPORTED}))
     assert names(selection.select(results, ())) == ["given"]
     add(results, [0.5], sweep="a-trials", config=CONFIG.with_settings(DIGESTS), started="2026-01-01")
     add(results, [0.5], sweep="b-trials", config=CONFIG.with_settings({"data.digest": "d" * 32}), started="2026-01-02")
@@ -248,7 +259,7 @@ def test_a_folder_says_what_it_is(tmp_path: Path, kind: Any) -> None:
     introduce(store, kind, "Why?", "space.py")
     assert kind_of("x-replays", store.read_sweep()) == kind
     introduce(store, "sweep", "Another?")
-    assert (store.read_sweep() or {})["question"] == "Why?"
+    assert (store.read_sweep() or SweepRecord()).question == "Why?"
 
 
 @pytest.mark.parametrize(
@@ -264,7 +275,7 @@ def test_a_folder_says_what_it_is(tmp_path: Path, kind: Any) -> None:
     ],
 )
 def test_what_folders_of_before_are_is_guessed(name: str, held: dict[str, Any] | None, kind: str) -> None:
-    assert kind_of(name, held) == kind
+    assert kind_of(name, None if held is None else SweepRecord.model_validate(held)) == kind
 
 
 def test_a_condition_that_nothing_meets_says_how_many_it_rules_out_and_by_how_little(results: Path) -> None:

@@ -15,6 +15,7 @@ from rich.console import Console
 from orchestrator import sweep
 from orchestrator.machines import launch
 from orchestrator.machines.cluster import ClusterError
+from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.search import space
 from orchestrator.search.space import SearchSpace
 from orchestrator.tune.driver import run
@@ -191,7 +192,7 @@ def test_one_that_went_away_after_the_sweep_was_begun_is_said_as_well(
     asked: SearchSpace = space.read(file)
     plan = Plan("one", asked, tmp_path, trials=1, trainer="tests.support.fakes:train")
     plan.store.create()
-    plan.store.write_sweep({"name": "one", "runs": []})
+    plan.store.write_sweep(SweepRecord.model_validate({"name": "one", "runs": []}))
     with socket.create_server(("127.0.0.1", 0)) as closed:
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{closed.getsockname()[1]}")
     with (

@@ -22,6 +22,7 @@ from orchestrator.process import streams
 from orchestrator.process.streams import Outlasting
 from orchestrator.records.recording import Place, Recording
 from orchestrator.records.store import Store
+from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.views.progress import Progress
 from tests.support.fakes import metrics
 
@@ -149,7 +150,11 @@ def test_a_view_of_a_sweep_falls_silent(pipe: tuple[int, int], terminal: bool) -
 def results(tmp_path: Path) -> Path:
     store = Store(tmp_path / "results" / "one")
     store.create()
-    store.write_sweep({"name": "one", "runs": [], "asked": {"objective": Objective("val_acc", "max").describe()}})
+    store.write_sweep(
+        SweepRecord.model_validate(
+            {"name": "one", "runs": [], "asked": {"objective": Objective("val_acc", "max").describe()}}
+        )
+    )
     recording = Recording(store, TrialConfig.from_flat({"train.epochs": 1}), 0)
     recording.add(metrics(1), Place("here", "cpu", 1))
     recording.finish("COMPLETE")

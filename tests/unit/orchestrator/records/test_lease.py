@@ -16,7 +16,7 @@ from orchestrator.records import lease, provenance
 from orchestrator.records.lease import STALE_SECONDS, Holder, Lease, LeaseLostError, TakenError, seen
 from orchestrator.records.location import RemotePath, remove_tree
 from orchestrator.records.store import Store, StoreError
-from orchestrator.tune import driver
+from orchestrator.tune import holding as holding_module
 from orchestrator.tune.holding import holding
 from orchestrator.tune.plan import SweepError
 from tests.support import remote
@@ -116,8 +116,7 @@ def test_a_stale_lease_is_taken_over_and_its_holder_writes_nothing_more(
     clock = lease._clock
     monkeypatch.setattr(lease, "_clock", lambda: clock() + slept[0])
     monkeypatch.setattr(lease.Holder, "is_gone", False)
-    sleeper = Store(anywhere.folder)
-    with holding(sleeper):
+    with holding(Store(anywhere.folder)) as sleeper:
         sleeper.add_epoch("aaa", 1, metrics(1))
         later[0] = STALE_SECONDS + 1
         elsewhere(anywhere, 2)
@@ -150,7 +149,7 @@ def test_a_sweep_that_was_deleted_there_begins_anew(store: Store) -> None:
 
 def test_a_beating_holder_is_heard_of(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "BEAT_SECONDS", 0.01)
-    monkeypatch.setattr(driver, "_PUBLISH_SECONDS", 0.0)
+    monkeypatch.setattr(holding_module, "_PUBLISH_SECONDS", 0.0)
     before = time.time()
     with holding(store):
         store.study_file.write_bytes(b"")

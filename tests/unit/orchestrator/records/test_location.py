@@ -7,6 +7,7 @@ import pytest
 from orchestrator.records import location
 from orchestrator.records.location import RemoteError, RemotePath, located
 from orchestrator.records.store import Store, StoreError, sweeps
+from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.training.trainer import is_storage_failure
 from tests.support import remote
 
@@ -102,7 +103,7 @@ def test_what_is_refused_is_not_asked_again_and_no_secret_is_said(monkeypatch: p
 def test_readers_say_that_storage_is_out_of_reach_rather_than_that_files_are_broken() -> None:
     store = Store(remote.folder())
     store.create()
-    store.write_sweep({"name": "one"})
+    store.write_sweep(SweepRecord.model_validate({"name": "one"}))
     (store.epochs_folder / "aaa.parquet").write_bytes(b"")
 
     def before(operation: str, path: str) -> None:

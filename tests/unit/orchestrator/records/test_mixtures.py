@@ -17,6 +17,7 @@ from orchestrator.objectives.objective import Objective
 from orchestrator.records.mixtures import MixtureError, check
 from orchestrator.records.recording import Place, Recording
 from orchestrator.records.store import Store
+from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.search.space import SearchSpace, read
 from orchestrator.tune import driver
 from orchestrator.tune.plan import Plan
@@ -53,7 +54,9 @@ def test_other_data_or_another_protocol_is_refused_naming_both_and_the_way_out(t
         record(store, config())
     else:
         store.create()
-        store.write_sweep({"asked": {"protocol": PROTOCOL, "settings": {"data.digest": CATS}}})
+        store.write_sweep(
+            SweepRecord.model_validate({"asked": {"protocol": PROTOCOL, "settings": {"data.digest": CATS}}})
+        )
     check(store, config(), way_out="leave it")
     with pytest.raises(MixtureError, match=rf"one: .* digest is {CATS}, that of the data digits is {DOGS}.*leave it"):
         check(store, config(DOGS), way_out="leave it")

@@ -15,6 +15,7 @@ import pytest
 from orchestrator.records import location
 from orchestrator.records.beginning import without_a_trace
 from orchestrator.records.store import Store, StoreError
+from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.search.study import NAME
 from orchestrator.tune.holding import holding
 from tests.unit.orchestrator.search.test_study import run_all, states, studying
@@ -145,7 +146,7 @@ def test_a_sweep_that_fails_before_its_first_trial_leaves_nothing_on_either_disk
     def begin_and_fail() -> None:
         with studying(store):
             pass
-        store.write_sweep({})
+        store.write_sweep(SweepRecord.model_validate({}))
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError), holding(store), without_a_trace(store, [store.folder.parent]):

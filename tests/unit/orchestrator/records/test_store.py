@@ -12,21 +12,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-import orchestrator.records.store as store_module
 from cpcnn_core.config import TrialConfig
+from orchestrator.records import migrations
+from orchestrator.records.layout import COMPACTED
 from orchestrator.records.location import Folder, located
+from orchestrator.records.migrations import SCHEMA, Migration
 from orchestrator.records.states import State
-from orchestrator.records.store import (
-    COMPACTED,
-    SCHEMA,
-    Attempt,
-    Migration,
-    Store,
-    StoreError,
-    Table,
-    config_of,
-    sweeps,
-)
+from orchestrator.records.store import Attempt, Store, StoreError, config_of, sweeps
+from orchestrator.records.sweep_file import SweepRecord
+from orchestrator.records.tables import Table
 from tests.support.fakes import metrics
 from tests.support.paths import ROOT
 
@@ -216,7 +210,7 @@ def test_leftovers_of_a_killed_writer_are_neither_read_nor_kept(store: Store) ->
 @everywhere
 def test_sweep_json_is_whole_or_named(store: Store) -> None:
     assert store.read_sweep() is None
-    store.write_sweep({"name": "one"})
+    store.write_sweep(SweepRecord.model_validate({"name": "one"}))
     assert json.loads(store.sweep_file.read_text()) == {"name": "one"}
     store.sweep_file.write_bytes(b"{")
     with pytest.raises(StoreError, match=r"sweep\.json: not readable"):
@@ -376,8 +370,8 @@ def test_each_earlier_schema_s_step_is_taken_in_turn(store: Store, monkeypatch: 
         return table.append_column("double", pc.multiply(table["accuracy"], 2.0))
 
     steps = {SCHEMA: Migration(("val_acc",), renamed), SCHEMA + 1: Migration(("accuracy",), doubled)}
-    monkeypatch.setattr(store_module, "_MIGRATIONS", {**store_module._MIGRATIONS, **steps})
-    monkeypatch.setattr(store_module, "SCHEMA", SCHEMA + 2)
+    monkeypatch.setattr(migrations, "_MIGRATIONS", {**migrations._MIGRATIONS, **steps})
+    monkeypatch.setattr(migrations, "SCHEMA", SCHEMA + 2)
     [row] = store.epochs_of("aaa")
     assert (row["accuracy"], row["double"]) == (0.5, 1.0)
     assert store.epochs().rows()[0]["double"] == 1.0
@@ -508,7 +502,7 @@ def test_a_damaged_compacted_file_is_set_aside_by_a_driver_and_what_was_in_it_is
 def test_a_compacted_file_of_a_later_release_keeps_its_place(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     ended(store, 2)
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "SCHEMA", SCHEMA + 1)
+        patch.setattr(migrations, "SCHEMA", SCHEMA + 1)
         store.compact(at_least=1)
     assert "newer version" in store.latest_attempts().problems[0]
     assert store.set_damaged_aside() == []

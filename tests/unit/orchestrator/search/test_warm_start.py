@@ -13,6 +13,7 @@ from cpcnn_core.config import TrialConfig
 from orchestrator.objectives.objective import Objective
 from orchestrator.records.states import State
 from orchestrator.records.store import Attempt, Store
+from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.search import warm_start
 from orchestrator.search.space import SearchSpace
 from orchestrator.search.study import Study
@@ -174,7 +175,7 @@ def test_the_driver_says_what_it_learnt_and_names_a_sweep_that_is_not_there(
     Store(tmp_path / "new").set_study_aside()  # as --extend does, or the loss of the file
     run()
     assert "warm start from digits-old: 1 trials used\n" in capsys.readouterr().out
-    assert (Store(tmp_path / "new").read_sweep() or {})["warm_start"] == ["digits-old"]
+    assert (Store(tmp_path / "new").read_sweep() or SweepRecord()).warm_start == ["digits-old"]
     shutil.rmtree(tmp_path / "digits-old")
     Store(tmp_path / "new").set_study_aside()
     run()

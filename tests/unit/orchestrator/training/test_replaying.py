@@ -9,6 +9,7 @@ import pytest
 from cpcnn_core.config import TrialConfig
 from orchestrator.records.recording import Place, Recording
 from orchestrator.records.store import Store, StoreError
+from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.training import replaying
 from tests.support.fakes import metrics
 
@@ -19,7 +20,7 @@ def sweep(results: Path, name: str, *, asks: bool = True) -> Store:
     store = Store(results / name)
     store.create()
     if asks:
-        store.write_sweep({"name": name})
+        store.write_sweep(SweepRecord.model_validate({"name": name}))
     Recording(store, CONFIG, 0).add(metrics(1), Place("here", "cpu", 1))
     return store
 

@@ -21,8 +21,10 @@ from orchestrator.machines.cluster import ClusterError
 from orchestrator.machines.resources import Resources, ResourcesError, Share
 from orchestrator.objectives.objective import Objective
 from orchestrator.records import location
+from orchestrator.records.place import OnDisk
 from orchestrator.records.recording import KILLED, Place, Recording, close_orphaned
 from orchestrator.records.store import Store, StoreError
+from orchestrator.records.tables import Tables
 from orchestrator.search.budget import Budget, Meter
 from orchestrator.search.ledger import MAX_RESTARTS, Ledger
 from orchestrator.search.space import SearchSpace
@@ -169,13 +171,13 @@ def test_an_attempt_that_nobody_ended_has_the_epochs_that_it_finished(store: Sto
 def test_a_resumed_trial_runs_from_its_first_row_on(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     config = TrialConfig()
     Recording(store, config, 0)
-    write, states = Store._write_rows, []
+    write, states = Tables.write_attempts, []
 
-    def looked_at(self: Store, *arguments: Any) -> None:
+    def looked_at(self: Tables, *arguments: Any) -> None:
         write(self, *arguments)
         states.append(self.latest_attempts().rows()[0]["state"])
 
-    monkeypatch.setattr(Store, "_write_rows", looked_at)
+    monkeypatch.setattr(Tables, "write_attempts", looked_at)
     Recording(store, config, 0)
     assert states == ["RUNNING"]
 
@@ -189,7 +191,7 @@ def test_after_a_write_that_failed_nothing_more_is_written(
         def full(*_: object) -> None:
             raise StoreError("no space left")
 
-        patch.setattr(Store, "_write", full)
+        patch.setattr(OnDisk, "write", full)
         ledger.epoch(number, metrics(1), HERE)
     assert str(ledger.fatal) == "no space left"
     assert ledger.suggest() is None
@@ -574,7 +576,7 @@ def test_the_driver_waits_for_a_sign_of_life_and_then_for_the_process_to_end_its
 
 def test_a_process_without_a_sign_of_life_ends_with_its_stack_in_the_log(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from orchestrator import stall\n"
+        "import sys, time; from pathlib import Path; from orchestrator.training import stall\n"
         "def hang(): time.sleep(60)\n"
         "with stall.watched(Path(sys.argv[1]), 0.5) as beat:\n"
         "    for _ in range(6): time.sleep(0.2); beat()\n"

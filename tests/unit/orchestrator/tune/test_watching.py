@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from orchestrator.machines.cluster import PRICE, Cluster, ClusterError, Kind, Meter, Needs, Node, Patience
 from orchestrator.machines.resources import Share
 from orchestrator.records.store import Store
+from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.search import space
 from orchestrator.tune import watching
 from orchestrator.tune.plan import Plan
@@ -62,7 +64,7 @@ def make(world: World, tmp_path: Path) -> Make:
     def made(*, limit: float | None = None, minutes: float = 2, **request: float) -> watching.Watch:
         store = Store(tmp_path / "one")
         store.create()
-        store.write_sweep({"runs": [{"cost": 1.0}, {}]})
+        store.write_sweep(SweepRecord.model_validate({"runs": [{"cost": 1.0}, {}]}))
         meter = Meter(1.0, limit=limit)
         asked: dict[str, float] = {"CPU": 1.0, **request}
         needs = Needs(VERSIONS, ())
@@ -137,7 +139,9 @@ def test_the_cost_is_written_down_and_ends_the_sweep_at_its_limit(world: World, 
     watch = make(limit=2.0)  # of which an earlier run spent 1
     world.now += 100
     assert step(watch, "RUNNING") is None
-    assert store.read_sweep() == {"runs": [{"cost": 1.0}, {"cost": 0.1, "price_per_hour": 3.6, "max_cost": 2.0}]}
+    assert json.loads(store.sweep_file.read_text()) == {
+        "runs": [{"cost": 1.0}, {"cost": 0.1, "price_per_hour": 3.6, "max_cost": 2.0}]
+    }
     world.cluster = Cluster([FIRST, SECOND])
     world.now += 100
     assert step(watch, "RUNNING") is None
@@ -145,7 +149,9 @@ def test_the_cost_is_written_down_and_ends_the_sweep_at_its_limit(world: World, 
     said = step(watch, "RUNNING")
     assert said is not None
     assert "the sweep has cost 2.10, which is what --max-cost allows" in said
-    assert store.read_sweep() == {"runs": [{"cost": 1.0}, {"cost": 1.1, "price_per_hour": 0.0, "max_cost": 2.0}]}
+    assert json.loads(store.sweep_file.read_text()) == {
+        "runs": [{"cost": 1.0}, {"cost": 1.1, "price_per_hour": 0.0, "max_cost": 2.0}]
+    }
 
 
 def test_nodes_that_do_not_fit_are_all_told_before_anything_runs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
