@@ -60,7 +60,7 @@ def main(
 ) -> None:
     """Print the best trials with how sure that is; export the choice with all that is handed in."""
     console = cli.console(stderr=as_json)
-    with cli.plain_errors(ChoiceError, where.WhereError):
+    with cli.plain_errors():
         settings = parse_settings(given or ())
         if set(settings) - {"data.root"}:
             raise ChoiceError(f"--set {', '.join(settings)}: only data.root can be set here")
@@ -117,13 +117,11 @@ def main(
 def _confirmed(console: Console, plan: Plan, question: Question) -> Decision:
     """Run the confirmation, or go on with it, or only read it where it is finished. Exit where the user stops it."""
     from orchestrator.choosing import confirming
-    from orchestrator.search.study import StudyError
     from orchestrator.tune import driver
-    from orchestrator.tune.plan import SweepError
     from orchestrator.views.progress import Progress
 
     with (
-        cli.plain_errors(SweepError, StudyError),
+        cli.plain_errors(),
         cli.stoppable(),
         Progress(console, plan.space.objective, plan.space.searched, total=plan.trials) as view,
     ):
@@ -145,7 +143,7 @@ def _export(
     data_root: Any,
     quiet: bool,
 ) -> Path:
-    from orchestrator.exporting.folder import CARD, ExportError, MismatchError
+    from orchestrator.exporting.folder import CARD
     from orchestrator.exporting.folder import export as write
 
     metric = epochs.objective.metric
@@ -155,13 +153,8 @@ def _export(
     folder = (
         out or beside(sweep.parent) / sweep.name / "exports" / f"{identifier(metric)}-{entry.trial_id}-{number:04d}"
     )
-    try:
-        with cli.plain_errors():
-            done = write(entry, epoch, metric, folder, force=force, data_root=data_root, choice=described)
-    except MismatchError as error:
-        cli.fail(str(error), cli.FAILED)
-    except ExportError as error:
-        cli.fail(str(error), cli.BAD_INPUT)
+    with cli.plain_errors():
+        done = write(entry, epoch, metric, folder, force=force, data_root=data_root, choice=described)
     if not quiet:
         compared = done.checked.get(metric)
         agreed = f": {metric} {compared[0]:.6f} recorded, {compared[1]:.6f} measured again" if compared else ""

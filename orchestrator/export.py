@@ -7,10 +7,8 @@ from typing import Annotated
 
 import typer
 
-from cpcnn_core.config import ConfigError
-from cpcnn_core.errors import CheckpointError, DataError
 from orchestrator import command_line as cli
-from orchestrator.exporting.folder import MismatchError, verify
+from orchestrator.exporting.folder import verify
 
 app = cli.command()
 
@@ -23,16 +21,13 @@ def main(
     ] = None,
 ) -> None:
     """Check an exported folder: checksums, metrics and predictions."""
-    try:
+    with cli.plain_errors():
         found = verify(folder, data_root)
-    except (MismatchError, CheckpointError, ConfigError, DataError, OSError, ValueError, KeyError) as error:
-        cli.fail(str(error), cli.FAILED)
-    else:
-        cli.console().print(
-            f"{folder} holds: {', '.join(f'{name} {value:.6f}' for name, value in found.items())}",
-            soft_wrap=True,
-            highlight=False,
-        )
+    cli.console().print(
+        f"{folder} holds: {', '.join(f'{name} {value:.6f}' for name, value in found.items())}",
+        soft_wrap=True,
+        highlight=False,
+    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import typer
 
 from orchestrator import command_line as cli
 from orchestrator.choosing import selection, where
-from orchestrator.choosing.candidates import ChoiceError
 from orchestrator.choosing.choice import choose, read
 from orchestrator.choosing.judge import DEFAULT_RULE, Rule
 from orchestrator.records.location import beside
@@ -33,7 +32,7 @@ def main(
 ) -> None:
     """Write the report."""
     console = cli.console()
-    with cli.plain_errors(ChoiceError, where.WhereError):
+    with cli.plain_errors():
         selected = selection.select(results, sweep or ())
         conditions = where.parse(condition) if condition else ()
         choice = choose(read(selected, metric, mode=mode, conditions=conditions), rule)

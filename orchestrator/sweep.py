@@ -16,19 +16,16 @@ from orchestrator import command_line as cli
 from orchestrator.choosing import asked as asking
 from orchestrator.machines import cluster_file, launch
 from orchestrator.machines.cluster import ClusterError
-from orchestrator.machines.resources import ResourcesError
 from orchestrator.objectives.objective import ParetoObjective
 from orchestrator.records import ranking
 from orchestrator.records.location import spelled
 from orchestrator.records.states import reason_of
 from orchestrator.search import samplers, space
 from orchestrator.search.budget import Budget
-from orchestrator.search.scheduling import ScheduleError
-from orchestrator.search.study import StudyError
 from orchestrator.text import calling
 from orchestrator.tune import driver
 from orchestrator.tune.dry_run import show as dry_run_of
-from orchestrator.tune.plan import FailingError, Plan, SweepError
+from orchestrator.tune.plan import Plan
 from orchestrator.views import leaderboard, tracking
 from orchestrator.views.progress import Progress
 
@@ -38,7 +35,7 @@ app = cli.command()
 def _check_cluster(file: Path | None) -> None:
     if file is None:
         return
-    with cli.plain_errors(ClusterError):
+    with cli.plain_errors():
         problems = cluster_file.problems(file, here=Path.cwd())
         if problems:
             raise ClusterError("\n".join([f"{file} will not do as it is:", *(f"  {problem}" for problem in problems)]))
@@ -146,9 +143,7 @@ def main(
 ) -> None:
     """Search SPACE. The same command again resumes the sweep where it was stopped or killed."""
     console = cli.console()
-    failing: str | None = None
-    expected = (SweepError, StudyError, ScheduleError, ResourcesError, ClusterError)
-    with cli.plain_errors(*expected), cli.stoppable():
+    with cli.plain_errors(), cli.stoppable():
         asked = space.read(space_file, given or (), seed=seed, sampler=sampler)
         asked = replace(asked, schedule=asked.schedule.named(scheduler))
         plan = Plan(
@@ -175,18 +170,11 @@ def main(
         if address is not None:
             os.environ["RAY_ADDRESS"] = launch.check_address(address)
         with Progress(console, asked.objective, asked.searched, total=plan.trials) as view:
-            try:
-                outcome = driver.run(
-                    plan,
-                    view,
-                    beside=lambda: tracking.following(
-                        plan.store, wandb=wandb, tensorboard=tensorboard, say=console.print
-                    ),
-                )
-            except FailingError as error:
-                failing = str(error)
-    if failing is not None:
-        cli.fail(failing, cli.FAILED)
+            outcome = driver.run(
+                plan,
+                view,
+                beside=lambda: tracking.following(plan.store, wandb=wandb, tensorboard=tensorboard, say=console.print),
+            )
     if outcome.interrupted:
         console.print(f"Stopped after {outcome.finished} of {plan.trials} trials. To go on where they stand:")
         console.print(f"  {calling.same()}", soft_wrap=True, highlight=False)

@@ -16,16 +16,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from typer.core import TyperGroup
 
 from cpcnn_core import environment, renaming
-from cpcnn_core.checkpoint import load_weights
 from cpcnn_core.config import ConfigError, TrialConfig
-from cpcnn_core.files import sha256
 from cpcnn_core.fusion import FUSIONS
 from cpcnn_core.starter import Choices
 from orchestrator import command_line as cli
 from orchestrator.exporting import drawing, submission
 from orchestrator.objectives.objective import Objective
 from orchestrator.process import signals, streams
-from orchestrator.records import beginning, kinds, location, mixtures
+from orchestrator.records import beginning, kinds, mixtures
 from orchestrator.records.ranking import is_of_training
 from orchestrator.records.recording import Recording
 from orchestrator.records.states import meaning_of
@@ -78,7 +76,7 @@ def run(
     """
     console = cli.console()
     settings = [*(given or ()), *([f"train.epochs={epochs}"] if epochs is not None else [])]
-    with cli.plain_errors(trainer.TrialBusyError), cli.stoppable():
+    with cli.plain_errors(), cli.stoppable():
         place = environment.rendezvous()
         environment.forget_launchers(keep=place)
         asked = space.read(space_file, settings, seed=seed)
@@ -180,14 +178,13 @@ def sample(
 ) -> None:
     """Draw images with a trial's weights, 25 of each class by default, or complete one image in as many ways."""
     console = cli.console()
-    with cli.plain_errors(OSError):
+    with cli.plain_errors():
         if out.exists():
             raise ConfigError(f"--out {out}: exists; name another folder, so that old images never mix with new ones")
         file = drawing.weights_file(
             source, results, sweep=None if sweep is None else cli.known_name(sweep), epoch=epoch
         )
-        with location.on_disk(file) as here:
-            weights, checksum = load_weights(here, origin=file), sha256(here)
+        weights, checksum = drawing.load(file)
         half = 0 if complete is None else weights.model.image_shape[1] // 2
         asked = drawing.Request(
             drawing.parse_counts(count or (), weights.model.nr_classes),
@@ -223,7 +220,7 @@ def replay(
     of threads and versions every metric is the same; one that is not is printed.
     """
     console = cli.console()
-    with cli.plain_errors(trainer.TrialBusyError), cli.stoppable():
+    with cli.plain_errors(), cli.stoppable():
         place = environment.rendezvous()
         environment.forget_launchers()
         if place is not None and place.processes > 1:

@@ -6,20 +6,23 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
 from cpcnn_core import sampling, seeds
-from cpcnn_core.checkpoint import Weights
+from cpcnn_core.checkpoint import Weights, load_weights
 from cpcnn_core.config import ConfigError
 from cpcnn_core.data import read_image
+from cpcnn_core.errors import CpcnnError
+from cpcnn_core.files import sha256
 from cpcnn_core.quality import Drawn
 from cpcnn_core.suggest import nearest
 from orchestrator.exporting import submission
-from orchestrator.records.location import Folder, located
+from orchestrator.records.location import Folder, located, on_disk
 from orchestrator.records.store import Store, StoreError, sweeps
 
 REQUEST = "request.json"
@@ -64,6 +67,23 @@ def weights_file(source: str, results: Folder, *, sweep: str | None, epoch: int 
             f"there are those of {', '.join(map(str, kept)) or 'none'}"
         )
     return store.folder / str(kept[wanted])
+
+
+def load(file: Folder) -> tuple[Weights, str]:
+    """The weights in a file and its SHA-256. Raise StoreError, or CheckpointError for what holds none."""
+    with _plainly(), on_disk(file) as here:
+        return load_weights(here, origin=file), sha256(here)
+
+
+@contextmanager
+def _plainly() -> Generator[None]:
+    """Raise StoreError for a file or folder that the operating system refuses."""
+    try:
+        yield
+    except CpcnnError:
+        raise
+    except OSError as error:
+        raise StoreError(str(error)) from None
 
 
 def parse_counts(given: Sequence[str], nr_classes: int) -> dict[int, int]:
@@ -113,7 +133,15 @@ def draw(weights: Weights, asked: Request, on_row: Callable[[int, int], None] | 
 
 
 def write(out: Path, drawn: Drawn, asked: Request, weights: Folder, checksum: str) -> None:
-    """Write each image, the picture of all, and what was asked for of which weights, to the new folder `out`."""
+    """Write each image, the picture of all, and what was asked for of which weights, to the new folder `out`.
+
+    Raise StoreError where it cannot be written.
+    """
+    with _plainly():
+        _write(out, drawn, asked, weights, checksum)
+
+
+def _write(out: Path, drawn: Drawn, asked: Request, weights: Folder, checksum: str) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp"))
     try:

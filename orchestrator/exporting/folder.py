@@ -20,7 +20,7 @@ import torch
 from cpcnn_core import checkpoint, evaluate, starter
 from cpcnn_core.config import Scalar, TrialConfig
 from cpcnn_core.data import Dataset
-from cpcnn_core.errors import LikelihoodError
+from cpcnn_core.errors import CpcnnError, LikelihoodError, RunError, UserError
 from cpcnn_core.fid import Distance
 from cpcnn_core.files import sha256
 from orchestrator.exporting import card, submission
@@ -36,11 +36,11 @@ CARD, CHECKSUMS = "model_card.md", "SHA256SUMS"
 STARTER_WEIGHTS = "conditional_pixelcnn.pth"  # the same tensors as the course's starter code stores them
 
 
-class ExportError(Exception):
+class ExportError(UserError):
     """An export that cannot be made."""
 
 
-class MismatchError(ExportError):
+class MismatchError(RunError):
     """Exported weights that do not reproduce what was recorded."""
 
 
@@ -138,8 +138,20 @@ def export(
 def verify(folder: Path, data_root: Scalar = None) -> dict[str, float]:
     """Load an exported folder and see that it is whole and reproduces its own numbers. Return the metrics.
 
-    Raise MismatchError where a file is not what its checksum says, or predictions or metrics differ.
+    Raise MismatchError where a file is missing, broken or not what its checksum says, or predictions or metrics differ;
+    DataError or ConfigError where the data is not at hand.
     """
+    try:
+        return _verify(folder, data_root)
+    except CpcnnError:
+        raise
+    except KeyError as error:
+        raise MismatchError(f"{folder}: is no whole export; its files do not say {error}") from None
+    except (OSError, ValueError) as error:
+        raise MismatchError(str(error)) from None
+
+
+def _verify(folder: Path, data_root: Scalar) -> dict[str, float]:
     for line in (folder / CHECKSUMS).read_text(encoding="utf-8").splitlines():
         expected, name = line.split("  ", 1)
         if not (folder / name).is_file() or sha256(folder / name) != expected:

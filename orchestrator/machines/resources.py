@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cpcnn_core.errors import UserError
 from cpcnn_core.suggest import nearest
 
 
-class ResourcesError(ValueError):
+class ResourcesError(UserError, ValueError):
     """Resources that mean nothing, or that the machine does not have."""
 
 

@@ -51,6 +51,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from pydantic import BaseModel
 
 from cpcnn_core.config import Scalar, TrialConfig, field_names
+from cpcnn_core.errors import UserError
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator.records import arrays, location
 from orchestrator.records.location import Folder, RemoteError, RemotePath, write_atomically
@@ -100,7 +101,7 @@ _EXPECTED = "expected"  # stands for the content of a file that is remembered wh
 _REMEMBERED_BYTES = 64 * 2**20  # of such files that are kept in memory while they do not change
 
 
-class StoreError(Exception):
+class StoreError(UserError):
     """Results that cannot be written or read; the message names the path."""
 
 
