@@ -14,6 +14,7 @@ app = cli.command()
 
 
 @app.command()
+@cli.plain_errors()
 def main(
     folder: Annotated[Path, typer.Argument(parser=cli.local, metavar="FOLDER", help="A folder that `best` exported.")],
     data_root: Annotated[
@@ -21,8 +22,7 @@ def main(
     ] = None,
 ) -> None:
     """Check an exported folder: checksums, metrics and predictions."""
-    with cli.plain_errors():
-        found = verify(folder, data_root)
+    found = verify(folder, data_root)
     cli.console().print(
         f"{folder} holds: {', '.join(f'{name} {value:.6f}' for name, value in found.items())}",
         soft_wrap=True,
