@@ -101,6 +101,26 @@ def parse_counts(given: Sequence[str], nr_classes: int) -> dict[int, int]:
     return {label: count for label, count in sorted(counts.items()) if count}
 
 
+def requested(
+    weights: Weights,
+    counts: Sequence[str],
+    *,
+    seed: int | None,
+    temperature: float,
+    complete: Path | None,
+    from_row: int | None,
+) -> Request:
+    """What the options ask of these weights: without a seed the trial's own, without a row half the height."""
+    half = 0 if complete is None else weights.model.image_shape[1] // 2
+    return Request(
+        parse_counts(counts, weights.model.nr_classes),
+        weights.config.seed if seed is None else seed,
+        temperature,
+        None if complete is None else str(complete),
+        half if from_row is None else from_row,
+    )
+
+
 def draw(weights: Weights, asked: Request, on_row: Callable[[int, int], None] | None = None) -> Drawn:
     """Draw what is asked for. Raise ConfigError for what cannot be, DataError for a file that is no image.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from cpcnn_core.config import ConfigError, TrialConfig
@@ -29,6 +30,29 @@ _NOT_COMPARED = {
     "micro_batch",
     "checkpoint",
 }
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A recorded trial that is run again."""
+
+    config: TrialConfig
+    store: Store  # where the new rows go
+    wanted: Sequence[Mapping[str, Any]]  # the rows of the recorded epochs
+    threads: Mapping[int, int]  # of torch, by epoch
+    objective: Objective | None
+
+    def differences(self) -> list[str]:
+        """One line for each metric that came out otherwise."""
+        return differences(self.wanted, self.store.epochs_of(self.config.trial_id))
+
+
+def prepared(recorded: Store, trial_id: str, given: Iterable[str], store: Store) -> Replay:
+    """The replay into `store` of a trial that `recorded` holds. Raise StoreError or ConfigError where there is none."""
+    config = recorded_config(recorded, trial_id, given)
+    wanted = recorded.epochs_of(trial_id)
+    threads = threads_by_epoch(recorded.attempts_of(trial_id), wanted)
+    return Replay(config, store, wanted, threads, recorded_objective(recorded))
 
 
 def holder(results: Folder, trial_id: str, sweep: str | None) -> Store:
