@@ -574,7 +574,7 @@ def test_the_driver_waits_for_a_sign_of_life_and_then_for_the_process_to_end_its
 
 def test_a_process_without_a_sign_of_life_ends_with_its_stack_in_the_log(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from orchestrator import stall\n"
+        "import sys, time; from pathlib import Path; from orchestrator.training import stall\n"
         "def hang(): time.sleep(60)\n"
         "with stall.watched(Path(sys.argv[1]), 0.5) as beat:\n"
         "    for _ in range(6): time.sleep(0.2); beat()\n"
