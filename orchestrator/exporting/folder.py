@@ -26,6 +26,7 @@ from cpcnn_core.files import sha256
 from orchestrator.exporting import card, submission
 from orchestrator.records import location, provenance
 from orchestrator.records.ranking import Entry
+from orchestrator.text.names import identifier
 from orchestrator.training import trainer
 
 TOLERANCE = 1e-4  # of metrics and logits; relative ones allow for a temperature of some hundreds
@@ -51,6 +52,13 @@ class Exported:
     folder: Path
     checked: Mapping[str, tuple[float, float]]  # by metric: recorded, measured again
     as_graded: Mapping[str, float] | None  # the same on unrounded pixels, where the trial's are rounded
+
+
+def usual(entry: Entry, epoch: Mapping[str, Any], metric: str) -> Path:
+    """Where an epoch is exported to unless the user says otherwise: a folder within the sweep's, on this machine."""
+    sweep = entry.store.folder
+    exports = location.beside(sweep.parent) / sweep.name / "exports"
+    return exports / f"{identifier(metric)}-{entry.trial_id}-{epoch['epoch']:04d}"
 
 
 def export(
@@ -133,6 +141,22 @@ def export(
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return Exported(out, checked, as_graded)
+
+
+def sentences(done: Exported, entry: Entry, epoch: Mapping[str, Any], metric: str) -> list[str]:
+    """What the user is told of an export."""
+    compared = done.checked.get(metric)
+    agreed = f": {metric} {compared[0]:.6f} recorded, {compared[1]:.6f} measured again" if compared else ""
+    is_imported = entry.is_imported
+    what = f"imported checkpoint {entry.trial_id}" if is_imported else f"epoch {epoch['epoch']} of {entry.trial_id}"
+    told = [f"Exported {what}{agreed}."]
+    if done.as_graded is not None:
+        told.append(
+            "Its pixels are rounded, and so are those of the predictions handed in. The course's scripts do not "
+            f"round: they would give the weights val_acc {done.as_graded['val_acc']:.6f}, val_bpd "
+            f"{done.as_graded['val_bpd']:.6f}."
+        )
+    return [*told, f"  {done.folder} ({CARD} says what is in it)"]
 
 
 def verify(folder: Path, data_root: Scalar = None) -> dict[str, float]:

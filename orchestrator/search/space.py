@@ -330,6 +330,14 @@ def read(path: Path, given: Iterable[str] = (), *, seed: int = 0, sampler: str |
     return space
 
 
+def parse_data_root(given: Iterable[str]) -> dict[str, Scalar]:
+    """The settings of what is as recorded but for where the data lies now. Raise SpaceError for any but data.root."""
+    settings = parse_settings(given)
+    if set(settings) - {"data.root"}:
+        raise SpaceError(f"--set {', '.join(settings)}: only data.root can be set here; the rest is as recorded")
+    return settings
+
+
 def parse_settings(given: Iterable[str]) -> dict[str, Scalar]:
     """`["model.fusion=stem_add", "train.lr=1e-3"]` as a mapping. A value is a JSON scalar, else a string.
 

@@ -13,7 +13,7 @@ from orchestrator.objectives.objective import Objective
 from orchestrator.records.kinds import kind_of
 from orchestrator.records.location import Folder, remove_tree
 from orchestrator.records.store import Store, StoreError, config_of, sweeps
-from orchestrator.search.space import parse_settings
+from orchestrator.search.space import parse_data_root
 
 # What two runs of the same trial may differ in; and the score, which follows from the metrics.
 _NOT_COMPARED = {
@@ -103,9 +103,7 @@ def threads_by_epoch(attempts: Iterable[Mapping[str, Any]], epochs: Iterable[Map
 
 def recorded_config(store: Store, trial_id: str, given: Iterable[str]) -> TrialConfig:
     """The trial's configuration, its data where `given` (data.root=PATH) says. Raise StoreError or ConfigError."""
-    settings = parse_settings(given)
-    if set(settings) - {"data.root"}:
-        raise ConfigError(f"--set {', '.join(settings)}: only data.root can be set here; the rest is as recorded")
+    settings = parse_data_root(given)
     attempts = store.attempts_of(trial_id) if store.trials_folder.is_dir() else []
     if not attempts:
         there = sorted({str(row["trial_id"]) for row in store.latest_attempts().rows()})
