@@ -15,7 +15,6 @@ from orchestrator.records import lease, processes, provenance
 from orchestrator.records.lease import STALE_SECONDS, Holder, Lease, LeaseLostError, TakenError, seen
 from orchestrator.records.location import RemotePath, remove_tree
 from orchestrator.records.store import Store, StoreError
-from orchestrator.tune import driver
 from orchestrator.tune.holding import holding
 from orchestrator.tune.plan import SweepError
 from tests.support import remote
@@ -149,7 +148,7 @@ def test_a_sweep_that_was_deleted_there_begins_anew(store: Store) -> None:
 
 def test_a_beating_holder_is_heard_of(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "BEAT_SECONDS", 0.01)
-    monkeypatch.setattr(driver, "_PUBLISH_SECONDS", 0.0)
+    monkeypatch.setattr("orchestrator.tune.holding._PUBLISH_SECONDS", 0.0)
     before = time.time()
     with holding(store):
         store.study_file.write_bytes(b"")
