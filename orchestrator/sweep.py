@@ -141,13 +141,15 @@ def main(
     elif submit is not None:
         _submit(console, context, plan, submit, space_file)
     else:
-        if address is not None:
-            os.environ["RAY_ADDRESS"] = launch.check_address(address)
-        _run(console, plan, wandb, tensorboard)
+        _run(console, plan, address, wandb, tensorboard)
 
 
-def _run(console: Console, plan: Plan, wandb: tracking.WandbMode | None, tensorboard: bool) -> None:
+def _run(
+    console: Console, plan: Plan, address: str | None, wandb: tracking.WandbMode | None, tensorboard: bool
+) -> None:
     """Run the sweep and show how it ended."""
+    if address is not None:
+        os.environ["RAY_ADDRESS"] = launch.check_address(address)
     with Progress(console, plan.space.objective, plan.space.searched, total=plan.trials) as view:
         outcome = driver.run(
             plan,

@@ -49,16 +49,7 @@ def weights_file(source: str, results: Folder, *, sweep: str | None, epoch: int 
             return located(source)
         except ValueError as error:
             raise StoreError(str(error)) from None
-    searched = [Store(results / sweep)] if sweep is not None else sweeps(results)
-    holders = [store for store in searched if store.epochs_of(source)]
-    if not holders:
-        there = [str(row["trial_id"]) for store in searched for row in store.latest_attempts().rows()]
-        where = results if sweep is None else results / sweep
-        raise StoreError(f"{where}: no trial {source} with a finished epoch{nearest(source, there) if there else ''}")
-    if len(holders) > 1:
-        names = ", ".join(store.folder.name for store in holders)
-        raise StoreError(f"{results}: trial {source} is in {names}; say which with --sweep")
-    (store,) = holders
+    store = _holder(source, results, sweep)
     kept = {row["epoch"]: row["checkpoint"] for row in store.epochs_of(source) if row["checkpoint"] is not None}
     wanted = max(kept, default=0) if epoch is None else epoch
     if wanted not in kept:
@@ -67,6 +58,21 @@ def weights_file(source: str, results: Folder, *, sweep: str | None, epoch: int 
             f"there are those of {', '.join(map(str, kept)) or 'none'}"
         )
     return store.folder / str(kept[wanted])
+
+
+def _holder(trial_id: str, results: Folder, sweep: str | None) -> Store:
+    """The sweep that has an epoch of the trial, `sweep` or the only one. Raise StoreError where none or several have."""
+    searched = [Store(results / sweep)] if sweep is not None else sweeps(results)
+    holders = [store for store in searched if store.epochs_of(trial_id)]
+    if not holders:
+        there = [str(row["trial_id"]) for store in searched for row in store.latest_attempts().rows()]
+        where = results if sweep is None else results / sweep
+        hint = nearest(trial_id, there) if there else ""
+        raise StoreError(f"{where}: no trial {trial_id} with a finished epoch{hint}")
+    if len(holders) > 1:
+        names = ", ".join(store.folder.name for store in holders)
+        raise StoreError(f"{results}: trial {trial_id} is in {names}; say which with --sweep")
+    return holders[0]
 
 
 def load(file: Folder) -> tuple[Weights, str]:
