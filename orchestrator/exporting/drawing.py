@@ -61,7 +61,7 @@ def weights_file(source: str, results: Folder, *, sweep: str | None, epoch: int 
 
 
 def _holder(trial_id: str, results: Folder, sweep: str | None) -> Store:
-    """The sweep that has an epoch of the trial, `sweep` or the only one. Raise StoreError where none or several have."""
+    """The sweep that has an epoch of the trial, `sweep` or the only one. Raise StoreError unless it is one."""
     searched = [Store(results / sweep)] if sweep is not None else sweeps(results)
     holders = [store for store in searched if store.epochs_of(trial_id)]
     if not holders:

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
@@ -19,6 +20,7 @@ import orchestrator
 import search_spaces
 from cpcnn_core import environment
 from cpcnn_core.errors import CpcnnError, RunError, UserError
+from cpcnn_core.quality import Drawn
 from orchestrator import best, export, report, status, sweep, track, trial
 from orchestrator import command_line as cli
 from orchestrator.choosing import selection
@@ -106,3 +108,19 @@ def test_a_confirmation_that_finds_no_cluster_says_so(tmp_path: Path, monkeypatc
     assert isinstance(done.exception, SystemExit), done.exception
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
     assert done.stderr.startswith("error: --address ray://head:10001: the driver must be on the cluster")
+
+
+@pytest.mark.parametrize("checksums", [None, "no checksum", "0" * 64 + "  weights.safetensors"])
+def test_a_folder_that_is_no_whole_export_does_not_hold(tmp_path: Path, checksums: str | None) -> None:
+    if checksums is not None:
+        (tmp_path / "SHA256SUMS").write_text(checksums + "\n")
+    done = CliRunner().invoke(export.app, [str(tmp_path)])
+    assert isinstance(done.exception, SystemExit), done.exception
+    assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
+
+
+def test_images_that_cannot_be_written_are_the_users_to_mend(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    drawn = Drawn(torch.zeros(1, 3, 8, 8), torch.zeros(1))
+    with pytest.raises(UserError, match="file"):
+        drawing.write(tmp_path / "file" / "out", drawn, drawing.Request({0: 1}, seed=0), tmp_path, "")
