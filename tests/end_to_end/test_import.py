@@ -108,7 +108,7 @@ def test_a_file_of_another_form_comes_back_in_that_form(tmp_path: Path, checkpoi
 @pytest.mark.parametrize(
     ("setting", "reason"),
     [
-        ("protocol=1", "this release measures by protocol 2"),
+        ("protocol=2", "this release measures by protocol 2"),
         ("source=" + "0" * 64, "SHA-256 of the file"),
         ("train.epochs=7", "nothing is trained"),
         ("train.lr=5", "nothing is trained"),
