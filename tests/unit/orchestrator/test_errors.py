@@ -88,6 +88,7 @@ def test_a_command_says_an_error_in_one_line(
     code: int,
 ) -> None:
     monkeypatch.setattr(environment, "rendezvous", lambda: None)
+    monkeypatch.setattr(track, "_warn_plainly", lambda: None)  # it changes how the whole process logs
     monkeypatch.setattr(place, name, raising(error("it is so and so")))
     done = CliRunner().invoke(app, arguments)
     assert isinstance(done.exception, SystemExit), done.exception
