@@ -11,7 +11,7 @@ from typing import Annotated, Any, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from cpcnn_core.errors import CheckpointError
+from cpcnn_core.errors import CheckpointError, UserError
 from cpcnn_core.metrics import DIRECTIONS
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class _Whole(_Files):
     history: list[_Epoch]
 
 
-class DamagedIndexError(ValueError):
+class DamagedIndexError(UserError, ValueError):
     """An index that is not what was written; the message says where."""
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from cpcnn_core.errors import UserError
 from cpcnn_core.suggest import nearest
 
 Scalar = str | int | float | bool | None
@@ -29,7 +30,7 @@ LOCATIONS = frozenset({"data.root", "eval.fid_weights"})
 SINCE_PROTOCOL_2 = frozenset({"protocol", "data.digest", "train.adam_eps"})
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """A setting that cannot be used; the message names the field, the value and the way out."""
 
 

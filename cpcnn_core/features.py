@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from cpcnn_core import cache, tensor_files
 from cpcnn_core.data import Split, to_model, to_uint8
-from cpcnn_core.errors import CheckpointError
+from cpcnn_core.errors import CheckpointError, UserError
 from cpcnn_core.files import cache_folder, can_hold, in_turn, sha256
 from cpcnn_core.precision import whole_float32
 
@@ -30,7 +30,7 @@ _CONNECT_SECONDS = 10  # after which a machine counts as one without a way to th
 _log = logging.getLogger(__name__)
 
 
-class FidError(ValueError):
+class FidError(UserError, ValueError):
     """A distance that cannot be measured or compared; the message says what is missing and the way out."""
 
 

@@ -20,7 +20,7 @@ from cpcnn_core import augment, environment, evaluate, quality, seeds
 from cpcnn_core.checkpoint import CheckpointFolder, build_model
 from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.data import Dataset, Split, to_model
-from cpcnn_core.errors import LikelihoodError
+from cpcnn_core.errors import LikelihoodError, RunError
 from cpcnn_core.evaluate import Evaluation
 from cpcnn_core.fid import FidError
 from cpcnn_core.initialise import data_dependent_init
@@ -45,7 +45,7 @@ GPU_CHECK_EVERY = 25  # steps between two looks at whether the loss is finite; e
 OnProgress = Callable[[str, int, int], None]
 
 
-class TrainingError(RuntimeError):
+class TrainingError(RunError, RuntimeError):
     """Training cannot go on; the message names epoch, step and cause."""
 
 

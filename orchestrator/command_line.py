@@ -16,12 +16,10 @@ from rich.segment import Segment
 from rich.text import Text
 
 from cpcnn_core import places
-from cpcnn_core.config import ConfigError
-from cpcnn_core.errors import CheckpointError, DataError
+from cpcnn_core.errors import CpcnnError, RunError, UserError
 from orchestrator.process import signals, streams
-from orchestrator.records.location import Folder, RemoteError, located
+from orchestrator.records.location import Folder, located
 from orchestrator.records.store import StoreError
-from orchestrator.search.space import SpaceError
 from orchestrator.text import calling, names
 
 
@@ -45,8 +43,8 @@ def data_root(text: str) -> str:
     return text if places.is_url(text) else str(local(text).absolute())
 
 
-BAD_INPUT = 2
-FAILED = 1
+BAD_INPUT = UserError.exit_code
+FAILED = RunError.exit_code
 STOPPED = 130  # as a shell reports a program that Ctrl-C ended
 
 SpaceFile = Annotated[
@@ -129,14 +127,12 @@ def known_name(name: str) -> str:
 
 
 @contextmanager
-def plain_errors(*more: type[Exception]) -> Generator[None]:
-    """Turn what a user can mend into one message on stderr and exit code 2."""
-    ours = (SpaceError, StoreError, RemoteError, ConfigError, DataError, CheckpointError)
-    kinds: tuple[type[Exception], ...] = (*ours, *more)
+def plain_errors() -> Generator[None]:
+    """Turn an error that is ours into one message on stderr and the exit code of its class."""
     try:
         yield
-    except kinds as error:
-        fail(str(error), BAD_INPUT)
+    except CpcnnError as error:
+        fail(str(error), error.exit_code)
     except FileNotFoundError as error:
         if error.filename is not None or "temporary directory" not in str(error):
             raise

@@ -7,15 +7,14 @@ from typing import Annotated
 
 import typer
 
-from cpcnn_core.config import ConfigError
-from cpcnn_core.errors import CheckpointError, DataError
 from orchestrator import command_line as cli
-from orchestrator.exporting.folder import MismatchError, verify
+from orchestrator.exporting.folder import verify
 
 app = cli.command()
 
 
 @app.command()
+@cli.plain_errors()
 def main(
     folder: Annotated[Path, typer.Argument(parser=cli.local, metavar="FOLDER", help="A folder that `best` exported.")],
     data_root: Annotated[
@@ -23,16 +22,12 @@ def main(
     ] = None,
 ) -> None:
     """Check an exported folder: checksums, metrics and predictions."""
-    try:
-        found = verify(folder, data_root)
-    except (MismatchError, CheckpointError, ConfigError, DataError, OSError, ValueError, KeyError) as error:
-        cli.fail(str(error), cli.FAILED)
-    else:
-        cli.console().print(
-            f"{folder} holds: {', '.join(f'{name} {value:.6f}' for name, value in found.items())}",
-            soft_wrap=True,
-            highlight=False,
-        )
+    found = verify(folder, data_root)
+    cli.console().print(
+        f"{folder} holds: {', '.join(f'{name} {value:.6f}' for name, value in found.items())}",
+        soft_wrap=True,
+        highlight=False,
+    )
 
 
 if __name__ == "__main__":

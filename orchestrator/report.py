@@ -9,16 +9,15 @@ import typer
 
 from orchestrator import command_line as cli
 from orchestrator.choosing import selection, where
-from orchestrator.choosing.candidates import ChoiceError
 from orchestrator.choosing.choice import choose, read
 from orchestrator.choosing.judge import DEFAULT_RULE, Rule
 from orchestrator.records.location import beside
-from orchestrator.records.store import StoreError
 
 app = cli.command()
 
 
 @app.command()
+@cli.plain_errors()
 def main(
     metric: Annotated[str, typer.Option(help="The metric that the table is ordered by.")] = "val_acc",
     results: cli.Results = Path("results"),
@@ -33,17 +32,13 @@ def main(
 ) -> None:
     """Write the report."""
     console = cli.console()
-    with cli.plain_errors(ChoiceError, where.WhereError):
-        selected = selection.select(results, sweep or ())
-        conditions = where.parse(condition) if condition else ()
-        choice = choose(read(selected, metric, mode=mode, conditions=conditions), rule)
-        from orchestrator.views import page  # plotly takes a second to import; a mistake is answered before
+    selected = selection.select(results, sweep or ())
+    conditions = where.parse(condition) if condition else ()
+    choice = choose(read(selected, metric, mode=mode, conditions=conditions), rule)
+    from orchestrator.views import page  # plotly takes a second to import; a mistake is answered before
 
-        file = out or beside(results) / "report.html"
-        try:
-            page.write(file, selected, choice)
-        except OSError as error:
-            raise StoreError(f"{file}: cannot be written: {error.strerror}; --out FILE puts it elsewhere") from None
+    file = out or beside(results) / "report.html"
+    page.write(file, selected, choice)
     if selected.sentence is not None:
         console.print(selected.sentence, soft_wrap=True, highlight=False)
     for problem in choice.epochs.problems:

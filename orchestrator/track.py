@@ -11,17 +11,14 @@ from typing import Annotated
 import typer
 
 from orchestrator import command_line as cli
-from orchestrator.records import alone
 from orchestrator.records.store import Store, StoreError, sweeps
 from orchestrator.views import tracking
-from orchestrator.views.tracking import WandbMode
 
 app = cli.command()
 
-_POLL_SECONDS = 2.0
-
 
 @app.command()
+@cli.plain_errors()
 def main(
     sweep: Annotated[str, typer.Option(help="The sweep to show.")],
     results: cli.Results = Path("results"),
@@ -32,34 +29,24 @@ def main(
     """Show what has not been shown yet of a sweep's trials."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     _warn_plainly()
-    with cli.plain_errors():
-        if wandb is None and not tensorboard:
-            raise StoreError("nothing to do: say --wandb online, --wandb offline or --tensorboard")
-        store = Store((results / cli.known_name(sweep)).absolute())
-        if not follow and sweep not in {found.folder.name for found in sweeps(results)}:
-            raise StoreError(f"{results}: holds no sweep {sweep}")
-        try:
-            with alone.alone(store.near / "tracking.lock"):
-                _track(store, wandb, tensorboard, follow)
-        except alone.BusyError:
-            raise StoreError(f"{store.folder}: another process tracks this sweep already") from None
+    if wandb is None and not tensorboard:
+        raise StoreError("nothing to do: say --wandb online, --wandb offline or --tensorboard")
+    store = Store((results / cli.known_name(sweep)).absolute())
+    if not follow and sweep not in {found.folder.name for found in sweeps(results)}:
+        raise StoreError(f"{results}: holds no sweep {sweep}")
+    tracking.track(store, wandb=wandb, tensorboard=tensorboard, until=_end_of_stdin() if follow else None)
 
 
-def _track(store: Store, wandb: WandbMode | None, tensorboard: bool, follow: bool) -> None:
+def _end_of_stdin() -> threading.Event:
+    """Set once nobody can write to this process any more."""
     over = threading.Event()
-    if follow:
 
-        def wait_for_the_end() -> None:
-            sys.stdin.read()
-            over.set()
-
-        threading.Thread(target=wait_for_the_end, daemon=True).start()
-    else:
+    def wait() -> None:
+        sys.stdin.read()
         over.set()
-    follower = tracking.Follower(store, tracking.trackers(store, wandb=wandb, tensorboard=tensorboard))
-    while not over.wait(_POLL_SECONDS):
-        follower.step()
-    follower.close()
+
+    threading.Thread(target=wait, daemon=True).start()
+    return over
 
 
 def _warn_plainly() -> None:

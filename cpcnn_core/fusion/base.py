@@ -16,10 +16,12 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from cpcnn_core.errors import UserError
+
 SiteKind = Literal["input", "stem", "block_skip", "hidden", "gate", "output", "skips", "bottleneck", "head"]
 
 
-class FusionError(ValueError):
+class FusionError(UserError, ValueError):
     """A fusion name or option that does not exist, or a value that the option does not allow."""
 
 

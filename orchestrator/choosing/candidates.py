@@ -19,6 +19,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
+from cpcnn_core.errors import UserError
 from cpcnn_core.metrics import DIRECTIONS, OF_PIXELS, RULER, least
 from cpcnn_core.suggest import nearest
 from orchestrator.choosing import where
@@ -44,7 +45,7 @@ _QUANTIZE = "data.quantize"
 _SOURCE = "source"
 
 
-class ChoiceError(Exception):
+class ChoiceError(UserError):
     """Nothing that could be chosen."""
 
 

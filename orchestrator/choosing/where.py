@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cpcnn_core.errors import UserError
 from cpcnn_core.suggest import nearest
 from orchestrator.text.formatting import plain, settings_apart
 
@@ -32,7 +33,7 @@ _TEXTS = 5  # that are named where a condition asks for another one
 _AND = re.compile(r"and\b", re.IGNORECASE)
 
 
-class WhereError(ValueError):
+class WhereError(UserError, ValueError):
     """A condition that cannot be read; the message shows where, and what would be one."""
 
 

@@ -6,20 +6,23 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
 from cpcnn_core import sampling, seeds
-from cpcnn_core.checkpoint import Weights
+from cpcnn_core.checkpoint import Weights, load_weights
 from cpcnn_core.config import ConfigError
 from cpcnn_core.data import read_image
+from cpcnn_core.errors import CpcnnError
+from cpcnn_core.files import sha256
 from cpcnn_core.quality import Drawn
 from cpcnn_core.suggest import nearest
 from orchestrator.exporting import submission
-from orchestrator.records.location import Folder, located
+from orchestrator.records.location import Folder, located, on_disk
 from orchestrator.records.store import Store, StoreError, as_int, sweeps
 
 REQUEST = "request.json"
@@ -46,16 +49,7 @@ def weights_file(source: str, results: Folder, *, sweep: str | None, epoch: int 
             return located(source)
         except ValueError as error:
             raise StoreError(str(error)) from None
-    searched = [Store(results / sweep)] if sweep is not None else sweeps(results)
-    holders = [store for store in searched if store.epochs_of(source)]
-    if not holders:
-        there = [str(row["trial_id"]) for store in searched for row in store.latest_attempts().rows()]
-        where = results if sweep is None else results / sweep
-        raise StoreError(f"{where}: no trial {source} with a finished epoch{nearest(source, there) if there else ''}")
-    if len(holders) > 1:
-        names = ", ".join(store.folder.name for store in holders)
-        raise StoreError(f"{results}: trial {source} is in {names}; say which with --sweep")
-    (store,) = holders
+    store = _holder(source, results, sweep)
     kept = {as_int(row["epoch"]): row["checkpoint"] for row in store.epochs_of(source) if row["checkpoint"] is not None}
     wanted = max(kept, default=0) if epoch is None else epoch
     if wanted not in kept:
@@ -64,6 +58,38 @@ def weights_file(source: str, results: Folder, *, sweep: str | None, epoch: int 
             f"there are those of {', '.join(map(str, kept)) or 'none'}"
         )
     return store.folder / str(kept[wanted])
+
+
+def _holder(trial_id: str, results: Folder, sweep: str | None) -> Store:
+    """The sweep that has an epoch of the trial, `sweep` or the only one. Raise StoreError unless it is one."""
+    searched = [Store(results / sweep)] if sweep is not None else sweeps(results)
+    holders = [store for store in searched if store.epochs_of(trial_id)]
+    if not holders:
+        there = [str(row["trial_id"]) for store in searched for row in store.latest_attempts().rows()]
+        where = results if sweep is None else results / sweep
+        hint = nearest(trial_id, there) if there else ""
+        raise StoreError(f"{where}: no trial {trial_id} with a finished epoch{hint}")
+    if len(holders) > 1:
+        names = ", ".join(store.folder.name for store in holders)
+        raise StoreError(f"{results}: trial {trial_id} is in {names}; say which with --sweep")
+    return holders[0]
+
+
+def load(file: Folder) -> tuple[Weights, str]:
+    """The weights in a file and its SHA-256. Raise StoreError, or CheckpointError for what holds none."""
+    with _plainly(), on_disk(file) as here:
+        return load_weights(here, origin=file), sha256(here)
+
+
+@contextmanager
+def _plainly() -> Generator[None]:
+    """Raise StoreError for a file or folder that the operating system refuses."""
+    try:
+        yield
+    except CpcnnError:
+        raise
+    except OSError as error:
+        raise StoreError(str(error)) from None
 
 
 def parse_counts(given: Sequence[str], nr_classes: int) -> dict[int, int]:
@@ -79,6 +105,26 @@ def parse_counts(given: Sequence[str], nr_classes: int) -> dict[int, int]:
     if not any(counts.values()):
         raise ConfigError(f"--count {', '.join(given)}: no images")
     return {label: count for label, count in sorted(counts.items()) if count}
+
+
+def requested(
+    weights: Weights,
+    counts: Sequence[str],
+    *,
+    seed: int | None,
+    temperature: float,
+    complete: Path | None,
+    from_row: int | None,
+) -> Request:
+    """What the options ask of these weights: without a seed the trial's own, without a row half the height."""
+    half = 0 if complete is None else weights.model.image_shape[1] // 2
+    return Request(
+        parse_counts(counts, weights.model.nr_classes),
+        weights.config.seed if seed is None else seed,
+        temperature,
+        None if complete is None else str(complete),
+        half if from_row is None else from_row,
+    )
 
 
 def draw(weights: Weights, asked: Request, on_row: Callable[[int, int], None] | None = None) -> Drawn:
@@ -113,7 +159,15 @@ def draw(weights: Weights, asked: Request, on_row: Callable[[int, int], None] | 
 
 
 def write(out: Path, drawn: Drawn, asked: Request, weights: Folder, checksum: str) -> None:
-    """Write each image, the picture of all, and what was asked for of which weights, to the new folder `out`."""
+    """Write each image, the picture of all, and what was asked for of which weights, to the new folder `out`.
+
+    Raise StoreError where it cannot be written.
+    """
+    with _plainly():
+        _write(out, drawn, asked, weights, checksum)
+
+
+def _write(out: Path, drawn: Drawn, asked: Request, weights: Folder, checksum: str) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp"))
     try:

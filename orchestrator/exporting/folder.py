@@ -20,12 +20,13 @@ import torch
 from cpcnn_core import checkpoint, evaluate, starter
 from cpcnn_core.config import Scalar, TrialConfig
 from cpcnn_core.data import Dataset
-from cpcnn_core.errors import LikelihoodError
+from cpcnn_core.errors import CpcnnError, LikelihoodError, RunError, UserError
 from cpcnn_core.fid import Distance
 from cpcnn_core.files import sha256
 from orchestrator.exporting import card, submission
 from orchestrator.records import location, provenance
 from orchestrator.records.ranking import Entry
+from orchestrator.text.names import identifier
 from orchestrator.training import trainer
 
 TOLERANCE = 1e-4  # of metrics and logits; relative ones allow for a temperature of some hundreds
@@ -36,11 +37,11 @@ CARD, CHECKSUMS = "model_card.md", "SHA256SUMS"
 STARTER_WEIGHTS = "conditional_pixelcnn.pth"  # the same tensors as the course's starter code stores them
 
 
-class ExportError(Exception):
+class ExportError(UserError):
     """An export that cannot be made."""
 
 
-class MismatchError(ExportError):
+class MismatchError(RunError):
     """Exported weights that do not reproduce what was recorded."""
 
 
@@ -51,6 +52,13 @@ class Exported:
     folder: Path
     checked: Mapping[str, tuple[float, float]]  # by metric: recorded, measured again
     as_graded: Mapping[str, float] | None  # the same on unrounded pixels, where the trial's are rounded
+
+
+def usual(entry: Entry, epoch: Mapping[str, Any], metric: str) -> Path:
+    """Where an epoch is exported to unless the user says otherwise: a folder within the sweep's, on this machine."""
+    sweep = entry.store.folder
+    exports = location.beside(sweep.parent) / sweep.name / "exports"
+    return exports / f"{identifier(metric)}-{entry.trial_id}-{epoch['epoch']:04d}"
 
 
 def export(
@@ -72,12 +80,7 @@ def export(
     (or, where evaluation does not give it, any metric that it gives) differs by more than 1e-4. In each case `out` is
     as it was.
     """
-    if out.exists() and not force:
-        raise ExportError(f"{out}: exists; --force replaces it, --out DIR puts the export elsewhere")
-    if out.exists() and not out.is_dir():
-        raise ExportError(f"{out}: is a file; --out names a folder")
-    if out.exists() and any(out.iterdir()) and not all((out / name).is_file() for name in (WEIGHTS, METRICS)):
-        raise ExportError(f"{out}: holds something that is no export of ours; --force replaces only those")
+    _check_free(out, force=force)
     source = entry.store.folder / str(epoch["checkpoint"])
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -85,43 +88,7 @@ def export(
     except OSError as error:
         raise ExportError(f"{out}: cannot be written: {error.strerror}; --out DIR puts the export elsewhere") from None
     try:
-        weights = temporary / WEIGHTS
-        try:
-            location.fetch(source, weights)
-        except FileNotFoundError:
-            raise ExportError(f"{source}: the table names this checkpoint, but it is gone") from None
-        loaded = checkpoint.load_weights(weights, origin=source)
-        config = _located(loaded.config, data_root)
-        data = trainer.dataset(config.data)
-        again = _evaluate(loaded, config, data)
-        checked = _check(again, epoch, metric, str(entry.trial["device"]))
-        as_graded = _as_graded(loaded, config)
-        predicted = submission.predictions(loaded.model, config, data)
-        drawn = submission.draw(loaded.model, config)
-        distance = submission.measure(drawn, config, data, _device())
-        submission.write_samples(temporary, drawn)
-        submission.write_predictions(temporary, predicted, None if isinstance(distance, str) else distance.value)
-        layout = starter.Layout.of_notes(loaded.notes, source)
-        starter.export_starter(temporary / STARTER_WEIGHTS, loaded.model.cpu(), layout)
-        _write_json(temporary / CONFIG, loaded.config.model_dump(mode="json"))
-        measured = {
-            "sweep": entry.store.folder.name,
-            "trial_id": entry.trial_id,
-            "chosen_by": metric,
-            "choice": choice,
-            "recorded": dict(epoch),
-            "measured_again": {name: measured for name, (_, measured) in checked.items()},
-            "as_graded": as_graded,  # as the course's scripts, which do not round pixels, would measure the weights
-            "confusion": again.confusion.tolist(),  # rows: true classes, columns: predicted ones
-            "submission": _fid(distance) | {"images_per_class": submission.PER_CLASS, "test_images": len(data.test)},
-            "imported" if entry.is_imported else "trained": {
-                key: entry.trial[key] for key in ("git_commit", "host", "device", "started", "ended")
-            },
-            "exported": {"at": provenance.now(), "git_commit": provenance.git_commit()},
-            "versions": provenance.versions(),
-        }
-        _write_json(temporary / METRICS, measured)
-        (temporary / CARD).write_text(card.written(entry, loaded.config, measured, data), encoding="utf-8")
+        found = _fill(temporary, source, entry, epoch, metric, data_root, choice)
         _write_checksums(temporary)
         verify_in_fresh_process(temporary, data_root)
         temporary.chmod(0o755)
@@ -132,14 +99,120 @@ def export(
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    return Exported(out, checked, as_graded)
+    return Exported(out, found.checked, found.as_graded)
+
+
+def _check_free(out: Path, *, force: bool) -> None:
+    """Raise ExportError where `out` is taken, unless by an export that is to be replaced."""
+    if not out.exists():
+        return
+    if not force:
+        raise ExportError(f"{out}: exists; --force replaces it, --out DIR puts the export elsewhere")
+    if not out.is_dir():
+        raise ExportError(f"{out}: is a file; --out names a folder")
+    if any(out.iterdir()) and not all((out / name).is_file() for name in (WEIGHTS, METRICS)):
+        raise ExportError(f"{out}: holds something that is no export of ours; --force replaces only those")
+
+
+@dataclass(frozen=True)
+class _Again:
+    """What the weights measure again."""
+
+    evaluation: evaluate.Evaluation
+    checked: Mapping[str, tuple[float, float]]
+    as_graded: Mapping[str, float] | None
+    distance: Distance | str  # of the images handed in, or why there is none
+
+
+def _fill(
+    folder: Path,
+    source: location.Folder,
+    entry: Entry,
+    epoch: Mapping[str, Any],
+    metric: str,
+    data_root: Scalar,
+    choice: Mapping[str, Any] | None,
+) -> _Again:
+    """Write all but the checksums. Raise ExportError, MismatchError, LikelihoodError."""
+    try:
+        location.fetch(source, folder / WEIGHTS)
+    except FileNotFoundError:
+        raise ExportError(f"{source}: the table names this checkpoint, but it is gone") from None
+    loaded = checkpoint.load_weights(folder / WEIGHTS, origin=source)
+    config = _located(loaded.config, data_root)
+    data = trainer.dataset(config.data)
+    evaluation = _evaluate(loaded, config, data)
+    checked = _check(evaluation, epoch, metric, str(entry.trial["device"]))
+    as_graded = _as_graded(loaded, config)
+    predicted = submission.predictions(loaded.model, config, data)
+    drawn = submission.draw(loaded.model, config)
+    distance = submission.measure(drawn, config, data, _device())
+    submission.write_samples(folder, drawn)
+    submission.write_predictions(folder, predicted, None if isinstance(distance, str) else distance.value)
+    layout = starter.Layout.of_notes(loaded.notes, source)
+    starter.export_starter(folder / STARTER_WEIGHTS, loaded.model.cpu(), layout)
+    _write_json(folder / CONFIG, loaded.config.model_dump(mode="json"))
+    again = _Again(evaluation, checked, as_graded, distance)
+    content = _content(entry, epoch, again, {"chosen_by": metric, "choice": choice}, test_images=len(data.test))
+    _write_json(folder / METRICS, content)
+    (folder / CARD).write_text(card.written(entry, loaded.config, content, data), encoding="utf-8")
+    return again
+
+
+def _content(
+    entry: Entry, epoch: Mapping[str, Any], again: _Again, chosen: Mapping[str, Any], *, test_images: int
+) -> dict[str, Any]:
+    """What metrics.json says."""
+    return {
+        "sweep": entry.store.folder.name,
+        "trial_id": entry.trial_id,
+        **chosen,
+        "recorded": dict(epoch),
+        "measured_again": {name: measured for name, (_, measured) in again.checked.items()},
+        "as_graded": again.as_graded,  # as the course's scripts, which do not round pixels, would measure the weights
+        "confusion": again.evaluation.confusion.tolist(),  # rows: true classes, columns: predicted ones
+        "submission": _fid(again.distance) | {"images_per_class": submission.PER_CLASS, "test_images": test_images},
+        "imported" if entry.is_imported else "trained": {
+            key: entry.trial[key] for key in ("git_commit", "host", "device", "started", "ended")
+        },
+        "exported": {"at": provenance.now(), "git_commit": provenance.git_commit()},
+        "versions": provenance.versions(),
+    }
+
+
+def sentences(done: Exported, entry: Entry, epoch: Mapping[str, Any], metric: str) -> list[str]:
+    """What the user is told of an export."""
+    compared = done.checked.get(metric)
+    agreed = f": {metric} {compared[0]:.6f} recorded, {compared[1]:.6f} measured again" if compared else ""
+    is_imported = entry.is_imported
+    what = f"imported checkpoint {entry.trial_id}" if is_imported else f"epoch {epoch['epoch']} of {entry.trial_id}"
+    told = [f"Exported {what}{agreed}."]
+    if done.as_graded is not None:
+        told.append(
+            "Its pixels are rounded, and so are those of the predictions handed in. The course's scripts do not "
+            f"round: they would give the weights val_acc {done.as_graded['val_acc']:.6f}, val_bpd "
+            f"{done.as_graded['val_bpd']:.6f}."
+        )
+    return [*told, f"  {done.folder} ({CARD} says what is in it)"]
 
 
 def verify(folder: Path, data_root: Scalar = None) -> dict[str, float]:
     """Load an exported folder and see that it is whole and reproduces its own numbers. Return the metrics.
 
-    Raise MismatchError where a file is not what its checksum says, or predictions or metrics differ.
+    Raise MismatchError where a file is missing, broken or not what its checksum says, or predictions or metrics differ;
+    DataError or ConfigError where the data is not at hand.
     """
+    try:
+        return _verify(folder, data_root)
+    except CpcnnError:
+        raise
+    except KeyError as error:
+        raise MismatchError(f"{folder}: is no whole export; its files do not say {error}") from None
+    except (OSError, ValueError) as error:
+        raise MismatchError(str(error)) from None
+
+
+def _verify(folder: Path, data_root: Scalar) -> dict[str, float]:
     for line in (folder / CHECKSUMS).read_text(encoding="utf-8").splitlines():
         expected, name = line.split("  ", 1)
         if not (folder / name).is_file() or sha256(folder / name) != expected:

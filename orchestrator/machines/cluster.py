@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cpcnn_core import places
+from cpcnn_core.errors import UserError
 
 PRICE = "cpcnn/price-per-hour"  # the label in a cluster file that says what an hour of a node costs
 
@@ -21,7 +22,7 @@ _GROUP = "ray.io/node-group"  # Ray's label with the node type of the cluster fi
 _SHOWN = ("CPU", "GPU", "memory")
 
 
-class ClusterError(Exception):
+class ClusterError(UserError):
     """A cluster that cannot run the sweep; the message says what it has and what is missing."""
 
 

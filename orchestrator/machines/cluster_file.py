@@ -48,6 +48,13 @@ def problems(path: Path, *, here: Path) -> list[str]:
     return [*_placeholders(content), *_schema(content), *_mounts(content, here), *_commands(content), *_types(content)]
 
 
+def check(path: Path, *, here: Path) -> tuple[float, float]:
+    """See that the file will do, and return its `prices`. Raise ClusterError with all that is wrong."""
+    if found := problems(path, here=here):
+        raise ClusterError("\n".join([f"{path} will not do as it is:", *(f"  {problem}" for problem in found)]))
+    return prices(load(path))
+
+
 def kinds(content: Mapping[str, Any]) -> tuple[Kind, ...]:
     """The node types that the autoscaler may start. Raise ClusterError where a price is no number."""
     if content.get("provider", {}).get("type") == "local":

@@ -43,7 +43,7 @@ class Jobs(Protocol):
 
 def repository() -> Path | None:
     """The folder of the checkout that this code lies in, None where it is installed like any other package."""
-    folder = Path(__file__).resolve().parent.parent
+    folder = Path(__file__).resolve().parents[2]
     return folder if (folder / "pyproject.toml").is_file() else None
 
 

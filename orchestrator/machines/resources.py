@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeGuard
 
+from cpcnn_core.errors import UserError
 from cpcnn_core.suggest import nearest
 
 
-class ResourcesError(ValueError):
+class ResourcesError(UserError, ValueError):
     """Resources that mean nothing, or that the machine does not have."""
 
 
@@ -38,43 +39,31 @@ class Resources:
         for key in given:
             if key not in known:
                 raise ResourcesError(f"resources: {key!r} means nothing{nearest(str(key), known)}")
-        cpus, gpus = given.get("cpus"), given.get("gpus")
-        packs = gpus == "auto"
-        gpus = None if packs else gpus
-        if cpus is not None and (not isinstance(cpus, int) or isinstance(cpus, bool) or cpus < 1):
-            raise ResourcesError(f"resources: cpus is {cpus!r}; it must be a whole number of at least 1")
-        if gpus is not None and not _is_share(gpus):
-            raise ResourcesError(
-                f"resources: gpus is {gpus!r}; it must be a fraction of one GPU, as 0.5, or a whole number of them, "
-                "or 'auto'"
-            )
-        processes = given.get("processes", 1)
-        if not isinstance(processes, int) or isinstance(processes, bool) or processes < 1:
-            raise ResourcesError(f"resources: processes is {processes!r}; it must be a whole number of at least 1")
-        if cpus is not None and cpus < processes:
-            raise ResourcesError(f"resources: cpus is {cpus}; {processes} processes need at least one each")
-        if processes > 1 and gpus and gpus != processes:
-            raise ResourcesError(
-                f"resources: gpus is {gpus!r}; {processes} processes take a GPU each, so it must be {processes}, or 0"
-            )
-        if packs and processes > 1:
-            raise ResourcesError(f"resources: gpus is 'auto', but {processes} processes take a GPU each")
-        accelerator, memory = given.get("accelerator"), given.get("memory_gib")
-        if accelerator is not None and (not isinstance(accelerator, str) or not accelerator):
-            raise ResourcesError(
-                f"resources: accelerator is {accelerator!r}; it must be Ray's name of a GPU, as 'A100'"
-            )
-        is_number = isinstance(memory, int | float) and not isinstance(memory, bool)
-        if memory is not None and not (is_number and memory > 0):
-            raise ResourcesError(f"resources: memory_gib is {memory!r}; it must be a number above 0")
-        return cls(
-            cpus,
-            None if gpus is None else float(gpus),
-            accelerator,
-            None if memory is None else float(memory),
-            processes,
-            packs,
+        cpus, packs = given.get("cpus"), given.get("gpus") == "auto"
+        read = cls(
+            cpus=None if cpus is None else _count("cpus", cpus),
+            gpus=None if packs else _gpus(given.get("gpus")),
+            processes=_count("processes", given.get("processes", 1)),
+            accelerator=_name("accelerator", given.get("accelerator")),
+            memory_gib=_amount("memory_gib", given.get("memory_gib")),
+            packs=packs,
         )
+        read._check_processes(given.get("gpus"))
+        return read
+
+    def _check_processes(self, gpus: object) -> None:
+        """Raise ResourcesError where cores or `gpus`, as they were given, are not enough for each process."""
+        if self.cpus is not None and self.cpus < self.processes:
+            raise ResourcesError(f"resources: cpus is {self.cpus}; {self.processes} processes need at least one each")
+        if self.processes == 1:
+            return
+        if self.packs:
+            raise ResourcesError(f"resources: gpus is 'auto', but {self.processes} processes take a GPU each")
+        if self.gpus and self.gpus != self.processes:
+            raise ResourcesError(
+                f"resources: gpus is {gpus!r}; {self.processes} processes take a GPU each, so it must be "
+                f"{self.processes}, or 0"
+            )
 
     def share(self, available: Mapping[str, float], trials: int) -> Share:
         """Divide what Ray has `available` among at most `trials` at once. Raise ResourcesError where not one fits."""
@@ -104,7 +93,40 @@ class Share:
     concurrent: int
 
 
-def _is_share(gpus: Any) -> bool:
-    if not isinstance(gpus, int | float) or isinstance(gpus, bool) or not gpus >= 0:
-        return False
-    return gpus < 1 or gpus == int(gpus)
+def _count(name: str, given: object) -> int:
+    """A whole number above 0. Raise ResourcesError."""
+    if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+        raise ResourcesError(f"resources: {name} is {given!r}; it must be a whole number of at least 1")
+    return given
+
+
+def _gpus(given: object) -> float | None:
+    """A fraction of one GPU, or a whole number of them. Raise ResourcesError."""
+    if given is None:
+        return None
+    if not _is_number(given) or not given >= 0 or (given > 1 and given % 1 != 0):
+        raise ResourcesError(
+            f"resources: gpus is {given!r}; it must be a fraction of one GPU, as 0.5, or a whole number of them, "
+            "or 'auto'"
+        )
+    return float(given)
+
+
+def _name(name: str, given: object) -> str | None:
+    """What Ray calls a kind of GPU. Raise ResourcesError."""
+    if given is not None and (not isinstance(given, str) or not given):
+        raise ResourcesError(f"resources: {name} is {given!r}; it must be Ray's name of a GPU, as 'A100'")
+    return given
+
+
+def _amount(name: str, given: object) -> float | None:
+    """A number above 0. Raise ResourcesError."""
+    if given is None:
+        return None
+    if not _is_number(given) or not given > 0:
+        raise ResourcesError(f"resources: {name} is {given!r}; it must be a number above 0")
+    return float(given)
+
+
+def _is_number(given: object) -> TypeGuard[float]:
+    return isinstance(given, int | float) and not isinstance(given, bool)

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar
 
 from cpcnn_core.config import TrialConfig
+from cpcnn_core.errors import UserError
 from cpcnn_core.metrics import DIRECTIONS, EpochMetrics, least
 from cpcnn_core.suggest import nearest
 from orchestrator.text.formatting import plain, settings_apart
@@ -31,7 +32,7 @@ _MEASURED_WITH = {
 T = TypeVar("T")
 
 
-class ObjectiveError(ValueError):
+class ObjectiveError(UserError, ValueError):
     """An objective that cannot be optimised."""
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from cpcnn_core.errors import UserError
 from orchestrator.records import location
 from orchestrator.records.lease import Beating, Lease, TakenError
 
@@ -22,7 +23,7 @@ _LOOK_SECONDS = 0.5  # between two looks at a lease that somebody else holds
 _LEASE = "claim"
 
 
-class BusyError(Exception):
+class BusyError(UserError):
     """Somebody else is at it; the message says who, where that is known."""
 
 

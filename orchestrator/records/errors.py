@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from cpcnn_core.errors import UserError
 
-class StoreError(Exception):
+
+class StoreError(UserError):
     """Results that cannot be written or read; the message names the path."""
 
 

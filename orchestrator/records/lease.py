@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from cpcnn_core.errors import RunError, UserError
 from orchestrator.records import location, provenance
 from orchestrator.records.location import Folder, RemoteError, RemotePath
 
@@ -34,7 +35,7 @@ SURE_SECONDS = 45.0  # after its last beat the holder looks again before it writ
 _NAME = re.compile(r"(?P<kind>[a-z]+)-(?P<number>\d{6})\.json")
 
 
-class LeaseLostError(Exception):
+class LeaseLostError(RunError):
     """Somebody else holds what this process held."""
 
 
@@ -95,7 +96,7 @@ class Seen:
         return self.is_held and not (locked and unseen and self.holder.is_of_this_machine)
 
 
-class TakenError(Exception):
+class TakenError(UserError):
     """Somebody holds the lease; `seen` says who."""
 
     def __init__(self, seen: Seen) -> None:

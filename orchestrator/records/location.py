@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, TypeVar
 
 from cpcnn_core import files, places
+from cpcnn_core.errors import UserError
 
 T = TypeVar("T")
 
@@ -50,7 +51,7 @@ _SHARED = re.compile(
 _SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
 
 
-class RemoteError(OSError):
+class RemoteError(UserError, OSError):
     """Storage that did not do what it was asked; the message names the URL."""
 
     def __str__(self) -> str:

@@ -23,6 +23,7 @@ from typing import BinaryIO
 from cpcnn_core import checkpoint_index
 from cpcnn_core.checkpoint_index import INDEX as INDEX
 from cpcnn_core.checkpoint_index import DamagedIndexError, Index
+from cpcnn_core.errors import UserError
 from cpcnn_core.files import sha256
 from orchestrator.records import location
 from orchestrator.records.lease import Lease, LeaseLostError
@@ -36,7 +37,7 @@ CLAIM = "claim"  # what the lease of whoever trains the trial is called
 LOG_SECONDS = 30.0  # between two copies of the log
 
 
-class TrialBusyError(Exception):
+class TrialBusyError(UserError):
     """Another process is training this very trial."""
 
 

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from cpcnn_core.errors import UserError
 from cpcnn_core.suggest import nearest
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ NSGA2_POPULATION = 16
 """Optuna's 50 would make the first 50 trials of a sweep random ones, and most sweeps have no more."""
 
 
-class SamplerError(ValueError):
+class SamplerError(UserError, ValueError):
     """A sampler that there is not."""
 
 

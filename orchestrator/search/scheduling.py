@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+from cpcnn_core.errors import UserError
 from cpcnn_core.suggest import nearest
 from orchestrator.objectives.objective import non_domination_ranks
 
@@ -23,7 +24,7 @@ _LEAST_GRACE = 3  # ... and no epoch before the third, which say more about the 
 _LEAST_TRIALS = 5  # a median of fewer says nothing
 
 
-class ScheduleError(ValueError):
+class ScheduleError(UserError, ValueError):
     """A `scheduler` that cannot be used."""
 
 

@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeAlias
 import search_spaces
 from cpcnn_core import places
 from cpcnn_core.config import LOCATIONS, PROTOCOL, ConfigError, TrialConfig, check_field
+from cpcnn_core.errors import UserError
 from cpcnn_core.metrics import OF_PIXELS
 from orchestrator.machines.resources import Resources, ResourcesError
 from orchestrator.objectives.objective import Objective, ObjectiveError
@@ -33,7 +34,7 @@ _WHERE = " where "
 _OF_ALL_TRIALS = frozenset({"data.name", "data.root", "data.digest", "protocol", "source"})
 
 
-class SpaceError(ValueError):
+class SpaceError(UserError, ValueError):
     """A space file, or a setting given beside it, that cannot be used; the message names the file and the field."""
 
 
@@ -329,6 +330,14 @@ def read(path: Path, given: Iterable[str] = (), *, seed: int = 0, sampler: str |
     return space
 
 
+def parse_data_root(given: Iterable[str]) -> dict[str, Scalar]:
+    """The settings of what is as recorded but for where the data lies now. Raise SpaceError for any but data.root."""
+    settings = parse_settings(given)
+    if set(settings) - {"data.root"}:
+        raise SpaceError(f"--set {', '.join(settings)}: only data.root can be set here; the rest is as recorded")
+    return settings
+
+
 def parse_settings(given: Iterable[str]) -> dict[str, Scalar]:
     """`["model.fusion=stem_add", "train.lr=1e-3"]` as a mapping. A value is a JSON scalar, else a string.
 
@@ -363,7 +372,7 @@ def _check_protocol(where: str, value: Scalar) -> None:
         )
 
 
-class _NotAdmittedError(Exception):
+class _NotAdmittedError(UserError):
     """The recorded value lies outside the space."""
 
 

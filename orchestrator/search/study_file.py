@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import URL, event
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
+from cpcnn_core.errors import UserError
 from orchestrator.records import location
 
 ERRORS = (SQLAlchemyError, StorageInternalError)
@@ -33,7 +34,7 @@ WAY_OUT = "Move it away and run the command again: the study is rebuilt from the
 _OPTUNAS = {"studies", "version_info", "alembic_version"}  # those that it makes first, and all its files have
 
 
-class StudyError(Exception):
+class StudyError(UserError):
     """A study that cannot be opened, or that cannot go on."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from cpcnn_core.errors import CheckpointError, LikelihoodError
 from cpcnn_core.evaluate import Evaluation
 from cpcnn_core.files import sha256
 from cpcnn_core.metrics import EpochMetrics
+from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.quality import Drawn
 from cpcnn_core.starter import Choices, Imported, import_starter
 from cpcnn_core.train import peak_memory
@@ -93,23 +95,42 @@ def import_trial(
     config = imported.config.with_settings(
         {"source": sha256(file), "train.epochs": EPOCH, trainer.DIGEST: dataset.digest}
     )
-    model = imported.model
-    yardstick = quality.yardstick(config, dataset) if config.eval.fid_every else None
-    prior = evaluate.log_prior(config.eval.prior, dataset.train.labels, dataset.nr_classes)
-    subset = evaluate.fixed_subset(dataset.train, config.eval.train_images, config.seed)
-    batch_size, bf16 = config.eval.batch_size, config.eval.precision == "bf16"
+    measured = _measured(file, imported, config, dataset, started)
+    with beginning.begun(store, config.trial_id):
+        kinds.introduce(store, "imported", kinds.IMPORTED)
+        recording = Recording(store, config, number=None, place=trainer.place())
     try:
-        result = evaluate.evaluate(model, dataset.validation, prior, batch_size=batch_size, bf16=bf16)
-        on_train = evaluate.evaluate(model, subset, prior, batch_size=batch_size, bf16=bf16) if len(subset) else None
-    except LikelihoodError as error:
-        raise CheckpointError(f"{file}: {error}; such a network says nothing") from None
+        metrics = _kept(store, config, imported, dataset, measured)
+    except KeyboardInterrupt as error:
+        with suppress(StoreError, OSError):
+            recording.finish("INTERRUPTED", stopped=signals.why(error))
+        raise
+    recording.add(metrics, trainer.place())
+    recording.finish("COMPLETE")
+    return config, metrics
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What an evaluation of the file gave."""
+
+    metrics: EpochMetrics
+    result: Evaluation
+    drawn: Drawn | None  # for FID, where it is measured
+
+
+def _measured(file: Path, imported: Imported, config: TrialConfig, dataset: Dataset, started: float) -> _Measured:
+    """Evaluate the file's network; `started` is when the import began. Raise CheckpointError where it has diverged."""
+    model = imported.model
+    # Whether FID can be measured at all is found out before anything that takes long.
+    evaluator = quality.yardstick(config, dataset) if config.eval.fid_every else None
+    result, on_train = _evaluated(file, model, config, dataset)
     measured: dict[str, Any] = dict(result.metrics())
     of_classes: dict[str, float] = {}
     drawn = None
-    if yardstick is not None:
+    if evaluator is not None:
         drawn = quality.draw(model, config.eval.fid_images_per_class, seed=config.seed)
-        scores = yardstick.measure(drawn, seed=config.seed)
-        of_images, of_classes = quality.metrics(scores, dataset.class_names)
+        of_images, of_classes = quality.metrics(evaluator.measure(drawn, seed=config.seed), dataset.class_names)
         measured |= of_images
     seconds = time.perf_counter() - started
     metrics = EpochMetrics(
@@ -132,33 +153,29 @@ def import_trial(
         kept_epochs=(),
         extra=result.class_accuracies(dataset.class_names) | of_classes | model.fusion.diagnostics(model.label.table()),
     )
-    with beginning.begun(store, config.trial_id):
-        kinds.introduce(store, "imported", kinds.IMPORTED)
-        recording = Recording(store, config, number=None, place=trainer.place())
+    return _Measured(metrics, result, drawn)
+
+
+def _evaluated(
+    file: Path, model: ConditionalPixelCNN, config: TrialConfig, dataset: Dataset
+) -> tuple[Evaluation, Evaluation | None]:
+    """Evaluate on the validation split and, where it is asked for, on some of the training split."""
+    prior = evaluate.log_prior(config.eval.prior, dataset.train.labels, dataset.nr_classes)
+    subset = evaluate.fixed_subset(dataset.train, config.eval.train_images, config.seed)
+    batch_size, bf16 = config.eval.batch_size, config.eval.precision == "bf16"
     try:
-        metrics = _kept(store, config, imported, dataset, result, drawn, metrics)
-    except KeyboardInterrupt as error:
-        with suppress(StoreError, OSError):
-            recording.finish("INTERRUPTED", stopped=signals.why(error))
-        raise
-    recording.add(metrics, trainer.place())
-    recording.finish("COMPLETE")
-    return config, metrics
+        result = evaluate.evaluate(model, dataset.validation, prior, batch_size=batch_size, bf16=bf16)
+        on_train = evaluate.evaluate(model, subset, prior, batch_size=batch_size, bf16=bf16) if len(subset) else None
+    except LikelihoodError as error:
+        raise CheckpointError(f"{file}: {error}; such a network says nothing") from None
+    return result, on_train
 
 
-def _kept(
-    store: Store,
-    config: TrialConfig,
-    imported: Imported,
-    dataset: Dataset,
-    result: Evaluation,
-    drawn: Drawn | None,
-    metrics: EpochMetrics,
-) -> EpochMetrics:
+def _kept(store: Store, config: TrialConfig, imported: Imported, dataset: Dataset, measured: _Measured) -> EpochMetrics:
     """Write predictions, samples and weights; return the metrics, which then say where the weights are."""
-    trainer.keep_predictions(store, config.trial_id, EPOCH, result)
-    if drawn is not None:
-        store.write_samples(config.trial_id, EPOCH, drawn.write_grid)
+    trainer.keep_predictions(store, config.trial_id, EPOCH, measured.result)
+    if measured.drawn is not None:
+        store.write_samples(config.trial_id, EPOCH, measured.drawn.write_grid)
     # An earlier import was perhaps with another --rename.
     remove_tree(store.training_folder(config.trial_id))
     remove_tree(store.checkpoint_folder(config.trial_id))
@@ -166,7 +183,7 @@ def _kept(
         metrics = CheckpointFolder(store.training_folder(config.trial_id), config).save_epoch(
             None,
             imported.model.state_dict(),
-            metrics,
+            measured.metrics,
             image_shape=dataset.image_shape,
             nr_classes=dataset.nr_classes,
             notes=imported.layout.as_notes(),

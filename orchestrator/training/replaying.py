@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from cpcnn_core.config import ConfigError, TrialConfig
@@ -13,7 +14,7 @@ from orchestrator.records.kinds import kind_of
 from orchestrator.records.location import Folder, remove_tree
 from orchestrator.records.store import Store, StoreError, config_of, sweeps
 from orchestrator.records.sweep_file import SweepRecord
-from orchestrator.search.space import parse_settings
+from orchestrator.search.space import parse_data_root
 
 # What two runs of the same trial may differ in; and the score, which follows from the metrics.
 _NOT_COMPARED = {
@@ -30,6 +31,29 @@ _NOT_COMPARED = {
     "micro_batch",
     "checkpoint",
 }
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A recorded trial that is run again."""
+
+    config: TrialConfig
+    store: Store  # where the new rows go
+    wanted: Sequence[Mapping[str, Any]]  # the rows of the recorded epochs
+    threads: Mapping[int, int]  # of torch, by epoch
+    objective: Objective | None
+
+    def differences(self) -> list[str]:
+        """One line for each metric that came out otherwise."""
+        return differences(self.wanted, self.store.epochs_of(self.config.trial_id))
+
+
+def prepared(recorded: Store, trial_id: str, given: Iterable[str], store: Store) -> Replay:
+    """The replay into `store` of a trial that `recorded` holds. Raise StoreError or ConfigError where there is none."""
+    config = recorded_config(recorded, trial_id, given)
+    wanted = recorded.epochs_of(trial_id)
+    threads = threads_by_epoch(recorded.attempts_of(trial_id), wanted)
+    return Replay(config, store, wanted, threads, recorded_objective(recorded))
 
 
 def holder(results: Folder, trial_id: str, sweep: str | None) -> Store:
@@ -80,9 +104,7 @@ def threads_by_epoch(attempts: Iterable[Mapping[str, Any]], epochs: Iterable[Map
 
 def recorded_config(store: Store, trial_id: str, given: Iterable[str]) -> TrialConfig:
     """The trial's configuration, its data where `given` (data.root=PATH) says. Raise StoreError or ConfigError."""
-    settings = parse_settings(given)
-    if set(settings) - {"data.root"}:
-        raise ConfigError(f"--set {', '.join(settings)}: only data.root can be set here; the rest is as recorded")
+    settings = parse_data_root(given)
     attempts = store.attempts_of(trial_id) if store.trials_folder.is_dir() else []
     if not attempts:
         there = sorted({str(row["trial_id"]) for row in store.latest_attempts().rows()})

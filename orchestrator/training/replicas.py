@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
 from cpcnn_core import environment
+from cpcnn_core.errors import RunError
 from orchestrator.training import trainer
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ _BEAT_SECONDS = 1.0  # no sign of life is passed on more often
 _PR_SET_PDEATHSIG = 1
 
 
-class ReplicaError(RuntimeError):
+class ReplicaError(RunError, RuntimeError):
     """One of the processes of a trial died; the message says which, and how."""
 
 

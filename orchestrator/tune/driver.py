@@ -18,8 +18,7 @@ from cpcnn_core.config import ConfigError, DataConfig
 from cpcnn_core.errors import DataError
 from cpcnn_core.metrics import ruler_of
 from cpcnn_core.suggest import nearest
-from orchestrator.machines import cluster, launch
-from orchestrator.machines.resources import ResourcesError
+from orchestrator.machines import launch
 from orchestrator.process import signals
 from orchestrator.records import beginning, mixtures, provenance, ranking
 from orchestrator.records.ranking import Entry
@@ -30,13 +29,11 @@ from orchestrator.search.budget import Meter, spent
 from orchestrator.search.ledger import Best, Ledger, View
 from orchestrator.search.study import Study
 from orchestrator.training import trainer
-from orchestrator.tune import packing
 from orchestrator.tune.holding import holding
 from orchestrator.tune.plan import FailingError, Outcome, Plan, SweepError
 
 logger = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 10.0  # between two looks at the logs of trials on other machines
 _OTHERS_FAILED = "other trials of the sweep failed for one cause"
 
 
@@ -356,86 +353,20 @@ def _tune(
     from orchestrator.tune import local_ray
 
     with local_ray.started() as available, tempfile.TemporaryDirectory(prefix="cpcnn-sweep-") as throwaway:
-        from ray import tune
+        from orchestrator.tune import running
 
-        from orchestrator.training.stall import Stalls
-        from orchestrator.tune import watching
-        from orchestrator.tune.trainable import (
-            BESIDES,
-            CPUS,
-            FOLDER,
-            GPUS,
-            LOG,
-            NUMBER,
-            OBJECTIVE,
-            PROCESSES,
-            SETTINGS,
-            STALL_SECONDS,
-            TRAINER,
-            TrialProcess,
-        )
-        from orchestrator.tune.tuning import Halt, LedgerCallback, LedgerStopper, StudySearcher
-
-        resources = plan.space.resources
-        if resources.packs and available.get("GPU"):
-            resources, found = packing.measure(plan.space).packed(resources, available)
-            say(found)
-        try:
-            share = resources.share(available, plan.trials)
-        except ResourcesError as error:
-            raise SweepError(str(error)) from None
-        if plan.budget.gpu_hours is not None and not share.gpus:
-            raise SweepError("--gpu-hours: no trial holds a GPU here, so that it would never end; limit it by --hours")
-        besides = cluster.besides(resources.accelerator, resources.memory_gib)
-        share, watch = watching.begin(plan, store, share, besides)
-        ledger.gpus = share.gpus
-        stall_seconds = 60 * plan.space.stall_minutes
-        searcher = StudySearcher(
-            ledger,
-            lambda suggestion: {
-                NUMBER: suggestion.number,
-                SETTINGS: suggestion.config.flat(),
-                FOLDER: store.folder,
-                LOG: str(store.log_file(suggestion.config.trial_id)),
-                STALL_SECONDS: stall_seconds,
-                TRAINER: plan.trainer,
-                OBJECTIVE: plan.space.objective.describe(),
-                CPUS: share.cpus,
-                PROCESSES: resources.processes,
-                GPUS: share.gpus,
-                BESIDES: besides,
-            },
-        )
-        stalls = Stalls(stall_seconds)
-        if store.is_remote:
-            stalls = Stalls(stall_seconds, changed=lambda log: store.log_changed(log.stem), every=_LOOK_SECONDS)
+        placing = running.place(plan, store, available, say)
+        ledger.gpus = placing.share.gpus
         limit: list[str] = []
 
         def is_stopping() -> bool:
-            limit[:] = filter(None, [meter.tick(ledger.running, share.gpus)])
+            limit[:] = filter(None, [meter.tick(ledger.running, placing.share.gpus)])
             return stop.requested or bool(limit) or ledger.hopeless is not None
 
         try:
-            tune.run(
-                TrialProcess,
-                name="sweep",  # of a folder of its own that is thrown away; the sweep's name may mean something to it
-                num_samples=-1,
-                search_alg=searcher,
-                max_concurrent_trials=share.concurrent,
-                stop=LedgerStopper(ledger),
-                callbacks=[
-                    LedgerCallback(ledger, is_stopping, stalls),
-                    *([watch] if watch else []),
-                ],
-                reuse_actors=True,
-                raise_on_failed_trial=False,
-                storage_path=throwaway,
-                verbose=0,
-            )
-        except Halt:
-            pass
+            running.run(plan, store, ledger, placing, is_stopping=is_stopping, throwaway=throwaway)
         except KeyboardInterrupt:
             stop.requested = True
-        if watch is not None:
-            watch.end()
+        if placing.watch is not None:
+            placing.watch.end()
         return limit[0] if limit else None

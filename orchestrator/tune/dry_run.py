@@ -16,7 +16,7 @@ from orchestrator.machines import cluster_file
 from orchestrator.machines.cluster import Cluster, ClusterError
 from orchestrator.machines.cluster import besides as of_node
 from orchestrator.machines.resources import Share
-from orchestrator.records.location import RemotePath
+from orchestrator.records.location import Folder, RemotePath
 from orchestrator.records.provenance import cores
 from orchestrator.records.states import meaning_of
 from orchestrator.records.sweep_file import SweepRecord
@@ -46,41 +46,54 @@ def show(console: Console, plan: Plan, cluster: Path | None = None) -> None:
     probes = [probing.probe(config, dataset) for config in probed.values()]
     left = max(0, plan.trials - _ended(plan))
     _describe(console, plan, share, left)
-    table = Table(box=SIMPLE_HEAD)
-    for column in ("configuration", "parameters", "peak memory", "an epoch", "a trial", "disk", "settings"):
-        table.add_column(column, justify="left" if column in {"configuration", "settings"} else "right")
-    for name, held in zip(("smallest", "largest"), probes, strict=False):
-        table.add_row(
-            name if len(probes) > 1 else "all",
-            f"{held.parameters:,}",
-            _size(held.memory_bytes),
-            duration(held.epoch_seconds),
-            duration(held.trial_seconds),
-            _size(held.disk_bytes),
-            settings(held.config, plan.space.searched),
-        )
-    console.print(table)
+    console.print(_table(plan, probes))
     if not left:
         console.print("Every trial has ended; nothing is left to run.")
         return
+    console.print(f"time: {_time(plan, share, left, probes)}", highlight=False)
+    if rented is not None:
+        console.print(f"{cluster}: {_bill(plan, rented, left, probes)}", highlight=False, soft_wrap=True)
+    _show_disk(console, plan.results, left * max(probe.disk_bytes for probe in probes))
+
+
+def _table(plan: Plan, probes: list[probing.Probe]) -> Table:
+    """What the smallest and the largest network take."""
+    table = Table(box=SIMPLE_HEAD)
+    for column in ("configuration", "parameters", "peak memory", "an epoch", "a trial", "disk", "settings"):
+        table.add_column(column, justify="left" if column in {"configuration", "settings"} else "right")
+    for name, probe in zip(("smallest", "largest"), probes, strict=False):
+        table.add_row(
+            name if len(probes) > 1 else "all",
+            f"{probe.parameters:,}",
+            _size(probe.memory_bytes),
+            duration(probe.epoch_seconds),
+            duration(probe.trial_seconds),
+            _size(probe.disk_bytes),
+            settings(probe.config, plan.space.searched),
+        )
+    return table
+
+
+def _time(plan: Plan, share: Share, left: int, probes: list[probing.Probe]) -> str:
+    """From how long to how long the trials that are left take on this machine."""
     rounds = math.ceil(left / share.concurrent)
     low, high = (rounds * seconds for seconds in _range(probes))
     limit = "" if plan.budget.hours is None else f"; --hours ends it after {plain(plan.budget.hours)} h"
-    besides = ", and drawing images for FID comes on top" if plan.space.default().eval.fid_every else ""
-    console.print(
-        f"time: {duration(low)} to {duration(high)} if no trial is stopped early (scheduler "
-        f"{plan.space.schedule.name}){besides}{limit}",
-        highlight=False,
+    drawing = ", and drawing images for FID comes on top" if plan.space.default().eval.fid_every else ""
+    return (
+        f"{duration(low)} to {duration(high)} if no trial is stopped early (scheduler {plan.space.schedule.name})"
+        f"{drawing}{limit}"
     )
-    if rented is not None:
-        console.print(f"{cluster}: {_bill(plan, rented, left, probes)}", highlight=False, soft_wrap=True)
-    disk = left * max(held.disk_bytes for held in probes)
-    if isinstance(plan.results, RemotePath):
-        console.print(f"storage: at most {_size(disk)} at {plan.results}", highlight=False)
+
+
+def _show_disk(console: Console, results: Folder, most: float) -> None:
+    """Print what the trials that are left write, and whether there is room for it."""
+    if isinstance(results, RemotePath):
+        console.print(f"storage: at most {_size(most)} at {results}", highlight=False)
         return
-    free = _free(plan.results)
-    console.print(f"disk: at most {_size(disk)}; {_size(free)} are free at {plan.results}", highlight=False)
-    if disk > free:
+    free = _free(results)
+    console.print(f"disk: at most {_size(most)}; {_size(free)} are free at {results}", highlight=False)
+    if most > free:
         console.print("warning: that may not be enough", style="yellow")
 
 

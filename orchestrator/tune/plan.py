@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
+from cpcnn_core.errors import RunError, UserError
 from orchestrator.records.location import Folder
 from orchestrator.records.store import Store
 from orchestrator.search.budget import Budget
@@ -14,11 +15,11 @@ from orchestrator.search.space import SearchSpace
 from orchestrator.training import trainer
 
 
-class SweepError(Exception):
+class SweepError(UserError):
     """A sweep that cannot start or go on."""
 
 
-class FailingError(SweepError):
+class FailingError(RunError):
     """A sweep whose trials all fail for one cause."""
 
 

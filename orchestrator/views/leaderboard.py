@@ -12,7 +12,7 @@ from rich.table import Table
 from cpcnn_core.config import Scalar
 from orchestrator.objectives.objective import Objective, ParetoObjective
 from orchestrator.records.ranking import Entry, differing
-from orchestrator.records.store import Row, as_number
+from orchestrator.records.store import Row
 from orchestrator.text.formatting import measured_apart, settings_apart, short
 
 _DIGESTS = frozenset({"source", "data.digest"})  # shown by their first digits
@@ -32,36 +32,45 @@ def front_table(points: Sequence[tuple[Entry, Row]], objective: ParetoObjective,
 
 
 def _table(title: str, shown: Sequence[tuple[Entry, Row]], objective: Objective) -> Table:
-    made = Table(title=title, box=SIMPLE_HEAD)
-    several = len({entry.store.folder for entry, _ in shown}) > 1
-    varied = differing([entry.settings() for entry, _ in shown])
+    configurations = [entry.settings() for entry, _ in shown]
+    varied = differing(configurations)
     names = {field: field.rpartition(".")[2] for field in varied}
-    # The score from the metrics, since the column of that name may be what another objective made of them.
-    own = dict.fromkeys((objective.metric, *objective.reads))
-    extra = [name for name in ("val_acc", "val_bpd") if name not in own]
-    numbers = (*own, *extra, "epoch")
+    metrics = _metric_cells([row for _, row in shown], objective)
+    numbers = (*metrics, "epoch")
+    sweep = ["sweep"] if len({entry.store.folder for entry, _ in shown}) > 1 else []
     limits = ["limits"] if any(objective.violations(row) for _, row in shown) else []
-    for column in ("", *(["sweep"] if several else []), "trial", *numbers, *limits, *names.values(), "state"):
+    made = Table(title=title, box=SIMPLE_HEAD)
+    for column in ("", *sweep, "trial", *numbers, *limits, *names.values(), "state"):
         made.add_column(column, justify="right" if column in numbers else "left", no_wrap=True)
-    values = [
-        row if objective.metric in objective.reads else {**row, objective.metric: objective.value(row)}
-        for _, row in shown
-    ]
-    measured = [measured_apart([as_number(held.get(name)) for held in values]) for name in (*own, *extra)]
-    settings = setting_cells([entry.settings() for entry, _ in shown], varied)
-    for rank, (entry, row) in enumerate(shown, start=1):
-        broken = any(violation > 0 for violation in objective.violations(row).values())
+    settings = setting_cells(configurations, varied)
+    for index, (entry, row) in enumerate(shown):
         made.add_row(
-            str(rank),
-            *([entry.store.folder.name] if several else []),
+            str(index + 1),
+            *([entry.store.folder.name] if sweep else []),
             entry.trial_id,
-            *(column[rank - 1] for column in measured),
-            epoch_of(row.get("epoch"), entry.settings()),
-            *(["-" if not row else "broken" if broken else "kept"] if limits else []),
-            *settings[rank - 1],
+            *(cells[index] for cells in metrics.values()),
+            epoch_of(row.get("epoch"), configurations[index]),
+            *([_kept_limits(row, objective)] if limits else []),
+            *settings[index],
             str(entry.trial["state"]),
         )
     return kept_whole(made, "", "sweep", "trial", *numbers, *limits)
+
+
+def _metric_cells(rows: Sequence[Mapping[str, Any]], objective: Objective) -> dict[str, list[str]]:
+    """The cells of each column of numbers: what the objective is and reads, and accuracy and bits per dimension."""
+    names = dict.fromkeys((objective.metric, *objective.reads, "val_acc", "val_bpd"))
+    values: Sequence[Mapping[str, Any]] = rows
+    if objective.metric not in objective.reads:
+        # The score from the metrics, since the column of that name may be what another objective made of them.
+        values = [{**row, objective.metric: objective.value(row)} for row in rows]
+    return {name: measured_apart([row.get(name) for row in values]) for name in names}
+
+
+def _kept_limits(row: Mapping[str, Any], objective: Objective) -> str:
+    if not row:
+        return "-"
+    return "broken" if any(violation > 0 for violation in objective.violations(row).values()) else "kept"
 
 
 def kept_whole(table: Table, *heads: str) -> Table:

@@ -56,7 +56,15 @@ Section = Callable[[Sequence[Entry], Choice], str]
 
 
 def write(file: Path, selected: Selection, choice: Choice) -> None:
-    """Write the page. A section without anything to show says so."""
+    """Write the page. A section without anything to show says so. Raise StoreError where it cannot be written."""
+    page = _page(selected, choice).encode()
+    try:
+        write_atomically(file, lambda stream: stream.write(page))
+    except OSError as error:
+        raise StoreError(f"{file}: cannot be written: {error.strerror}; --out FILE puts it elsewhere") from None
+
+
+def _page(selected: Selection, choice: Choice) -> str:
     entries, _ = ranking.read(selected.stores)
     if not selected.imports:
         entries = [entry for entry in entries if not entry.is_imported]
@@ -68,13 +76,12 @@ def write(file: Path, selected: Selection, choice: Choice) -> None:
         *([] if selected.sentence is None else [f"<p>{_text(selected.sentence)}</p>"]),
         *(f"<h2>{title}</h2>\n{section(entries, choice)}" for title, section in _SECTIONS),
     ]
-    page = (
+    return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
         f"<title>{title}</title><style>{_STYLE}</style>"
         f"<script>{get_plotlyjs()}</script></head><body>{''.join(body)}<script>{_CLICKS}</script></body></html>"
     )
-    write_atomically(file, lambda stream: stream.write(page.encode()))
 
 
 def _best(_: Sequence[Entry], choice: Choice) -> str:

@@ -16,6 +16,7 @@ import re
 import shlex
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, Protocol, TypeAlias
@@ -25,10 +26,10 @@ from PIL import Image
 
 from cpcnn_core.config import LOCATIONS
 from orchestrator.objectives.objective import Objective
-from orchestrator.records import location
+from orchestrator.records import alone, location
 from orchestrator.records.location import Folder, write_atomically
 from orchestrator.records.ranking import Entry
-from orchestrator.records.store import Store, as_int
+from orchestrator.records.store import Store, StoreError, as_int
 from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.text import calling
 from orchestrator.text.names import identifier
@@ -38,6 +39,7 @@ WandbMode: TypeAlias = Literal["online", "offline"]
 PROJECT = "cpcnn-sweeps"  # of Weights & Biases, unless WANDB_PROJECT says otherwise
 INIT_SECONDS = "20"  # in which its server has to answer, or runs are kept offline; WANDB_INIT_TIMEOUT says otherwise
 LAST_SECONDS = 60  # that a sweep's end waits for the trackers
+_POLL_SECONDS = 2.0
 WARNING = "warning: "  # how a line of the log begins that the user shall see
 _LONGEST_GROUP = 128  # characters that Weights & Biases takes
 _TAG = re.compile(r"[\w.-][\w./-]*")  # what tensorboardX leaves as it is; it would make one of two others
@@ -268,6 +270,25 @@ def trackers(store: Store, *, wandb: WandbMode | None, tensorboard: bool) -> dic
     if tensorboard:
         made["tensorboard"] = TensorBoard(store)
     return made
+
+
+def track(store: Store, *, wandb: WandbMode | None, tensorboard: bool, until: threading.Event | None = None) -> None:
+    """Show what has not been shown yet, and what comes before `until` is set. Raise StoreError where another one does.
+
+    Without `until`, what is there now.
+    """
+    over = until
+    if over is None:
+        over = threading.Event()
+        over.set()
+    try:
+        with alone.alone(store.near / "tracking.lock"):
+            follower = Follower(store, trackers(store, wandb=wandb, tensorboard=tensorboard))
+            while not over.wait(_POLL_SECONDS):
+                follower.step()
+            follower.close()
+    except alone.BusyError:
+        raise StoreError(f"{store.folder}: another process tracks this sweep already") from None
 
 
 @contextmanager

@@ -20,11 +20,12 @@ ASK = """
 import sys
 from cpcnn_core.config import DataConfig
 from cpcnn_core.errors import DataError
-from orchestrator import local_ray, training
+from orchestrator.training import trainer
+from orchestrator.tune import local_ray
 with local_ray.started():
-    print(local_ray.elsewhere(training.digest, DataConfig()))
+    print(local_ray.elsewhere(trainer.digest, DataConfig()))
     try:
-        local_ray.elsewhere(training.digest, DataConfig(name="cpen455", root=sys.argv[1]))
+        local_ray.elsewhere(trainer.digest, DataConfig(name="cpen455", root=sys.argv[1]))
     except DataError as error:
         print(error)
 """

@@ -7,14 +7,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestrator.machines.cluster import ClusterError
+from cpcnn_core.errors import CpcnnError
 from orchestrator.process.streams import outlast
 from orchestrator.records.location import located
-from orchestrator.records.store import StoreError
 from orchestrator.search.space import read
-from orchestrator.search.study import StudyError
 from orchestrator.tune.driver import run
-from orchestrator.tune.plan import Plan, SweepError
+from orchestrator.tune.plan import Plan
 from orchestrator.views.progress import Progress
 
 
@@ -24,9 +22,9 @@ def main(space_file: str, results: str, trials: str, name: str = "fake") -> int:
     with Progress(Console(), space.objective, space.searched, total=plan.trials) as view:
         try:
             outcome = run(plan, view)
-        except (SweepError, StoreError, StudyError, ClusterError) as error:
+        except CpcnnError as error:
             print(f"error: {error}", file=sys.stderr)  # noqa: T201
-            return 2
+            return error.exit_code
     print(outcome)  # noqa: T201
     return 130 if outcome.interrupted else 0
 

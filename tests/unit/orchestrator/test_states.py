@@ -17,7 +17,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from cpcnn_core.config import TrialConfig
-from orchestrator import report, status
+from orchestrator import report
 from orchestrator import sweep as sweep_command
 from orchestrator.choosing import candidates, confirming
 from orchestrator.choosing import choice as choice_of
@@ -40,6 +40,7 @@ from orchestrator.training import replaying
 from orchestrator.tune import driver
 from orchestrator.tune.holding import holding
 from orchestrator.tune.plan import Plan
+from orchestrator.views import overview
 from orchestrator.views.progress import Progress
 from orchestrator.views.tracking import Follower
 from search_spaces import ints, pareto
@@ -123,7 +124,7 @@ def test_the_schema_s_page_has_the_table() -> None:
 def test_status(store: Store) -> None:
     def shown() -> str:
         console = Console(width=200, record=True, file=io.StringIO())
-        console.print(status.render(store))
+        console.print(overview.render(store))
         return console.export_text()
 
     said = shown()
@@ -138,7 +139,7 @@ def test_status(store: Store) -> None:
         shown_states = {ID[found[0]]: found[2] for found in re.findall(r"  ([0-9a-f]{12}) ([A-Z]+): (.*?) *\n", text)}
         assert shown_states == {state: f"why {state}" for state in FAILED | GO_ON}
     rows = store.latest_attempts().rows()
-    assert status.per_hour(rows) == pytest.approx(len(OVER) / (0.5 * len(OVER)))
+    assert overview.per_hour(rows) == pytest.approx(len(OVER) / (0.5 * len(OVER)))
 
 
 def test_what_was_spent_counts_whatever_became_of_it(store: Store) -> None:
@@ -158,7 +159,7 @@ def test_the_leaderboard_and_the_best_so_far(store: Store, kept: bool) -> None:
     assert ID[found[1].trial_id] == "STOPPED"
     alone = [entry for entry in entries if entry.trial["state"] in FAILED]
     assert ranking.leader(alone, SPACE.objective) is None
-    assert "no epoch has been measured yet" in status._best(alone, SPACE.objective, ())
+    assert "no epoch has been measured yet" in overview._best(alone, SPACE.objective, ())
 
 
 def test_the_pareto_front(store: Store) -> None:

@@ -21,7 +21,7 @@ from orchestrator import trial
 from orchestrator.process import signals
 from orchestrator.records.recording import KILLED, Recording
 from orchestrator.records.states import ENDED, MEANINGS, State
-from orchestrator.records.store import Store
+from orchestrator.records.store import Store, StoreError
 from orchestrator.search import space
 from orchestrator.training import trainer
 from tests.support import fakes
@@ -163,7 +163,7 @@ def test_a_place_that_cannot_be_written_to_is_said_though_the_interruption_is_no
     finish = Recording.finish
 
     def full(self: Recording, *_: object, **__: object) -> None:
-        raise trial.StoreError("no space left")
+        raise StoreError("no space left")
 
     monkeypatch.setattr(Recording, "finish", full)
     assert run(store, monkeypatch, KeyboardInterrupt())[0] == 130

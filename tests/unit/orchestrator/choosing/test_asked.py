@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from cpcnn_core.config import SINCE_PROTOCOL_2, ConfigError, TrialConfig, field_defaults
-from orchestrator import status, sweep
+from orchestrator import sweep
 from orchestrator.choosing.asked import asks_for
 from orchestrator.records.recording import Place, Recording
 from orchestrator.records.store import Store, config_of
@@ -18,6 +18,7 @@ from orchestrator.records.sweep_file import Run, SweepRecord
 from orchestrator.search.space import SearchSpace, at_random, read
 from orchestrator.tune import driver
 from orchestrator.tune.plan import Plan
+from orchestrator.views import overview
 from tests.support.fakes import metrics
 from tests.unit.orchestrator.search.test_space import BRANCHED, HEAD, SPACES
 
@@ -126,7 +127,7 @@ def mixed(tmp_path: Path) -> Plan:
 def test_status_counts_and_ranks_what_the_sweep_asked_for(mixed: Plan) -> None:
     console = Console(width=200, quiet=False)
     with console.capture() as capture:
-        console.print(status.render(mixed.store))
+        console.print(overview.render(mixed.store))
     said = capture.get()
     assert "c: 2 of 2 trials have ended (2 COMPLETE), and 1 imported and 1 run by hand" in said
     assert "best so far: val_acc 0.6000" in said

@@ -28,7 +28,7 @@ from tests.support.fakes import metrics
 
 PROGRAM = """
 import os, sys
-from orchestrator import streams
+from orchestrator.process import streams
 streams.outlast()
 streams.outlast()
 with open(sys.argv[1], "w") as file:

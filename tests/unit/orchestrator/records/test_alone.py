@@ -19,8 +19,7 @@ import pytest
 from filelock import FileLock
 
 from cpcnn_core.config import TrialConfig
-from orchestrator import status
-from orchestrator.records import alone, lease, location
+from orchestrator.records import alone, lease, location, processes
 from orchestrator.records.alone import BusyError
 from orchestrator.records.lease import STALE_SECONDS, Holder
 from orchestrator.records.mirror import TrialBusyError
@@ -87,7 +86,7 @@ def test_a_second_driver_is_refused_until_the_first_is_killed_and_then_let_in_at
     with held_elsewhere(store, broken_as) as first:
         with pytest.raises(SweepError, match=f"another driver runs this sweep: pid {first.pid} on "):
             holding(store).__enter__()
-        assert status.driver_of(store) == status.Driver(str(lease.seen(store.folder, "driver").holder), True)  # type: ignore[union-attr]
+        assert processes.driver_of(store) == processes.Driver(str(lease.seen(store.folder, "driver").holder), True)  # type: ignore[union-attr]
         first.send_signal(signal.SIGKILL)
         while first.poll() is None:  # not waited for, until here, as by a container's first process
             time.sleep(0.01)

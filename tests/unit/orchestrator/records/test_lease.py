@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from orchestrator import status
-from orchestrator.records import lease, provenance
+from orchestrator.records import lease, processes, provenance
 from orchestrator.records.lease import STALE_SECONDS, Holder, Lease, LeaseLostError, TakenError, seen
 from orchestrator.records.location import RemotePath, remove_tree
 from orchestrator.records.store import Store, StoreError
@@ -95,14 +94,14 @@ def test_a_second_driver_is_refused_with_the_first_one_s_pid_and_host(anywhere: 
     elsewhere(anywhere)
     with pytest.raises(SweepError, match=r"another driver .* pid 4711 on node-7, since 2026.* goes on in"):
         holding(anywhere).__enter__()
-    assert "pid 4711 on node-7" in str(status.driver_of(anywhere))
+    assert "pid 4711 on node-7" in str(processes.driver_of(anywhere))
 
 
 def test_a_lease_that_was_let_go_of_or_whose_process_is_gone_is_free(anywhere: Store) -> None:
     for _ in range(2):
         with holding(anywhere):
-            assert status.driver_of(anywhere).alive  # type: ignore[union-attr]
-        assert not status.driver_of(anywhere).alive  # type: ignore[union-attr]
+            assert processes.driver_of(anywhere).alive  # type: ignore[union-attr]
+        assert not processes.driver_of(anywhere).alive  # type: ignore[union-attr]
     # the process of this machine that held it was killed
     assert elsewhere(anywhere, 3, host=os.uname().nodename, kernel=lease._kernel(), pid=2**22 + 1).is_gone
     with holding(anywhere):

@@ -12,7 +12,7 @@ from rich.console import Console
 from cpcnn_core.config import PROTOCOL, TrialConfig
 from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.starter import export_starter
-from orchestrator import status, trial
+from orchestrator import trial
 from orchestrator.objectives.objective import Objective
 from orchestrator.records.mixtures import MixtureError, check
 from orchestrator.records.recording import Place, Recording
@@ -21,6 +21,7 @@ from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.search.space import SearchSpace, read
 from orchestrator.tune import driver
 from orchestrator.tune.plan import Plan
+from orchestrator.views import overview
 from orchestrator.views.progress import Progress
 from search_spaces import ints
 from tests.end_to_end.test_commands import call_here
@@ -160,7 +161,7 @@ def test_a_driver_sets_a_damaged_table_aside_and_says_whose_rows_are_lost(
     assert "It was moved to" in said
     assert not file.exists()
     shown = Console(width=400)
-    shown.print(status.render(store))
+    shown.print(overview.render(store))
     said = capsys.readouterr().out
     assert "not readable" not in said
     assert f"has no row of {', '.join(sorted([space.default().trial_id, imported.trial_id]))}" in said

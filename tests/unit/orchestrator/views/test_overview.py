@@ -11,12 +11,12 @@ import pytest
 from rich.console import Console
 
 from cpcnn_core.config import TrialConfig
-from orchestrator import status
-from orchestrator.records import recording
+from orchestrator.records import processes, recording
 from orchestrator.records.recording import Place, Recording
 from orchestrator.records.store import Store
 from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.tune.holding import holding
+from orchestrator.views import overview
 from tests.support.fakes import metrics
 
 
@@ -33,7 +33,7 @@ def shown(store: Store) -> str:
     console = Console(width=200, record=True, quiet=True)
     console.quiet = False
     with console.capture() as capture:
-        console.print(status.render(store))
+        console.print(overview.render(store))
     return capture.get()
 
 
@@ -121,8 +121,8 @@ def test_the_rate_is_that_of_the_hours_in_which_trials_ran() -> None:
         return row | {"ended": f"2025-01-0{day}T{hour + 1:02d}:00:00+00:00"}
 
     # two at a time for two hours, then a night, then one more hour
-    assert status.per_hour([ended(1, 20), ended(1, 20), ended(1, 21), ended(1, 21), ended(2, 9), ended(2, 9)]) == 2
-    assert status.per_hour([]) is None
+    assert overview.per_hour([ended(1, 20), ended(1, 20), ended(1, 21), ended(1, 21), ended(2, 9), ended(2, 9)]) == 2
+    assert overview.per_hour([]) is None
 
 
 def test_a_sweep_that_nobody_began_is_shown(store: Store) -> None:
@@ -143,17 +143,17 @@ def test_a_broken_sweep_json_is_named_and_the_rest_is_shown(store: Store) -> Non
 @pytest.mark.parametrize(("host", "pid", "alive"), [("elsewhere", 1, None), (platform.node(), 2**22 + 1, False)])
 def test_a_driver_is_alive_gone_or_out_of_sight(store: Store, host: str, pid: int, alive: bool | None) -> None:
     (store.folder / "driver.json").write_text(json.dumps({"pid": pid, "host": host, "since": "2025"}))
-    driver = status.driver_of(store)
+    driver = processes.driver_of(store)
     assert driver is not None
     assert driver.alive is alive
 
 
 def test_a_number_that_another_process_has_now_is_not_the_driver(store: Store) -> None:
     with holding(store):
-        held = status.driver_of(store)
+        held = processes.driver_of(store)
         assert held is not None
         assert held.alive is True
-    driver = status.driver_of(store)  # this very process is there still
+    driver = processes.driver_of(store)  # this very process is there still
     assert driver is not None
     assert driver.alive is False
     with holding(store):

@@ -1,0 +1,62 @@
+"""Whose processes run a sweep and its trials, and whether they are still there."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psutil
+
+from orchestrator.records import lease
+from orchestrator.records.store import Store
+
+_CLOCKS_DIFFER_SECONDS = 60.0  # at most, that of the kernel and the one that rows go by
+
+
+@dataclass(frozen=True)
+class Driver:
+    """Who runs a sweep, or ran it last."""
+
+    who: str
+    alive: bool | None  # None: it runs, or ran, on another machine, which cannot be asked from here
+
+
+def driver_of(store: Store) -> Driver | None:
+    """Whoever holds the sweep, or held it last; None where nobody did."""
+    found = lease.seen(store.folder, lease.DRIVER)
+    if found is None:
+        return _before_leases(store)
+    if found.is_held:
+        heard = "" if found.holder.is_of_this_machine else f", heard of {found.silent:.0f} s ago"
+        return Driver(f"{found.holder}{heard}", True)
+    return Driver(str(found.holder), False)
+
+
+def _before_leases(store: Store) -> Driver | None:
+    """The same of a sweep on a disk whose last driver was of a release that left another file."""
+    try:
+        held = json.loads((store.folder / "driver.json").read_text())
+        who = f"pid {held['pid']} on {held['host']}, since {held['since']}"
+        return Driver(who, None if held["host"] != platform.node() else psutil.pid_exists(int(held["pid"])))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def is_alive(trial: Mapping[str, Any]) -> bool | None:
+    """Whether the trial's process runs; None where that cannot be told from here."""
+    if trial["pid"] is None or trial["host"] != platform.node():
+        return None
+    try:
+        process = psutil.Process(int(trial["pid"]))
+        begun = datetime.fromisoformat(trial["started"]).timestamp()
+        # One that was started later has the number of one that has ended.
+        is_its = bool(process.create_time() < begun + _CLOCKS_DIFFER_SECONDS)
+        return is_its and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True  # somebody else's

@@ -1,0 +1,125 @@
+"""One trial that is run by hand: without a driver, in this process, which records each epoch and how the trial ends."""
+
+from __future__ import annotations
+
+import bdb
+import logging
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from cpcnn_core.config import TrialConfig
+from orchestrator.objectives.objective import Objective
+from orchestrator.process import signals
+from orchestrator.records.recording import Recording
+from orchestrator.records.states import meaning_of
+from orchestrator.records.store import Store, StoreError
+from orchestrator.training import replaying, trainer
+
+logger = logging.getLogger(__name__)
+
+OnEpoch = Callable[[dict[str, Any]], None]
+
+
+def is_finished(store: Store, config: TrialConfig) -> bool:
+    """Whether all epochs are there. If so, the row that says how the trial ended is written where it is missing."""
+    if store.reported_epochs(config.trial_id) < config.train.epochs:
+        return False
+    attempts = store.attempts_of(config.trial_id)
+    if not attempts or not meaning_of(attempts[-1]["state"]).ended:  # its row was lost, or cut short at the end
+        Recording(store, config, number=None).finish("COMPLETE")
+    return True
+
+
+def train(
+    config: TrialConfig,
+    store: Store,
+    objective: Objective | None,
+    *,
+    on_epoch: OnEpoch,
+    on_progress: trainer.OnProgress,
+    until: int | None = None,
+    threads: Mapping[int, int] | None = None,
+) -> str | None:
+    """Train and record all epochs that are missing, or anew the first `until`. Return what went wrong.
+
+    `on_epoch` gets each epoch's row. `threads` says with how many of torch's an epoch is trained; those that it does
+    not name with as many as before. An interruption, or leaving the debugger, is recorded and raised.
+    """
+    begun: list[Recording] = []  # one, once this process alone trains the trial
+    with trainer.log_to(store.log_file(config.trial_id), redirect=False):
+        try:
+            return _recorded(
+                config,
+                store,
+                objective,
+                begun,
+                on_epoch=on_epoch,
+                on_progress=on_progress,
+                until=until,
+                threads=threads or {},
+            )
+        except (KeyboardInterrupt, bdb.BdbQuit) as error:
+            _interrupt(begun, "the debugger was left" if isinstance(error, bdb.BdbQuit) else signals.why(error))
+            raise
+        except Exception:
+            raise
+        except BaseException as error:  # as a debugger that ends the whole process
+            _interrupt(begun, trainer.describe(error))
+            raise
+
+
+def _recorded(
+    config: TrialConfig,
+    store: Store,
+    objective: Objective | None,
+    begun: list[Recording],
+    *,
+    on_epoch: OnEpoch,
+    on_progress: trainer.OnProgress,
+    until: int | None,
+    threads: Mapping[int, int],
+) -> str | None:
+    """Train, with a recording that is put into `begun` once it begins. Return what went wrong."""
+
+    def begin(own: Store) -> None:
+        if until is not None:
+            replaying.forget(own, config.trial_id)
+        begun.append(Recording(own, config, number=None, place=trainer.place()))
+
+    def prepare(epoch: int) -> None:
+        if epoch in threads:
+            trainer.set_threads(threads[epoch])
+
+    try:
+        prepare(1)
+        epochs = trainer.run(config, store, trainer.train, objective=objective, on_begin=begin, on_progress=on_progress)
+        for metrics in epochs:
+            begun[0].add(metrics, trainer.place())
+            on_epoch(metrics.row())
+            if metrics.epoch == until:
+                break
+            prepare(metrics.epoch + 1)
+        epochs.close()
+    except (trainer.TrialBusyError, bdb.BdbQuit):
+        raise
+    except Exception as error:
+        if not begun:
+            raise
+        logger.exception("the trial failed")
+        traceback.print_exc()
+        with suppress(OSError):  # which is then what went wrong, and said already
+            store.publish_log(config.trial_id)
+        begun[0].finish("FAILED", trainer.describe(error))
+        return trainer.describe(error)
+    whole = begun[0].attempt.epochs >= config.train.epochs
+    begun[0].finish("COMPLETE" if whole else "PRUNED", stopped=None if whole else "as far as the recorded trial went")
+    return None
+
+
+def _interrupt(begun: Sequence[Recording], why: str) -> None:
+    """Write that the trial waits. Raise nothing: what could not be written is found by whoever takes the trial up."""
+    for recording in begun:
+        with suppress(StoreError, OSError):
+            recording.finish("INTERRUPTED", stopped=why)

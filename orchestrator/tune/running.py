@@ -1,0 +1,109 @@
+"""Ray Tune over a sweep's trials: what of the machines each of them gets, and the loop that runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from ray import tune
+
+from orchestrator.machines import cluster
+from orchestrator.machines.resources import ResourcesError, Share
+from orchestrator.records.store import Store
+from orchestrator.search.ledger import Ledger
+from orchestrator.search.study import Suggestion
+from orchestrator.training.stall import Stalls
+from orchestrator.tune import packing, watching
+from orchestrator.tune.plan import Plan, SweepError
+from orchestrator.tune.trainable import (
+    BESIDES,
+    CPUS,
+    FOLDER,
+    GPUS,
+    LOG,
+    NUMBER,
+    OBJECTIVE,
+    PROCESSES,
+    SETTINGS,
+    STALL_SECONDS,
+    TRAINER,
+    TrialProcess,
+)
+from orchestrator.tune.tuning import Halt, LedgerCallback, LedgerStopper, StudySearcher
+
+_LOOK_SECONDS = 10.0  # between two looks at the logs of trials on other machines
+
+
+@dataclass(frozen=True)
+class Placing:
+    """What each trial gets of a machine."""
+
+    share: Share
+    extra: Mapping[str, float]  # further resources that a node must have, as the kind of its GPU
+    watch: watching.Watch | None  # of a cluster that others started
+
+
+def place(plan: Plan, store: Store, available: Mapping[str, float], say: Callable[[str], None]) -> Placing:
+    """Divide what Ray has `available` among the trials. Raise SweepError or ClusterError where none has room."""
+    resources = plan.space.resources
+    if resources.packs and available.get("GPU"):
+        resources, found = packing.measure(plan.space).packed(resources, available)
+        say(found)
+    try:
+        share = resources.share(available, plan.trials)
+    except ResourcesError as error:
+        raise SweepError(str(error)) from None
+    if plan.budget.gpu_hours is not None and not share.gpus:
+        raise SweepError("--gpu-hours: no trial holds a GPU here, so that it would never end; limit it by --hours")
+    extra = cluster.besides(resources.accelerator, resources.memory_gib)
+    share, watch = watching.begin(plan, store, share, extra)
+    return Placing(share, extra, watch)
+
+
+def run(
+    plan: Plan, store: Store, ledger: Ledger, placing: Placing, *, is_stopping: Callable[[], bool], throwaway: str
+) -> None:
+    """Run trials until the ledger has no more, or until `is_stopping`. Tune's own files go to `throwaway`."""
+    stall_seconds = 60 * plan.space.stall_minutes
+    stalls = Stalls(stall_seconds)
+    if store.is_remote:
+        stalls = Stalls(stall_seconds, changed=lambda log: store.log_changed(log.stem), every=_LOOK_SECONDS)
+    callbacks = [LedgerCallback(ledger, is_stopping, stalls), *([placing.watch] if placing.watch else [])]
+    with suppress(Halt):
+        tune.run(
+            TrialProcess,
+            name="sweep",  # of a folder of its own that is thrown away; the sweep's name may mean something to it
+            num_samples=-1,
+            search_alg=StudySearcher(ledger, _configured(plan, store, placing, stall_seconds)),
+            max_concurrent_trials=placing.share.concurrent,
+            stop=LedgerStopper(ledger),
+            callbacks=callbacks,
+            reuse_actors=True,
+            raise_on_failed_trial=False,
+            storage_path=throwaway,
+            verbose=0,
+        )
+
+
+def _configured(
+    plan: Plan, store: Store, placing: Placing, stall_seconds: float
+) -> Callable[[Suggestion], dict[str, Any]]:
+    """What turns a suggestion into what the trial's process is given."""
+    same = {
+        FOLDER: store.folder,
+        STALL_SECONDS: stall_seconds,
+        TRAINER: plan.trainer,
+        OBJECTIVE: plan.space.objective.describe(),
+        CPUS: placing.share.cpus,
+        PROCESSES: plan.space.resources.processes,
+        GPUS: placing.share.gpus,
+        BESIDES: placing.extra,
+    }
+    return lambda suggestion: {
+        **same,
+        NUMBER: suggestion.number,
+        SETTINGS: suggestion.config.flat(),
+        LOG: str(store.log_file(suggestion.config.trial_id)),
+    }
