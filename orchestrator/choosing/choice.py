@@ -10,6 +10,8 @@ import numpy as np
 
 from orchestrator.choosing import candidates, where
 from orchestrator.choosing.candidates import ChoiceError, Epochs
+from orchestrator.choosing.evidence import contenders
+from orchestrator.choosing.evidence import evidence as evidence_of
 from orchestrator.choosing.judge import DEFAULT_RULE, Candidates, Judge, Rule, Verdict
 from orchestrator.choosing.selection import Selection
 from orchestrator.objectives.objective import Direction
@@ -66,7 +68,7 @@ def _choose(epochs: Epochs, rule: Rule) -> Choice:
     objective = epochs.objective
     if not epochs.kept.any():
         raise ChoiceError(f"no epoch with a {objective.metric} has its weights on disk any more; nothing to export")
-    evidence = candidates.evidence(epochs)
+    evidence = evidence_of(epochs)
     among, notes = evidence.epochs, [*epochs.notes, *evidence.notes]
     total = len(np.unique(epochs.trial))
     if evidence.sample is None or not among.kept.any():
@@ -76,7 +78,7 @@ def _choose(epochs: Epochs, rule: Rule) -> Choice:
             notes.append(f"So --rule {rule} has nothing to go by: chosen is the best value")
         row = int(np.where(epochs.kept, epochs.scores, -np.inf).argmax())
         notes += _not_kept(epochs, row)
-        shown = np.arange(len(candidates.contenders(epochs)))  # they come first
+        shown = np.arange(len(contenders(epochs)))  # they come first
         if row not in shown:
             shown = np.append(shown, row)
         return Choice(epochs.take(shown), "max", int(np.flatnonzero(shown == row)[0]), None, tuple(notes), total)

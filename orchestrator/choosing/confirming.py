@@ -20,6 +20,7 @@ from scipy import stats
 from cpcnn_core.config import Scalar, TrialConfig
 from orchestrator.choosing import candidates
 from orchestrator.choosing.candidates import ChoiceError, Epochs
+from orchestrator.choosing.evidence import evidence as evidence_of
 from orchestrator.choosing.judge import LEVEL, REDRAWS, probability_of_best
 from orchestrator.objectives.objective import SCORE, Direction, Objective
 from orchestrator.records.kinds import CONFIRMATION
@@ -223,7 +224,7 @@ def decide(store: Store, question: Question) -> Decision:
 
 def _decide(store: Store, question: Question, rows: Mapping[str, Mapping[str, Any]], epochs: Epochs) -> Decision:
     row_of = {str(epochs.trials[trial][1]["trial_id"]): row for row, trial in enumerate(epochs.trial)}
-    evidence = candidates.evidence(epochs)
+    evidence = evidence_of(epochs)
     notes = list(evidence.notes)
     errors = np.zeros((REDRAWS, len(epochs)))
     judged = len(evidence.epochs) == len(epochs) and evidence.sample is not None
