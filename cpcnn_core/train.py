@@ -8,7 +8,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -73,7 +73,7 @@ def fit(
     on_progress: OnProgress | None = None,
     score: Callable[[EpochMetrics], tuple[float | None, str | None]] | None = None,
     save_every_seconds: float = 600.0,
-) -> Iterator[EpochMetrics]:
+) -> Generator[EpochMetrics]:
     """Train the trial that `config` describes, with its checkpoints in `folder`; yield one EpochMetrics per epoch.
 
     Where `folder` holds a training state, go on from it: on a CPU the result is the same, bit for bit, as without the
@@ -155,11 +155,9 @@ class Run:
         self.dataset = dataset
         self.accelerator = accelerator
         # Of several processes on a CPU, Accelerate numbers the device, as no tensor's is.
-        device = torch.device("cpu") if accelerator.device.type == "cpu" else accelerator.device
-        self.device = device
+        self.device = device = torch.device("cpu") if accelerator.device.type == "cpu" else accelerator.device
         check_float32(device)
-        if device.type == "cpu" and "bf16" in (config.train.precision, config.eval.precision) and not has_bf16_units():
-            logger.warning("precision bf16: this CPU has no units for it, so that it is many times slower than fp32")
+        _warn_of_slow_bf16(config, device)
         self.checkpoints = CheckpointFolder(folder, config)
         self.log_prior = evaluate.log_prior(config.eval.prior, dataset.train.labels, dataset.nr_classes)
         # Whole splits stay on the device: a batch is a gather, not a transfer.
@@ -190,15 +188,20 @@ class Run:
         self.ema = Average(self.model, config.train.ema_decay) if config.train.ema_decay is not None else None
         if state is not None:
             self._load_state_dict(state)
-        objective: nn.Module = Objective(
-            self.model,
-            self.log_prior.float().to(device),  # not every device has float64
-            class_weight=config.train.class_loss_weight,
-            class_temperature=config.train.class_temperature,
-            bf16=config.train.precision == "bf16",
-        )
+        objective = self._objective()
         self.replicated: nn.Module = accelerator.prepare(objective) if self.world > 1 else objective
         self.objective = torch.compile(self.replicated, dynamic=False) if config.train.compile else self.replicated
+
+    def _objective(self) -> nn.Module:
+        """The network and its loss as one module."""
+        train = self.config.train
+        return Objective(
+            self.model,
+            self.log_prior.float().to(self.device),  # not every device has float64
+            class_weight=train.class_loss_weight,
+            class_temperature=train.class_temperature,
+            bf16=train.precision == "bf16",
+        )
 
     @whole_float32()
     def train_epoch(
@@ -210,30 +213,9 @@ class Run:
         save_every_seconds: float,
     ) -> EpochMetrics:
         """Train the rest of the epoch in progress, evaluate, commit the checkpoint."""
-        started = saved = time.perf_counter()
-        N, batch_size = len(self.labels), self.config.train.batch_size
-        order = self._order().to(self.device)  # once: a copy per step would wait for the step before
-        compile_seconds, images_before = 0.0, self.position * batch_size
-        unchecked: list[Tensor] = []
-        while self.position < self.steps_per_epoch:
-            step_started = time.perf_counter()
-            unchecked.append(self.optimize(order[self.position * batch_size : (self.position + 1) * batch_size]))
-            self.position += 1
-            self.step += 1
-            done = min(self.position * batch_size, N)
-            if not self.compiled:
-                self.wait()
-                compile_seconds, self.compiled = time.perf_counter() - step_started, True
-            if self.device.type == "cpu" or len(unchecked) == GPU_CHECK_EVERY or done == N:
-                self._check_finite(unchecked)
-                unchecked = []
-            on_progress("trained", done, N)
-            # Replicas hold partial sums and would have to agree on when; they are committed between epochs only.
-            due = self.world == 1 and time.perf_counter() - saved > save_every_seconds
-            if due and done < N and not unchecked:
-                saved = time.perf_counter()
-                self.checkpoints.save_state(self._state_dict(), epoch=self.epoch, step=self.step)
-        self.wait()
+        started = time.perf_counter()
+        N, images_before = len(self.labels), self.position * self.config.train.batch_size
+        compile_seconds = self._train_steps(on_progress, save_every_seconds)
         train_seconds = time.perf_counter() - started
         sums = Sums(*(self.accelerator.reduce(total, "sum") for total in self.sums)) if self.world > 1 else self.sums
 
@@ -271,6 +253,34 @@ class Run:
             extra=extra,
         )
         return self._commit(metrics)
+
+    def _train_steps(self, on_progress: OnProgress, save_every_seconds: float) -> float:
+        """Take the steps that the epoch in progress still needs, and wait for them; the seconds that compiling took."""
+        N, batch_size = len(self.labels), self.config.train.batch_size
+        saved = time.perf_counter()
+        order = self._order().to(self.device)  # once: a copy per step would wait for the step before
+        compile_seconds = 0.0
+        unchecked: list[Tensor] = []
+        while self.position < self.steps_per_epoch:
+            step_started = time.perf_counter()
+            unchecked.append(self.optimize(order[self.position * batch_size : (self.position + 1) * batch_size]))
+            self.position += 1
+            self.step += 1
+            done = min(self.position * batch_size, N)
+            if not self.compiled:
+                self.wait()
+                compile_seconds, self.compiled = time.perf_counter() - step_started, True
+            if self.device.type == "cpu" or len(unchecked) == GPU_CHECK_EVERY or done == N:
+                self._check_finite(unchecked)
+                unchecked = []
+            on_progress("trained", done, N)
+            # Replicas hold partial sums and would have to agree on when; they are committed between epochs only.
+            due = self.world == 1 and time.perf_counter() - saved > save_every_seconds
+            if due and done < N and not unchecked:
+                saved = time.perf_counter()
+                self.checkpoints.save_state(self._state_dict(), epoch=self.epoch, step=self.step)
+        self.wait()
+        return compile_seconds
 
     # --- one step ---
 
@@ -507,6 +517,11 @@ def _padded(batch: Batch, surplus: int) -> Batch:
         torch.cat([batch.weights, batch.weights.new_zeros(surplus)]),
         masks,
     )
+
+
+def _warn_of_slow_bf16(config: TrialConfig, device: torch.device) -> None:
+    if device.type == "cpu" and "bf16" in (config.train.precision, config.eval.precision) and not has_bf16_units():
+        logger.warning("precision bf16: this CPU has no units for it, so that it is many times slower than fp32")
 
 
 def has_bf16_units() -> bool:

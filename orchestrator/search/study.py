@@ -367,20 +367,9 @@ class Study:
             elif _DUPLICATE in frozen.user_attrs or _INVALID in frozen.user_attrs:
                 continue
             elif frozen.state.is_finished() and "trial_id" in frozen.user_attrs:
-                trial_id = frozen.user_attrs["trial_id"]
-                if trial_id not in rows and _EARLIER not in frozen.user_attrs:
+                self._recall(frozen, rows)
+                if frozen.user_attrs["trial_id"] not in rows and _EARLIER not in frozen.user_attrs:
                     lost.append(frozen)
-                reached = None
-                if frozen.state == TrialState.COMPLETE:
-                    reached = Worth(tuple(frozen.values), frozen.constraints)
-                elif trial_id in rows and _EARLIER not in frozen.user_attrs:  # PRUNED or failed, without values there
-                    reached = rows[trial_id].worth
-                if _EARLIER in frozen.user_attrs:
-                    if reached is not None:
-                        self._earlier[trial_id] = reached
-                else:
-                    self._known.add(trial_id)
-                    self._ends[trial_id] = reached
         for frozen in running:
             self._adopt(frozen, rows)
         for trial_id, row in rows.items():
@@ -394,6 +383,20 @@ class Study:
                 self._adopted += filter(None, [self.reopen(row.config)])
         for frozen in lost:
             self._run_again(frozen)
+
+    def _recall(self, frozen: FrozenTrial, rows: Mapping[str, Recorded]) -> None:
+        """Know a trial that the study calls finished, of this sweep or of an earlier one, with what it reached."""
+        trial_id, earlier = frozen.user_attrs["trial_id"], _EARLIER in frozen.user_attrs
+        reached = None
+        if frozen.state == TrialState.COMPLETE:
+            reached = Worth(tuple(frozen.values), frozen.constraints)
+        elif trial_id in rows and not earlier:  # PRUNED or failed, without values there
+            reached = rows[trial_id].worth
+        if not earlier:
+            self._known.add(trial_id)
+            self._ends[trial_id] = reached
+        elif reached is not None:
+            self._earlier[trial_id] = reached
 
     def _run_again(self, frozen: FrozenTrial) -> None:
         """Let a trial run again of which only the study knows."""
