@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import time
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 import typer
@@ -69,7 +69,7 @@ def differences(name: str, device: torch.device, precision: str, images: int) ->
     _, on_cpu = step(objective(torch.device("cpu"), bf16=False), batch)
     value, eager = step(objective(device, bf16=bf16), there)
     torch.compiler.reset()
-    compiled = torch.compile(objective(device, bf16=bf16), dynamic=False)
+    compiled = cast("torch.nn.Module", torch.compile(objective(device, bf16=bf16), dynamic=False))
     started = time.perf_counter()
     compiled_value, found = step(compiled, there)
     seconds = time.perf_counter() - started

@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from pytorch_fid.fid_score import calculate_frechet_distance  # type: ignore[import-untyped]
+from pytorch_fid.fid_score import calculate_frechet_distance
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -71,7 +71,8 @@ def frechet(width: int) -> Frechet:
     mixing = torch.randn(width, width, generator=generator, dtype=torch.float64) / width**0.5
 
     def features(count: int, shift: float) -> Tensor:
-        return torch.randn(count, width, generator=generator, dtype=torch.float64) @ mixing + shift
+        drawn: Tensor = torch.randn(count, width, generator=generator, dtype=torch.float64) @ mixing + shift
+        return drawn
 
     made, real = features(IMAGES, 0.1), features(REFERENCE, 0.0)
 

@@ -60,7 +60,9 @@ def alone(tmp_path_factory: pytest.TempPathFactory, space: Path) -> list[dict[st
 def start(module: str, space: Path, results: Path, variables: Mapping[str, str]) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", module, str(space), "--results", str(results), "--name", "here"]
     clean = environment.without_launchers(os.environ) | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=clean | variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, env={**clean, **variables}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def epochs(results: Path) -> list[dict[str, Any]]:

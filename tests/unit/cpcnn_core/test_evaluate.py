@@ -206,7 +206,7 @@ def test_the_same_close_calls_are_settled_however_many_processes_there_are(monke
 
         def run(rank: int, rows: list[Tensor] = rows, barrier: threading.Barrier = barrier) -> Tensor:
             accelerator = OneOfSeveral(rank, rows, barrier)
-            return log_likelihoods(model, pixels, UNIFORM, batch_size=7, bf16=True, accelerator=accelerator)  # type: ignore[arg-type]
+            return log_likelihoods(model, pixels, UNIFORM, batch_size=7, bf16=True, accelerator=accelerator)
 
         with ThreadPoolExecutor(world) as pool:
             for table in pool.map(run, range(world)):

@@ -21,7 +21,7 @@ from orchestrator import trial
 from orchestrator.process import signals
 from orchestrator.records.recording import KILLED, Recording
 from orchestrator.records.states import ENDED, MEANINGS, State
-from orchestrator.records.store import Store
+from orchestrator.records.store import Store, StoreError
 from orchestrator.search import space
 from orchestrator.training import trainer
 from tests.support import fakes
@@ -64,7 +64,7 @@ def test_a_signal_ends_a_trial_as_ctrl_c_does(
     def train(config: TrialConfig, store: Store, **settings: Any) -> Iterator[EpochMetrics]:
         for metrics in fakes.train(config, store, **settings):
             if metrics.epoch == 2:
-                with suppress(KeyboardInterrupt if swallowed else ()):  # as an exception in a __del__ is
+                with suppress(*([KeyboardInterrupt] if swallowed else [])):  # as an exception in a __del__ is
                     signal.raise_signal(number)
                 settings["on_progress"]("trained", 1, 2)
             yield metrics
@@ -163,7 +163,7 @@ def test_a_place_that_cannot_be_written_to_is_said_though_the_interruption_is_no
     finish = Recording.finish
 
     def full(self: Recording, *_: object, **__: object) -> None:
-        raise trial.StoreError("no space left")
+        raise StoreError("no space left")
 
     monkeypatch.setattr(Recording, "finish", full)
     assert run(store, monkeypatch, KeyboardInterrupt())[0] == 130

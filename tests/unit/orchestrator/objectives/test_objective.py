@@ -28,7 +28,7 @@ FRONT = Objective.of(pareto("val_acc", "fid"))
 EVERY = [Objective.of("val_bpd"), GRADING, WITHIN, FRONT]
 
 
-def row(epoch: int = 1, **values: float | None) -> dict[str, Any]:
+def row(epoch: int = 1, /, **values: float | None) -> dict[str, Any]:
     return {"epoch": epoch, **values}
 
 

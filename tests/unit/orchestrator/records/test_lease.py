@@ -50,7 +50,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return seconds
 
 
-def elsewhere(store: Store, number: int = 1, **changes: object) -> Holder:
+def elsewhere(store: Store, number: int = 1, **changes: Any) -> Holder:
     """A driver on another machine takes the lease."""
     held = replace(Holder(4711, "node-7", "2026-01-01T00:00:00+00:00", "another kernel", "work"), **changes)
     (store.folder / f"{lease.DRIVER}-{number:06d}.json").write_bytes(json.dumps(asdict(held)).encode())

@@ -12,7 +12,7 @@ from orchestrator.machines.resources import Resources
 from orchestrator.objectives.objective import Objective
 from orchestrator.search.scheduling import Schedule
 from orchestrator.search.space import SearchSpace, SpaceError, at_random, parse_settings, read
-from search_spaces import Choice, choice, floats, ints
+from search_spaces import Choice, Distribution, choice, floats, ints
 
 HEAD = "from search_spaces import choice, floats, ints\n"
 SPACES = sorted(path for path in Path("search_spaces").glob("*.py") if path.name != "__init__.py")
@@ -261,8 +261,8 @@ def test_every_space_that_ships_is_sound_and_says_what_it_asks(path: Path) -> No
     [
         lambda: choice(),
         lambda: choice("a", "a"),
-        lambda: choice({"a": 3}),  # type: ignore[dict-item]
-        lambda: choice([1], 2),  # type: ignore[arg-type]
+        lambda: choice({"a": 3}),
+        lambda: choice([1], 2),
         lambda: ints(1.5, 3),  # type: ignore[arg-type]
         lambda: ints(1, 10, step=4),
         lambda: ints(0, 4, log=True),
@@ -277,7 +277,11 @@ def test_the_vocabulary_refuses_what_means_nothing(call: object) -> None:
 
 
 def test_whole_numbers_for_a_field_of_floats_are_recognised_again() -> None:
-    fields = {"train.warmup_epochs": choice(0, 1), "model.dropout": choice(0, 0.1), "train.epochs": ints(2, 3)}
+    fields: dict[str, Distribution] = {
+        "train.warmup_epochs": choice(0, 1),
+        "model.dropout": choice(0, 0.1),
+        "train.epochs": ints(2, 3),
+    }
     asked = SearchSpace("a test", "", fields, {}, 4, Objective("val_acc", "max"))
     for config in asked.all():
         params = asked.params_of(config)
