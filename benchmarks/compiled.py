@@ -21,7 +21,7 @@ from torch import Tensor
 from cpcnn_core import fusion
 from cpcnn_core.checkpoint import build_model
 from cpcnn_core.config import TrialConfig
-from cpcnn_core.objective import Objective
+from cpcnn_core.loss import Loss
 from cpcnn_core.precision import whole_float32
 
 SHAPE = (3, 32, 32)
@@ -62,7 +62,7 @@ def differences(name: str, device: torch.device, precision: str, images: int) ->
     prior = torch.full((CLASSES,), 1 / CLASSES).log()
 
     def objective(place: torch.device, *, bf16: bool) -> torch.nn.Module:
-        return Objective(copy.deepcopy(network), prior, bf16=bf16).to(place)
+        return Loss(copy.deepcopy(network), prior, bf16=bf16).to(place)
 
     there = tuple(part.to(device) for part in batch)
     bf16 = precision == "bf16"

@@ -109,9 +109,9 @@ def share() -> Share:
         evaluated = 32
         looking, _ = timed(lambda: class_log_likelihoods(run.model, data.validation.images[:evaluated], batch_size=128))
         drawing, drawn = timed(lambda: quality.draw(run.model, IMAGES // 4, seed=0))
-        assert run.yardstick is not None
-        yardstick = run.yardstick
-        measuring, _ = timed(lambda: yardstick.measure(drawn, seed=0))
+        assert run.evaluator is not None
+        evaluator = run.evaluator
+        measuring, _ = timed(lambda: evaluator.measure(drawn, seed=0))
     return Share(
         training=fastest(steps).cpu * TRAIN_IMAGES / batch,
         evaluation=looking.cpu * EVALUATED / evaluated,

@@ -24,10 +24,10 @@ from cpcnn_core.errors import LikelihoodError
 from cpcnn_core.evaluate import Evaluation
 from cpcnn_core.fid import FidError
 from cpcnn_core.initialise import data_dependent_init
+from cpcnn_core.loss import Loss
 from cpcnn_core.memory import is_out_of_memory, release_memory
 from cpcnn_core.metrics import EpochMetrics
 from cpcnn_core.model import ConditionalPixelCNN
-from cpcnn_core.objective import Objective
 from cpcnn_core.optim import Average, build_optimizer, build_scheduler
 from cpcnn_core.precision import check_float32, whole_float32
 from cpcnn_core.quality import Drawn
@@ -52,7 +52,7 @@ class TrainingError(RuntimeError):
 class Sums(NamedTuple):
     """Sums over the images of an epoch so far, on the device."""
 
-    objective: Tensor
+    objective: Tensor  # the loss; a training state on disk has it under this name
     bpd: Tensor
     grad_norm: Tensor  # the largest, not a sum
 
@@ -168,7 +168,7 @@ class Run:
         self.world = accelerator.num_processes
 
         measures = config.eval.fid_every > 0 and accelerator.is_main_process
-        self.yardstick = quality.yardstick(config, dataset, device) if measures else None
+        self.evaluator = quality.evaluator(config, dataset, device) if measures else None
 
         self.epoch = 0  # finished ones
         self.position = 0  # optimizer steps done of the epoch in progress
@@ -188,14 +188,14 @@ class Run:
         self.ema = Average(self.model, config.train.ema_decay) if config.train.ema_decay is not None else None
         if state is not None:
             self._load_state_dict(state)
-        objective = self._objective()
-        self.replicated: nn.Module = accelerator.prepare(objective) if self.world > 1 else objective
-        self.objective = torch.compile(self.replicated, dynamic=False) if config.train.compile else self.replicated
+        loss = self._loss()
+        self.replicated: nn.Module = accelerator.prepare(loss) if self.world > 1 else loss
+        self.loss = torch.compile(self.replicated, dynamic=False) if config.train.compile else self.replicated
 
-    def _objective(self) -> nn.Module:
+    def _loss(self) -> nn.Module:
         """The network and its loss as one module."""
         train = self.config.train
-        return Objective(
+        return Loss(
             self.model,
             self.log_prior.float().to(self.device),  # not every device has float64
             class_weight=train.class_loss_weight,
@@ -294,7 +294,7 @@ class Run:
         batch = self._batch(chosen)
         while True:
             try:
-                objective, bpd = self._accumulate(batch, len(chosen))
+                loss, bpd = self._accumulate(batch, len(chosen))
                 break
             except RuntimeError as error:
                 # Replicas would have to agree on the new size; a trial of several processes fails instead.
@@ -311,25 +311,25 @@ class Run:
         self.scheduler.step()
         if self.ema is not None:
             self.ema.update_parameters(self.model)
-        self.sums = Sums(self.sums.objective + objective, self.sums.bpd + bpd, torch.maximum(self.sums.grad_norm, norm))
+        self.sums = Sums(self.sums.objective + loss, self.sums.bpd + bpd, torch.maximum(self.sums.grad_norm, norm))
         # An infinite loss may have a finite gradient. Times zero it is NaN, and a finite one changes nothing; looking
         # at it here would wait for the device.
-        return norm + 0.0 * (objective + bpd)
+        return norm + 0.0 * (loss + bpd)
 
     def _accumulate(self, batch: Batch, images: int) -> tuple[Tensor, Tensor]:
-        """Add up the gradient of the mean objective over the global batch, in micro-batches of this process's share."""
+        """Add up the gradient of the mean loss over the global batch, in micro-batches of this process's share."""
         share = len(batch.labels) // self.world
         begin, end = self.accelerator.process_index * share, (self.accelerator.process_index + 1) * share
-        objective, bpd = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        loss, bpd = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         for start in range(begin, end, self.micro_batch):
             stop = min(start + self.micro_batch, end)
             wait = self.world > 1 and stop < end  # replicas exchange gradients once, with the last micro-batch
             with self.accelerator.no_sync(self.replicated) if wait else contextlib.nullcontext():
-                total, objective_sum, bpd_sum = self.objective(*batch.part(start, stop))
+                total, loss_sum, bpd_sum = self.loss(*batch.part(start, stop))
                 self.accelerator.backward(total * (self.world / images))  # replicas are averaged: make it a sum again
-            objective += objective_sum
+            loss += loss_sum
             bpd += bpd_sum
-        return objective, bpd
+        return loss, bpd
 
     def _batch(self, chosen: Tensor) -> Batch:
         """Gather and augment a global batch, drawing the randomness of all of it in every process alike."""
@@ -419,10 +419,10 @@ class Run:
         )
         fields: dict[str, Any] = {}
         of_classes: dict[str, float] = {}
-        if self.yardstick is not None:
+        if self.evaluator is not None:
             # The epoch was trained and evaluated; what fails from here on must not cost it.
             try:
-                scores = self.yardstick.measure(drawn, seed=seed)
+                scores = self.evaluator.measure(drawn, seed=seed)
                 fields, of_classes = quality.metrics(scores, self.dataset.class_names)
             except (FidError, RuntimeError) as error:  # the latter: out of memory, or no convergence
                 logger.exception("the images of epoch %d were not measured", self.epoch)

@@ -250,9 +250,9 @@ def test_training_on_from_old_trials_is_refused_naming_both_protocols(old: Store
     assert replayed.exit_code == 2
     assert "recorded under protocol 1" in replayed.output
     space = driver._with_one_data_set(plan_of(old, tmp_path), Store(tmp_path / "new")).space
-    [harvest] = warm_start.gather(space, [old])
-    assert not harvest.used
-    assert "2 because it was recorded under protocol 1, not 2" in harvest.summary(0)
+    [source] = warm_start.gather(space, [old])
+    assert not source.used
+    assert "2 because it was recorded under protocol 1, not 2" in source.summary(0)
 
 
 def test_sweep_json_of_a_new_sweep_names_protocol_and_digest(space: Path, cats: Path, tmp_path: Path) -> None:

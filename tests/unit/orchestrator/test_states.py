@@ -275,16 +275,16 @@ def test_a_replay_goes_as_far_as_the_trial_went_in_whatever_state_it_is(store: S
 
 def test_a_warm_start_uses_what_was_measured_unless_it_failed_or_is_still_being_measured(store: Store) -> None:
     space = dataclasses.replace(SPACE, settings={**SPACE.settings, "seed": 7})
-    [harvest] = warm_start.gather(space, [store])
-    assert {recorded.state for _, recorded in harvest.used} == set(STATES) - FAILED - RUNS
-    assert set(harvest.refused) == {"it failed", "it has not ended"}
+    [source] = warm_start.gather(space, [store])
+    assert {recorded.state for _, recorded in source.used} == set(STATES) - FAILED - RUNS
+    assert set(source.refused) == {"it failed", "it has not ended"}
     new = Store(store.folder.parent / "new")
     new.create()
     study = Study(space, new, seed=0, trials=7)
-    study.learn(harvest.used)
+    study.learn(source.used)
     told: dict[str, str] = {ID[trial.user_attrs["trial_id"]]: trial.state.name for trial in study._study.trials}
     study.close()
-    assert told == {recorded.state: "PRUNED" for _, recorded in harvest.used} | {"COMPLETE": "COMPLETE"}
+    assert told == {recorded.state: "PRUNED" for _, recorded in source.used} | {"COMPLETE": "COMPLETE"}
 
 
 def driven(store: Store, schedule: str = "asha", trials: int = 7) -> tuple[Study, Ledger]:
