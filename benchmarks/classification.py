@@ -26,6 +26,7 @@ import os
 import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -110,9 +111,7 @@ def measure(settings: dict[str, object], images: int, turns: int, precisions: It
     for _ in range(turns):
         for precision, took_so_far in ours.items():
             bf16 = precision == "bf16"
-            took, mine[precision] = timed(
-                lambda bf16=bf16: log_likelihoods(model, pixels, prior, batch_size=BATCH, bf16=bf16)
-            )
+            took, mine[precision] = timed(partial(log_likelihoods, model, pixels, prior, batch_size=BATCH, bf16=bf16))
             took_so_far.append(took)
         plains_small.append(timed(lambda: theirs_of_all(SMALL))[0])
         took, theirs = timed(lambda: theirs_of_all(BATCH))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import time
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 import typer
@@ -21,7 +21,7 @@ from torch import Tensor
 from cpcnn_core import fusion
 from cpcnn_core.checkpoint import build_model
 from cpcnn_core.config import TrialConfig
-from cpcnn_core.objective import Objective
+from cpcnn_core.loss import Loss
 from cpcnn_core.precision import whole_float32
 
 SHAPE = (3, 32, 32)
@@ -62,14 +62,14 @@ def differences(name: str, device: torch.device, precision: str, images: int) ->
     prior = torch.full((CLASSES,), 1 / CLASSES).log()
 
     def objective(place: torch.device, *, bf16: bool) -> torch.nn.Module:
-        return Objective(copy.deepcopy(network), prior, bf16=bf16).to(place)
+        return Loss(copy.deepcopy(network), prior, bf16=bf16).to(place)
 
     there = tuple(part.to(device) for part in batch)
     bf16 = precision == "bf16"
     _, on_cpu = step(objective(torch.device("cpu"), bf16=False), batch)
     value, eager = step(objective(device, bf16=bf16), there)
     torch.compiler.reset()
-    compiled = torch.compile(objective(device, bf16=bf16), dynamic=False)
+    compiled = cast("torch.nn.Module", torch.compile(objective(device, bf16=bf16), dynamic=False))
     started = time.perf_counter()
     compiled_value, found = step(compiled, there)
     seconds = time.perf_counter() - started

@@ -97,6 +97,7 @@ def main(
     table = Table("epoch", "CPU s", "train bpd", "val bpd", "val acc", title="cpen455, 1/40/5")
     points: list[Point] = []
     for metrics in fit(config, dataset, work / config.trial_id):
+        assert metrics.train_bpd is not None
         point = Point(metrics.epoch, time.process_time(), metrics.train_bpd, metrics.val_bpd, metrics.val_acc)
         points.append(point)
         console.print(point)

@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from pytorch_fid.fid_score import calculate_frechet_distance  # type: ignore[import-untyped]
+from pytorch_fid.fid_score import calculate_frechet_distance
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -71,7 +71,8 @@ def frechet(width: int) -> Frechet:
     mixing = torch.randn(width, width, generator=generator, dtype=torch.float64) / width**0.5
 
     def features(count: int, shift: float) -> Tensor:
-        return torch.randn(count, width, generator=generator, dtype=torch.float64) @ mixing + shift
+        drawn: Tensor = torch.randn(count, width, generator=generator, dtype=torch.float64) @ mixing + shift
+        return drawn
 
     made, real = features(IMAGES, 0.1), features(REFERENCE, 0.0)
 
@@ -108,9 +109,9 @@ def share() -> Share:
         evaluated = 32
         looking, _ = timed(lambda: class_log_likelihoods(run.model, data.validation.images[:evaluated], batch_size=128))
         drawing, drawn = timed(lambda: quality.draw(run.model, IMAGES // 4, seed=0))
-        assert run.yardstick is not None
-        yardstick = run.yardstick
-        measuring, _ = timed(lambda: yardstick.measure(drawn, seed=0))
+        assert run.evaluator is not None
+        evaluator = run.evaluator
+        measuring, _ = timed(lambda: evaluator.measure(drawn, seed=0))
     return Share(
         training=fastest(steps).cpu * TRAIN_IMAGES / batch,
         evaluation=looking.cpu * EVALUATED / evaluated,

@@ -35,6 +35,7 @@ from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator.machines.resources import Resources
 from orchestrator.objectives.objective import Objective
+from orchestrator.records.location import Folder
 from orchestrator.records.provenance import cores
 from orchestrator.records.recording import Place
 from orchestrator.records.store import Store
@@ -98,12 +99,13 @@ def measured(config: TrialConfig, epoch: int) -> EpochMetrics:
     return EpochMetrics.from_record(known | {"val_acc": value, "val_bpd": 1 - value})
 
 
-def _note(folder: Path) -> None:
+def _note(folder: Folder) -> None:
+    assert isinstance(folder, Path)
     with (folder / "times.txt").open("a") as stream:
         stream.write(f"{time.time()}\n")
 
 
-def gaps(folder: Path) -> list[float]:
+def gaps(folder: Folder) -> list[float]:
     """Seconds from the end of each trial to the next one's first step, the first pair apart: its process was cold."""
     times = [float(line) for line in (folder / "times.txt").read_text().split()]
     starts, ends = times[::2], times[1::2]

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import typer
 
 from cpcnn_core.config import TrialConfig
@@ -59,11 +59,10 @@ def write(store: Store, trials: int, epochs: int) -> None:
     pq.write_table(table(ATTEMPT_COLUMNS | config_columns(), trials, attempts), store.trials_folder / COMPACTED)
     epoch = np.tile(np.arange(1, epochs + 1), trials)
     names = np.repeat(ids, epochs)
-    kept = np.where(
-        epoch >= epochs - 2,
-        [f"checkpoints/{name}/weights-{at:04d}.safetensors" for name, at in zip(names, epoch, strict=True)],
-        None,
-    )
+    kept = [
+        f"checkpoints/{name}/weights-{at:04d}.safetensors" if at >= epochs - 2 else None
+        for name, at in zip(names, epoch, strict=True)
+    ]
     measured = {name: rng.random(N) for name, kind in EPOCH_COLUMNS.items() if kind == pa.float64()}
     values = measured | {
         "trial_id": names, "attempt": 1, "epoch": epoch, "checkpoint": kept, "fid_extractor": "classifier-00000000",

@@ -61,7 +61,7 @@ def extractor(name: str, train: Split, *, weights: Path | None = None, device: t
     """Build one of EXTRACTORS. Raise FidError where Inception's weights cannot be had.
 
     `train` is what the classifier learns from: give the whole training split, whatever fraction of it the model sees,
-    or two trials measure with two rulers. `weights` is a file in pytorch-fid's format, for a machine without network.
+    or two trials are not measured alike. `weights` is a file in pytorch-fid's format, for a machine without network.
     """
     device = torch.device(device)
     name = resolve(name, weights)

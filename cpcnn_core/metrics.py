@@ -61,7 +61,7 @@ class EpochMetrics:
     epoch: int  # 1-based: the number of epochs trained so far
     step: int  # optimizer steps so far
     lr: float | None  # learning rate of the epoch's last step; None for imported weights, as are the next two
-    train_loss: float | None  # mean of the training objective over the epoch
+    train_loss: float | None  # mean of the loss over the epoch
     train_bpd: float | None  # mean bpd over the epoch, as trained: dropout on, weights moving
     train_acc: float | None  # on a fixed subset of the training images, no dropout
     val_bpd: float  # under the true class

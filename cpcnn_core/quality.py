@@ -86,7 +86,7 @@ def draw(
 
 
 @dataclass(frozen=True, eq=False)
-class Yardstick:
+class Evaluator:
     """What drawn images are measured against, and by whose features."""
 
     extract: Extractor
@@ -99,14 +99,14 @@ class Yardstick:
         return fid.score(drawn.images, drawn.labels, self.extract, self.reference, extrapolate_with=generator)
 
 
-def yardstick(config: TrialConfig, dataset: Dataset, device: torch.device | str = "cpu") -> Yardstick:
-    """The yardstick that `config.eval` asks for.
+def evaluator(config: TrialConfig, dataset: Dataset, device: torch.device | str = "cpu") -> Evaluator:
+    """The evaluator that `config.eval` asks for.
 
     Raise ConfigError where Inception's weights cannot be had or too few images are drawn to extrapolate, DataError
     where the data set has no such reference.
     """
     asked = config.eval
-    # The classifier learns from every training image, whatever fraction of them the model sees: one ruler for all.
+    # The classifier learns from every training image, whatever fraction of them the model sees: all are measured alike.
     whole = dataset
     if config.data.train_fraction < 1:
         whole = data.load(config.data.model_copy(update={"train_fraction": 1.0}))
@@ -122,7 +122,7 @@ def yardstick(config: TrialConfig, dataset: Dataset, device: torch.device | str 
             )
         if asked.fid_reference == "test_files":
             files = data.files(config.data, whole.test)
-            return Yardstick(
+            return Evaluator(
                 extract,
                 fid.reference_of_files(extract, files, f"{dataset.name}/test_files", whole.test.labels),
                 asked.fid_extrapolate,
@@ -131,7 +131,10 @@ def yardstick(config: TrialConfig, dataset: Dataset, device: torch.device | str 
         reference = fid.reference(extract, split, f"{dataset.name}/{asked.fid_reference}")
     except FidError as error:
         raise ConfigError(f"eval.fid_extractor={asked.fid_extractor}: {error}") from None
-    return Yardstick(extract, reference, asked.fid_extrapolate)
+    return Evaluator(extract, reference, asked.fid_extrapolate)
+
+
+yardstick = evaluator  # its earlier name
 
 
 def metrics(scores: Scores, class_names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, float]]:

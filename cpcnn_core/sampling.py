@@ -1,6 +1,6 @@
 """Drawing images: `sample`, and two samplers that draw the same image from the same noise.
 
-`sample_reference` makes one full forward pass per pixel. `sample_cached` (cached.py) keeps what later pixels need.
+`sample_reference` makes one full forward pass per pixel. `sample_cached` (cached/) keeps what later pixels need.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from queue import SimpleQueue
 
 import torch
@@ -53,38 +54,29 @@ def sample(
     size = batch_size or (BATCH_CPU if device.type == "cpu" else BATCH_ELSEWHERE)
     height, total = model.image_shape[1], len(labels)
     noise = draw_noise(model, 0, generator)
-    images: list[Tensor] = []
+    images = [to_uint8(torch.zeros(0, *model.image_shape, device=device))]
     done = 0
 
     def report(rows: int, _: int) -> None:
         if on_row is not None:
             on_row(done * height + rows, total * height)
 
+    draw = partial(sample_cached, model, temperature=temperature, from_row=from_row, on_row=report, capture=capture)
     while done < total:
         batch = slice(done, min(done + size, total))
         count = batch.stop - done
         if count > noise.shape[2]:
             noise = torch.cat([noise, draw_noise(model, count - noise.shape[2], generator)], dim=2)
         try:
-            drawn = sample_cached(
-                model,
-                labels[batch],
-                noise[:, :, :count],
-                temperature=temperature,
-                given=None if given is None else given[batch],
-                from_row=from_row,
-                on_row=report,
-                capture=capture,
-            )
+            images.append(draw(labels[batch], noise[:, :, :count], given=None if given is None else given[batch]))
         except RuntimeError as error:
             if count == 1 or not is_out_of_memory(error):
                 raise
             size = count // 2
             continue
-        images.append(drawn)
         noise = noise[:, :, count:]
         done = batch.stop
-    return torch.cat(images) if images else to_uint8(torch.zeros(0, *model.image_shape, device=device))
+    return torch.cat(images)
 
 
 def draw_noise(model: ConditionalPixelCNN, batch: int, generator: torch.Generator) -> Tensor:
@@ -162,9 +154,6 @@ def sample_cached(
     image = torch.zeros(height, width, channels, batch, dtype=torch.uint8, device=device)
     if given is not None:
         image[:from_row] = given[:, :, :from_row].permute(2, 3, 1, 0)
-    threads = torch.get_num_threads()
-    parts = _parts(batch, threads) if device.type == "cpu" else 1
-    bounds = [batch * i // parts for i in range(parts + 1)]
     rows = from_row * batch
 
     def draw(part: slice) -> Iterator[int]:
@@ -177,11 +166,21 @@ def sample_cached(
         if on_row is not None:
             on_row(rows, height * batch)
 
+    parts = _parts(batch, torch.get_num_threads()) if device.type == "cpu" else 1
     if parts == 1:
         for drawn in draw(slice(0, batch)):
             report(drawn)
-        return image.permute(3, 2, 0, 1).contiguous()
+    else:
+        bounds = [batch * i // parts for i in range(parts + 1)]
+        _draw_in_threads(draw, [slice(*pair) for pair in itertools.pairwise(bounds)], report)
+    return image.permute(3, 2, 0, 1).contiguous()
 
+
+def _draw_in_threads(
+    draw: Callable[[slice], Iterator[int]], parts: Sequence[slice], report: Callable[[int], None]
+) -> None:
+    """Draw each part in a thread of its own, and report in this one. An error in one thread stops the others."""
+    threads = torch.get_num_threads()
     events: SimpleQueue[int] = SimpleQueue()  # rows drawn, and 0 at the end of a part
     stop = threading.Event()
 
@@ -198,10 +197,10 @@ def sample_cached(
         finally:
             events.put(0)
 
-    with ThreadPoolExecutor(parts, "sample", initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        futures = [pool.submit(work, slice(*pair)) for pair in itertools.pairwise(bounds)]
+    with ThreadPoolExecutor(len(parts), "sample", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        futures = [pool.submit(work, part) for part in parts]
         try:
-            at_work = parts
+            at_work = len(parts)
             while at_work:
                 drawn = events.get()
                 if drawn:
@@ -213,7 +212,6 @@ def sample_cached(
     torch.set_num_threads(threads)  # the matrix library's count is the process's, not the thread's
     for future in futures:
         future.result()
-    return image.permute(3, 2, 0, 1).contiguous()
 
 
 def _parts(batch: int, threads: int) -> int:

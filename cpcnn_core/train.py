@@ -8,7 +8,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,10 +24,10 @@ from cpcnn_core.errors import LikelihoodError, RunError
 from cpcnn_core.evaluate import Evaluation
 from cpcnn_core.fid import FidError
 from cpcnn_core.initialise import data_dependent_init
+from cpcnn_core.loss import Loss
 from cpcnn_core.memory import is_out_of_memory, release_memory
 from cpcnn_core.metrics import EpochMetrics
 from cpcnn_core.model import ConditionalPixelCNN
-from cpcnn_core.objective import Objective
 from cpcnn_core.optim import Average, build_optimizer, build_scheduler
 from cpcnn_core.precision import check_float32, whole_float32
 from cpcnn_core.quality import Drawn
@@ -52,7 +52,7 @@ class TrainingError(RunError, RuntimeError):
 class Sums(NamedTuple):
     """Sums over the images of an epoch so far, on the device."""
 
-    objective: Tensor
+    objective: Tensor  # the loss; a training state on disk has it under this name
     bpd: Tensor
     grad_norm: Tensor  # the largest, not a sum
 
@@ -73,7 +73,7 @@ def fit(
     on_progress: OnProgress | None = None,
     score: Callable[[EpochMetrics], tuple[float | None, str | None]] | None = None,
     save_every_seconds: float = 600.0,
-) -> Iterator[EpochMetrics]:
+) -> Generator[EpochMetrics]:
     """Train the trial that `config` describes, with its checkpoints in `folder`; yield one EpochMetrics per epoch.
 
     Where `folder` holds a training state, go on from it: on a CPU the result is the same, bit for bit, as without the
@@ -155,11 +155,9 @@ class Run:
         self.dataset = dataset
         self.accelerator = accelerator
         # Of several processes on a CPU, Accelerate numbers the device, as no tensor's is.
-        device = torch.device("cpu") if accelerator.device.type == "cpu" else accelerator.device
-        self.device = device
+        self.device = device = torch.device("cpu") if accelerator.device.type == "cpu" else accelerator.device
         check_float32(device)
-        if device.type == "cpu" and "bf16" in (config.train.precision, config.eval.precision) and not has_bf16_units():
-            logger.warning("precision bf16: this CPU has no units for it, so that it is many times slower than fp32")
+        _warn_of_slow_bf16(config, device)
         self.checkpoints = CheckpointFolder(folder, config)
         self.log_prior = evaluate.log_prior(config.eval.prior, dataset.train.labels, dataset.nr_classes)
         # Whole splits stay on the device: a batch is a gather, not a transfer.
@@ -170,7 +168,7 @@ class Run:
         self.world = accelerator.num_processes
 
         measures = config.eval.fid_every > 0 and accelerator.is_main_process
-        self.yardstick = quality.yardstick(config, dataset, device) if measures else None
+        self.evaluator = quality.evaluator(config, dataset, device) if measures else None
 
         self.epoch = 0  # finished ones
         self.position = 0  # optimizer steps done of the epoch in progress
@@ -190,15 +188,20 @@ class Run:
         self.ema = Average(self.model, config.train.ema_decay) if config.train.ema_decay is not None else None
         if state is not None:
             self._load_state_dict(state)
-        objective: nn.Module = Objective(
+        loss = self._loss()
+        self.replicated: nn.Module = accelerator.prepare(loss) if self.world > 1 else loss
+        self.loss = torch.compile(self.replicated, dynamic=False) if config.train.compile else self.replicated
+
+    def _loss(self) -> nn.Module:
+        """The network and its loss as one module."""
+        train = self.config.train
+        return Loss(
             self.model,
-            self.log_prior.float().to(device),  # not every device has float64
-            class_weight=config.train.class_loss_weight,
-            class_temperature=config.train.class_temperature,
-            bf16=config.train.precision == "bf16",
+            self.log_prior.float().to(self.device),  # not every device has float64
+            class_weight=train.class_loss_weight,
+            class_temperature=train.class_temperature,
+            bf16=train.precision == "bf16",
         )
-        self.replicated: nn.Module = accelerator.prepare(objective) if self.world > 1 else objective
-        self.objective = torch.compile(self.replicated, dynamic=False) if config.train.compile else self.replicated
 
     @whole_float32()
     def train_epoch(
@@ -210,30 +213,9 @@ class Run:
         save_every_seconds: float,
     ) -> EpochMetrics:
         """Train the rest of the epoch in progress, evaluate, commit the checkpoint."""
-        started = saved = time.perf_counter()
-        N, batch_size = len(self.labels), self.config.train.batch_size
-        order = self._order().to(self.device)  # once: a copy per step would wait for the step before
-        compile_seconds, images_before = 0.0, self.position * batch_size
-        unchecked: list[Tensor] = []
-        while self.position < self.steps_per_epoch:
-            step_started = time.perf_counter()
-            unchecked.append(self.optimize(order[self.position * batch_size : (self.position + 1) * batch_size]))
-            self.position += 1
-            self.step += 1
-            done = min(self.position * batch_size, N)
-            if not self.compiled:
-                self.wait()
-                compile_seconds, self.compiled = time.perf_counter() - step_started, True
-            if self.device.type == "cpu" or len(unchecked) == GPU_CHECK_EVERY or done == N:
-                self._check_finite(unchecked)
-                unchecked = []
-            on_progress("trained", done, N)
-            # Replicas hold partial sums and would have to agree on when; they are committed between epochs only.
-            due = self.world == 1 and time.perf_counter() - saved > save_every_seconds
-            if due and done < N and not unchecked:
-                saved = time.perf_counter()
-                self.checkpoints.save_state(self._state_dict(), epoch=self.epoch, step=self.step)
-        self.wait()
+        started = time.perf_counter()
+        N, images_before = len(self.labels), self.position * self.config.train.batch_size
+        compile_seconds = self._train_steps(on_progress, save_every_seconds)
         train_seconds = time.perf_counter() - started
         sums = Sums(*(self.accelerator.reduce(total, "sum") for total in self.sums)) if self.world > 1 else self.sums
 
@@ -272,6 +254,34 @@ class Run:
         )
         return self._commit(metrics)
 
+    def _train_steps(self, on_progress: OnProgress, save_every_seconds: float) -> float:
+        """Take the steps that the epoch in progress still needs, and wait for them; the seconds that compiling took."""
+        N, batch_size = len(self.labels), self.config.train.batch_size
+        saved = time.perf_counter()
+        order = self._order().to(self.device)  # once: a copy per step would wait for the step before
+        compile_seconds = 0.0
+        unchecked: list[Tensor] = []
+        while self.position < self.steps_per_epoch:
+            step_started = time.perf_counter()
+            unchecked.append(self.optimize(order[self.position * batch_size : (self.position + 1) * batch_size]))
+            self.position += 1
+            self.step += 1
+            done = min(self.position * batch_size, N)
+            if not self.compiled:
+                self.wait()
+                compile_seconds, self.compiled = time.perf_counter() - step_started, True
+            if self.device.type == "cpu" or len(unchecked) == GPU_CHECK_EVERY or done == N:
+                self._check_finite(unchecked)
+                unchecked = []
+            on_progress("trained", done, N)
+            # Replicas hold partial sums and would have to agree on when; they are committed between epochs only.
+            due = self.world == 1 and time.perf_counter() - saved > save_every_seconds
+            if due and done < N and not unchecked:
+                saved = time.perf_counter()
+                self.checkpoints.save_state(self._state_dict(), epoch=self.epoch, step=self.step)
+        self.wait()
+        return compile_seconds
+
     # --- one step ---
 
     def optimize(self, chosen: Tensor) -> Tensor:
@@ -284,7 +294,7 @@ class Run:
         batch = self._batch(chosen)
         while True:
             try:
-                objective, bpd = self._accumulate(batch, len(chosen))
+                loss, bpd = self._accumulate(batch, len(chosen))
                 break
             except RuntimeError as error:
                 # Replicas would have to agree on the new size; a trial of several processes fails instead.
@@ -301,25 +311,25 @@ class Run:
         self.scheduler.step()
         if self.ema is not None:
             self.ema.update_parameters(self.model)
-        self.sums = Sums(self.sums.objective + objective, self.sums.bpd + bpd, torch.maximum(self.sums.grad_norm, norm))
+        self.sums = Sums(self.sums.objective + loss, self.sums.bpd + bpd, torch.maximum(self.sums.grad_norm, norm))
         # An infinite loss may have a finite gradient. Times zero it is NaN, and a finite one changes nothing; looking
         # at it here would wait for the device.
-        return norm + 0.0 * (objective + bpd)
+        return norm + 0.0 * (loss + bpd)
 
     def _accumulate(self, batch: Batch, images: int) -> tuple[Tensor, Tensor]:
-        """Add up the gradient of the mean objective over the global batch, in micro-batches of this process's share."""
+        """Add up the gradient of the mean loss over the global batch, in micro-batches of this process's share."""
         share = len(batch.labels) // self.world
         begin, end = self.accelerator.process_index * share, (self.accelerator.process_index + 1) * share
-        objective, bpd = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        loss, bpd = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         for start in range(begin, end, self.micro_batch):
             stop = min(start + self.micro_batch, end)
             wait = self.world > 1 and stop < end  # replicas exchange gradients once, with the last micro-batch
             with self.accelerator.no_sync(self.replicated) if wait else contextlib.nullcontext():
-                total, objective_sum, bpd_sum = self.objective(*batch.part(start, stop))
+                total, loss_sum, bpd_sum = self.loss(*batch.part(start, stop))
                 self.accelerator.backward(total * (self.world / images))  # replicas are averaged: make it a sum again
-            objective += objective_sum
+            loss += loss_sum
             bpd += bpd_sum
-        return objective, bpd
+        return loss, bpd
 
     def _batch(self, chosen: Tensor) -> Batch:
         """Gather and augment a global batch, drawing the randomness of all of it in every process alike."""
@@ -409,10 +419,10 @@ class Run:
         )
         fields: dict[str, Any] = {}
         of_classes: dict[str, float] = {}
-        if self.yardstick is not None:
+        if self.evaluator is not None:
             # The epoch was trained and evaluated; what fails from here on must not cost it.
             try:
-                scores = self.yardstick.measure(drawn, seed=seed)
+                scores = self.evaluator.measure(drawn, seed=seed)
                 fields, of_classes = quality.metrics(scores, self.dataset.class_names)
             except (FidError, RuntimeError) as error:  # the latter: out of memory, or no convergence
                 logger.exception("the images of epoch %d were not measured", self.epoch)
@@ -507,6 +517,11 @@ def _padded(batch: Batch, surplus: int) -> Batch:
         torch.cat([batch.weights, batch.weights.new_zeros(surplus)]),
         masks,
     )
+
+
+def _warn_of_slow_bf16(config: TrialConfig, device: torch.device) -> None:
+    if device.type == "cpu" and "bf16" in (config.train.precision, config.eval.precision) and not has_bf16_units():
+        logger.warning("precision bf16: this CPU has no units for it, so that it is many times slower than fp32")
 
 
 def has_bf16_units() -> bool:

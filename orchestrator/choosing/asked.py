@@ -35,10 +35,12 @@ class Parted:
         return self.imported + self.by_hand
 
     @property
-    def besides(self) -> str:
+    def others_in_words(self) -> str:
         """How many others there are: `1 imported and 2 run by hand`; empty where there are only its own."""
         counts = {"imported": len(self.imported), "run by hand": len(self.by_hand)}
         return " and ".join(f"{count} {what}" for what, count in counts.items() if count)
+
+    besides = others_in_words  # its earlier name
 
     @property
     def only_own(self) -> str:

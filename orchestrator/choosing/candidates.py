@@ -1,4 +1,4 @@
-"""The epochs of one or more sweeps as columns, a million at a time, and what stands behind their values.
+"""The epochs of one or more sweeps as columns, a million at a time.
 
 A metric's value is compared only with values that were measured alike: on the same data, by the same protocol and,
 where images were drawn for it, with the same extractor, number of images and reference.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shlex
 from bisect import bisect_right
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -23,23 +23,20 @@ from cpcnn_core.errors import UserError
 from cpcnn_core.metrics import DIRECTIONS, OF_PIXELS, RULER, least
 from cpcnn_core.suggest import nearest
 from orchestrator.choosing import where
-from orchestrator.choosing.judge import Images, Normals, Sample
 from orchestrator.objectives.objective import SCORE, Direction, Objective
 from orchestrator.records import arrays, data_kinds, location
 from orchestrator.records.data_kinds import DATA, DEFAULTS, Data, described, kinds_of
 from orchestrator.records.ranking import Entry
 from orchestrator.records.states import FAILURES
-from orchestrator.records.store import NotThereError, Row, Store, StoreError, as_int
+from orchestrator.records.store import Row, Store, as_int
 from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.text.formatting import plain
 
 Floats: TypeAlias = NDArray[np.float64]
+Column: TypeAlias = NDArray[Any]  # of floats, or of objects, as the table has it
+Drawn: TypeAlias = tuple[str | None, int | None, str | None]  # extractor, images, reference of what was drawn
 
-EVIDENCE = 600  # epochs at most whose predictions are read: those of the best trials, which is where a choice falls
 _NAMED = 3  # trials in a message
-ECE_BINS = 15  # as in cpcnn_core.evaluate
-_AGREES = 1e-6  # between a value in the table and the same from its predictions
-
 
 _QUANTIZE = "data.quantize"
 _SOURCE = "source"
@@ -78,13 +75,13 @@ class Trials:
             [self._rows[number]] = table.slice(at, 1).to_pylist()
         return store, self._rows[number]
 
-    def column(self, name: str) -> NDArray[Any]:
+    def column(self, name: str) -> Column:
         """What the trials have in that column, as `_column` gives it."""
         return np.concatenate([_column(table, name) for _, table in self._tables])
 
-    def kinds(self, columns: Sequence[str], among: NDArray[np.int64]) -> dict[tuple[Any, ...], list[Store]]:
+    def kinds(self, columns: Sequence[str], among: NDArray[np.int64]) -> dict[Data, list[Store]]:
         """The different values that the trials of these numbers have in the columns, and the sweeps that have them."""
-        found: dict[tuple[Any, ...], list[Store]] = {}
+        found: dict[Data, list[Store]] = {}
         for end, (store, table) in zip(self._ends, self._tables, strict=True):
             chosen = np.zeros(len(table), bool)
             chosen[among[(among >= end - len(table)) & (among < end)] - (end - len(table))] = True
@@ -107,7 +104,7 @@ class Epochs:
     values: Floats  # (M,) of the metric
     standard_errors: Floats  # (M,) as recorded beside the metric, NaN where they are not
     kept: NDArray[np.bool_]  # (M,) whether the weights are on disk
-    drawn: tuple[Any, ...] | None  # extractor, images, reference of what was drawn, where the metric is of that kind
+    drawn: Drawn | None  # where the metric is of drawn images
     problems: tuple[str, ...]
     notes: tuple[str, ...] = ()  # what was left out
 
@@ -162,278 +159,202 @@ def _read(
     imports: bool,
 ) -> Epochs:
     """`read`, which adds to `problems` as it meets them."""
+    query = _query(stores, metric, conditions, problems, imports=imports)
+    objective = _objective(metric, mode)
+    trials = Trials(list(zip(stores, query.tables, strict=True)))
+    parts = [_part(query, number, problems) for number in range(len(stores))]
+    notes = tuple(part.note for part in parts if part.note is not None)
+    if not any(len(part.trial) for part in parts):
+        _refuse_none([trial_id for part in parts for trial_id in part.failed], whole=not conditions and not notes)
+    values = np.concatenate([part.values for part in parts])
+    usable = _is_value(values, metric)
+    drawn: Drawn | None = None
+    if query.compared:
+        usable, drawn = _drawn_alike(parts, query, usable)
+    if not usable.any():
+        raise ChoiceError(". ".join([_unmet(query), *notes]))
+    starts = np.cumsum([0, *(len(table) for table in query.tables)])
+    found = Epochs(
+        objective,
+        tuple(stores),
+        trials,
+        np.concatenate([part.trial + start for part, start in zip(parts, starts[:-1], strict=True)]),
+        np.concatenate([part.epoch for part in parts]),
+        values,
+        np.concatenate([part.standard_errors for part in parts]),
+        np.concatenate([part.kept for part in parts]),
+        drawn,
+        tuple(problems),
+        notes,
+    ).take(np.flatnonzero(usable))
+    _comparable_values(found, {metric, *(condition.column for condition in conditions)})
+    return found.take(_best_first(found))
+
+
+@dataclass(frozen=True)
+class _Query:
+    """What is read: the metric and the conditions, and in which columns of which tables they lie."""
+
+    stores: Sequence[Store]
+    tables: Sequence[pa.Table]  # of each store's trials, the last attempt of each
+    known: Mapping[str, pa.DataType]  # the columns of epochs, in any of the stores
+    metric: str
+    conditions: Sequence[where.Condition]
+    imports: bool
+
+    @property
+    def of_epochs(self) -> list[where.Condition]:
+        return [condition for condition in self.conditions if condition.column in self.known]
+
+    @property
+    def of_trials(self) -> list[where.Condition]:
+        return [condition for condition in self.conditions if condition.column not in self.known]
+
+    @property
+    def compared(self) -> bool:
+        """Whether values of drawn images are asked for. They compare only with their like: conditions say which."""
+        columns = (self.metric, *(condition.column for condition in self.conditions))
+        return self.metric == SCORE or any(map(is_drawn, columns))
+
+    @property
+    def of_drawn(self) -> list[where.Condition]:
+        """The conditions that say which images, features and reference are meant, where that matters."""
+        return [condition for condition in self.of_epochs if self.compared and condition.column in RULER]
+
+    @property
+    def by_name(self) -> bool:
+        """Whether trials are asked for by name, those that failed too."""
+        return any(condition.column == "trial_id" and condition.operator == "==" for condition in self.conditions)
+
+    @property
+    def error_column(self) -> str:
+        return f"{self.metric}_standard_error"
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of epochs that are read."""
+        columns = [self.metric, "checkpoint", *(condition.column for condition in self.of_epochs)]
+        columns += [self.error_column] if self.error_column in self.known else []
+        return columns + (list(RULER) if self.compared else [])
+
+
+def _query(
+    stores: Sequence[Store],
+    metric: str,
+    conditions: Sequence[where.Condition],
+    problems: list[str],
+    *,
+    imports: bool,
+) -> _Query:
+    """What is asked, checked against the columns that there are. Raise ChoiceError, WhereError."""
     for store in stores:
         problems += store.sweep_problems()
     known: dict[str, pa.DataType] = {}
     for store in stores:
         known |= {name: kind for name, kind in store.epoch_columns().items() if name not in known}
-    trial_tables = [store.latest_attempts() for store in stores]
-    problems += [problem for table in trial_tables for problem in table.problems]
-    in_trials = {name for table in trial_tables for name in table.columns.column_names} - {"trial_id", "attempt"}
+    tables = [store.latest_attempts() for store in stores]
+    problems += [problem for table in tables for problem in table.problems]
+    in_trials = {name for table in tables for name in table.columns.column_names} - {"trial_id", "attempt"}
     in_trials |= set(DEFAULTS)
     _check_metric(metric, known, stores, problems)
     where.check(conditions, [*known, *sorted(in_trials - set(known))])
-    objective = _objective(metric, mode)
-    of_epochs = [condition for condition in conditions if condition.column in known]
-    of_trials = [condition for condition in conditions if condition.column not in known]
-    # Values of drawn images are compared only with their like; the conditions on RULER then say which are meant.
-    compared = metric == SCORE or is_drawn(metric) or any(is_drawn(condition.column) for condition in conditions)
-    error_column = f"{metric}_standard_error"
-    columns = [metric, "checkpoint", *(condition.column for condition in of_epochs)]
-    columns += [error_column] if error_column in known else []
-    columns += list(RULER) if compared else []
+    return _Query(stores, [table.columns for table in tables], known, metric, conditions, imports)
 
-    trials = Trials([(store, table.columns) for store, table in zip(stores, trial_tables, strict=True)])
-    by_name = any(held.column == "trial_id" and held.operator == "==" for held in conditions)
-    before = 0
-    failed: list[str] = []  # trials that would be among them, had they not failed
-    parts: list[dict[str, Any]] = []
-    notes: list[str] = []
-    for store, table in zip(stores, trial_tables, strict=True):
-        epochs = store.epochs(columns)
-        problems += [*epochs.problems, *store.orphans(table.columns, epochs.columns)]
-        fits = np.ones(len(table.columns), bool)
-        for condition in of_trials:
-            fits &= condition.holds(_column(table.columns, condition.column))
-        if not imports and (imported := fits & _imported(table.columns)).any():
-            fits &= ~imported
-            notes.append(
-                f"Left out: {imported.sum()} imported of {len(fits)} trials in {store.folder.name}, which --sweep "
-                f"{shlex.quote(store.folder.name)} takes in"
-            )
-        index = pc.index_in(epochs.columns["trial_id"], table.columns["trial_id"].combine_chunks())
-        at = arrays.integers(index)
-        mine = (at >= 0) & np.append(fits, False)[at]  # an epoch without a trial's row belongs to nobody
-        for condition in (held for held in of_epochs if not (compared and held.column in RULER)):
-            mine &= condition.holds(_column(epochs.columns, condition.column))
-        if not by_name:
-            out = np.append(np.isin(_column(table.columns, "state"), FAILURES), False)
-            failed += [str(table.columns["trial_id"][int(number)]) for number in np.unique(at[mine & out[at]])]
-            mine &= ~out[at]
-        found = {name: _column(epochs.columns, name)[mine] for name in columns if name not in {"checkpoint", *RULER}}
-        for name in RULER if compared else ():
-            found[name] = epochs.columns[name].filter(arrays.mask(mine))
-        found["trial"] = at[mine] + before
-        before += len(table.columns)
-        found["epoch"] = arrays.integers(epochs.columns["epoch"])[mine]
-        found["kept"] = arrays.valid(epochs.columns["checkpoint"])[mine]
-        parts.append(found)
-    if failed and not any(len(part["trial"]) for part in parts):
+
+@dataclass(frozen=True)
+class _Part:
+    """The epochs of one store that meet the conditions, those without a value among them."""
+
+    trial: NDArray[np.int64]  # (M,) row of the store's trials
+    epoch: NDArray[np.int64]  # (M,)
+    values: Floats  # (M,)
+    standard_errors: Floats  # (M,)
+    kept: NDArray[np.bool_]  # (M,)
+    drawn: pa.Table | None  # (M,) what drawn images were measured with, where that matters
+    failed: list[str]  # trials that would be among them, had they not failed
+    note: str | None  # what was left out
+
+
+def _part(query: _Query, number: int, problems: list[str]) -> _Part:
+    """Read the epochs of one store."""
+    store, trials = query.stores[number], query.tables[number]
+    table = store.epochs(query.columns)
+    epochs = table.columns
+    problems += [*table.problems, *store.orphans(trials, epochs)]
+    fits, note = _fitting_trials(query, store, trials)
+    at = _rows_of_trials(epochs, trials)
+    mine = (at >= 0) & np.append(fits, False)[at]  # an epoch without a trial's row belongs to nobody
+    for condition in query.of_epochs:
+        if condition not in query.of_drawn:
+            mine &= condition.holds(_column(epochs, condition.column))
+    failed: list[str] = []
+    if not query.by_name:
+        out = np.append(np.isin(_column(trials, "state"), FAILURES), False)
+        failed = [str(trials["trial_id"][int(row)]) for row in np.unique(at[mine & out[at]])]
+        mine &= ~out[at]
+    has_errors = query.error_column in query.known
+    return _Part(
+        at[mine],
+        arrays.integers(epochs["epoch"])[mine],
+        _column(epochs, query.metric)[mine].astype(np.float64),
+        _column(epochs, query.error_column)[mine] if has_errors else np.full(int(mine.sum()), np.nan),
+        arrays.valid(epochs["checkpoint"])[mine],
+        pa.table({name: epochs[name].filter(arrays.mask(mine)) for name in RULER}) if query.compared else None,
+        failed,
+        note,
+    )
+
+
+def _fitting_trials(query: _Query, store: Store, trials: pa.Table) -> tuple[NDArray[np.bool_], str | None]:
+    """Which trials meet the conditions on trials, and a note where imported ones are left out."""
+    fits = np.ones(len(trials), bool)
+    for condition in query.of_trials:
+        fits &= condition.holds(_column(trials, condition.column))
+    if query.imports or not (imported := fits & _imported(trials)).any():
+        return fits, None
+    name = store.folder.name
+    left_out = f"Left out: {imported.sum()} imported of {len(fits)} trials in {name}"
+    return fits & ~imported, f"{left_out}, which --sweep {shlex.quote(name)} takes in"
+
+
+def _rows_of_trials(epochs: pa.Table, trials: pa.Table) -> NDArray[np.int64]:
+    """For each epoch the row of its trial, -1 where there is none."""
+    return arrays.integers(pc.index_in(epochs["trial_id"], trials["trial_id"].combine_chunks()))
+
+
+def _refuse_none(failed: Sequence[str], *, whole: bool) -> None:
+    """Raise ChoiceError where only trials that failed have such epochs, or, of `whole` sweeps, no trial has any."""
+    if failed:
         raise ChoiceError(
             f"the only trials with such epochs FAILED: {', '.join(failed[:_NAMED])}{' ...' * (len(failed) > _NAMED)}; "
             f"to choose one all the same, name it: --where \"trial_id == '{failed[0]}'\""
         )
-    if not any(len(part["trial"]) for part in parts) and not conditions and not notes:
+    if whole:
         raise ChoiceError("no trial has finished an epoch yet")
-    values = np.concatenate([part[metric].astype(np.float64) for part in parts])
-    usable = _is_value(values, metric)
-    alike: tuple[Any, ...] | None = None
-    if compared:
-        usable, alike = _drawn_alike(parts, [held for held in of_epochs if held.column in RULER], usable, metric)
-    if not usable.any():
-        unmet = _unmet(stores, metric, conditions, known, imports=imports, failures=by_name)
-        raise ChoiceError(". ".join([unmet, *notes]))
 
-    def joined(name: str) -> Any:
-        return np.concatenate([part[name] for part in parts])[usable]
 
-    trial, epoch = joined("trial"), joined("epoch")
-    values = values[usable]
-    there = np.unique(trial)
-    kinds = trials.kinds(DATA, there)
+def _comparable_values(found: Epochs, reads: set[str]) -> None:
+    """Raise ChoiceError where the trials' data, protocols, objectives or pixels keep the columns from comparing."""
+    there = np.unique(found.trial)
+    kinds = found.trials.kinds(DATA, there)
     _comparable(kinds)
-    reads = {metric, *(condition.column for condition in conditions)}
-    if metric == SCORE:
-        objective_of_all = _one_objective({store.folder: store for of in kinds.values() for store in of}.values())
-        reads |= set() if objective_of_all is None else {*objective_of_all.reads}
-    _rounded_alike(trials.kinds((_QUANTIZE,), there), sorted(reads & OF_PIXELS))
-    errors = joined(error_column) if error_column in known else np.full(len(values), np.nan)
-    scores = values if objective.direction == "max" else -values
-    best = np.full(len(trials), -np.inf)
-    np.maximum.at(best, trial, scores)
-    started = np.argsort(trials.column("started").astype(str).argsort(kind="stable"))
-    order = np.lexsort((epoch, trial, started[trial], -best[trial]))
-    unsorted = Epochs(
-        objective,
-        tuple(stores),
-        trials,
-        trial,
-        epoch,
-        values,
-        errors,
-        joined("kept"),
-        alike,
-        tuple(problems),
-        tuple(notes),
-    )
-    return unsorted.take(order)
+    if found.objective.metric == SCORE:
+        objective = _one_objective({store.folder: store for of in kinds.values() for store in of}.values())
+        reads = reads if objective is None else {*reads, *objective.reads}
+    _rounded_alike(found.trials.kinds((_QUANTIZE,), there), sorted(reads & OF_PIXELS))
+
+
+def _best_first(found: Epochs) -> NDArray[np.int64]:
+    """The order of rows: the best trial first, of equals the one that began earlier; each trial's epochs in order."""
+    best = np.full(len(found.trials), -np.inf)
+    np.maximum.at(best, found.trial, found.scores)
+    started = np.argsort(found.trials.column("started").astype(str).argsort(kind="stable"))
+    return np.lexsort((found.epoch, found.trial, started[found.trial], -best[found.trial]))
 
 
 def is_drawn(column: str) -> bool:
     """Whether the column's values come from images that the model drew."""
     return column.startswith(("fid", "kid")) and column not in RULER
-
-
-def contenders(epochs: Epochs, most: int = EVIDENCE) -> Epochs:
-    """Every epoch of the best trials, `most` at most: whole curves, since neighbours speak for one another."""
-    ends = np.flatnonzero(np.append(epochs.trial[1:] != epochs.trial[:-1], True)) + 1
-    fitting = ends[ends <= most]
-    if len(fitting) or not len(epochs):
-        return epochs.take(np.arange(fitting[-1] if len(fitting) else 0))
-    first = int(epochs.scores[: ends[0]].argmax())  # one trial of very many epochs: those around its best
-    start = max(0, min(first - most // 2, ends[0] - most))
-    return epochs.take(np.arange(start, start + most))
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What the values of `epochs` were measured on; no sample, and the reason, where that is not known."""
-
-    epochs: Epochs
-    sample: Sample | None
-    notes: tuple[str, ...]
-
-
-def evidence(epochs: Epochs) -> Evidence:
-    """The sample behind the contenders' values: stored predictions, or recorded standard errors.
-
-    Epochs without either are left out, unless all are.
-    """
-    metric = epochs.objective.metric
-    among = contenders(epochs)
-    sign = 1.0 if epochs.objective.direction == "max" else -1.0
-    sample: Sample | None
-    notes = []
-    if len(among) < len(epochs):
-        notes.append(
-            f"Judged are the {len(among)} epochs of the best {len(np.unique(among.trial))} trials; "
-            f"{len(epochs) - len(among)} epochs of worse trials are not"
-        )
-    if metric in _FEATURES:
-        sample, kept, reason = _images(among, sign)
-    else:
-        known = np.isfinite(among.standard_errors)
-        kept = np.flatnonzero(known)
-        sample = Normals(sign * among.values[known], among.standard_errors[known]) if known.any() else None
-        reason = f"no standard error of {metric} was recorded, and it does not follow from stored predictions"
-    if sample is None:
-        return Evidence(among, None, (*notes, f"No interval: {reason}"))
-    if len(kept) < len(among):
-        notes.append(f"{len(among) - len(kept)} epochs are not judged: {reason}")
-    return Evidence(among.take(kept), sample, tuple(notes))
-
-
-# ------------------------------------------------------------------------------------------- from stored predictions
-
-Metric: TypeAlias = Callable[[Floats], Floats]
-
-
-def _accuracy(log_p: Floats, label: NDArray[np.int64]) -> Floats:
-    right: Floats = np.equal(log_p.argmax(axis=1), label).astype(np.float64)[:, None]
-    return right
-
-
-def _nll(log_p: Floats, label: NDArray[np.int64]) -> Floats:
-    found: Floats = -log_p[np.arange(len(label)), label][:, None]
-    return found
-
-
-def _class_nll(log_p: Floats, label: NDArray[np.int64]) -> Floats:
-    return -np.log(np.maximum(_posterior(log_p)[np.arange(len(label)), label], 1e-300))[:, None]
-
-
-def _f1(log_p: Floats, label: NDArray[np.int64]) -> Floats:
-    classes = np.arange(log_p.shape[1])
-    predicted = log_p.argmax(axis=1)[:, None] == classes
-    true = label[:, None] == classes
-    return np.concatenate([predicted & true, 1.0 * predicted + true], axis=1)
-
-
-def _ece(log_p: Floats, label: NDArray[np.int64]) -> Floats:
-    posterior = _posterior(log_p)
-    confidence = posterior.max(axis=1)
-    index = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
-    features = np.zeros((len(label), ECE_BINS))
-    features[np.arange(len(label)), index] = (posterior.argmax(axis=1) == label) - confidence
-    return features
-
-
-def _posterior(log_p: Floats) -> Floats:
-    raised = np.exp(log_p - log_p.max(axis=1, keepdims=True))
-    posterior: Floats = raised / raised.sum(axis=1, keepdims=True)
-    return posterior
-
-
-def _mean(mean: Floats) -> Floats:
-    return mean[..., 0]
-
-
-def _f1_of(mean: Floats) -> Floats:
-    Y = mean.shape[-1] // 2
-    value: Floats = (2 * mean[..., :Y] / np.maximum(mean[..., Y:], 1e-12)).mean(axis=-1)
-    return value
-
-
-def _ece_of(mean: Floats) -> Floats:
-    value: Floats = np.abs(mean).sum(axis=-1)
-    return value
-
-
-_FEATURES: Mapping[str, tuple[Callable[[Floats, NDArray[np.int64]], Floats], Metric]] = {
-    "val_acc": (_accuracy, _mean),
-    "val_bpd": (_nll, _mean),
-    "val_class_nll": (_class_nll, _mean),
-    "val_f1": (_f1, _f1_of),
-    "val_ece": (_ece, _ece_of),
-}
-"""The metrics that follow from the mean over images of what each image says: (N, Y), (N,) -> (N, D), and D -> value."""
-
-
-def _images(among: Epochs, sign: float) -> tuple[Images | None, NDArray[np.int64], str]:
-    """The sample, the rows of `among` that are in it, and why others are not."""
-    feature, metric = _FEATURES[among.objective.metric]
-    features: list[Floats] = []
-    rows: list[int] = []
-    reason = "no predictions of theirs are stored"
-    images: pa.ChunkedArray | None = None
-    per_image = 1.0
-    for each in (store for store in among.stores if store.is_remote):
-        held = zip(among.trial, among.epoch, strict=True)
-        of_store = [(among.trials[trial], int(epoch)) for trial, epoch in held]
-        each.expect_predictions((str(trial["trial_id"]), epoch) for (store, trial), epoch in of_store if store is each)
-    for row in range(len(among)):
-        store, trial = among.trials[among.trial[row]]
-        try:
-            table = store.predictions_table(str(trial["trial_id"]), int(among.epoch[row]))
-        except NotThereError:
-            continue
-        except StoreError as error:
-            reason = str(error)
-            continue
-        images = table["image"] if images is None else images
-        if not table["image"].equals(images):
-            reason = "their predictions are of other images"
-            continue
-        classes = sum(name.startswith("log_p_") for name in table.column_names)
-        log_p = np.stack([arrays.numbers(table[f"log_p_{label}"]) for label in range(classes)], axis=1)
-        if not np.isfinite(log_p).all():
-            reason = "their predictions are no likelihoods: the network had diverged"
-            continue
-        found = feature(log_p, arrays.integers(table["label"]))
-        value = float(metric(found.mean(axis=0)))
-        if among.objective.metric == "val_bpd":
-            if not rows:
-                per_image = among.values[row] / value  # bits per sub-pixel and nats per image: one ratio for all
-            found, value = found * per_image, value * per_image
-        if abs(value - among.values[row]) > _AGREES * max(1.0, abs(value)):
-            reason = f"their predictions give another {among.objective.metric} than the table (a prior over classes?)"
-            continue
-        features.append(found)
-        rows.append(row)
-    if not rows:
-        return None, np.array([], dtype=np.int64), reason
-    stacked = np.stack(features, axis=1)
-    return Images(stacked, lambda mean: sign * metric(mean)), np.array(rows), reason
 
 
 # ------------------------------------------------------------------------------------------------------- alike or not
@@ -456,11 +377,11 @@ def _objective(metric: str, mode: Direction | None) -> Objective:
 
 
 def _drawn_alike(
-    parts: Sequence[Mapping[str, Any]], conditions: Sequence[where.Condition], usable: NDArray[np.bool_], metric: str
-) -> tuple[NDArray[np.bool_], tuple[Any, ...] | None]:
+    parts: Sequence[_Part], query: _Query, usable: NDArray[np.bool_]
+) -> tuple[NDArray[np.bool_], Drawn | None]:
     """The rows that meet conditions on what was drawn, and what they have in common. Raise ChoiceError."""
-    table = pa.concat_tables([pa.table({name: part[name] for name in RULER}) for part in parts])
-    for condition in conditions:
+    table = pa.concat_tables([part.drawn for part in parts])
+    for condition in query.of_drawn:
         usable = usable & condition.holds(_column(table, condition.column))
     kinds = data_kinds.rows_of(table.filter(arrays.mask(usable)), RULER)
     kinds = [kind for kind in kinds if any(value is not None for value in kind.values())]
@@ -470,46 +391,47 @@ def _drawn_alike(
         value = kinds[0][differing]
         example = where.Condition(differing, "==", value if isinstance(value, str) else float(as_int(value)))
         raise ChoiceError(
-            f"--metric {metric}: its values, or those of --where, were not measured alike, and cannot be compared "
-            f"({listed}); choose one kind with --where {shlex.quote(str(example))}, or a sweep with --sweep"
+            f"--metric {query.metric}: its values, or those of --where, were not measured alike, and cannot be "
+            f"compared ({listed}); choose one kind with --where {shlex.quote(str(example))}, or a sweep with --sweep"
         )
-    return usable, tuple(kinds[0][name] for name in RULER) if kinds else None
+    if not kinds:
+        return usable, None
+    extractor, images, reference = (kinds[0][name] for name in RULER)
+    named = tuple(None if name is None else str(name) for name in (extractor, reference))
+    return usable, (named[0], None if images is None else as_int(images), named[1])
 
 
-def _unmet(
-    stores: Sequence[Store],
-    metric: str,
-    conditions: Sequence[where.Condition],
-    known: Mapping[str, Any],
-    *,
-    imports: bool,
-    failures: bool,
-) -> str:
+def _unmet(query: _Query) -> str:
     """Why no epoch is left: how many each condition rules out, and by how little."""
-    columns = [metric, *(condition.column for condition in conditions if condition.column in known)]
-    found: dict[where.Condition, list[NDArray[Any]]] = {condition: [] for condition in conditions}
+    found: dict[where.Condition, list[Column]] = {condition: [] for condition in query.conditions}
     count = 0
-    for store in stores:
-        epochs, trials = store.epochs(columns).columns, store.latest_attempts().columns
-        at = arrays.integers(pc.index_in(epochs["trial_id"], trials["trial_id"].combine_chunks()))
-        mine = np.full(len(trials), imports) | ~_imported(trials)
-        mine &= failures | ~np.isin(_column(trials, "state"), FAILURES)
-        has = (at >= 0) & np.append(mine, False)[at] & _is_value(_column(epochs, metric).astype(np.float64), metric)
-        count += int(has.sum())
+    for store, trials in zip(query.stores, query.tables, strict=True):
+        epochs = store.epochs([query.metric, *(condition.column for condition in query.of_epochs)]).columns
+        at = _rows_of_trials(epochs, trials)
+        rows = _with_value(query, epochs, trials, at)
+        count += len(rows)
         for condition, values in found.items():
-            in_epochs = condition.column in known
-            column = _column(epochs, condition.column) if in_epochs else _column(trials, condition.column)
-            if has.any():
-                values.append(column[has] if in_epochs else column[at[has]])
-    if not count or not conditions:
-        return f"--metric {metric}: null in every epoch of every trial; nothing to choose by"
+            in_epochs = condition.column in query.known
+            column = _column(epochs if in_epochs else trials, condition.column)
+            if len(rows):
+                values.append(column[rows if in_epochs else at[rows]])
+    if not count or not query.conditions:
+        return f"--metric {query.metric}: null in every epoch of every trial; nothing to choose by"
     lines = [_ruled_out(condition, values, count) for condition, values in found.items()]
-    asked = " and ".join(map(str, conditions))
+    asked = " and ".join(map(str, query.conditions))
     together = ". Each is met by some epoch, and all together by none" if all(line[0] for line in lines) else ""
     return (
-        f"--where {asked}: no epoch meets it. Of {count} epochs with a {metric}, "
+        f"--where {asked}: no epoch meets it. Of {count} epochs with a {query.metric}, "
         f"{', '.join(line for _, line in lines)}{together}"
     )
+
+
+def _with_value(query: _Query, epochs: pa.Table, trials: pa.Table, at: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The rows of epochs that have the metric, of trials that may be chosen, conditions apart."""
+    may = np.full(len(trials), query.imports) | ~_imported(trials)
+    may &= query.by_name | ~np.isin(_column(trials, "state"), FAILURES)
+    values = _column(epochs, query.metric).astype(np.float64)
+    return np.flatnonzero((at >= 0) & np.append(may, False)[at] & _is_value(values, query.metric))
 
 
 def _is_value(values: Floats, metric: str) -> NDArray[np.bool_]:
@@ -517,7 +439,7 @@ def _is_value(values: Floats, metric: str) -> NDArray[np.bool_]:
     return is_value
 
 
-def _ruled_out(condition: where.Condition, values: Sequence[NDArray[Any]], count: int) -> tuple[bool, str]:
+def _ruled_out(condition: where.Condition, values: Sequence[Column], count: int) -> tuple[bool, str]:
     """Whether any epoch meets the condition, and how many do not."""
     met = sum(int(condition.holds(part).sum()) for part in values)
     if met:
@@ -597,7 +519,7 @@ def _one_objective(stores: Iterable[Store]) -> Objective | None:
     return None if asked is None else Objective.from_description(asked)
 
 
-def _column(table: pa.Table, name: str) -> NDArray[Any]:
+def _column(table: pa.Table, name: str) -> Column:
     """A column for numpy: floats with NaN where it is null, other kinds as objects with None."""
     if name not in table.column_names:
         return np.full(len(table), float(DEFAULTS.get(name, np.nan)))

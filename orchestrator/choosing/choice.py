@@ -2,19 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from cpcnn_core.config import Scalar
 from orchestrator.choosing import candidates, where
 from orchestrator.choosing.candidates import ChoiceError, Epochs
+from orchestrator.choosing.evidence import contenders
+from orchestrator.choosing.evidence import evidence as evidence_of
 from orchestrator.choosing.judge import DEFAULT_RULE, Candidates, Judge, Rule, Verdict
 from orchestrator.choosing.selection import Selection
 from orchestrator.objectives.objective import Direction
 from orchestrator.records.ranking import Entry
 from orchestrator.text.formatting import interval, measured, probability
+
+
+@dataclass(frozen=True)
+class TrialStanding(Mapping[str, Any]):
+    """A trial's place among those that were chosen from.
+
+    It is also a mapping from the fields' names to their values, as JSON has them; Any, since these are of many types.
+    """
+
+    sweep: str
+    trial_id: str
+    epoch: int
+    value: float  # of the metric
+    interval: tuple[float, float] | None  # 95%; None, as all below, where nothing tells how sure the values are
+    smoothed: float | None
+    probability_best: float | None
+    indistinguishable: bool | None  # from the best
+    chosen: bool
+    state: str
+    settings: Mapping[str, Scalar]
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.__dataclass_fields__:
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.__dataclass_fields__)
+
+    def __len__(self) -> int:
+        return len(self.__dataclass_fields__)
 
 
 @dataclass(frozen=True)
@@ -40,7 +75,7 @@ class Choice:
     def epoch(self) -> int:
         return int(self.epochs.epoch[self.row])
 
-    def standings(self) -> list[dict[str, Any]]:
+    def standings(self) -> list[TrialStanding]:
         """`standings` of this choice."""
         return standings(self)
 
@@ -66,7 +101,7 @@ def _choose(epochs: Epochs, rule: Rule) -> Choice:
     objective = epochs.objective
     if not epochs.kept.any():
         raise ChoiceError(f"no epoch with a {objective.metric} has its weights on disk any more; nothing to export")
-    evidence = candidates.evidence(epochs)
+    evidence = evidence_of(epochs)
     among, notes = evidence.epochs, [*epochs.notes, *evidence.notes]
     total = len(np.unique(epochs.trial))
     if evidence.sample is None or not among.kept.any():
@@ -76,7 +111,7 @@ def _choose(epochs: Epochs, rule: Rule) -> Choice:
             notes.append(f"So --rule {rule} has nothing to go by: chosen is the best value")
         row = int(np.where(epochs.kept, epochs.scores, -np.inf).argmax())
         notes += _not_kept(epochs, row)
-        shown = np.arange(len(candidates.contenders(epochs)))  # they come first
+        shown = np.arange(len(contenders(epochs)))  # they come first
         if row not in shown:
             shown = np.append(shown, row)
         return Choice(epochs.take(shown), "max", int(np.flatnonzero(shown == row)[0]), None, tuple(notes), total)
@@ -107,7 +142,7 @@ def _not_kept(epochs: Epochs, row: int) -> list[str]:
     ]
 
 
-def standings(choice: Choice) -> list[dict[str, Any]]:
+def standings(choice: Choice) -> list[TrialStanding]:
     """One row per trial: the chosen one first, then by the value that the rule goes by.
 
     A trial stands with its best epoch of those whose weights are kept (else of all); its probability is that of any of
@@ -115,34 +150,37 @@ def standings(choice: Choice) -> list[dict[str, Any]]:
     """
     epochs, verdict = choice.epochs, choice.verdict
     by = epochs.scores if verdict is None or choice.rule == "max" else verdict.smoothed
-    shown = []
+    shown: list[tuple[float, TrialStanding]] = []
     for trial in dict.fromkeys(epochs.trial.tolist()):
         rows = np.flatnonzero(epochs.trial == trial)
         allowed = rows[epochs.kept[rows]] if epochs.kept[rows].any() else rows
         row = choice.row if trial == epochs.trial[choice.row] else int(allowed[by[allowed].argmax()])
-        store, held = epochs.trials[trial]
-        shown.append(
-            {
-                "sweep": store.folder.name,
-                "trial_id": held["trial_id"],
-                "epoch": int(epochs.epoch[row]),
-                "value": float(epochs.values[row]),
-                "interval": None if verdict is None else _turned(choice, verdict.low[row], verdict.high[row]),
-                "smoothed": None if verdict is None else choice.sign * float(verdict.smoothed[row]),
-                "probability_best": None if verdict is None else float(verdict.probability[rows].sum()),
-                "indistinguishable": None if verdict is None else bool(verdict.indistinguishable[rows].any()),
-                "chosen": row == choice.row,
-                "state": held["state"],
-                "settings": Entry(store, held, ()).settings(),
-                "_by": float(by[row]),
-            }
-        )
-    shown.sort(key=lambda one: (not one["chosen"], -float(f"{one.pop('_by'):.9g}")))  # equals but for rounding: earlier
-    return shown
+        shown.append((float(f"{by[row]:.9g}"), _standing(choice, row, rows)))  # equals but for rounding: earlier
+    return [one for _, one in sorted(shown, key=lambda each: (not each[1].chosen, -each[0]))]
 
 
-def _turned(choice: Choice, low: float, high: float) -> list[float]:
-    return sorted([choice.sign * float(low), choice.sign * float(high)])
+def _standing(choice: Choice, row: int, rows: NDArray[np.int64]) -> TrialStanding:
+    """How the trial of these rows stands with its epoch `row`."""
+    epochs, verdict = choice.epochs, choice.verdict
+    store, trial = epochs.trials[epochs.trial[row]]
+    return TrialStanding(
+        sweep=store.folder.name,
+        trial_id=trial["trial_id"],
+        epoch=int(epochs.epoch[row]),
+        value=float(epochs.values[row]),
+        interval=None if verdict is None else _turned(choice, verdict.low[row], verdict.high[row]),
+        smoothed=None if verdict is None else choice.sign * float(verdict.smoothed[row]),
+        probability_best=None if verdict is None else float(verdict.probability[rows].sum()),
+        indistinguishable=None if verdict is None else bool(verdict.indistinguishable[rows].any()),
+        chosen=row == choice.row,
+        state=trial["state"],
+        settings=Entry(store, trial, ()).settings(),
+    )
+
+
+def _turned(choice: Choice, low: float, high: float) -> tuple[float, float]:
+    """The bounds of a score as bounds of the metric."""
+    return (float(low), float(high)) if choice.sign > 0 else (-float(high), -float(low))
 
 
 def describe(choice: Choice, *, top: int) -> dict[str, Any]:
@@ -166,7 +204,7 @@ def describe(choice: Choice, *, top: int) -> dict[str, Any]:
         "judged": None if verdict is None else len(np.unique(choice.epochs.trial)),
         "indistinguishable": together,
         "notes": list(choice.notes),
-        "best": standings(choice)[:top],
+        "best": [dict(standing) for standing in standings(choice)[:top]],
     }
 
 

@@ -20,6 +20,9 @@ from scipy import stats
 from cpcnn_core.config import Scalar, TrialConfig
 from orchestrator.choosing import candidates
 from orchestrator.choosing.candidates import ChoiceError, Epochs
+from orchestrator.choosing.choice import TrialStanding
+from orchestrator.choosing.evidence import Evidence
+from orchestrator.choosing.evidence import evidence as evidence_of
 from orchestrator.choosing.judge import LEVEL, REDRAWS, probability_of_best
 from orchestrator.objectives.objective import SCORE, Direction, Objective
 from orchestrator.records.states import reason_of
@@ -123,7 +126,7 @@ def recorded(store: Store) -> Question | None:
     return None if described is None else Question.from_description(described)
 
 
-def ask(epochs: Epochs, standings: Sequence[Mapping[str, Any]], *, finalists: int, seeds: int) -> Question:
+def ask(epochs: Epochs, standings: Sequence[TrialStanding], *, finalists: int, seeds: int) -> Question:
     """Which of the first so many configurations of `standings` (as `best` ranks trials) is best over so many new seeds.
 
     The seeds are the first ones above all that any trial had. Raise ChoiceError where there are not so many different
@@ -131,14 +134,14 @@ def ask(epochs: Epochs, standings: Sequence[Mapping[str, Any]], *, finalists: in
     """
     found: dict[str, Finalist] = {}
     for one in standings:
-        settings = {key: value for key, value in one["settings"].items() if key != _SEED}
-        held = Finalist(one["sweep"], one["trial_id"], one["value"], settings)
+        settings = {key: value for key, value in one.settings.items() if key != _SEED}
+        finalist = Finalist(one.sweep, one.trial_id, one.value, settings)
         if settings.get("source") is not None:
             raise ChoiceError(
-                f"--confirm: {one['trial_id']} is an imported checkpoint, which cannot be trained again; leave it out "
+                f"--confirm: {one.trial_id} is an imported checkpoint, which cannot be trained again; leave it out "
                 "with --where or --sweep, or give no --sweep"
             )
-        found.setdefault(held.run(0).trial_id, held)
+        found.setdefault(finalist.run(0).trial_id, finalist)
     if len(found) < finalists:
         raise ChoiceError(
             f"--confirm {finalists}: there are {len(found)} different configurations to choose from, seeds apart"
@@ -164,7 +167,7 @@ def ask(epochs: Epochs, standings: Sequence[Mapping[str, Any]], *, finalists: in
 
 
 @dataclass(frozen=True)
-class Standing:
+class FinalistStanding:
     """What the new runs say of one finalist."""
 
     finalist: Finalist
@@ -180,7 +183,7 @@ class Decision:
     """The finalists, best first, and the run to hand in as a row of `epochs`."""
 
     question: Question
-    standings: tuple[Standing, ...]
+    standings: tuple[FinalistStanding, ...]
     epochs: Epochs
     row: int
     notes: tuple[str, ...]
@@ -223,51 +226,85 @@ def decide(store: Store, question: Question) -> Decision:
 
 def _decide(store: Store, question: Question, rows: Mapping[str, Mapping[str, Any]], epochs: Epochs) -> Decision:
     row_of = {str(epochs.trials[trial][1]["trial_id"]): row for row, trial in enumerate(epochs.trial)}
-    evidence = candidates.evidence(epochs)
-    notes = list(evidence.notes)
-    errors = np.zeros((REDRAWS, len(epochs)))
-    judged = len(evidence.epochs) == len(epochs) and evidence.sample is not None
-    if judged and evidence.sample is not None:
-        drawn = evidence.sample.redrawn(REDRAWS, np.random.default_rng(0))
-        # Evidence keeps the order of the epochs that it was given.
-        errors = drawn - evidence.sample.values
-    sign = 1.0 if question.direction == "max" else -1.0
-
-    of_finalist: list[list[int]] = []
-    standings = []
-    for finalist in question.finalists:
-        runs, missing, mine = [], [], []
-        for seed in question.seeds:
-            trial_id = finalist.run(seed).trial_id
-            if trial_id in row_of:
-                mine.append(row_of[trial_id])
-                runs.append((seed, float(epochs.values[row_of[trial_id]])))
-            else:
-                missing.append(f"seed {seed}: {_why(rows.get(trial_id), question.metric)}")
-        of_finalist.append(mine)
-        standings.append(Standing(finalist, tuple(runs), tuple(missing), None, None, None))
-    if not any(of_finalist):
+    evidence = evidence_of(epochs)
+    errors = _errors(evidence, len(epochs))
+    runs = [_runs(finalist, question, row_of, rows) for finalist in question.finalists]
+    if not any(found.rows for found in runs):
         raise ChoiceError(f"{store.folder}: no run has a {question.metric} after its last epoch; nothing to decide by")
-    known = [index for index, mine in enumerate(of_finalist) if mine]
+    standings, winner = _compared(question, epochs, runs, errors)
+    kept = [row for row in runs[winner].rows if epochs.kept[row]]
+    if not kept:
+        raise ChoiceError(f"{store.folder}: the weights of {question.finalists[winner].trial_id}'s runs are gone")
+    row = max(kept, key=lambda at: float(epochs.scores[at]))
+    notes = list(evidence.notes)
+    if len(question.seeds) == 1:
+        notes.append("One seed does not tell how much seeds matter: the intervals are of the images alone")
+    if errors is None:
+        notes.append("The intervals are of the seeds alone")
+    notes += [f"{one.finalist.trial_id}, {reason}" for one in standings for reason in one.missing]
+    best_first = sorted(standings, key=lambda one: _order(one, question.direction), reverse=True)
+    return Decision(question, tuple(best_first), epochs, row, tuple(notes))
+
+
+def _errors(evidence: Evidence, count: int) -> NDArray[np.float64] | None:
+    """(S, M) what other validation images would add to the scores of the `count` epochs; None where nobody knows."""
+    if evidence.sample is None or len(evidence.epochs) != count:
+        return None
+    drawn = evidence.sample.redrawn(REDRAWS, np.random.default_rng(0))
+    return drawn - evidence.sample.values  # evidence keeps the order of the epochs that it was given
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """A finalist's runs on the new seeds: the rows of those that have a value, and why the others have none."""
+
+    rows: list[int]
+    seeds: list[int]  # of the rows
+    missing: list[str]
+
+
+def _runs(
+    finalist: Finalist, question: Question, row_of: Mapping[str, int], trials: Mapping[str, Mapping[str, Any]]
+) -> _Runs:
+    """`row_of` and `trials` are by trial id: rows of the last epochs, and rows of the table."""
+    found = _Runs([], [], [])
+    for seed in question.seeds:
+        trial_id = finalist.run(seed).trial_id
+        if trial_id in row_of:
+            found.rows.append(row_of[trial_id])
+            found.seeds.append(seed)
+        else:
+            found.missing.append(f"seed {seed}: {_why(trials.get(trial_id), question.metric)}")
+    return found
+
+
+def _compared(
+    question: Question, epochs: Epochs, runs: Sequence[_Runs], errors: NDArray[np.float64] | None
+) -> tuple[list[FinalistStanding], int]:
+    """The finalists' standings in their order, and the index of the winner."""
+    errors = np.zeros((REDRAWS, len(epochs))) if errors is None else errors
+    standings = []
+    for finalist, found in zip(question.finalists, runs, strict=True):
+        values = epochs.values[found.rows].tolist() if found.rows else []
+        by_seed = tuple(zip(found.seeds, values, strict=True))
+        standings.append(FinalistStanding(finalist, by_seed, tuple(found.missing), None, None, None))
+    known = [index for index, found in enumerate(runs) if found.rows]
     means, halves, probabilities = compare(
-        [epochs.scores[of_finalist[index]] for index in known], [errors[:, of_finalist[index]] for index in known]
+        [epochs.scores[runs[index].rows] for index in known], [errors[:, runs[index].rows] for index in known]
     )
+    sign = 1.0 if question.direction == "max" else -1.0
     for index, mean, half, share in zip(known, means, halves, probabilities, strict=True):
         value = sign * float(mean)
         interval = None if half is None else (value - half, value + half)
         standings[index] = replace(standings[index], mean=value, interval=interval, probability_best=float(share))
-    if len(question.seeds) == 1:
-        notes.append("One seed does not tell how much seeds matter: the intervals are of the images alone")
-    if not judged:
-        notes.append("The intervals are of the seeds alone")
-    notes += [f"{one.finalist.trial_id}, {reason}" for one in standings for reason in one.missing]
-    winner = known[int(np.argmax(means))]
-    kept = [row for row in of_finalist[winner] if epochs.kept[row]]
-    if not kept:
-        raise ChoiceError(f"{store.folder}: the weights of {question.finalists[winner].trial_id}'s runs are gone")
-    row = max(kept, key=lambda held: float(epochs.scores[held]))
-    order = sorted(standings, key=lambda one: -np.inf if one.mean is None else sign * one.mean, reverse=True)
-    return Decision(question, tuple(order), epochs, row, tuple(notes))
+    return standings, known[int(np.argmax(means))]
+
+
+def _order(standing: FinalistStanding, direction: Direction) -> float:
+    """More for a better finalist."""
+    if standing.mean is None:
+        return -np.inf
+    return standing.mean if direction == "max" else -standing.mean
 
 
 def compare(

@@ -197,8 +197,8 @@ class Judge:
         if rule == "max":
             return _argmax(self._values, may)
         if rule == "corrected":
-            worth = self._worth_of_trial()
-            return _argmax(smoothed, may & (worth >= worth[may].max() - _rounding(self._values)))
+            value = self._value_of_trial()
+            return _argmax(smoothed, may & (value >= value[may].max() - _rounding(self._values)))
         if rule == "smallest":
             return _smallest(candidates, smoothed, self._values, self._redrawn)
         return _argmax(smoothed, may)
@@ -237,17 +237,17 @@ class Judge:
         ]
         return np.array(picks)
 
-    def _worth_of_trial(self) -> Array:
-        """(M,) what the candidate's trial is worth: the epoch that one half of the images picks, read on the other."""
+    def _value_of_trial(self) -> Array:
+        """(M,) the value of the candidate's trial: the epoch that one half of the images picks, read on the other."""
         candidates, hidden = self._candidates, np.where(self._candidates.may, 0.0, -np.inf)
         first, second = self._halves
         seen = first @ self._kernel.T + hidden
-        worth = np.full(len(candidates.trial), -np.inf)
+        value = np.full(len(candidates.trial), -np.inf)
         for trial in np.unique(candidates.trial[candidates.may]):
             of_trial = np.flatnonzero(candidates.trial == trial)
             picks = of_trial[seen[:, of_trial].argmax(axis=1)]
-            worth[of_trial] = second[np.arange(len(picks)), picks].mean()
-        return worth
+            value[of_trial] = second[np.arange(len(picks)), picks].mean()
+        return value
 
 
 def intervals(values: Array, redrawn: Array, level: float = LEVEL) -> tuple[Array, Array]:

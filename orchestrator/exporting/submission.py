@@ -111,8 +111,8 @@ def measure(drawn: quality.Drawn, config: TrialConfig, dataset: Dataset, device:
     reason = ""
     for settings in ([course] if dataset.name == "cpen455" else []) + [{}]:
         try:
-            yardstick = quality.yardstick(config.with_settings(settings), dataset, device)
-            distance = fid(yardstick.extract(drawn.images), yardstick.reference)
+            evaluator = quality.evaluator(config.with_settings(settings), dataset, device)
+            distance = fid(evaluator.extract(drawn.images), evaluator.reference)
         except (ConfigError, DataError, FidError) as error:
             reason = str(error)
             continue

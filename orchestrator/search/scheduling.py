@@ -16,8 +16,8 @@ from cpcnn_core.errors import UserError
 from cpcnn_core.suggest import nearest
 from orchestrator.objectives.objective import non_domination_ranks
 
-Worth: TypeAlias = tuple[tuple[float, ...], ...]
-"""What an epoch is worth: a key per objective, each such that the smaller is the better one."""
+Value: TypeAlias = tuple[tuple[float, ...], ...]
+"""The value of an epoch: a key per objective, each such that the smaller is the better one."""
 
 _GRACE_SHARE = 9  # the first rung, unless a space file says otherwise: a ninth of a trial's epochs ...
 _LEAST_GRACE = 3  # ... and no epoch before the third, which say more about the warm-up than about the configuration
@@ -81,13 +81,13 @@ class Scheduler:
         self.rungs = self._rungs(epochs, grace, factor)
         self._factor = factor
         self._at = {rung: _Rung() for rung in self.rungs}
-        self._curves: dict[str, dict[int, Worth]] = {}
+        self._curves: dict[str, dict[int, Value]] = {}
 
     def _rungs(self, epochs: int, grace: int, factor: int) -> tuple[int, ...]:
         return ()
 
-    def observe(self, trial: str, epoch: int, value: Worth | None) -> None:
-        """A trial has finished an epoch. An epoch without a worth leaves it standing where it stood."""
+    def observe(self, trial: str, epoch: int, value: Value | None) -> None:
+        """A trial has finished an epoch. An epoch without a value leaves the trial's standing as it was."""
         curve = self._curves.setdefault(trial, {})
         if value is not None:
             curve[epoch] = value
@@ -104,7 +104,7 @@ class Scheduler:
         """Why the trial, which has finished so many epochs, shall not go on for now; None where it shall."""
         rung = self._at.get(epoch)
         if rung is None or trial not in rung:
-            return None  # not compared here, or without a worth by which it could be
+            return None  # not compared here, or without a value by which it could be
         ahead, among = rung.ahead(trial), len(rung)
         if ahead < self._kept(among):
             return None
@@ -173,41 +173,41 @@ SCHEDULERS: dict[str, type[Scheduler]] = {
 
 
 class _Rung:
-    """The trials that came to one epoch, and what they were worth by then."""
+    """The trials that came to one epoch, and their values by then."""
 
     def __init__(self) -> None:
-        self._worth: dict[str, Worth] = {}
-        self._ordered: list[Worth] = []  # of a single objective, best first: finds a place without comparing all
+        self._values: dict[str, Value] = {}
+        self._ordered: list[Value] = []  # of a single objective, best first: finds a place without comparing all
         self._fronts: dict[str, int] | None = None  # of several, until another trial comes
 
     def __len__(self) -> int:
-        return len(self._worth)
+        return len(self._values)
 
     def __contains__(self, trial: str) -> bool:
-        return trial in self._worth
+        return trial in self._values
 
-    def put(self, trial: str, value: Worth) -> None:
+    def put(self, trial: str, value: Value) -> None:
         """Add a trial, or replace it."""
         if len(value) == 1:
             self._unplace(trial)
             bisect.insort(self._ordered, value)
-        self._worth[trial] = value  # a trial that is replaced keeps its place in the order of arrival
+        self._values[trial] = value  # a trial that is replaced keeps its place in the order of arrival
         self._fronts = None
 
     def remove(self, trial: str) -> None:
         """Forget a trial, if it was here."""
         self._unplace(trial)
-        self._worth.pop(trial, None)
+        self._values.pop(trial, None)
         self._fronts = None
 
     def _unplace(self, trial: str) -> None:
-        value = self._worth.get(trial)
+        value = self._values.get(trial)
         if value is not None and len(value) == 1:
             del self._ordered[bisect.bisect_left(self._ordered, value)]
 
     def ahead(self, trial: str) -> int:
         """How many trials are strictly better: with several objectives, lie on a better non-dominated front."""
-        value = self._worth[trial]
+        value = self._values[trial]
         if len(value) == 1:
             return bisect.bisect_left(self._ordered, value)
         fronts = self._ranked()
@@ -217,9 +217,9 @@ class _Rung:
         """The trials with fewer than `count` ahead of them, best first, then in order of arrival."""
         if count < 1:
             return
-        if len(self._ordered) == len(self._worth):
+        if len(self._ordered) == len(self._values):
             last = self._ordered[min(count, len(self._ordered)) - 1]
-            yield from sorted((t for t, value in self._worth.items() if value <= last), key=self._worth.__getitem__)
+            yield from sorted((t for t, value in self._values.items() if value <= last), key=self._values.__getitem__)
             return
         fronts = self._ranked()
         for trial in sorted(fronts, key=fronts.__getitem__):
@@ -229,15 +229,15 @@ class _Rung:
 
     def _ranked(self) -> dict[str, int]:
         if self._fronts is None:
-            points = [tuple(key for (key,) in value) for value in self._worth.values()]
+            points = [tuple(key for (key,) in value) for value in self._values.values()]
             ranks = non_domination_ranks(points, ["min"] * len(points[0]))
-            self._fronts = dict(zip(self._worth, ranks, strict=True))
+            self._fronts = dict(zip(self._values, ranks, strict=True))
         return self._fronts
 
 
-def _standing(curve: Mapping[int, Worth], epoch: int) -> Worth | None:
-    """What a trial is worth by an epoch: its best so far, or of several objectives the latest, none being the best."""
-    by_then: dict[int, Worth] = {at: value for at, value in curve.items() if at <= epoch}
+def _standing(curve: Mapping[int, Value], epoch: int) -> Value | None:
+    """The value of a trial by an epoch: its best so far, or of several objectives the latest, none being the best."""
+    by_then: dict[int, Value] = {at: value for at, value in curve.items() if at <= epoch}
     if not by_then:
         return None
     latest = by_then[max(by_then)]

@@ -173,26 +173,7 @@ class SearchSpace:
         """Try every bound, option and branch on the configuration. Raise SpaceError on the first refusal."""
         where = f"{self.source}: {prefix}"
         for field, _ in _every(self.fields):
-            try:
-                check_field(field)
-            except ConfigError as error:
-                raise SpaceError(f"{where}space: {error}") from None
-            if field in _OF_ALL_TRIALS:
-                raise SpaceError(
-                    f"{where}{field} cannot be searched: trials of other data are never compared; fix it in settings"
-                )
-            if field == "data.quantize" and (reads := sorted(OF_PIXELS & set(self.objective.reads))):
-                raise SpaceError(
-                    f"{where}{field} cannot be searched under an objective that reads {' and '.join(reads)}, which "
-                    "does not compare between rounded and other pixels; fix it in settings, or take a metric of "
-                    "classification, as val_acc"
-                )
-            if field.startswith("eval.fid_"):
-                raise SpaceError(
-                    f"{where}{field} cannot be searched: its values decide which FIDs compare; fix it in settings"
-                )
-            if field in self.settings:
-                raise SpaceError(f"{where}{field} stands both in space and in settings; drop one")
+            self._check_searched(where, field)
         for field, value in self.settings.items():
             try:
                 check_field(field)
@@ -208,6 +189,29 @@ class SearchSpace:
                 self._try(where, {**pins, name: value})
         for pins in _corners(self):
             self._try(where, pins)
+
+    def _check_searched(self, where: str, field: str) -> None:
+        """Raise SpaceError for a field that no space may vary, or not this one."""
+        try:
+            check_field(field)
+        except ConfigError as error:
+            raise SpaceError(f"{where}space: {error}") from None
+        if field in _OF_ALL_TRIALS:
+            raise SpaceError(
+                f"{where}{field} cannot be searched: trials of other data are never compared; fix it in settings"
+            )
+        if field == "data.quantize" and (reads := sorted(OF_PIXELS & set(self.objective.reads))):
+            raise SpaceError(
+                f"{where}{field} cannot be searched under an objective that reads {' and '.join(reads)}, which "
+                "does not compare between rounded and other pixels; fix it in settings, or take a metric of "
+                "classification, as val_acc"
+            )
+        if field.startswith("eval.fid_"):
+            raise SpaceError(
+                f"{where}{field} cannot be searched: its values decide which FIDs compare; fix it in settings"
+            )
+        if field in self.settings:
+            raise SpaceError(f"{where}{field} stands both in space and in settings; drop one")
 
     def _check_finite(self, where: str) -> None:
         for field, value in _every(self.fields):
@@ -263,24 +267,7 @@ def load(path: Path, given: Mapping[str, Scalar] | None = None) -> SearchSpace:
     A file without an objective wants accuracy and FID alike where FID is measured, which `given` may say, else
     accuracy.
     """
-    if not path.is_file():
-        raise SpaceError(f"{path}: there is no such space file{_nearby(path)}")
-    try:
-        module = runpy.run_path(str(path), run_name="space")
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's program; whatever it raises is its mistake
-        raise SpaceError(f"{path}{_line_of(error, path)}: {type(error).__name__}: {error}") from None
-    for name in module:
-        close = difflib.get_close_matches(name.lower(), _NAMES, n=1, cutoff=0.8)
-        if close and name not in _NAMES and module[name] is not getattr(search_spaces, name, None):
-            raise SpaceError(f"{path}: {name} means nothing in a space file; did you mean {close[0]}?")
-    if not isinstance(module.get("space"), Mapping):
-        raise SpaceError(f"{path}: `space` is missing; it maps configuration fields to choice, ints or floats")
-    for field, value in module["space"].items():
-        if not isinstance(value, Distribution):
-            raise SpaceError(
-                f"{path}: space[{field!r}] is {value!r}; it must be choice(...), ints(...) or floats(...). "
-                "A fixed value belongs into settings"
-            )
+    module = _run_file(path)
     settings = module.get("settings", {})
     if not isinstance(settings, Mapping):
         raise SpaceError(f"{path}: settings is {settings!r}; it must map configuration fields to values")
@@ -315,6 +302,29 @@ def load(path: Path, given: Mapping[str, Scalar] | None = None) -> SearchSpace:
         resources=resources,
         stall_minutes=float(stall),
     )
+
+
+def _run_file(path: Path) -> Mapping[str, Any]:
+    """The names that a space file defines, `space` among them; Any, since it is the user's program."""
+    if not path.is_file():
+        raise SpaceError(f"{path}: there is no such space file{_nearby(path)}")
+    try:
+        module = runpy.run_path(str(path), run_name="space")
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's program; whatever it raises is its mistake
+        raise SpaceError(f"{path}{_line_of(error, path)}: {type(error).__name__}: {error}") from None
+    for name in module:
+        close = difflib.get_close_matches(name.lower(), _NAMES, n=1, cutoff=0.8)
+        if close and name not in _NAMES and module[name] is not getattr(search_spaces, name, None):
+            raise SpaceError(f"{path}: {name} means nothing in a space file; did you mean {close[0]}?")
+    if not isinstance(module.get("space"), Mapping):
+        raise SpaceError(f"{path}: `space` is missing; it maps configuration fields to choice, ints or floats")
+    for field, value in module["space"].items():
+        if not isinstance(value, Distribution):
+            raise SpaceError(
+                f"{path}: space[{field!r}] is {value!r}; it must be choice(...), ints(...) or floats(...). "
+                "A fixed value belongs into settings"
+            )
+    return module
 
 
 def read(path: Path, given: Iterable[str] = (), *, seed: int = 0, sampler: str | None = None) -> SearchSpace:

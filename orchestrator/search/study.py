@@ -58,7 +58,7 @@ class Suggestion:
 
 
 @dataclass(frozen=True)
-class Worth:
+class TrialValue:
     """What a study knows of a finished trial: its values, and by how much it breaks each limit."""
 
     values: tuple[float, ...]
@@ -72,7 +72,7 @@ class Recorded:
     trial_id: str
     config: TrialConfig
     state: str
-    worth: Worth | None
+    best: TrialValue | None
     values: Mapping[int, float]  # by epoch; what pruning looks at, where there is one objective
     params: Mapping[str, tuple[Scalar, Distribution]]
     is_incomplete: bool = False  # it ended well, but some of the epochs that its row counts are not there
@@ -92,14 +92,14 @@ class Recorded:
         measured = without_a_gap({int(held["epoch"]) for held in rows})
         meaning = meaning_of(row["state"])
         incomplete = meaning.ended and not meaning.failed and measured < (row.get("epochs") or 0)
-        reached = worth(objective, objective.best(rows))
+        reached = value_of(objective, objective.best(rows))
         return cls(row["trial_id"], config, row["state"], reached, values, params, incomplete)
 
 
-def worth(objective: Objective, epoch: Mapping[str, Any] | None) -> Worth | None:
+def value_of(objective: Objective, epoch: Mapping[str, Any] | None) -> TrialValue | None:
     """What a study is told of a trial whose best row this is."""
     values = None if epoch is None else objective.values(epoch)
-    return None if epoch is None or values is None else Worth(values, objective.violations(epoch))
+    return None if epoch is None or values is None else TrialValue(values, objective.violations(epoch))
 
 
 class Study:
@@ -127,9 +127,10 @@ class Study:
         self._study = _study(self._storage, space.objective, store)
         self._running: dict[int, _Running] = {}
         self._adopted: list[Suggestion] = []
-        self._ends: dict[str, Worth | None] = {}  # by trial id: what each finished trial is worth
+        self._ends: dict[str, TrialValue | None] = {}  # by trial id: the value of each finished trial
         self._known: set[str] = set()  # trial ids that are finished, running or about to run
-        self._earlier: dict[str, Worth | None] = {}  # by trial id: those that earlier sweeps ran, told and not counted
+        # By trial id: those that earlier sweeps ran, told and not counted.
+        self._earlier: dict[str, TrialValue | None] = {}
         self._exhausted = bool(self._study.user_attrs.get(_EXHAUSTED))
         self._grid: Iterator[TrialConfig] | None = None
         self._use_sampler(0)
@@ -207,7 +208,7 @@ class Study:
         return Suggestion(trial.number, config)
 
     def report(self, number: int, metrics: Mapping[str, Any]) -> None:
-        """Tell what an epoch of a running trial is worth; a value that is missing is not told."""
+        """Tell the value of an epoch of a running trial; a value that is missing is not told."""
         values = self._objective.values(metrics)
         if values is not None:
             self._report(number, int(metrics["epoch"]), values[0])
@@ -217,7 +218,7 @@ class Study:
 
         Without a value it is told as failed, whatever its state: it has no score.
         """
-        self._end(number, state, worth(self._objective, best))
+        self._end(number, state, value_of(self._objective, best))
 
     def learn(self, earlier: Iterable[tuple[str, Recorded]]) -> int:
         """Tell of finished trials of earlier sweeps, each with where it comes from; return how many were new.
@@ -229,7 +230,7 @@ class Study:
         new = 0
         for source, row in earlier:
             if row.state == "COMPLETE" and row.trial_id not in self._known:
-                self._earlier[row.trial_id] = row.worth
+                self._earlier[row.trial_id] = row.best
             if source not in told:
                 self._add_finished(row, {_EARLIER: source, "trial_id": row.trial_id})
                 new += 1
@@ -239,7 +240,7 @@ class Study:
         if len(self._objective.directions) == 1:  # Optuna takes no intermediate values of several objectives
             self._running[number].report(epoch, value)
 
-    def _end(self, number: int, state: str, reached: Worth | None) -> None:
+    def _end(self, number: int, state: str, reached: TrialValue | None) -> None:
         running = self._running.pop(number)
         self._ends[running.trial_id] = reached
         if reached is None or meaning_of(state).failed:
@@ -247,7 +248,7 @@ class Study:
         else:
             self._tell(running.trial, state, reached)
 
-    def _tell(self, trial: optuna.Trial, state: str, reached: Worth) -> None:
+    def _tell(self, trial: optuna.Trial, state: str, reached: TrialValue) -> None:
         held = self._storage.get_trial(trial._trial_id).constraints  # of a driver killed between this and the tell
         for name, violation in reached.violations.items():
             if name not in held:
@@ -367,20 +368,9 @@ class Study:
             elif _DUPLICATE in frozen.user_attrs or _INVALID in frozen.user_attrs:
                 continue
             elif frozen.state.is_finished() and "trial_id" in frozen.user_attrs:
-                trial_id = frozen.user_attrs["trial_id"]
-                if trial_id not in rows and _EARLIER not in frozen.user_attrs:
+                self._recall(frozen, rows)
+                if frozen.user_attrs["trial_id"] not in rows and _EARLIER not in frozen.user_attrs:
                     lost.append(frozen)
-                reached = None
-                if frozen.state == TrialState.COMPLETE:
-                    reached = Worth(tuple(frozen.values), frozen.constraints)
-                elif trial_id in rows and _EARLIER not in frozen.user_attrs:  # PRUNED or failed, without values there
-                    reached = rows[trial_id].worth
-                if _EARLIER in frozen.user_attrs:
-                    if reached is not None:
-                        self._earlier[trial_id] = reached
-                else:
-                    self._known.add(trial_id)
-                    self._ends[trial_id] = reached
         for frozen in running:
             self._adopt(frozen, rows)
         for trial_id, row in rows.items():
@@ -394,6 +384,20 @@ class Study:
                 self._adopted += filter(None, [self.reopen(row.config)])
         for frozen in lost:
             self._run_again(frozen)
+
+    def _recall(self, frozen: FrozenTrial, rows: Mapping[str, Recorded]) -> None:
+        """Know a trial that the study calls finished, of this sweep or of an earlier one, with what it reached."""
+        trial_id, earlier = frozen.user_attrs["trial_id"], _EARLIER in frozen.user_attrs
+        reached = None
+        if frozen.state == TrialState.COMPLETE:
+            reached = TrialValue(tuple(frozen.values), frozen.constraints)
+        elif trial_id in rows and not earlier:  # PRUNED or failed, without values there
+            reached = rows[trial_id].best
+        if not earlier:
+            self._known.add(trial_id)
+            self._ends[trial_id] = reached
+        elif reached is not None:
+            self._earlier[trial_id] = reached
 
     def _run_again(self, frozen: FrozenTrial) -> None:
         """Let a trial run again of which only the study knows."""
@@ -427,25 +431,25 @@ class Study:
             return
         for epoch, value in row.values.items():
             self._report(trial.number, epoch, value)
-        self._end(trial.number, row.state, row.worth)
+        self._end(trial.number, row.state, row.best)
 
     def _add(self, row: Recorded) -> None:
         """Let the study know of a trial that only the rows know of: run by hand, or before the study was lost."""
         self._add_finished(row, {"trial_id": row.trial_id})
         self._known.add(row.trial_id)
-        self._ends[row.trial_id] = row.worth
+        self._ends[row.trial_id] = row.best
 
     def _add_finished(self, row: Recorded, attributes: Mapping[str, str]) -> None:
-        failed = row.worth is None or meaning_of(row.state).failed
+        failed = row.best is None or meaning_of(row.state).failed
         state = TrialState.FAIL if failed else self._optuna_state(row.state)
         self._study.add_trial(
             optuna.trial.create_trial(
                 state=state,
-                values=None if row.worth is None or state != TrialState.COMPLETE else list(row.worth.values),
+                values=None if row.best is None or state != TrialState.COMPLETE else list(row.best.values),
                 params={name: value for name, (value, _) in row.params.items()},
                 distributions={name: _distribution(held) for name, (_, held) in row.params.items()},
                 intermediate_values=dict(row.values) if len(self._objective.directions) == 1 else {},
-                constraints=None if row.worth is None else dict(row.worth.violations),
+                constraints=None if row.best is None else dict(row.best.violations),
                 user_attrs=dict(attributes),
                 system_attrs=samplers.attributes_of_told(self._space.sampler),
             )

@@ -132,7 +132,7 @@ class StudyFile(InMemoryStorage):
         return super().set_trial_state_values(trial_id, state, values)
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
-        """Set what an epoch of a trial is worth."""
+        """Set the value of an epoch of a trial."""
         self._file.set_trial_intermediate_value(self._trials_there[trial_id], step, intermediate_value)
         super().set_trial_intermediate_value(trial_id, step, intermediate_value)
 

@@ -29,7 +29,7 @@ _SHOWN = 5  # reasons
 
 
 @dataclass
-class Harvest:
+class Source:
     """What one earlier sweep gives."""
 
     name: str
@@ -47,31 +47,31 @@ class Harvest:
         return f"{text}, {self.refused.total()} not: " + "; ".join([*reasons, *([f"{rest} others"] if rest else [])])
 
 
-def gather(space: SearchSpace, stores: Iterable[Store], ruler: Ruler | None = None) -> list[Harvest]:
+def gather(space: SearchSpace, stores: Iterable[Store], ruler: Ruler | None = None) -> list[Source]:
     """The trials of each store that the space admits, measured as the new sweep will measure.
 
     `ruler` is what this sweep measures FID with; where nobody knows it yet, the first row that has a FID decides.
     """
     needs_ruler = bool(OF_IMAGES & set(space.objective.reads))
-    harvests = []
+    sources = []
     for store in stores:
-        harvest = Harvest(store.folder.name)
+        source = Source(store.folder.name)
         epochs: dict[str, list[Row]] = {}
         for row in store.epochs().rows():
             epochs.setdefault(str(row["trial_id"]), []).append(row)
         table = store.latest_attempts()
-        harvest.refused.update(problem for problem in table.problems)
+        source.refused.update(problem for problem in table.problems)
         for row in table.rows():
             rows = epochs.get(str(row["trial_id"]), [])
             if needs_ruler:
                 ruler = ruler or next((ruler_of(held) for held in rows if held.get("fid") is not None), None)
             found = _usable(space, row, rows, ruler if needs_ruler else None)
             if isinstance(found, str):
-                harvest.refused[found] += 1
+                source.refused[found] += 1
             else:
-                harvest.used.append((f"{harvest.name}/{found.trial_id}", found))
-        harvests.append(harvest)
-    return harvests
+                source.used.append((f"{source.name}/{found.trial_id}", found))
+        sources.append(source)
+    return sources
 
 
 def _usable(space: SearchSpace, row: Row, epochs: Sequence[Row], ruler: Ruler | None) -> Recorded | str:
@@ -98,7 +98,7 @@ def _usable(space: SearchSpace, row: Row, epochs: Sequence[Row], ruler: Ruler | 
             return f"its FID has other features, images or reference ({_said(other)}, not {_said(ruler)})"
         epochs = measured
     found = Recorded.of(config, row, epochs, params, space.objective)
-    return found if found.worth is not None else f"it has no {' and '.join(space.objective.reads)} in any epoch"
+    return found if found.best is not None else f"it has no {' and '.join(space.objective.reads)} in any epoch"
 
 
 def _as_measured_here(space: SearchSpace, config: TrialConfig) -> TrialConfig:

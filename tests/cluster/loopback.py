@@ -76,7 +76,7 @@ def on_loopback(alone: Host) -> str:
         # Nor may they share a folder: each unpacks the code of a job into it, over the other's.
         own = f"--node-ip-address={address} --temp-dir=/tmp/ray-{address}"
         content[key] = [re.sub("ray start", f"ray start {own}", starts[0])]
-    return yaml.safe_dump(content)
+    return str(yaml.safe_dump(content))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -72,9 +73,9 @@ def drive(laptop: Host, head: Host, one: Host, two: Host, cluster_file: Path, sh
     type_(f"ray up -y {cluster_file}")
     token = (laptop.home / ".ray" / "auth_token").read_text()
     for host in (head, one, two):
-        wait_for(lambda host=host: (host.home / ".ray" / "auth_token").exists(), 600, f"the token on {host.name}")
         held = host.home / ".ray" / "auth_token"
-        wait_for(lambda held=held: held.stat().st_mode & 0o777 == 0o600, 60, f"mode 0600 on {host.name}")
+        wait_for(held.exists, 600, f"the token on {host.name}")
+        wait_for(partial(_is_private, held), 60, f"mode 0600 on {host.name}")
         assert held.read_text() == token
     wait_for(lambda: nodes(head) == 3, 1200, "three nodes")
 
@@ -219,7 +220,7 @@ def edited(head: Host, workers: list[Host]) -> str:
     content["auth"] |= {"ssh_user": "root", "ssh_private_key": str(head.key)}
     for key in ("head_start_ray_commands", "worker_start_ray_commands"):
         content[key] = [command.replace("ray start", f"ray start --labels={LABEL}={PRICE}") for command in content[key]]
-    return yaml.safe_dump(content)
+    return str(yaml.safe_dump(content))
 
 
 def nodes(head: Host) -> int:
@@ -252,6 +253,10 @@ def ended(store: Store) -> int:
     """Trials that will not be run again."""
     rows = store.latest_attempts().rows()
     return sum(meaning_of(row["state"]).ended for row in rows)
+
+
+def _is_private(file: Path) -> bool:
+    return file.stat().st_mode & 0o777 == 0o600
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:

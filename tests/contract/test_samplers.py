@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from cpcnn_core import cached, likelihood, sampling
-from cpcnn_core.cached import CachedNetwork, Ops, cuda_graph, run
+from cpcnn_core import likelihood, sampling
+from cpcnn_core.cached import CachedNetwork, Ops, cuda_graph, parts, run
 from cpcnn_core.data import to_model
 from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.sampling import draw_noise, sample, sample_cached, sample_reference
@@ -67,9 +67,7 @@ def assert_same_images(got: Tensor, want: Tensor) -> None:
 class SamplerContract:
     """A sampler passes if a subclass that names it passes."""
 
-    @staticmethod
-    def draw(*args: object, **settings: object) -> Tensor:
-        raise NotImplementedError
+    draw: ClassVar[Sampler]
 
     def drawn(self, seed: int = 0, channels: int = 3, temperature: float = 1.0) -> Tensor:
         return self.draw(model_of(channels), LABELS, noise_of(seed, channels), temperature=temperature)
@@ -157,24 +155,25 @@ class SamplerContract:
             ({"labels": torch.zeros(4)}, "labels: torch.float32"),
         ],
     )
-    def test_what_cannot_be_is_refused(self, settings: dict[str, object], message: str) -> None:
+    def test_what_cannot_be_is_refused(self, settings: dict[str, Any], message: str) -> None:
+        asked: dict[str, Any] = {"model": model_of(), "labels": LABELS, "noise": noise_of(), **settings}
         with pytest.raises(ValueError, match=message):
-            self.draw(**{"model": model_of(), "labels": LABELS, "noise": noise_of()} | settings)
+            self.draw(**asked)
 
 
 class TestReference(SamplerContract):
-    draw = staticmethod(sample_reference)
+    draw: ClassVar[Sampler] = staticmethod(sample_reference)
     drawn = staticmethod(reference)
 
 
 class TestCached(SamplerContract):
-    draw = staticmethod(sample_cached)
+    draw: ClassVar[Sampler] = staticmethod(sample_cached)
 
 
 class TestCachedInThreads(SamplerContract):
     """Two threads with two images each."""
 
-    draw = staticmethod(sample_cached)
+    draw: ClassVar[Sampler] = staticmethod(sample_cached)
 
     @pytest.fixture(autouse=True)
     def two_threads(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -213,11 +212,9 @@ class TestCachedAsGraphs(SamplerContract):
 
     @pytest.fixture(autouse=True)
     def as_on_a_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(cached, "few_calls", lambda _: True)
+        monkeypatch.setattr(parts, "few_calls", lambda _: True)
 
-    @staticmethod
-    def draw(*args: object, **settings: object) -> Tensor:
-        return sample_cached(*args, **settings, capture=lambda ops: partial(run, list(ops)))  # type: ignore[arg-type]
+    draw: ClassVar[Sampler] = staticmethod(partial(sample_cached, capture=lambda ops: partial(run, list(ops))))
 
     def test_each_of_the_three_kinds_of_row_is_captured_once_after_it_has_run(self) -> None:
         captured: list[int] = []
@@ -245,7 +242,7 @@ def test_outputs_with_a_gpus_calls_which_are_fewer(fusion: str, monkeypatch: pyt
         return sum(captured)
 
     on_a_cpu = calls()
-    monkeypatch.setattr(cached, "few_calls", lambda _: True)
+    monkeypatch.setattr(parts, "few_calls", lambda _: True)
     assert calls() < 0.8 * on_a_cpu
     assert_outputs_equal(network(fusion))
 

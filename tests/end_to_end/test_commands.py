@@ -46,7 +46,7 @@ def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=os.environ.copy())
 
 
-def call_here(app: typer.Typer, *arguments: str | Path) -> tuple[int, str]:
+def call_here(app: typer.Typer, *arguments: object) -> tuple[int, str]:
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert isinstance(result.exception, SystemExit | None), result.exception
     return result.exit_code, result.output
@@ -137,7 +137,7 @@ def dashboard(store: Store, path: str) -> dict[str, Any]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command = [Path(sys.executable).with_name("optuna-dashboard"), f"sqlite:///{store.study_file}", "--port", port]
+    command = [str(Path(sys.executable).with_name("optuna-dashboard")), f"sqlite:///{store.study_file}", "--port", port]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as server:
         try:
             for _ in range(600):

@@ -60,14 +60,16 @@ def alone(tmp_path_factory: pytest.TempPathFactory, space: Path) -> list[dict[st
 def start(module: str, space: Path, results: Path, variables: Mapping[str, str]) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", module, str(space), "--results", str(results), "--name", "here"]
     clean = environment.without_launchers(os.environ) | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=clean | variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, env={**clean, **variables}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def epochs(results: Path) -> list[dict[str, Any]]:
     store = Store(results / "here")
     (row,) = store.latest_attempts().rows()
     assert row["state"] == "COMPLETE", row["error"]
-    return store.epochs_of(row["trial_id"])
+    return [dict(held) for held in store.epochs_of(str(row["trial_id"]))]
 
 
 def output(process: subprocess.Popen[str], code: int = 0) -> str:

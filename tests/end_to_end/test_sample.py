@@ -21,6 +21,7 @@ from orchestrator.records.store import Store
 from orchestrator.records.sweep_file import SweepRecord
 from tests.support import remote
 from tests.support.fakes import metrics
+from tests.support.paths import local
 
 CONFIG = TrialConfig.from_flat(
     {"model.fusion": "input_add", "model.nr_filters": 4, "model.nr_logistic_mix": 2, "seed": 7}
@@ -36,7 +37,7 @@ def results(tmp_path: Path) -> Path:
     for epoch in (1, EPOCH):
         store.add_epoch(CONFIG.trial_id, 1, metrics(epoch))
     save_weights(
-        store.checkpoint_folder(CONFIG.trial_id) / weights_name(EPOCH),
+        local(store.checkpoint_folder(CONFIG.trial_id)) / weights_name(EPOCH),
         build_model(CONFIG, SHAPE, NR_CLASSES).state_dict(),
         config=CONFIG,
         image_shape=SHAPE,
@@ -58,7 +59,7 @@ def pixels(file: Path) -> np.ndarray:
 
 
 def test_the_images_that_fid_was_measured_of_come_again_and_others_with_another_seed(results: Path) -> None:
-    file = Store(results / "sweep").checkpoint_folder(CONFIG.trial_id) / weights_name(EPOCH)
+    file = local(Store(results / "sweep").checkpoint_folder(CONFIG.trial_id)) / weights_name(EPOCH)
     assert sample(results, "--count", 2, "--out", results / "a")[0] == 0
     wanted = quality.draw(build_model(CONFIG, SHAPE, NR_CLASSES), 2, seed=CONFIG.seed)
     assert len(list((results / "a" / "samples").iterdir())) == len(wanted.images) == 6
@@ -109,7 +110,7 @@ def test_what_cannot_be_drawn_is_said_and_leaves_no_folder(results: Path, argume
 
 
 def test_weights_that_are_not_finite_draw_nothing(results: Path) -> None:
-    file = Store(results / "sweep").checkpoint_folder(CONFIG.trial_id) / weights_name(EPOCH)
+    file = local(Store(results / "sweep").checkpoint_folder(CONFIG.trial_id)) / weights_name(EPOCH)
     assert isinstance(file, Path)
     state = build_model(CONFIG, SHAPE, NR_CLASSES).state_dict()
     state["nin_out.conv.bias"][:] = float("nan")
@@ -138,7 +139,7 @@ def test_weights_that_are_not_the_recorded_ones_draw_nothing(results: Path, wher
         (folder / kept.name).write_bytes(content[:-7] + bytes([content[-7] ^ damaged]) + content[-6:])
         out = results / f"out {damaged}"
         for source in (CONFIG.trial_id, str(folder / kept.name)):
-            code, said = sample(store.folder.parent, "--count", 1, "--out", out, source=source)
+            code, said = sample(local(store.folder.parent), "--count", 1, "--out", out, source=source)
             if damaged:
                 assert (code, out.exists()) == (2, False)
                 assert f"{folder / kept.name}: damaged, its SHA-256 is not the one that index.json beside it" in said

@@ -24,7 +24,8 @@ STEP_KIB = int(os.environ.get("CPCNN_LEVELS", "20"))
 
 def main(disk: Path, step: int) -> None:
     """For each size of the disk: drive a sweep until it cannot write, make room, go on. Print what was refused."""
-    size, held, refused = step, 0, {}
+    size, held = step, 0
+    refused: dict[str, int] = {}
     while True:
         _mount("-o", f"size={size}k", "-t", "tmpfs", "none", str(disk))
         store, error = None, None

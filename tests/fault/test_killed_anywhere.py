@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ from typing import Any
 import optuna
 import pytest
 
+from cpcnn_core import files
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator.objectives.objective import Objective
+from orchestrator.records import location
 from orchestrator.records import place as place_module
 from orchestrator.records.recording import Place
 from orchestrator.records.states import State
@@ -25,11 +27,14 @@ from orchestrator.search.ledger import Best, Ledger
 from orchestrator.search.space import SearchSpace
 from orchestrator.search.study import Study
 from orchestrator.training import trainer
-from search_spaces import choice, ints
+from search_spaces import Distribution, choice, ints
 from tests.support import fakes
 
 TRIALS, EPOCHS, CONCURRENT = 4, 2, 2
-FIELDS = {"model.fusion": choice("none", "stem_add", "input_map"), "model.nr_filters": ints(8, 12)}
+FIELDS: dict[str, Distribution] = {
+    "model.fusion": choice("none", "stem_add", "input_map"),
+    "model.nr_filters": ints(8, 12),
+}
 SPACE = SearchSpace("a test", "", FIELDS, {"train.epochs": EPOCHS, "seed": 0}, TRIALS, Objective("val_acc", "max"))
 
 
@@ -51,7 +56,7 @@ def drive(store: Store) -> int:
     with ExitStack() as stack:
         stack.callback(study.close)
         ledger = Ledger(study, store, SPACE.objective, NoView())
-        running: list[tuple[int, Iterator[EpochMetrics]]] = []
+        running: list[tuple[int, Generator[EpochMetrics]]] = []
         started = 0
         while True:
             while len(running) < CONCURRENT and (suggestion := ledger.suggest()) is not None:
@@ -69,7 +74,7 @@ def drive(store: Store) -> int:
             if metrics is not None:
                 ledger.epoch(number, metrics, Place("here", "cpu", 1))
             if metrics is None or metrics.epoch == EPOCHS:
-                epochs.close()  # type: ignore[attr-defined]
+                epochs.close()
                 ledger.ended(number, None)
             else:
                 running.append((number, epochs))
@@ -117,8 +122,8 @@ def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[st
         return call
 
     with monkeypatch.context() as patch:
-        patch.setattr(place_module, "write_atomically", counted("file", place_module.write_atomically))
-        patch.setattr(fakes, "write_atomically", counted("checkpoint", fakes.write_atomically))
+        patch.setattr(place_module, "write_atomically", counted("file", location.write_atomically))
+        patch.setattr(fakes, "write_atomically", counted("checkpoint", files.write_atomically))
         patch.setattr(optuna.Study, "ask", counted("ask", optuna.Study.ask))
         patch.setattr(optuna.Study, "tell", counted("tell", optuna.Study.tell))
         patch.setattr(optuna.Trial, "report", counted("report", optuna.Trial.report))

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,11 @@ def test_a_sweep_stopped_killed_and_robbed_of_workers_ends_as_if_nothing_had_hap
 KILLS = int(os.environ.get("CPCNN_KILLS", "0"))  # 20 take some minutes; one kill is part of the test above
 
 
+def _goes_on(sweep: Sweep, driver: subprocess.Popen[str], trained: int) -> bool:
+    """Whether more than so many epochs are trained, or the driver has ended."""
+    return len(sweep.trained()) > trained or driver.poll() is not None
+
+
 @pytest.mark.skipif(KILLS == 0, reason="CPCNN_KILLS says how often to kill the driver at a random moment")
 @pytest.mark.timeout(3600)
 def test_a_sweep_whose_driver_is_killed_at_random_moments_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
@@ -159,9 +165,7 @@ def test_a_sweep_whose_driver_is_killed_at_random_moments_ends_as_if_nothing_had
         with sweep.running(0.2) as driver:
             # Some die while they start, before Ray is up, most while trials run.
             if rng.random() < 0.8:
-                sweep.wait(
-                    lambda before=before, driver=driver: len(sweep.trained()) > before or driver.poll() is not None
-                )
+                sweep.wait(partial(_goes_on, sweep, driver, before))
             time.sleep(rng.uniform(0, 1.5))
             assert driver.poll() is None, f"it ended by itself, after {killed} kills: {driver.communicate()[0]}"
             driver.kill()

@@ -42,7 +42,8 @@ class PlainNetwork:
     def weight(self, name: str) -> Tensor:
         """g v / |v|: the norm is over all but the first dimension."""
         g, v = self.weights[f"{name}.weight_g"], self.weights[f"{name}.weight_v"]
-        return g * v / v.flatten(1).norm(dim=1).view(-1, *[1] * (v.dim() - 1))
+        weight: Tensor = g * v / v.flatten(1).norm(dim=1).view(-1, *[1] * (v.dim() - 1))
+        return weight
 
     def conv(self, name: str, x: Tensor, padding: tuple[int, int, int, int], stride: int = 1) -> Tensor:
         return F.conv2d(F.pad(x, padding), self.weight(f"{name}.conv"), self.weights[f"{name}.conv.bias"], stride)

@@ -16,7 +16,7 @@ from orchestrator.records.location import RemotePath
 _PUTTING = threading.Lock()
 
 
-class FragileFileSystem(MemoryFileSystem):
+class FragileFileSystem(MemoryFileSystem):  # fsspec has no types
     """A MemoryFileSystem that asks `before` what to do about each call that goes over the network elsewhere."""
 
     protocol = "fragile"
@@ -26,7 +26,7 @@ class FragileFileSystem(MemoryFileSystem):
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
-        return MemoryFileSystem._strip_protocol(path.removeprefix("fragile://"))
+        return str(MemoryFileSystem._strip_protocol(path.removeprefix("fragile://")))
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> None:
         type(self).before("put", path)

@@ -17,9 +17,9 @@ def test_the_picture_shows_the_layers_of_the_contract() -> None:
     labels = dict(re.findall(r'(\w+)\["([^"]+)"\]', picture))
     arrows = dict(re.findall(r'^  (\w+)(?:\["[^"]+"\])? --> (\w+)', picture.split("  orchestrator([")[0], re.MULTILINE))
     shown, at = [], "commands"
-    while at is not None:
+    while at:
         shown.append(set(labels.get(at, at).split(", ")))
-        at = arrows.get(at)
+        at = arrows.get(at, "")
     assert shown == [set(layer.split(" | ")) for layer in contract["layers"]]
 
 

@@ -120,7 +120,7 @@ def test_the_regret_is_what_is_missing_to_the_best() -> None:
     assert search.time_to([0.4, 0.2, 0.1], [1.0, 2.0, 3.0], 0.2) == 2.0
     assert search.time_to([0.4], [1.0], 0.2) is None
     mean, half = search.mean_interval([0.0, 1.0, 2.0, 3.0])
-    assert (mean, half) == (1.5, pytest.approx(1.96 * 1.2909944 / 2))
+    assert (mean, half) == pytest.approx((1.5, 1.96 * 1.2909944 / 2))
 
 
 def test_a_recorded_curve_is_what_training_measured(tmp_path: Path) -> None:

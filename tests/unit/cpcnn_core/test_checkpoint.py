@@ -115,7 +115,7 @@ def test_a_damaged_state_is_named_and_the_one_before_taken(
         newest.unlink()
     else:
         content[len(content) // 2] ^= 1
-        cut = {"truncated": content[: len(content) // 2], "flipped": content, "empty": b""}[damage]
+        cut = {"truncated": content[: len(content) // 2], "flipped": content, "empty": bytearray()}[damage]
         newest.write_bytes(cut)
     again = CheckpointFolder(tmp_path, CONFIG)
     with caplog.at_level(logging.WARNING):

@@ -103,4 +103,4 @@ def test_an_option_of_a_fusion_means_the_same_whether_read_as_integer_or_float()
 
 def test_frozen() -> None:
     with pytest.raises(ValidationError):
-        TrialConfig().seed = 3  # type: ignore[misc]
+        TrialConfig().seed = 3

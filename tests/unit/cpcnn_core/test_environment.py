@@ -183,7 +183,7 @@ def test_the_processes_of_a_trial_see_what_they_are_given_alone(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     given: dict[str, str] = {}
-    monkeypatch.setattr(replicas.subprocess, "Popen", lambda *_, env, **__: given.update(env))
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, env, **__: given.update(env))
     os.environ.update({name: hostile(name) for name in known()})
     replicas._start(rank=1, world=2, port=29501, log=None)[1].close()
     assert {name: given[name] for name in RENDEZVOUS} == COMPLETE | {"MASTER_PORT": "29501"}

@@ -22,7 +22,7 @@ from cpcnn_core.data import Split
 from cpcnn_core.errors import LikelihoodError
 from cpcnn_core.evaluate import Evaluation, evaluate, log_likelihoods, log_prior
 from cpcnn_core.likelihood import log_prob
-from cpcnn_core.objective import Objective
+from cpcnn_core.loss import Loss
 from tests.contract.networks import NR_CLASSES, images, network
 
 UNIFORM = torch.full((NR_CLASSES,), -math.log(NR_CLASSES), dtype=torch.float64)
@@ -100,7 +100,7 @@ def test_the_posterior_that_is_trained_keeps_the_prior_of_very_unlikely_images(c
     with torch.no_grad():
         model.nin_out.conv.bias[2:].view(3, 3, 2)[:, 0].fill_(3e6)  # the means: far off
     prior, weight = torch.tensor([0.98, 0.01, 0.01]).log(), 1e6
-    objective = Objective(model.eval(), prior, class_weight=weight, class_temperature=class_temperature)
+    objective = Loss(model.eval(), prior, class_weight=weight, class_temperature=class_temperature)
     labels = torch.tensor([0, 2])
     total, _, bpd = objective(images(2), labels, torch.zeros(2, dtype=torch.bool), torch.ones(2), None)
     assert bpd > 1e6
@@ -206,7 +206,7 @@ def test_the_same_close_calls_are_settled_however_many_processes_there_are(monke
 
         def run(rank: int, rows: list[Tensor] = rows, barrier: threading.Barrier = barrier) -> Tensor:
             accelerator = OneOfSeveral(rank, rows, barrier)
-            return log_likelihoods(model, pixels, UNIFORM, batch_size=7, bf16=True, accelerator=accelerator)  # type: ignore[arg-type]
+            return log_likelihoods(model, pixels, UNIFORM, batch_size=7, bf16=True, accelerator=accelerator)
 
         with ThreadPoolExecutor(world) as pool:
             for table in pool.map(run, range(world)):

@@ -161,7 +161,7 @@ def test_without_locks_data_is_fetched_by_several_and_whole(
 
     def at_once(*arguments: object) -> None:
         both.wait()
-        fetch(*arguments)  # type: ignore[arg-type]
+        fetch(*arguments)
 
     monkeypatch.setattr(fetching, "_fetch", at_once)
     found: list[Path] = []

@@ -56,13 +56,13 @@ def test_the_grid_has_one_row_per_class(tmp_path: Path, side: int, factor: int) 
     assert shades == [0, 40, 80, 120, 160, 255]
 
 
-def test_a_part_of_the_training_images_is_measured_with_the_same_ruler() -> None:
+def test_a_part_of_the_training_images_is_measured_alike() -> None:
     asked = config(fid_extractor="classifier", fid_every=1)
     part = asked.with_settings({"data.train_fraction": 0.1})
-    rulers = [quality.yardstick(each, data.load(each.data)) for each in (asked, part)]
-    assert rulers[0].extract.name == rulers[1].extract.name
-    assert rulers[0].reference.name == rulers[1].reference.name
-    assert rulers[0].reference.name.startswith("digits/validation-")
+    evaluators = [quality.evaluator(each, data.load(each.data)) for each in (asked, part)]
+    assert evaluators[0].extract.name == evaluators[1].extract.name
+    assert evaluators[0].reference.name == evaluators[1].reference.name
+    assert evaluators[0].reference.name.startswith("digits/validation-")
 
 
 @pytest.mark.parametrize(
@@ -75,13 +75,13 @@ def test_a_part_of_the_training_images_is_measured_with_the_same_ruler() -> None
 def test_what_cannot_be_measured_with_is_said_before_training(settings: dict[str, Any], says: str) -> None:
     asked = config(fid_every=1, **settings)
     with pytest.raises(ConfigError, match=says):
-        quality.yardstick(asked, data.load(asked.data))
+        quality.evaluator(asked, data.load(asked.data))
 
 
 def test_too_few_images_to_extrapolate_are_refused_before_training() -> None:
     asked = config(fid_every=1, fid_extractor="classifier", fid_extrapolate=True, fid_images_per_class=12)
     with pytest.raises(ConfigError, match=r"120 images of 64 features are too few .* to 13 or more"):
-        quality.yardstick(asked, data.load(asked.data))
+        quality.evaluator(asked, data.load(asked.data))
 
 
 def test_the_courses_reference_is_the_files_at_their_own_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,9 +104,9 @@ def test_the_courses_reference_is_the_files_at_their_own_size(tmp_path: Path, mo
     monkeypatch.setattr(quality, "extractor", lambda *_, **__: stub)
     asked = config(fid_every=1, fid_extractor="inception-192", fid_reference="test_files")
     asked = asked.with_settings({"data.name": "cpen455", "data.root": str(tmp_path)})
-    yard = quality.yardstick(asked, data.load(asked.data))
+    evaluator = quality.evaluator(asked, data.load(asked.data))
     assert seen == [(8, 3, 64, 64)]
-    assert yard.reference.name.startswith("cpen455/test_files-")
+    assert evaluator.reference.name.startswith("cpen455/test_files-")
 
 
 def test_a_data_set_without_files_has_no_reference_of_files() -> None:

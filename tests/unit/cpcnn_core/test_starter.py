@@ -6,6 +6,7 @@ import json
 import pickle
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -135,7 +136,7 @@ def test_renamed_parameters_come_back_under_the_files_names(tmp_path: Path) -> N
 @pytest.mark.parametrize("name", ["label_emb.weight", "embedding.weight", "class_table"])
 @pytest.mark.parametrize("encoding", ["one_hot", "embedding"])
 def test_label_tables_round_trip_as_the_file_holds_them(tmp_path: Path, name: str, encoding: str) -> None:
-    settings = {} if encoding == "one_hot" else {"label_encoding": "embedding", "label_dim": 3}
+    settings: dict[str, Any] = {} if encoding == "one_hot" else {"label_encoding": "embedding", "label_dim": 3}
     model = network("stem_add", **settings)
     ours = "fusion.stem_add.e.weight" if encoding == "one_hot" else "label.weight"
     own = starter_state_dict(model)
@@ -336,7 +337,7 @@ def test_tensors_are_left_out_by_name_prefix_and_pattern(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("encoding", ["one_hot", "embedding"])
 def test_a_table_of_more_classes_says_so_and_gives_its_first_ones(tmp_path: Path, encoding: str) -> None:
-    settings = {} if encoding == "one_hot" else {"label_encoding": "embedding", "label_dim": 5}
+    settings: dict[str, Any] = {} if encoding == "one_hot" else {"label_encoding": "embedding", "label_dim": 5}
     own = starter_state_dict(network("stem_add", **settings))
     table = torch.cat([own["embedding.weight"], torch.randn(7, own["embedding.weight"].shape[1])])
     with pytest.raises(

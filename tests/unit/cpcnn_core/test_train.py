@@ -18,11 +18,12 @@ from cpcnn_core import evaluate as evaluation
 from cpcnn_core import fid, quality
 from cpcnn_core import train as training
 from cpcnn_core.checkpoint import kept_epochs, load_weights
+from cpcnn_core.classify import class_log_likelihoods
 from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.data import HIDDEN, Dataset, Split
 from cpcnn_core.evaluate import Evaluation, evaluate, log_prior
+from cpcnn_core.loss import Loss
 from cpcnn_core.metrics import EpochMetrics
-from cpcnn_core.objective import Objective
 from cpcnn_core.quality import Drawn
 from cpcnn_core.train import TrainingError, fit
 from tests.support.fakes import metrics
@@ -33,7 +34,7 @@ def config(**settings: object) -> TrialConfig:
     return TrialConfig.from_flat(SETTINGS | {name.replace("__", "."): value for name, value in settings.items()})
 
 
-def losses(dataset: Dataset, folder: Path, **settings: object) -> list[float]:
+def losses(dataset: Dataset, folder: Path, **settings: object) -> list[float | None]:
     return [epoch.train_loss for epoch in fit(config(**settings), dataset, folder)]
 
 
@@ -68,7 +69,10 @@ def test_every_epoch_is_measured_over_every_image(tmp_path: Path) -> None:
     assert [epoch.step for epoch in epochs] == [4, 8, 12]  # 50 images in batches of 16: the last one counts
     assert progress[:4] == [("trained", done, 50) for done in (16, 32, 48, 50)]
     assert progress[4:6] == [("evaluated", 9, 9), ("evaluated", 10, 10)]
-    assert epochs[-1].train_bpd < epochs[0].train_bpd
+    first, last = epochs[0].train_bpd, epochs[-1].train_bpd
+    assert first is not None
+    assert last is not None
+    assert last < first
     for epoch, (number, result) in zip(epochs, seen, strict=True):
         assert number == epoch.epoch
         assert len(result.names) == len(dataset.validation)
@@ -160,10 +164,12 @@ def test_every_so_many_epochs_and_after_the_last_images_are_drawn_and_measured(t
     for epoch, (_, made) in zip(epochs[1:], drawn, strict=True):
         assert made.images.shape == (15, *dataset.image_shape)
         assert made.labels.tolist() == [0] * 5 + [1] * 5 + [2] * 5
-        yard = quality.yardstick(config(**FID), dataset)
-        assert epoch.fid == pytest.approx(fid.score(made.images, made.labels, yard.extract, yard.reference).fid.value)
+        evaluator = quality.evaluator(config(**FID), dataset)
+        assert epoch.fid == pytest.approx(
+            fid.score(made.images, made.labels, evaluator.extract, evaluator.reference).fid.value
+        )
         assert (epoch.fid_images, epoch.fid_error, epoch.kid_error) == (15, None, None)
-        assert (epoch.fid_extractor, epoch.fid_reference) == (yard.extract.name, yard.reference.name)
+        assert (epoch.fid_extractor, epoch.fid_reference) == (evaluator.extract.name, evaluator.reference.name)
         assert {"fid.a", "fid.b", "fid.c"} <= set(epoch.extra)
         assert epoch.sample_seconds is not None
         assert 0 < epoch.sample_seconds <= epoch.eval_seconds
@@ -194,7 +200,7 @@ def test_a_measurement_that_breaks_does_not_cost_the_epoch(tmp_path: Path, monke
     def disk_full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(quality.Yardstick, "measure", out_of_memory)
+    monkeypatch.setattr(quality.Evaluator, "measure", out_of_memory)
     epochs = list(fit(config(**FID), tiny_dataset(), tmp_path, on_drawn=disk_full))
     assert [epoch.fid for epoch in epochs] == [None] * 3
     assert epochs[0].fid_error is None  # it was not due
@@ -225,14 +231,14 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_curve(
 ) -> None:
     dataset = tiny_dataset()
     expected = losses(dataset, tmp_path / "roomy")
-    forward = Objective.forward
+    forward = Loss.forward
 
-    def small_memory(self: Objective, images: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    def small_memory(self: Loss, images: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
         if len(images) > 4:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
         return forward(self, images, *rest)
 
-    monkeypatch.setattr(Objective, "forward", small_memory)
+    monkeypatch.setattr(Loss, "forward", small_memory)
     epochs = list(fit(config(), dataset, tmp_path / "tight"))
     assert [epoch.micro_batch for epoch in epochs] == [4, 4, 4]
     assert [epoch.train_loss for epoch in epochs] == pytest.approx(expected, abs=1e-4)
@@ -243,7 +249,7 @@ def test_memory_that_ends_at_one_image_is_an_error(tmp_path: Path, monkeypatch: 
     def no_memory(*_: Any) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(Objective, "forward", no_memory)
+    monkeypatch.setattr(Loss, "forward", no_memory)
     with pytest.raises(RuntimeError, match="out of memory"):
         list(fit(config(), tiny_dataset(), tmp_path))
 
@@ -252,17 +258,17 @@ def test_memory_that_ends_at_one_image_is_an_error(tmp_path: Path, monkeypatch: 
 def test_a_loss_that_is_not_finite_stops_at_once_and_keeps_the_last_good_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float, in_gradient: bool
 ) -> None:
-    forward, calls = Objective.forward, 0
+    forward, calls = Loss.forward, 0
 
-    def poisoned(self: Objective, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    def poisoned(self: Loss, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
         nonlocal calls
         calls += 1
-        total, objective, bpd = forward(self, *args)
+        total, loss, bpd = forward(self, *args)
         if calls != 6:
-            return total, objective, bpd
-        return (total * value, objective, bpd) if in_gradient else (total, objective + value, bpd)
+            return total, loss, bpd
+        return (total * value, loss, bpd) if in_gradient else (total, loss + value, bpd)
 
-    monkeypatch.setattr(Objective, "forward", poisoned)
+    monkeypatch.setattr(Loss, "forward", poisoned)
     epochs: list[EpochMetrics] = []
     with pytest.raises(TrainingError, match="epoch 2, step 2 of 4"):
         epochs.extend(fit(config(), tiny_dataset(), tmp_path))
@@ -278,7 +284,7 @@ NOT_THE_TRUE_CLASS = (4, 2)  # of the fifth image, whose class is 1
 def test_likelihoods_that_are_none_fail_the_trial_and_its_sound_epochs_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float, split: str
 ) -> None:
-    measure, tables = evaluation.class_log_likelihoods, 0
+    measure, tables = class_log_likelihoods, 0
 
     def diverged(*args: Any, **settings: Any) -> Tensor:
         nonlocal tables
@@ -366,7 +372,7 @@ def test_no_step_waits_for_a_number_from_the_device(tmp_path: Path) -> None:
             assert call is not torch.ops.aten.nonzero.default, "a step waits for how many there are"
             return call(*args, **(kwargs or {}))
 
-    with Reads() as reads:
+    with Reads() as reads:  # type: ignore[no-untyped-call]
         run.optimize(chosen)
     assert reads.seen > 0
 
@@ -376,7 +382,7 @@ def test_a_resumed_step_waits_for_no_number_either(tmp_path: Path, monkeypatch: 
     places: list[object] = []
     load = torch.load
 
-    def noted(*args: Any, map_location: object, **settings: Any) -> Any:
+    def noted(*args: Any, map_location: str, **settings: Any) -> Any:
         places.append(map_location)
         return load(*args, map_location=map_location, **settings)
 
@@ -413,6 +419,8 @@ def test_film_statistics_are_logged_each_epoch(tmp_path: Path) -> None:
 @pytest.mark.parametrize("settings", [{"train__precision": "bf16"}, {"train__grad_clip": None}])
 def test_other_ways_to_train_learn_too(tmp_path: Path, settings: dict[str, Any]) -> None:
     found = losses(tiny_dataset(), tmp_path, **settings)
+    assert found[0] is not None
+    assert found[-1] is not None
     assert found[-1] < found[0]
 
 

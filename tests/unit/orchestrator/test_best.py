@@ -7,10 +7,11 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.compute as pc  # type: ignore[import-untyped]
 import pytest
 import torch
 from PIL import Image
@@ -32,6 +33,7 @@ from orchestrator.records.store import Attempt, Store
 from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.training import trainer
 from tests.support.fakes import metrics
+from tests.support.paths import local
 
 CONFIG = TrialConfig.from_flat({"model.nr_filters": 2, "model.nr_logistic_mix": 1, "model.fusion": "stem_add"})
 
@@ -90,13 +92,13 @@ def add_real(results: Path, measured: Measured, **recorded: float) -> Store:
     attempt = Attempt(trial_id=CONFIG.trial_id, attempt=1, number=0, state="COMPLETE", started="2025", device="cpu")
     store.write_attempt(attempt, CONFIG)
     store.add_epoch(CONFIG.trial_id, 1, metrics(1, **(measured.values | recorded)))
-    folder = store.checkpoint_folder(CONFIG.trial_id)
+    folder = local(store.checkpoint_folder(CONFIG.trial_id))
     folder.mkdir(parents=True)
     (folder / measured.weights.name).write_bytes(measured.weights.read_bytes())
     return store
 
 
-def call(*arguments: str | Path) -> tuple[int, str]:
+def call(*arguments: object) -> tuple[int, str]:
     result = CliRunner().invoke(best.app, [str(argument) for argument in arguments])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result.exit_code, " ".join(result.output.split())
@@ -118,10 +120,10 @@ def in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 
 def test_a_network_that_diverged_is_not_exported(results: Path, measured: Measured) -> None:
     store = add_real(results, measured)
-    file = store.checkpoint_folder(CONFIG.trial_id) / measured.weights.name
+    file = local(store.checkpoint_folder(CONFIG.trial_id)) / measured.weights.name
     held = load_weights(file)
     with torch.no_grad():
-        held.model.nin_out.conv.parametrizations.weight.original0.fill_(3e38)  # type: ignore[union-attr, index]
+        held.model.nin_out.conv.parametrizations.weight.original0.fill_(3e38)
     data = trainer.dataset(CONFIG.data)
     save_weights(
         file,
@@ -421,7 +423,7 @@ def test_accuracy_within_a_bound_on_fid(results: Path) -> None:
 @pytest.mark.parametrize("other", [{"fid_images": 200}, {"fid_extractor": "inception-192"}, {"fid_reference": "x"}])
 @pytest.mark.parametrize(("metric", "where"), [("fid", ""), ("val_acc", "fid < 30")])
 def test_fids_that_were_not_measured_alike_are_never_mixed(
-    results: Path, other: dict[str, object], metric: str, where: str
+    results: Path, other: dict[str, Any], metric: str, where: str
 ) -> None:
     fids(results, [20.0], seed=1)
     fids(results, [10.0], seed=2, **other)
@@ -456,7 +458,7 @@ def test_a_fid_has_its_interval_from_its_standard_error_or_none_with_the_reason(
 def test_the_smallest_model_of_those_that_are_as_good(results: Path) -> None:
     store = judged(results, {1: [150], 2: [149], 3: [60]})
     for seed, size in ((1, 300), (2, 200), (3, 100)):
-        folder = store.checkpoint_folder(CONFIG.with_settings({"seed": seed}).trial_id)
+        folder = local(store.checkpoint_folder(CONFIG.with_settings({"seed": seed}).trial_id))
         folder.mkdir(parents=True)
         (folder / "weights-0001.safetensors").write_bytes(b"x" * size)
     chosen = choice_of.choose(epochs(results), "smallest").trial_id

@@ -162,7 +162,7 @@ def test_a_sweep_does_not_go_on_with_other_data(
     again = replace(plan, space=read(space, [f"data.root={root}"]))
     after = trainer.digest(again.space.default().data)
     with pytest.raises(MixtureError, match=f"other data: their digest is {before}, that of the data at .* is {after}"):
-        driver.run(again, None)  # type: ignore[arg-type]
+        driver.run(again, None)
 
 
 def test_a_sweep_goes_on_where_its_data_has_moved_to(space: Path, cats: Path, tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def plan_of(old: Store, tmp_path: Path) -> Plan:
 
 def test_going_on_with_an_old_sweep_needs_the_old_release(old: Store, tmp_path: Path) -> None:
     with pytest.raises(MixtureError, match=r"begun under protocol 1, .* by protocol 2.*commit 288e41b.*another --name"):
-        driver.run(plan_of(old, tmp_path), None)  # type: ignore[arg-type]
+        driver.run(plan_of(old, tmp_path), None)
 
 
 def test_training_on_from_old_trials_is_refused_naming_both_protocols(old: Store, tmp_path: Path) -> None:
@@ -252,9 +252,9 @@ def test_training_on_from_old_trials_is_refused_naming_both_protocols(old: Store
     assert replayed.exit_code == 2
     assert "recorded under protocol 1" in replayed.output
     space = driver._with_one_data_set(plan_of(old, tmp_path), Store(tmp_path / "new")).space
-    [harvest] = warm_start.gather(space, [old])
-    assert not harvest.used
-    assert "2 because it was recorded under protocol 1, not 2" in harvest.summary(0)
+    [source] = warm_start.gather(space, [old])
+    assert not source.used
+    assert "2 because it was recorded under protocol 1, not 2" in source.summary(0)
 
 
 def test_sweep_json_of_a_new_sweep_names_protocol_and_digest(space: Path, cats: Path, tmp_path: Path) -> None:

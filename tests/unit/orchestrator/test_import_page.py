@@ -28,13 +28,8 @@ def test_the_page_has_its_commands() -> None:
 def test_a_command_of_the_page_maps_to_what_there_is(command: str) -> None:
     head, arguments = "uv run python -m orchestrator.trial import ", shlex.split(command)
     assert command.startswith(head)
-    given = (
-        typer.main.get_command(trial.app)
-        .commands["import"]
-        .make_context(  # type: ignore[attr-defined]
-            "import", arguments[len(head.split()) :]
-        )
-    )
+    group = typer.main.get_group(trial.app)
+    given = group.commands["import"].make_context("import", arguments[len(head.split()) :])
     ours = list(network(given.params["fusion"]).state_dict())
     for item in given.params["rename"] or ():
         new = re.sub(r"\{\d+\}", "*", renaming.parse(item).new)

@@ -301,7 +301,11 @@ def test_a_confirmation_on_other_data_says_so_and_not_that_it_runs(
 
     monkeypatch.setattr(driver, "_check_data", lambda _: None)
     monkeypatch.setattr(trainer, "digest", lambda _: "0" * 32)
-    monkeypatch.setattr(driver, "_tune", lambda _, held, *__: Recording(held, config, 0) and None)
+
+    def begins(_: object, held: Store, *__: object) -> None:
+        Recording(held, config, 0)
+
+    monkeypatch.setattr(driver, "_tune", begins)
     code, said = call_here(best.app, *arguments, "--results", tmp_path)
     assert "1 runs in" in said
     monkeypatch.undo()

@@ -146,7 +146,7 @@ def test_what_was_spent_counts_whatever_became_of_it(store: Store) -> None:
     of_the_running_one = 2 * 0.01
     expected = 0.5 * 6 + of_the_running_one / 3600
     found = spent(store.trials().rows(), store.epochs().rows())
-    assert (found.hours, found.gpu_hours) == (pytest.approx(expected), pytest.approx(expected))
+    assert (found.hours, found.gpu_hours) == pytest.approx((expected, expected))
 
 
 @pytest.mark.parametrize("kept", [False, True])
@@ -282,16 +282,16 @@ def test_a_replay_goes_as_far_as_the_trial_went_in_whatever_state_it_is(store: S
 
 def test_a_warm_start_uses_what_was_measured_unless_it_failed_or_is_still_being_measured(store: Store) -> None:
     space = dataclasses.replace(SPACE, settings={**SPACE.settings, "seed": 7})
-    [harvest] = warm_start.gather(space, [store])
-    assert {recorded.state for _, recorded in harvest.used} == set(STATES) - FAILED - RUNS
-    assert set(harvest.refused) == {"it failed", "it has not ended"}
+    [source] = warm_start.gather(space, [store])
+    assert {recorded.state for _, recorded in source.used} == set(STATES) - FAILED - RUNS
+    assert set(source.refused) == {"it failed", "it has not ended"}
     new = Store(store.folder.parent / "new")
     new.create()
     study = Study(space, new, seed=0, trials=7)
-    study.learn(harvest.used)
-    told = {ID[trial.user_attrs["trial_id"]]: trial.state.name for trial in study._study.trials}
+    study.learn(source.used)
+    told: dict[str, str] = {ID[trial.user_attrs["trial_id"]]: trial.state.name for trial in study._study.trials}
     study.close()
-    assert told == {recorded.state: "PRUNED" for _, recorded in harvest.used} | {"COMPLETE": "COMPLETE"}
+    assert told == {recorded.state: "PRUNED" for _, recorded in source.used} | {"COMPLETE": "COMPLETE"}
 
 
 def driven(store: Store, schedule: str = "asha", trials: int = 7) -> tuple[Study, Ledger]:
@@ -323,7 +323,7 @@ def test_a_driver_takes_up_what_has_not_ended_and_tells_the_study_of_the_rest(st
     assert set(taken) == set(STATES) - OVER
     assert len(taken) == len(set(taken))
     trials = [trial for trial in study._study.trials if "duplicate_of" not in trial.user_attrs]
-    told = {ID[trial.user_attrs["trial_id"]]: trial.state.name for trial in trials}
+    told: dict[str, str] = {ID[trial.user_attrs["trial_id"]]: trial.state.name for trial in trials}
     assert {state: told[state] for state in OVER} == {
         "COMPLETE": "COMPLETE",
         "PRUNED": "PRUNED",
@@ -346,7 +346,7 @@ def test_without_a_scheduler_what_was_pruned_goes_on_and_what_the_user_stopped_d
 def test_a_trial_that_failed_takes_no_place_at_a_rung(store: Store) -> None:
     seen: list[str] = []
 
-    class Remembers(SCHEDULERS["none"]):  # type: ignore[misc]
+    class Remembers(SCHEDULERS["none"]):  # type: ignore[valid-type, name-defined]
         def observe(self, trial: str, epoch: int, value: object) -> None:
             seen.append(trial)
 

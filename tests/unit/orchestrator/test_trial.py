@@ -64,7 +64,7 @@ def test_a_signal_ends_a_trial_as_ctrl_c_does(
     def train(config: TrialConfig, store: Store, **settings: Any) -> Iterator[EpochMetrics]:
         for metrics in fakes.train(config, store, **settings):
             if metrics.epoch == 2:
-                with suppress(KeyboardInterrupt if swallowed else ()):  # as an exception in a __del__ is
+                with suppress(*([KeyboardInterrupt] if swallowed else [])):  # as an exception in a __del__ is
                     signal.raise_signal(number)
                 settings["on_progress"]("trained", 1, 2)
             yield metrics

@@ -327,8 +327,10 @@ def test_what_could_not_be_chosen_anyway_is_not_counted_among_what_conditions_ru
     add(results, [0.5, 0.8])
     failed = CONFIG.with_settings({"seed": 5})
     store = add(results, [0.95], config=failed)
-    attempt = {"trial_id": failed.trial_id, "attempt": 1, "number": 0, "started": "2025-01-01"}
-    store.write_attempt(Attempt(**attempt, state="FAILED", error="diverged"), failed)
+    attempt = Attempt(
+        trial_id=failed.trial_id, attempt=1, number=0, state="FAILED", started="2025-01-01", error="diverged"
+    )
+    store.write_attempt(attempt, failed)
     imported(results, "one", value=0.9)
     arguments = ["--metric", "val_acc", "--results", results, "--no-export", "--where", "val_acc > 0.99"]
     assert "Of 2 epochs with a val_acc, val_acc > 0.99 rules out all (the nearest is 0.8)" in call(*arguments)[1]

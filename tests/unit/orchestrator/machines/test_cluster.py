@@ -46,7 +46,7 @@ def node(address: str, labels: dict[str, str] | None = None, **resources: float)
 
 HEAD = node("10.0.0.1", {PRICE: "0.25", "ray.io/node-group": "head"}, memory=8 * GIB)
 SMALL = node("10.0.0.2", CPU=2, memory=4 * GIB)
-LARGE = node("10.0.0.3", CPU=8, GPU=1, memory=64 * GIB, **{"accelerator_type:A100": 1})
+LARGE = node("10.0.0.3", {}, CPU=8, GPU=1, memory=64 * GIB, **{"accelerator_type:A100": 1})
 GPUS = Kind("gpu", {"CPU": 4, "GPU": 1, "accelerator_type:T4": 1}, most=3, price=0.5)
 
 
@@ -173,7 +173,7 @@ def test_a_nodes_answer_is_judged(tmp_path: Path) -> None:
 def test_the_kinds_of_a_cluster_file_are_its_workers() -> None:
     held = cluster_file.load(ROOT / "cluster" / "gpu.yaml")
     assert cluster_file.kinds(held) == (Kind("gpu", {"CPU": 4, "GPU": 1, "accelerator_type:T4": 1}, 4, 0.3),)
-    assert cluster_file.prices(held) == (0.19, pytest.approx(0.19 + 4 * 0.3))
+    assert cluster_file.prices(held) == pytest.approx((0.19, 0.19 + 4 * 0.3))
     assert cluster_file.kinds(cluster_file.load(ROOT / "cluster" / "local.yaml")) == ()
 
 

@@ -36,7 +36,8 @@ def content(name: str) -> dict[str, Any]:
 
 def filled_in(name: str) -> dict[str, Any]:
     """The file as a newcomer leaves it who has changed everything that is marked."""
-    return yaml.safe_load((CLUSTER / f"{name}.yaml").read_text().replace("CHANGE-ME", "changed"))
+    content: dict[str, Any] = yaml.safe_load((CLUSTER / f"{name}.yaml").read_text().replace("CHANGE-ME", "changed"))
+    return content
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ FRONT = Objective.of(pareto("val_acc", "fid"))
 EVERY = [Objective.of("val_bpd"), GRADING, WITHIN, FRONT]
 
 
-def row(epoch: int = 1, **values: float | None) -> dict[str, Any]:
+def row(epoch: int = 1, /, **values: float | None) -> dict[str, Any]:
     return {"epoch": epoch, **values}
 
 
@@ -150,9 +150,9 @@ def test_an_objective_that_means_nothing_is_refused(declare: Any, says: str) -> 
         lambda: goal(1, 1),
         lambda: goal(0, 1, weight=0),
         lambda: goal(0, math.inf),
-        lambda: desirability(fid=(60, 30)),  # type: ignore[arg-type]
+        lambda: desirability(fid=(60, 30)),
         lambda: constrained("val_acc"),
-        lambda: constrained("val_acc", fid="30"),  # type: ignore[arg-type]
+        lambda: constrained("val_acc", fid="30"),
         lambda: pareto("val_acc"),
         lambda: pareto("fid", "fid"),
     ],

@@ -28,6 +28,7 @@ from orchestrator.training import trainer
 from orchestrator.tune.holding import holding
 from orchestrator.tune.plan import SweepError
 from tests.support.locks import ALWAYS, KINDS, broken
+from tests.support.paths import local
 
 HOLD = """
 import sys, time
@@ -73,8 +74,8 @@ def held_elsewhere(store: Store, kind: str) -> Iterator[subprocess.Popen[str]]:
 
 def written(store: Store, **changes: object) -> None:
     """A driver of another machine holds the sweep, or with `changes` one of this."""
-    held = replace(Holder(4711, "node-7", "2026-01-01T00:00:00+00:00", "another kernel", None), **changes)  # type: ignore[arg-type]
-    (store.folder / f"{lease.DRIVER}-000001.json").write_text(json.dumps(asdict(held)))
+    held = replace(Holder(4711, "node-7", "2026-01-01T00:00:00+00:00", "another kernel", None), **changes)
+    (local(store.folder) / f"{lease.DRIVER}-000001.json").write_text(json.dumps(asdict(held)))
 
 
 @pytest.mark.parametrize("broken_as", [ALWAYS, KINDS[1], "good"])
@@ -86,7 +87,7 @@ def test_a_second_driver_is_refused_until_the_first_is_killed_and_then_let_in_at
     with held_elsewhere(store, broken_as) as first:
         with pytest.raises(SweepError, match=f"another driver runs this sweep: pid {first.pid} on "):
             holding(store).__enter__()
-        assert processes.driver_of(store) == processes.Driver(str(lease.seen(store.folder, "driver").holder), True)  # type: ignore[union-attr]
+        assert processes.driver_of(store) == processes.Driver(str(lease.seen(store.folder, "driver").holder), True)
         first.send_signal(signal.SIGKILL)
         while first.poll() is None:  # not waited for, until here, as by a container's first process
             time.sleep(0.01)
@@ -158,14 +159,14 @@ def test_on_a_disk_that_machines_share_their_own_locks_say_nothing(
 
 
 def test_no_file_is_taken_for_a_lock_by_its_being_there(store: Store, kind: str) -> None:
-    (store.folder / "driver.lock").write_text("4711\nnode-7\n")
+    (local(store.folder) / "driver.lock").write_text("4711\nnode-7\n")
     with holding(store):
         pass
     assert (store.folder / "driver.lock").exists()
 
 
 def test_a_lock_that_cannot_be_written_is_said(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    (store.folder / "driver.lock").mkdir()
+    (local(store.folder) / "driver.lock").mkdir()
     with pytest.raises(StoreError, match=r"driver\.lock: cannot be written: Is a directory"):
         holding(store).__enter__()
 

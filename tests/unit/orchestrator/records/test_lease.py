@@ -49,7 +49,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return seconds
 
 
-def elsewhere(store: Store, number: int = 1, **changes: object) -> Holder:
+def elsewhere(store: Store, number: int = 1, **changes: Any) -> Holder:
     """A driver on another machine takes the lease."""
     held = replace(Holder(4711, "node-7", "2026-01-01T00:00:00+00:00", "another kernel", "work"), **changes)
     (store.folder / f"{lease.DRIVER}-{number:06d}.json").write_bytes(json.dumps(asdict(held)).encode())
@@ -100,8 +100,8 @@ def test_a_second_driver_is_refused_with_the_first_one_s_pid_and_host(anywhere: 
 def test_a_lease_that_was_let_go_of_or_whose_process_is_gone_is_free(anywhere: Store) -> None:
     for _ in range(2):
         with holding(anywhere):
-            assert processes.driver_of(anywhere).alive  # type: ignore[union-attr]
-        assert not processes.driver_of(anywhere).alive  # type: ignore[union-attr]
+            assert processes.driver_of(anywhere).alive
+        assert not processes.driver_of(anywhere).alive
     # the process of this machine that held it was killed
     assert elsewhere(anywhere, 3, host=os.uname().nodename, kernel=lease._kernel(), pid=2**22 + 1).is_gone
     with holding(anywhere):
@@ -123,10 +123,10 @@ def test_a_stale_lease_is_taken_over_and_its_holder_writes_nothing_more(
         with pytest.raises(StoreError, match="another driver has taken over this sweep: pid 4711 on node-7"):
             sleeper.add_epoch("aaa", 1, metrics(2))
     assert [row["epoch"] for row in anywhere.epochs().rows()] == [1]
-    assert seen(anywhere.folder, "driver").holder.pid == 4711  # type: ignore[union-attr]
+    assert seen(anywhere.folder, "driver").holder.pid == 4711
     later[0] = 2 * STALE_SECONDS
     with holding(anywhere):
-        assert seen(anywhere.folder, "driver").number == 3  # type: ignore[union-attr]
+        assert seen(anywhere.folder, "driver").number == 3
 
 
 def test_storage_that_cannot_tell_two_drivers_apart_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +156,7 @@ def test_a_beating_holder_is_heard_of(store: Store, monkeypatch: pytest.MonkeyPa
         while not (store.folder / "study.db").exists():
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        assert (store.folder / "driver-000001.json").modified() >= before  # type: ignore[union-attr]
+        assert (store.folder / "driver-000001.json").modified() >= before
 
 
 def test_a_driver_on_another_machine_makes_the_study_anew(

@@ -90,7 +90,7 @@ def test_what_is_there_is_whole_whenever_the_process_is_killed(tmp_path: Path, m
         assert [row["epoch"] for row in other.epochs().rows()] == [1, 2, 3, 4]
         assert len(held(other)["states"]) == 2
         assert not other.training_folder(ID).exists()  # nothing but the URL needs it any more
-        assert {name.partition("-")[0] for name in (other.checkpoint_folder(ID)).listing()} == {  # type: ignore[union-attr]
+        assert {name.partition("-")[0] for name in (other.checkpoint_folder(ID)).listing()} == {
             "claim",
             "index.json",
             "state",
@@ -175,10 +175,10 @@ def test_of_two_processes_that_train_a_trial_the_earlier_one_stops(
     next(first)
     second = trainer.run(CONFIG, machine(tmp_path, monkeypatch, "another", orphan), fakes.train)
     assert [metrics.epoch for metrics in second][-1] == 4
-    before = orphan.checkpoint_folder(ID).listing()  # type: ignore[union-attr]
+    before = orphan.checkpoint_folder(ID).listing()
     with pytest.raises(trainer.TrialBusyError, match=r"another process trains trial .* now: pid"):
         next(first)
-    assert orphan.checkpoint_folder(ID).listing() == before  # type: ignore[union-attr]
+    assert orphan.checkpoint_folder(ID).listing() == before
 
 
 def test_what_an_orphan_wrote_a_moment_too_late_is_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

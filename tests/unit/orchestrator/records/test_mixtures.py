@@ -120,11 +120,11 @@ def test_no_command_brings_other_data_into_a_folder(
     if second == "sweep":
         plan = Plan("c", read(space, [f"data.root={roots['dogs']}"]), results, trials=2)
         with pytest.raises(MixtureError, match=r"trials of other data.*another --name"):
-            driver.run(plan, None)  # type: ignore[arg-type]
+            driver.run(plan, None)
         (results / "c" / "sweep.json").unlink()  # the rows say so too, where there are any
         if first != "sweep":
             with pytest.raises(MixtureError):
-                driver.run(replace(plan), None)  # type: ignore[arg-type]
+                driver.run(replace(plan), None)
             assert not (results / "c" / "sweep.json").exists()
         return
     code, said = run(second, "dogs")

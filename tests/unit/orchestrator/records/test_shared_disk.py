@@ -18,6 +18,7 @@ from orchestrator.records.store import Store, StoreError
 from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.search.study import NAME
 from orchestrator.tune.holding import holding
+from tests.support.paths import local
 from tests.unit.orchestrator.search.test_study import run_all, states, studying
 
 
@@ -52,7 +53,7 @@ def test_the_study_lies_on_the_drivers_own_disk_and_a_copy_in_the_folder(store: 
         assert mode(store.study_file) == "wal"
         run_all(study, store)
     assert [file.name for file in store.folder.glob("study*")] == ["study.db"]
-    copy = store.folder / "study.db"
+    copy = local(store.folder) / "study.db"
     assert mode(copy) == "delete"
     there = optuna.storages.RDBStorage(f"sqlite:///{copy}")
     held = optuna.load_study(study_name=NAME, storage=there)
@@ -149,7 +150,7 @@ def test_a_sweep_that_fails_before_its_first_trial_leaves_nothing_on_either_disk
         store.write_sweep(SweepRecord.model_validate({}))
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError), holding(store), without_a_trace(store, [store.folder.parent]):
+    with pytest.raises(ZeroDivisionError), holding(store), without_a_trace(store, [local(store.folder.parent)]):
         begin_and_fail()
     assert not store.folder.parent.exists()
     assert not any((tmp_path / "cache" / "results").iterdir())

@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.compute as pc  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 
 from cpcnn_core.config import TrialConfig
@@ -22,7 +22,7 @@ from orchestrator.records.store import Attempt, Store, StoreError, config_of, sw
 from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.records.tables import Table
 from tests.support.fakes import metrics
-from tests.support.paths import ROOT
+from tests.support.paths import ROOT, local
 
 CONFIG = TrialConfig()
 ID = CONFIG.trial_id
@@ -145,7 +145,7 @@ def write_foreign_types(path: Path) -> None:
 def test_a_reader_names_a_broken_or_foreign_file_and_goes_on(store: Store, harm: object) -> None:
     for trial_id in ("aaa", "bbb"):
         store.add_epoch(trial_id, 1, metrics(1))
-    harm(store.epochs_folder / "aaa.parquet")  # type: ignore[operator]
+    harm(store.epochs_folder / "aaa.parquet")
     table = store.epochs()
     assert [row["trial_id"] for row in table.rows()] == ["bbb"]
     assert len(table.problems) == 1
@@ -171,7 +171,7 @@ def test_a_writer_puts_a_broken_file_where_no_reader_meets_it_and_says_so(
         assert f"It was moved to {aside}" in said
         caplog.clear()
         if isinstance(store.epochs_folder, Path):
-            assert len(pd.read_parquet(store.epochs_folder)) == 1
+            assert len(pd.read_parquet(local(store.epochs_folder))) == 1
 
 
 def test_a_table_with_fewer_columns_from_an_earlier_version_is_still_read(store: Store) -> None:
@@ -224,7 +224,7 @@ def test_a_folder_that_cannot_hold_results_is_named(tmp_path: Path) -> None:
 
 
 def test_sweeps_are_the_folders_that_were_asked_something_or_hold_trials(store: Store) -> None:
-    results = store.folder.parent
+    results = local(store.folder.parent)
     (results / "notes").mkdir()
     (results / "README.md").touch()
     assert sweeps(results) == []  # `one` was killed before it had begun
@@ -245,9 +245,9 @@ def test_a_sweep_that_never_ran_is_removed_and_nothing_else(store: Store) -> Non
         "driver.lock",
         "work.txt",
     ):
-        (store.folder / name).touch()
-    (store.folder / "logs" / "tracking.log").touch()
-    notes = store.folder / "notes.txt"
+        (local(store.folder) / name).touch()
+    (local(store.folder) / "logs" / "tracking.log").touch()
+    notes = local(store.folder) / "notes.txt"
     notes.touch()
     store.remove()
     assert list(store.folder.iterdir()) == [notes]
@@ -442,9 +442,9 @@ def test_only_columns_that_are_asked_for_are_read_of_an_earlier_schema(
 
 def test_pandas_reads_the_tables_without_us(store: Store) -> None:
     ended(store, 2)
-    assert len(pd.read_parquet(store.epochs_folder)) == 4
+    assert len(pd.read_parquet(local(store.epochs_folder))) == 4
     store.compact(at_least=1)
-    assert len(pd.read_parquet(store.epochs_folder)) == 4
+    assert len(pd.read_parquet(local(store.epochs_folder))) == 4
 
 
 def documented(title: str) -> dict[str, tuple[str, str]]:

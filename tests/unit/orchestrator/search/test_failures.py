@@ -21,7 +21,7 @@ from orchestrator.search.ledger import Ledger
 from orchestrator.search.space import SearchSpace
 from orchestrator.search.study import Study
 from orchestrator.tune import driver as driving
-from orchestrator.tune.plan import Plan
+from orchestrator.tune.plan import FailingError, Plan
 from orchestrator.views.progress import Progress
 from search_spaces import choice
 from tests.support.fakes import metrics
@@ -164,7 +164,7 @@ NUMBERS = st.one_of(st.integers(-(10**9), 10**9), st.floats(allow_nan=False, all
 @st.composite
 def occasions(draw: st.DrawFn) -> tuple[dict[str, object], dict[str, object]]:
     """A trial's settings, and what is put into an error's text."""
-    trial = {
+    trial: dict[str, object] = {
         "model.fusion": "+".join(fusions := draw(FUSIONS_TRIED)),
         "model.label_encoding": draw(st.sampled_from(["one_hot", "embedding", "sinusoidal"])),
         "train.optimizer": draw(st.sampled_from(["adam", "adamw"])),
@@ -255,7 +255,7 @@ def test_the_driver_says_it_before_anything_is_run(store: Store, monkeypatch: py
     before = store.read_sweep()
     with (
         Progress(Console(quiet=True), SPACE.objective, SPACE.searched, total=5) as view,
-        pytest.raises(driving.FailingError, match=r"3 trials in a row failed for one cause.*--retry-failed runs them"),
+        pytest.raises(FailingError, match=r"3 trials in a row failed for one cause.*--retry-failed runs them"),
     ):
         driving.run(plan, view)
     assert store.read_sweep() == before

@@ -163,9 +163,9 @@ def test_several_objectives_are_judged_by_their_front() -> None:
         promoting.observe(trial, 1, tuple((value,) for value in point))
     paused = {trial: Stopped(1) for trial in points}
     resumed = []
-    while (trial := promoting.resumes(paused, nothing_new=False)) is not None:
-        resumed.append(trial)
-        del paused[trial]
+    while (chosen := promoting.resumes(paused, nothing_new=False)) is not None:
+        resumed.append(chosen)
+        del paused[chosen]
     assert resumed == ["a", "b", "c"]
 
 

@@ -12,7 +12,7 @@ from orchestrator.machines.resources import Resources
 from orchestrator.objectives.objective import Objective
 from orchestrator.search.scheduling import Schedule
 from orchestrator.search.space import SearchSpace, SpaceError, at_random, parse_settings, read
-from search_spaces import Choice, choice, floats, ints
+from search_spaces import Choice, Distribution, choice, floats, ints
 
 HEAD = "from search_spaces import choice, floats, ints\n"
 SPACES = sorted(path for path in Path("search_spaces").glob("*.py") if path.name != "__init__.py")
@@ -233,7 +233,7 @@ def test_parameters_and_configuration_determine_each_other(seed: int) -> None:
         "train.lr": floats(1e-4, 1e-2, log=True),
         "model.nr_filters": ints(8, 40, step=8),
     }
-    space = SearchSpace("a test", "", fields, {"train.epochs": 2}, 3, None)  # type: ignore[arg-type]
+    space = SearchSpace("a test", "", fields, {"train.epochs": 2}, 3, None)
     config = space.configure(at_random(random.Random(seed)))
     params = space.params_of(config)
     assert params is not None
@@ -261,9 +261,9 @@ def test_every_space_that_ships_is_sound_and_says_what_it_asks(path: Path) -> No
     [
         lambda: choice(),
         lambda: choice("a", "a"),
-        lambda: choice({"a": 3}),  # type: ignore[dict-item]
-        lambda: choice([1], 2),  # type: ignore[arg-type]
-        lambda: ints(1.5, 3),  # type: ignore[arg-type]
+        lambda: choice({"a": 3}),
+        lambda: choice([1], 2),
+        lambda: ints(1.5, 3),
         lambda: ints(1, 10, step=4),
         lambda: ints(0, 4, log=True),
         lambda: floats(0.0, 1.0, log=True),
@@ -273,11 +273,15 @@ def test_every_space_that_ships_is_sound_and_says_what_it_asks(path: Path) -> No
 )
 def test_the_vocabulary_refuses_what_means_nothing(call: object) -> None:
     with pytest.raises((ValueError, TypeError), match=r"choice\(|ints\(|floats\("):
-        call()  # type: ignore[operator]
+        call()
 
 
 def test_whole_numbers_for_a_field_of_floats_are_recognised_again() -> None:
-    fields = {"train.warmup_epochs": choice(0, 1), "model.dropout": choice(0, 0.1), "train.epochs": ints(2, 3)}
+    fields: dict[str, Distribution] = {
+        "train.warmup_epochs": choice(0, 1),
+        "model.dropout": choice(0, 0.1),
+        "train.epochs": ints(2, 3),
+    }
     asked = SearchSpace("a test", "", fields, {}, 4, Objective("val_acc", "max"))
     for config in asked.all():
         params = asked.params_of(config)

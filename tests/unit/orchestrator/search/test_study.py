@@ -14,10 +14,10 @@ from orchestrator.records.states import State
 from orchestrator.records.store import Attempt, Store
 from orchestrator.search.space import SearchSpace
 from orchestrator.search.study import Study, StudyError, Suggestion
-from search_spaces import choice, floats, ints
+from search_spaces import Distribution, choice, floats, ints
 from tests.support.fakes import metrics
 
-FIELDS = {
+FIELDS: dict[str, Distribution] = {
     "model.fusion": choice({"none": {}, "input_concat": {"model.fusion_options.input_concat.dim": ints(8, 64)}}),
     "train.lr": floats(1e-4, 1e-2, log=True),
     "model.nr_filters": ints(8, 40),
@@ -97,7 +97,9 @@ def test_one_seed_gives_one_sequence_even_across_restarts(store: Store, tmp_path
     third = Store(tmp_path / "third")
     third.create()
     with studying(third, seed=1) as study:
-        assert study.next() != whole[0]
+        first = study.next()
+        assert first is not None
+        assert first.config.trial_id != whole[0]
 
 
 def test_running_trials_are_adopted_under_their_number(store: Store) -> None:
@@ -233,7 +235,8 @@ def test_a_lost_study_is_rebuilt_from_the_rows(store: Store) -> None:
 
 def test_what_only_the_rows_know_of_is_taken_up_once_however_often_the_driver_is_killed(store: Store) -> None:
     configs = [SMALL.default().with_settings({"model.nr_filters": filters}) for filters in (8, 9, 10)]
-    for config, state in zip(configs, ("RUNNING", "INTERRUPTED", "PREEMPTED"), strict=True):
+    ended: tuple[State, ...] = ("RUNNING", "INTERRUPTED", "PREEMPTED")
+    for config, state in zip(configs, ended, strict=True):
         write_rows(store, config, state, epochs=1)
     for _ in range(3):
         with studying(store, SMALL, trials=3) as study:

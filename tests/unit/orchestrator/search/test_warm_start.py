@@ -63,9 +63,9 @@ def test_only_what_the_space_admits_and_was_measured_alike_is_used(tmp_path: Pat
     add(old, "RUNNING", seed=9)
     add(old, seed=10, measured={"val_acc": None})
     add(old, source="0" * 64)
-    [harvest] = warm_start.gather(SPACE, [old])
-    assert {source for source, _ in harvest.used} == {f"old/{config.trial_id}" for config in used}
-    assert set(harvest.refused) == {
+    [source] = warm_start.gather(SPACE, [old])
+    assert {name for name, _ in source.used} == {f"old/{config.trial_id}" for config in used}
+    assert set(source.refused) == {
         "model.nr_filters is 12, which the space does not have",
         "train.epochs is 3, not 2",
         "model.dropout is 0.3, not 0.5",
@@ -75,7 +75,7 @@ def test_only_what_the_space_admits_and_was_measured_alike_is_used(tmp_path: Pat
         "it has no val_acc in any epoch",
         "it is an imported checkpoint, which no space gives",
     }
-    said = harvest.summary(2)
+    said = source.summary(2)
     assert said.startswith("warm start from old: 3 trials used (1 of them known already), 8 not: 1 because ")
     assert said.endswith("; 3 others")
 
@@ -108,13 +108,13 @@ def test_what_was_learnt_stays_learnt_counts_as_no_trial_and_is_not_run_again(tm
     old, new = store_of(tmp_path, "old"), store_of(tmp_path, "new")
     same = add(old)
     add(old, model__nr_filters=9, seed=7)
-    [harvest] = warm_start.gather(SPACE, [old])
+    [source] = warm_start.gather(SPACE, [old])
     study = Study(SPACE, new, seed=0, trials=4)
-    assert study.learn(harvest.used) == 2
+    assert study.learn(source.used) == 2
     assert study.finished == 0
     study.close()
     study = Study(SPACE, new, seed=0, trials=4)
-    assert study.learn(harvest.used) == 0  # told once, whatever happens to the driver
+    assert study.learn(source.used) == 0  # told once, whatever happens to the driver
     ran = set()
     while (suggestion := study.next()) is not None:
         ran.add(suggestion.config.model.nr_filters)

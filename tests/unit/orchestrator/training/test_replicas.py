@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import pytest
 
 from cpcnn_core.checkpoint import CheckpointFolder
@@ -21,6 +21,7 @@ from orchestrator.records.store import Store
 from orchestrator.training import trainer
 from orchestrator.training.replicas import ReplicaError, Replicated
 from tests.support import fakes
+from tests.support.paths import local
 from tests.support.training import SETTINGS, tiny_dataset
 
 SCRIPT = """
@@ -91,7 +92,7 @@ def test_a_trial_of_two_processes_as_a_sweep_runs_it(tmp_path: Path, store: Stor
     assert len(children) == 2
     epochs.close()
     assert not any(child.is_running() for child in children)
-    history = CheckpointFolder(store.checkpoint_folder(CONFIG.trial_id), CONFIG).history
+    history = CheckpointFolder(local(store.checkpoint_folder(CONFIG.trial_id)), CONFIG).history
     assert [held.epoch for held in history] == [1]
     store.add_epoch(CONFIG.trial_id, 1, found[0])
 
@@ -125,6 +126,7 @@ from pathlib import Path
 from cpcnn_core.config import TrialConfig
 from orchestrator.training.replicas import Replicated
 from orchestrator.records.store import Store
+from tests.support.paths import local
 config = TrialConfig.from_flat({CONFIG.with_settings({"train.epochs": 1000}).flat()!r})
 for _ in Replicated("tests.support.fakes:train", 2, 1)(config, Store(Path({str(store.folder)!r})), reported=0):
     print("epoch", flush=True)

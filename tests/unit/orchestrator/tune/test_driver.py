@@ -562,7 +562,7 @@ def test_the_driver_waits_for_a_sign_of_life_and_then_for_the_process_to_end_its
     assert stalls.overdue() == []
     # of a process on another machine: its log, elsewhere, is not looked at all the time
     asked: list[Path] = []
-    far = stall.Stalls(60, lambda: now[0], changed=lambda log: asked.append(log), every=10)  # type: ignore[func-returns-value]
+    far = stall.Stalls(60, lambda: now[0], changed=lambda log: asked.append(log), every=10)
     far.watch("a", log)
     assert [far.overdue() for _ in range(3)] == [[], [], []]
     assert len(asked) == 2

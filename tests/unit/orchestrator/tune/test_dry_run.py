@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,11 @@ from orchestrator.search.space import SearchSpace
 from orchestrator.training import trainer
 from orchestrator.tune import dry_run, probing
 from orchestrator.tune.plan import Plan
-from search_spaces import Space, choice, ints
+from search_spaces import Distribution, choice, ints
 from tests.support.fakes import metrics
 
 
-def sizes(fields: Space) -> list[tuple[int, int]]:
+def sizes(fields: Mapping[str, Distribution]) -> list[tuple[int, int]]:
     space = SearchSpace("a test", "", fields, {"model.nr_logistic_mix": 2}, 4, Objective("val_acc", "max"))
     found = probing.extremes(space.extremes(), trainer.dataset(TrialConfig().data))
     return [(config.model.nr_resnet, config.model.nr_filters) for config in found]

@@ -23,7 +23,7 @@ SETTINGS = {"train.epochs": 2, "seed": 0, "model.nr_resnet": 2}
 
 
 def space(fields: Space, settings: dict[str, object] | None = None) -> SearchSpace:
-    return SearchSpace("a test", "", fields, settings or SETTINGS, 4, Objective("val_acc", "max"))  # type: ignore[arg-type]
+    return SearchSpace("a test", "", fields, settings or SETTINGS, 4, Objective("val_acc", "max"))
 
 
 def agree(tmp_path: Path, grown: SearchSpace, *, extend: bool = True) -> None:
@@ -38,7 +38,7 @@ def agree(tmp_path: Path, grown: SearchSpace, *, extend: bool = True) -> None:
     [
         ({"model.nr_filters": ints(4, 24, step=2)}, {}),
         ({"train.lr": floats(1e-4, 1e-2, log=True)}, {}),
-        ({"model.fusion": choice({**FIELDS["model.fusion"].branches, "stem_add": {}, "none": {}})}, {}),  # type: ignore[union-attr]
+        ({"model.fusion": choice({**FIELDS["model.fusion"].branches, "stem_add": {}, "none": {}})}, {}),
         ({"model.dropout": floats(0.0, 0.5)}, {}),  # admits the default, which the trials had
         ({"model.nr_resnet": choice(1, 2)}, {"model.nr_resnet": ...}),  # admits what was fixed
         ({}, {"model.dropout": 0.5}),  # says what was the default

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from orchestrator.machines.cluster import PRICE, Cluster, ClusterError, Kind, Meter, Needs, Node, Patience
 from orchestrator.machines.resources import Share
@@ -44,15 +46,22 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     made = World()
 
     class FakeRay:
-        exceptions = watching.ray.exceptions
-        wait = staticmethod(lambda refs, timeout: (refs, []))
-        get = staticmethod(lambda ref, timeout=None: (made.versions or VERSIONS, []))
+        exceptions = ray.exceptions
+
+        @staticmethod
+        def wait(refs: list[object], timeout: float) -> tuple[list[object], list[object]]:
+            return refs, []
+
+        @staticmethod
+        def get(ref: object, timeout: float | None = None) -> tuple[object, list[str]]:
+            return made.versions or VERSIONS, []
+
         available_resources = staticmethod(lambda: {"GPU": 1.0})
 
     monkeypatch.setattr(watching, "ray", FakeRay)
     monkeypatch.setattr(watching, "_ask", lambda node, needs: node.id)
     monkeypatch.setattr(watching, "look", lambda: made.cluster)
-    monkeypatch.setattr(watching.time, "monotonic", lambda: made.now)
+    monkeypatch.setattr(time, "monotonic", lambda: made.now)
     return made
 
 
@@ -157,7 +166,7 @@ def test_the_cost_is_written_down_and_ends_the_sweep_at_its_limit(world: World, 
 def test_nodes_that_do_not_fit_are_all_told_before_anything_runs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.cluster = Cluster([FIRST, SECOND])
     answers = {"1": ({"torch": "2.11.0"}, []), "2": (VERSIONS, ["/shared/results"])}
-    monkeypatch.setattr(watching.ray, "get", lambda ref, timeout=None: answers[ref], raising=False)
+    monkeypatch.setattr("orchestrator.tune.watching.ray.get", lambda ref, timeout=None: answers[ref], raising=False)
     with pytest.raises(ClusterError) as raised:
         watching.check(world.cluster, Needs(VERSIONS, (("/shared/results", "the results"),)))
     said = str(raised.value)

@@ -18,6 +18,7 @@ from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.tune.holding import holding
 from orchestrator.views import overview
 from tests.support.fakes import metrics
+from tests.support.paths import local
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def test_what_the_nodes_have_cost_is_added_up_over_all_runs(store: Store) -> Non
     assert "cost" not in shown(store)  # nobody pays for this machine
     runs = [{"trials": 9, "cost": 1.25}, {"trials": 9}, {"trials": 9, "cost": 0.5, "price_per_hour": 1.39}]
     store.write_sweep(SweepRecord.model_validate({"runs": runs}))
-    (store.folder / "driver.json").write_text(json.dumps({"pid": 1, "host": "head", "since": "2025"}))
+    (local(store.folder) / "driver.json").write_text(json.dumps({"pid": 1, "host": "head", "since": "2025"}))
     assert "cost so far: 1.75; an hour costs 1.39 now" in shown(store)
     runs.append({"trials": 9, "cost": 0.25, "price_per_hour": 0.0, "max_cost": 20.0})
     store.write_sweep(SweepRecord.model_validate({"runs": runs}))
@@ -134,7 +135,7 @@ def test_a_sweep_that_nobody_began_is_shown(store: Store) -> None:
 
 def test_a_broken_sweep_json_is_named_and_the_rest_is_shown(store: Store) -> None:
     record(store, 8, 0.5).finish("COMPLETE")
-    store.sweep_file.write_text("{")
+    local(store.sweep_file).write_text("{")
     said = shown(store)
     assert "1 of 1 trials have ended (1 COMPLETE)" in said
     assert "sweep.json: not readable as JSON" in said
@@ -142,7 +143,7 @@ def test_a_broken_sweep_json_is_named_and_the_rest_is_shown(store: Store) -> Non
 
 @pytest.mark.parametrize(("host", "pid", "alive"), [("elsewhere", 1, None), (platform.node(), 2**22 + 1, False)])
 def test_a_driver_is_alive_gone_or_out_of_sight(store: Store, host: str, pid: int, alive: bool | None) -> None:
-    (store.folder / "driver.json").write_text(json.dumps({"pid": pid, "host": host, "since": "2025"}))
+    (local(store.folder) / "driver.json").write_text(json.dumps({"pid": pid, "host": host, "since": "2025"}))
     driver = processes.driver_of(store)
     assert driver is not None
     assert driver.alive is alive

@@ -16,6 +16,7 @@ from orchestrator import report
 from orchestrator.records.store import Attempt
 from tests.support.browser import Browser
 from tests.support.fakes import metrics
+from tests.support.paths import local
 from tests.unit.orchestrator.test_best import CONFIG, add, fids, judged
 
 
@@ -36,7 +37,7 @@ def text_of(page: str) -> str:
 
 def test_one_page_with_every_figure_and_nothing_from_elsewhere(results: Path) -> None:
     store = judged(results, {1: [120, 150], 2: [100, 110], 3: [140, 149], 4: [90]})
-    picture = store.samples_file(CONFIG.with_settings({"seed": 1}).trial_id, 2)
+    picture = local(store.samples_file(CONFIG.with_settings({"seed": 1}).trial_id, 2))
     picture.parent.mkdir(exist_ok=True)
     Image.new("RGB", (8, 8)).save(picture)
     page = written(results)
@@ -114,7 +115,7 @@ def searched(results: Path) -> set[str]:
             }
             again = metrics(epoch, val_acc=row["val_acc"], fid=30.0 / epoch, extra=extra, kept_epochs=(1, 2), **alike)
             store.add_epoch(trial_id, 1, again)
-            Image.new("RGB", (256, 40), (90, 90, 200)).save(store.samples_file(trial_id, epoch))
+            Image.new("RGB", (256, 40), (90, 90, 200)).save(local(store.samples_file(trial_id, epoch)))
     failed = CONFIG.with_settings({"model.nr_filters": 4})
     attempt = Attempt(trial_id=failed.trial_id, attempt=1, number=9, state="FAILED", started="2025", error="disk full")
     store.write_attempt(attempt, failed)

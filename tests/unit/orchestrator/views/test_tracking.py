@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.event_pb2 import Event  # type: ignore[import-untyped]
 
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
+from orchestrator.records.location import Folder
 from orchestrator.records.ranking import Entry
 from orchestrator.records.states import State
 from orchestrator.records.store import Attempt, Store
@@ -26,6 +27,7 @@ from orchestrator.text.names import identifier
 from orchestrator.views import tracking
 from orchestrator.views.tracking import Follower, TensorBoard, following
 from tests.support import odd
+from tests.support.paths import local
 
 KEY = "0123456789abcdef" * 2 + "01234567"
 CONFIG = TrialConfig.from_flat({"train.epochs": 3, "model.fusion": "block_film"})
@@ -57,7 +59,7 @@ class Fake:
         self.fails = fails
         self.seen: list[tuple[object, ...]] = []
 
-    def epoch(self, trial: Entry, row: Mapping[str, Any], samples: Path | None) -> None:
+    def epoch(self, trial: Entry, row: Mapping[str, Any], samples: Folder | None) -> None:
         if self.fails:
             raise ConnectionError("no route")
         self.seen.append((row["epoch"], samples is not None))
@@ -77,7 +79,7 @@ def test_each_epoch_and_each_end_is_shown_once_whoever_follows(store: Store) -> 
     follower.step()
     follower.step()
     assert first.seen == [(1, False)]
-    Image.new("RGB", (4, 4)).save(store.samples_file(TRIAL, 2))
+    Image.new("RGB", (4, 4)).save(local(store.samples_file(TRIAL, 2)))
     epoch(store, 2)
     follower.step()
     attempt(store, "PRUNED")
@@ -110,11 +112,11 @@ def test_a_tracker_that_fails_is_given_up_and_the_others_go_on(store: Store, cap
 
 def test_tensorboard_holds_each_point_once_though_the_trial_was_resumed(store: Store) -> None:
     attempt(store, "RUNNING")
-    Image.new("RGB", (4, 6)).save(store.samples_file(TRIAL, 1))
+    Image.new("RGB", (4, 6)).save(local(store.samples_file(TRIAL, 1)))
     for number in (1, 2, 3):
         epoch(store, number)
         Follower(store, {"tensorboard": TensorBoard(store)}).close()
-    [*files] = sorted((store.folder / "tensorboard" / TRIAL).iterdir())
+    [*files] = sorted((local(store.folder) / "tensorboard" / TRIAL).iterdir())
     values = [(event.step, value) for file in files for event in events(file) for value in event.summary.value]
     accuracy = [(step, round(value.simple_value, 6)) for step, value in values if value.tag == "val_acc"]
     assert accuracy == [(1, 0.1), (2, 0.2), (3, 0.3)]
@@ -130,7 +132,7 @@ def test_two_metrics_are_two_in_tensorboard_whatever_they_are_called(store: Stor
     known = {"epoch": 1, "step": 10, "kept_epochs": [1], "val_acc": 0.5, "fid": None}
     store.add_epoch(TRIAL, 1, EpochMetrics.from_record(known | {"extra": extra}))
     Follower(store, {"tensorboard": TensorBoard(store)}).close()
-    [file] = (store.folder / "tensorboard" / TRIAL).iterdir()
+    [file] = (local(store.folder) / "tensorboard" / TRIAL).iterdir()
     shown = {value.tag: value.simple_value for event in events(file) for value in event.summary.value}
     assert sorted(value for tag, value in shown.items() if tag.startswith("fid.")) == sorted(extra.values())
 
@@ -182,7 +184,7 @@ def test_without_a_network_runs_are_kept_on_disk_and_nobody_waits(
         sync = said[0].partition("To send them: ")[2]
         assert shlex.split(sync) == ["wandb", "sync", f"{store.folder}/wandb/offline-run-*"]
         assert sync.endswith("/wandb/offline-run-*")  # not quoted: the shell shall find them
-    for file in store.folder.rglob("*"):
+    for file in local(store.folder).rglob("*"):
         assert not file.is_file() or KEY.encode() not in file.read_bytes(), file
 
 

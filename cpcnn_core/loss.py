@@ -13,7 +13,7 @@ from cpcnn_core.likelihood import bits_per_dim, log_prob
 from cpcnn_core.model import ConditionalPixelCNN, Masks
 
 
-class Objective(nn.Module):
+class Loss(nn.Module):
     """bpd + class_weight * -log p(y | x), the network inside, so that one module is compiled and replicated."""
 
     log_prior: Tensor
@@ -37,7 +37,7 @@ class Objective(nn.Module):
     def forward(
         self, images: Tensor, labels: Tensor, withheld: Tensor, weights: Tensor, masks: Masks | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Weighted sums over a micro-batch: (objective to differentiate, objective, bpd), each a scalar.
+        """Weighted sums over a micro-batch: (loss to differentiate, loss, bpd), each a scalar.
 
         images (B, C, H, W), labels (B,) int64; `withheld` (B,) bool are trained without their label; `weights` (B,) are
         1, or 0 for the padding of a last batch. With `class_weight` every image is run under all Y classes, with the
@@ -46,7 +46,7 @@ class Objective(nn.Module):
         x = to_model(images)
         if self.class_weight == 0:
             bpd = self._bpd(x, labels.where(~withheld, NULL_LABEL), masks)
-            objective = bpd
+            loss = bpd
         else:
             Y, B = self.model.nr_classes, len(x)
             classes = torch.arange(Y, device=x.device).expand(B, Y).where(~withheld[:, None], NULL_LABEL)
@@ -54,8 +54,8 @@ class Objective(nn.Module):
             bpd = table.gather(1, labels[:, None])[:, 0]
             joint = log_joint(-self._nats(table), self.log_prior, temperature=self.class_temperature)
             posterior_loss = F.cross_entropy(joint, labels, reduction="none")
-            objective = bpd + self.class_weight * posterior_loss * ~withheld
-        total = (objective * weights).sum()
+            loss = bpd + self.class_weight * posterior_loss * ~withheld
+        total = (loss * weights).sum()
         return total, total.detach(), (bpd * weights).sum().detach()
 
     def _bpd(self, x: Tensor, labels: Tensor, masks: Masks | None) -> Tensor:
