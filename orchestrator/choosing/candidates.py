@@ -31,6 +31,7 @@ from orchestrator.records.store import Store
 from orchestrator.text.formatting import plain
 
 Floats: TypeAlias = NDArray[np.float64]
+Row: TypeAlias = dict[str, Any]  # of a table: a value of each column's type
 Column: TypeAlias = NDArray[Any]  # of floats, or of objects, as the table has it
 Drawn: TypeAlias = tuple[str | None, int | None, str | None]  # extractor, images, reference of what was drawn
 
@@ -59,12 +60,12 @@ class Trials:
     def __init__(self, tables: Sequence[tuple[Store, pa.Table]]) -> None:
         self._tables = tuple(tables)
         self._ends = np.cumsum([len(table) for _, table in self._tables]).tolist()
-        self._rows: dict[int, dict[str, Any]] = {}
+        self._rows: dict[int, Row] = {}
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def __getitem__(self, number: int) -> tuple[Store, dict[str, Any]]:
+    def __getitem__(self, number: int) -> tuple[Store, Row]:
         """The trial's sweep, and its row of `trials`."""
         part = bisect_right(self._ends, number)
         store, table = self._tables[part]
@@ -119,7 +120,7 @@ class Epochs:
         columns = ("trial", "epoch", "values", "standard_errors", "kept")
         return replace(self, **{name: getattr(self, name)[rows] for name in columns})
 
-    def entry(self, row: int) -> tuple[Entry, dict[str, Any]]:
+    def entry(self, row: int) -> tuple[Entry, Row]:
         """The trial with its epochs, and the row's epoch in full."""
         store, trial = self.trials[self.trial[row]]
         epochs = tuple(store.epochs_of(str(trial["trial_id"])))
@@ -527,7 +528,7 @@ def _column(table: pa.Table, name: str) -> Column:
     return np.array(column.to_pylist(), dtype=object)
 
 
-def folder_size(entry: tuple[Store, Mapping[str, Any]], epoch: int) -> float | None:
+def folder_size(entry: tuple[Store, Row], epoch: int) -> float | None:
     """The bytes of an epoch's weights on disk, None where they are not there."""
     store, trial = entry
     return location.size(store.checkpoint_folder(str(trial["trial_id"])) / f"weights-{epoch:04d}.safetensors")

@@ -19,7 +19,7 @@ from scipy import stats
 
 from cpcnn_core.config import Scalar, TrialConfig
 from orchestrator.choosing import candidates
-from orchestrator.choosing.candidates import ChoiceError, Epochs
+from orchestrator.choosing.candidates import ChoiceError, Epochs, Row
 from orchestrator.choosing.choice import TrialStanding
 from orchestrator.choosing.evidence import Evidence
 from orchestrator.choosing.evidence import evidence as evidence_of
@@ -68,7 +68,7 @@ class Question:
     seeds: tuple[int, ...]
     rule: str = RULE
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """As JSON."""
         return {
             "metric": self.metric,
@@ -188,7 +188,7 @@ class Decision:
     row: int
     notes: tuple[str, ...]
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """As JSON."""
         finalists = [
             {
@@ -224,7 +224,7 @@ def decide(store: Store, question: Question) -> Decision:
         return _decide(store, question, rows, _last(epochs))
 
 
-def _decide(store: Store, question: Question, rows: Mapping[str, Mapping[str, Any]], epochs: Epochs) -> Decision:
+def _decide(store: Store, question: Question, rows: Mapping[str, Row], epochs: Epochs) -> Decision:
     row_of = {str(epochs.trials[trial][1]["trial_id"]): row for row, trial in enumerate(epochs.trial)}
     evidence = evidence_of(epochs)
     errors = _errors(evidence, len(epochs))
@@ -263,9 +263,7 @@ class _Runs:
     missing: list[str]
 
 
-def _runs(
-    finalist: Finalist, question: Question, row_of: Mapping[str, int], trials: Mapping[str, Mapping[str, Any]]
-) -> _Runs:
+def _runs(finalist: Finalist, question: Question, row_of: Mapping[str, int], trials: Mapping[str, Row]) -> _Runs:
     """`row_of` and `trials` are by trial id: rows of the last epochs, and rows of the table."""
     found = _Runs([], [], [])
     for seed in question.seeds:
@@ -352,7 +350,7 @@ def _last(epochs: Epochs) -> Epochs:
     return epochs.take(np.flatnonzero(epochs.epoch == last))
 
 
-def _why(row: Mapping[str, Any] | None, metric: str) -> str:
+def _why(row: Row | None, metric: str) -> str:
     if row is None:
         return "was not run"
     if row["state"] == "COMPLETE":

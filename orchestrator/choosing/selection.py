@@ -56,7 +56,7 @@ class Selection:
         rest = "; ".join(f"{_listed(names)} ({reason})" for reason, names in reasons.items())
         return f"{said}. Left out: {rest}. --sweep NAME chooses from what it names."
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """As JSON."""
         return {"sweeps": [store.folder.name for store in self.stores], "left_out": dict(self.left_out)}
 
