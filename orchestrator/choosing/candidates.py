@@ -61,12 +61,12 @@ class Trials:
     def __init__(self, tables: Sequence[tuple[Store, pa.Table]]) -> None:
         self._tables = tuple(tables)
         self._ends = np.cumsum([len(table) for _, table in self._tables]).tolist()
-        self._rows: dict[int, dict[str, Any]] = {}
+        self._rows: dict[int, Row] = {}
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def __getitem__(self, number: int) -> tuple[Store, dict[str, Any]]:
+    def __getitem__(self, number: int) -> tuple[Store, Row]:
         """The trial's sweep, and its row of `trials`."""
         part = bisect_right(self._ends, number)
         store, table = self._tables[part]
@@ -531,7 +531,7 @@ def _column(table: pa.Table, name: str) -> Column:
     return np.array(column.to_pylist(), dtype=object)
 
 
-def folder_size(entry: tuple[Store, Mapping[str, Any]], epoch: int) -> float | None:
+def folder_size(entry: tuple[Store, Row], epoch: int) -> float | None:
     """The bytes of an epoch's weights on disk, None where they are not there."""
     store, trial = entry
     return location.size(store.checkpoint_folder(str(trial["trial_id"])) / f"weights-{epoch:04d}.safetensors")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from orchestrator.choosing.selection import Selection
 from orchestrator.objectives.objective import Direction
 from orchestrator.records.ranking import Entry
 from orchestrator.text.formatting import interval, measured, probability
+
+if TYPE_CHECKING:
+    from orchestrator.choosing.ensemble import Gain
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,7 @@ def _standing(choice: Choice, row: int, rows: NDArray[np.int64]) -> TrialStandin
     store, trial = epochs.trials[epochs.trial[row]]
     return TrialStanding(
         sweep=store.folder.name,
-        trial_id=trial["trial_id"],
+        trial_id=str(trial["trial_id"]),
         epoch=int(epochs.epoch[row]),
         value=float(epochs.values[row]),
         interval=None if verdict is None else _turned(choice, verdict.low[row], verdict.high[row]),
@@ -173,7 +176,7 @@ def _standing(choice: Choice, row: int, rows: NDArray[np.int64]) -> TrialStandin
         probability_best=None if verdict is None else float(verdict.probability[rows].sum()),
         indistinguishable=None if verdict is None else bool(verdict.indistinguishable[rows].any()),
         chosen=row == choice.row,
-        state=trial["state"],
+        state=str(trial["state"]),
         settings=Entry(store, trial, ()).settings(),
     )
 
@@ -183,7 +186,7 @@ def _turned(choice: Choice, low: float, high: float) -> tuple[float, float]:
     return (float(low), float(high)) if choice.sign > 0 else (-float(high), -float(low))
 
 
-def describe(choice: Choice, *, top: int) -> dict[str, Any]:
+def describe(choice: Choice, *, top: int) -> dict[str, object]:
     """The choice for JSON."""
     verdict = choice.verdict
     corrected, together = None, None
@@ -248,7 +251,7 @@ def _of_the_set(choice: Choice, verdict: Verdict) -> list[str]:
     return said
 
 
-def ensemble_of(choice: Choice, count: int) -> dict[str, Any]:
+def ensemble_of(choice: Choice, count: int) -> Gain:
     """What the mean prediction of the best `count` trials would gain. Raise ChoiceError where it cannot be known."""
     from orchestrator.choosing.ensemble import gain
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import JsonValue
 from scipy import stats
 
 from cpcnn_core.config import Scalar, TrialConfig
@@ -26,7 +27,7 @@ from orchestrator.choosing.evidence import evidence as evidence_of
 from orchestrator.choosing.judge import LEVEL, REDRAWS, probability_of_best
 from orchestrator.objectives.objective import SCORE, Direction, Objective
 from orchestrator.records.states import reason_of
-from orchestrator.records.store import Store
+from orchestrator.records.store import Row, Store, as_int
 from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.search.scheduling import Schedule
 from orchestrator.search.space import SearchSpace
@@ -68,7 +69,7 @@ class Question:
     seeds: tuple[int, ...]
     rule: str = RULE
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, JsonValue]:
         """As JSON."""
         return {
             "metric": self.metric,
@@ -188,7 +189,7 @@ class Decision:
     row: int
     notes: tuple[str, ...]
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """As JSON."""
         finalists = [
             {
@@ -224,7 +225,7 @@ def decide(store: Store, question: Question) -> Decision:
         return _decide(store, question, rows, _last(epochs))
 
 
-def _decide(store: Store, question: Question, rows: Mapping[str, Mapping[str, Any]], epochs: Epochs) -> Decision:
+def _decide(store: Store, question: Question, rows: Mapping[str, Row], epochs: Epochs) -> Decision:
     row_of = {str(epochs.trials[trial][1]["trial_id"]): row for row, trial in enumerate(epochs.trial)}
     evidence = evidence_of(epochs)
     errors = _errors(evidence, len(epochs))
@@ -263,9 +264,7 @@ class _Runs:
     missing: list[str]
 
 
-def _runs(
-    finalist: Finalist, question: Question, row_of: Mapping[str, int], trials: Mapping[str, Mapping[str, Any]]
-) -> _Runs:
+def _runs(finalist: Finalist, question: Question, row_of: Mapping[str, int], trials: Mapping[str, Row]) -> _Runs:
     """`row_of` and `trials` are by trial id: rows of the last epochs, and rows of the table."""
     found = _Runs([], [], [])
     for seed in question.seeds:
@@ -348,11 +347,11 @@ def sentences(decision: Decision) -> list[str]:
 
 def _last(epochs: Epochs) -> Epochs:
     """The last epoch of each trial that came to it."""
-    last = np.array([int(epochs.trials[trial][1]["train.epochs"]) for trial in epochs.trial])
+    last = np.array([as_int(epochs.trials[trial][1]["train.epochs"]) for trial in epochs.trial])
     return epochs.take(np.flatnonzero(epochs.epoch == last))
 
 
-def _why(row: Mapping[str, Any] | None, metric: str) -> str:
+def _why(row: Row | None, metric: str) -> str:
     if row is None:
         return "was not run"
     if row["state"] == "COMPLETE":

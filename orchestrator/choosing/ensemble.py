@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,19 @@ from orchestrator.text.formatting import gained, measured
 SPLITS = 400
 
 
-def gain(epochs: Epochs, smoothed: NDArray[np.float64], count: int, *, seed: int = 0) -> dict[str, Any]:
+class Gain(TypedDict):
+    """What an ensemble of `count` trials would gain over one of them, as JSON."""
+
+    count: int
+    trials: list[str]
+    single: float
+    ensemble: float
+    gain: float
+    interval: list[float]  # of the gain, 95%
+    sentence: str
+
+
+def gain(epochs: Epochs, smoothed: NDArray[np.float64], count: int, *, seed: int = 0) -> Gain:
     """Compare the mean posterior of `count` trials with the best trial's; picked on one half, read on the other.
 
     Raise ChoiceError where fewer trials have predictions. An ensemble is reported, never exported: what is handed in is

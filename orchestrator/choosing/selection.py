@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from cpcnn_core.config import LOCATIONS
 from cpcnn_core.suggest import nearest
@@ -57,7 +56,7 @@ class Selection:
         rest = "; ".join(f"{_listed(names)} ({reason})" for reason, names in reasons.items())
         return f"{said}. Left out: {rest}. --sweep NAME chooses from what it names."
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """As JSON."""
         return {"sweeps": [store.folder.name for store in self.stores], "left_out": dict(self.left_out)}
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cpcnn_core.config import Scalar
 from cpcnn_core.errors import UserError
 from cpcnn_core.suggest import nearest
 from orchestrator.text.formatting import plain, settings_apart
 
-_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
+_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {  # of numbers and texts as of whole arrays
     "<=": operator.le,
     ">=": operator.ge,
     "==": operator.eq,
@@ -49,7 +50,7 @@ class Condition:
         value = _quoted(self.value) if isinstance(self.value, str) else plain(self.value)
         return f"{self.column} {self.operator} {value}"
 
-    def holds(self, values: Iterable[Any]) -> NDArray[np.bool_]:
+    def holds(self, values: Iterable[Scalar]) -> NDArray[np.bool_]:
         """Where it holds; never where a value is missing. Raise WhereError where text meets a number."""
         if isinstance(values, np.ndarray) and values.dtype.kind == "f" and isinstance(self.value, float):
             compared: NDArray[np.bool_] = _OPERATORS[self.operator](values, self.value) & ~np.isnan(values)
@@ -70,7 +71,7 @@ class Condition:
         held[there] = _OPERATORS[self.operator](listed[there].astype(object if kind_of is str else float), self.value)
         return held
 
-    def nearest(self, values: Iterable[Any]) -> str | None:
+    def nearest(self, values: Iterable[Scalar]) -> str | None:
         """Of values that do not meet it, the one that misses it by least, or the texts that there are; None of none."""
         there = [value for value in values if value is not None and value == value]
         if not there:
@@ -116,7 +117,7 @@ def _quoted(text: str) -> str:
     return '"' + text.replace('"', '""') + '"'
 
 
-def check(conditions: Iterable[Condition], columns: Mapping[str, Any] | Iterable[str]) -> None:
+def check(conditions: Iterable[Condition], columns: Iterable[str]) -> None:
     """Raise WhereError, with the nearest name, for a column that no table has."""
     known = list(columns)
     for condition in conditions:

@@ -451,8 +451,8 @@ def test_a_fid_has_its_interval_from_its_standard_error_or_none_with_the_reason(
     assert choice.epoch == 2
     assert any("no standard error of fid was recorded" in note for note in choice.notes)
     fids(results, [20.0, 10.0], fid_standard_error=1.0)
-    held = choice_of.describe(choice_of.choose(epochs(results, "fid")), top=1)["best"][0]
-    assert held["interval"] == pytest.approx([8.04, 11.96], abs=0.15)
+    described: Any = choice_of.describe(choice_of.choose(epochs(results, "fid")), top=1)
+    assert described["best"][0]["interval"] == pytest.approx([8.04, 11.96], abs=0.15)
 
 
 def test_the_smallest_model_of_those_that_are_as_good(results: Path) -> None:

@@ -140,7 +140,8 @@ def test_the_last_epochs_of_the_new_runs_decide_and_nothing_else(tmp_path: Path)
     entry, epoch = decision.epochs.entry(decision.row)
     assert (entry.trial_id, epoch["epoch"]) == (steady.run(4).trial_id, 2)
     assert "The intervals are of the seeds alone" in decision.notes
-    assert decision.describe()["confirmed"]["finalists"][0]["mean"] == pytest.approx(0.75)
+    described: Any = decision.describe()
+    assert described["confirmed"]["finalists"][0]["mean"] == pytest.approx(0.75)
 
 
 def test_finalists_are_different_configurations_on_seeds_that_nobody_had(tmp_path: Path) -> None:
