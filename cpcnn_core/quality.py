@@ -134,9 +134,6 @@ def evaluator(config: TrialConfig, dataset: Dataset, device: torch.device | str 
     return Evaluator(extract, reference, asked.fid_extrapolate)
 
 
-yardstick = evaluator  # its earlier name
-
-
 def metrics(scores: Scores, class_names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, float]]:
     """The fields of an EpochMetrics that hold `scores`, and the values `fid.CLASS` for its `extra`."""
     per_class = {class_names[label]: distance for label, distance in scores.per_class.items()}

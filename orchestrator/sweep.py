@@ -207,7 +207,7 @@ def show(console: Console, plan: Plan) -> None:
         console.print(f"warning: {problem}", style="yellow", soft_wrap=True)
     console.print(found.table())
     if found.trials.others:
-        text = f"Not in the table: {found.trials.besides} in {plan.store.folder}"
+        text = f"Not in the table: {found.trials.others_in_words} in {plan.store.folder}"
         console.print(text, soft_wrap=True, highlight=False)
     if (following := found.next_command(plan.results)) is not None:
         console.print("Next, check and export the winner:")

@@ -40,8 +40,6 @@ class Parted:
         counts = {"imported": len(self.imported), "run by hand": len(self.by_hand)}
         return " and ".join(f"{count} {what}" for what, count in counts.items() if count)
 
-    besides = others_in_words  # its earlier name
-
     @property
     def only_own(self) -> str:
         """The condition of --where that leaves the others out; empty where there are none."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +25,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TrialStanding(Mapping[str, Any]):
-    """A trial's place among those that were chosen from.
-
-    It is also a mapping from the fields' names to their values, as JSON has them; Any, since these are of many types.
-    """
+class TrialStanding:
+    """A trial's place among those that were chosen from."""
 
     sweep: str
     trial_id: str
@@ -42,17 +39,6 @@ class TrialStanding(Mapping[str, Any]):
     chosen: bool
     state: str
     settings: Mapping[str, Scalar]
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in self.__dataclass_fields__:
-            raise KeyError(name)
-        return getattr(self, name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.__dataclass_fields__)
-
-    def __len__(self) -> int:
-        return len(self.__dataclass_fields__)
 
 
 @dataclass(frozen=True)
@@ -207,7 +193,7 @@ def describe(choice: Choice, *, top: int) -> dict[str, object]:
         "judged": None if verdict is None else len(np.unique(choice.epochs.trial)),
         "indistinguishable": together,
         "notes": list(choice.notes),
-        "best": [dict(standing) for standing in standings(choice)[:top]],
+        "best": [asdict(standing) for standing in standings(choice)[:top]],
     }
 
 

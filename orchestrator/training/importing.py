@@ -123,7 +123,7 @@ def _measured(file: Path, imported: Imported, config: TrialConfig, dataset: Data
     """Evaluate the file's network; `started` is when the import began. Raise CheckpointError where it has diverged."""
     model = imported.model
     # Whether FID can be measured at all is found out before anything that takes long.
-    evaluator = quality.yardstick(config, dataset) if config.eval.fid_every else None
+    evaluator = quality.evaluator(config, dataset) if config.eval.fid_every else None
     result, on_train = _evaluated(file, model, config, dataset)
     measured: dict[str, Any] = dict(result.metrics())
     of_classes: dict[str, float] = {}

@@ -187,12 +187,12 @@ def check(config: TrialConfig) -> None:
 
     Raise DataError or ConfigError.
     """
-    from cpcnn_core.quality import yardstick
+    from cpcnn_core.quality import evaluator
     from cpcnn_core.train import check_fits
 
     check_fits(config, dataset(config.data))
     if config.eval.fid_every:
-        yardstick(config, dataset(config.data))
+        evaluator(config, dataset(config.data))
 
 
 def check_each(configs: Iterable[TrialConfig]) -> None:
@@ -210,12 +210,12 @@ def check_each(configs: Iterable[TrialConfig]) -> None:
 
 def ruler(config: TrialConfig) -> tuple[str, int, str] | None:
     """What the trial's FID will be measured with: features, number of images, real ones; None where it will not be."""
-    from cpcnn_core.quality import yardstick
+    from cpcnn_core.quality import evaluator
 
     if not config.eval.fid_every:
         return None
     data = dataset(config.data)
-    found = yardstick(config, data)
+    found = evaluator(config, data)
     return found.reference.extractor, config.eval.fid_images_per_class * data.nr_classes, found.reference.name
 
 

@@ -59,7 +59,7 @@ def _counts(parts: Parted, total: int) -> str:
     """How many of the sweep's trials have ended, and in which states all of them are."""
     states = Counter(str(entry.trial["state"]) for entry in parts.own)
     by_state = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    others = f", and {parts.besides}" if parts.others else ""
+    others = f", and {parts.others_in_words}" if parts.others else ""
     return f"{_ended(parts.own)} of {total} trials have ended ({by_state or 'none began'}){others}"
 
 

@@ -86,15 +86,15 @@ def _page(selected: Selection, choice: Choice) -> str:
 
 def _best(_: Sequence[Entry], choice: Choice) -> str:
     shown = choice.standings()[:_SHOWN]
-    differing = ranking.differing([one["settings"] for one in shown])
+    differing = ranking.differing([one.settings for one in shown])
     head = ["", "sweep", "trial", "epoch", choice.epochs.objective.metric, *sure_heads(choice)]
-    values = measured_apart([one["value"] for one in shown])
-    settings = leaderboard.setting_cells([one["settings"] for one in shown], differing)
+    values = measured_apart([one.value for one in shown])
+    settings = leaderboard.setting_cells([one.settings for one in shown], differing)
     rows = []
     for rank, one in enumerate(shown, start=1):
-        cells = [str(rank), one["sweep"], one["trial_id"], str(one["epoch"]), values[rank - 1]]
+        cells = [str(rank), one.sweep, one.trial_id, str(one.epoch), values[rank - 1]]
         cells += [*sure_cells(one), *settings[rank - 1]]
-        rows.append((f' class="{"chosen" if one["chosen"] else ""}"', cells))
+        rows.append((f' class="{"chosen" if one.chosen else ""}"', cells))
     said = "".join(f"<p>{_text(line)}</p>" for line in sentences(choice))
     return _table([*head, *(field.rpartition(".")[2] for field in differing)], rows) + said
 
@@ -328,7 +328,7 @@ def _samples(entries: Sequence[Entry], choice: Choice) -> str:
     stores = {store.folder.name: store for store in choice.epochs.stores}
     rows = {(entry.store.folder.name, entry.trial_id, row["epoch"]): row for entry in entries for row in entry.epochs}
     for one in choice.standings()[:_FINALISTS]:
-        store, trial_id = stores[one["sweep"]], str(one["trial_id"])
+        store, trial_id = stores[one.sweep], str(one.trial_id)
         files = sorted(store.samples_folder.glob(f"{trial_id}-*.png"))
         spread = sorted({round(at) for at in np.linspace(0, len(files) - 1, _PICTURES)}) if files else []
         for index in spread:

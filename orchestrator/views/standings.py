@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from orchestrator.choosing.choice import Choice
+from orchestrator.choosing.choice import Choice, TrialStanding
 from orchestrator.records import ranking
 from orchestrator.text.formatting import interval, measured, measured_apart, probability
 from orchestrator.views import leaderboard
@@ -22,26 +21,26 @@ def choice_table(choice: Choice, *, top: int) -> Table:
     shown = choice.standings()[:top]
     metric = choice.epochs.objective.metric
     made = Table(title=f"the best {len(shown)} of {choice.total_trials} trials, by {metric}", box=SIMPLE_HEAD)
-    several = len({one["sweep"] for one in shown}) > 1
-    differing = ranking.differing([one["settings"] for one in shown])
+    several = len({one.sweep for one in shown}) > 1
+    differing = ranking.differing([one.settings for one in shown])
     heads = ["", *(["sweep"] if several else []), "trial", "epoch", metric, *sure_heads(choice)]
     for head in heads:
         made.add_column(head, justify="right" if head in {"epoch", metric, "P(best)"} else "left", no_wrap=True)
     for field in differing:
         made.add_column(field.rpartition(".")[2], no_wrap=True)
     made.add_column("state", no_wrap=True)
-    values = measured_apart([one["value"] for one in shown])
-    settings = leaderboard.setting_cells([one["settings"] for one in shown], differing)
+    values = measured_apart([one.value for one in shown])
+    settings = leaderboard.setting_cells([one.settings for one in shown], differing)
     for rank, one in enumerate(shown, start=1):
         made.add_row(
             str(rank),
-            *([one["sweep"]] if several else []),
-            one["trial_id"],
-            leaderboard.epoch_of(one["epoch"], one["settings"]),
+            *([one.sweep] if several else []),
+            one.trial_id,
+            leaderboard.epoch_of(one.epoch, one.settings),
             values[rank - 1],
             *sure_cells(one),
             *settings[rank - 1],
-            one["state"],
+            one.state,
         )
     return leaderboard.kept_whole(made, *heads)
 
@@ -51,11 +50,11 @@ def sure_heads(choice: Choice) -> list[str]:
     return [] if choice.verdict is None else ["95% interval", "P(best)", "set"]
 
 
-def sure_cells(one: Mapping[str, Any]) -> list[str]:
-    """Their cells for one of `standings`."""
-    if one["interval"] is None:
+def sure_cells(one: TrialStanding) -> list[str]:
+    """Their cells for one of `standings`; none where nothing tells how sure the values are."""
+    if one.interval is None or one.probability_best is None:
         return []
-    return [interval(*one["interval"]), probability(one["probability_best"]), "*" * one["indistinguishable"]]
+    return [interval(*one.interval), probability(one.probability_best), "*" if one.indistinguishable else ""]
 
 
 def confirmation_table(decision: Decision) -> Table:

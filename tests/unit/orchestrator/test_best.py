@@ -153,9 +153,9 @@ def test_what_an_earlier_version_recorded_of_a_network_that_diverged_is_no_value
         store.write_predictions(config.trial_id, 1, images=["a", "b"], labels=[0, 1], log_likelihood=rows)
     choice = choice_of.choose(epochs(results, metric))
     assert choice.trial_id == CONFIG.trial_id
-    standing = next(one for one in choice.standings() if one["chosen"])
+    standing = next(one for one in choice.standings() if one.chosen)
     assert all(math.isfinite(end) for end in standing["interval"])
-    assert {one["trial_id"] for one in choice.standings()} == {CONFIG.trial_id}
+    assert {one.trial_id for one in choice.standings()} == {CONFIG.trial_id}
 
 
 def test_the_winner_is_exported_with_weights_configuration_and_metrics(results: Path, measured: Measured) -> None:

@@ -196,7 +196,7 @@ def test_the_end_of_a_sweep_names_no_winner_that_failed(store: Store) -> None:
 def test_best(store: Store) -> None:
     choice = choice_of.choose(candidates.read([store], "val_acc"))
     assert ID[choice.trial_id] == "STOPPED"
-    assert set(states_of(one["trial_id"] for one in choice.standings())) == set(STATES) - FAILED
+    assert set(states_of(one.trial_id for one in choice.standings())) == set(STATES) - FAILED
     for state in STATES:  # asked for by name, each of them
         condition = parse(f"trial_id == '{config_of(state).trial_id}'")
         assert ID[choice_of.choose(candidates.read([store], "val_acc", conditions=condition)).trial_id] == state
