@@ -60,7 +60,7 @@ def test_a_trial_of_odd_names_is_trained_shown_tracked_reported_and_exported(
 ) -> None:
     monkeypatch.setattr(submission, "PER_CLASS", 1)
     monkeypatch.setattr(submission, "measure", lambda *_: f"not measured: {NAME}")
-    monkeypatch.setattr(export, "verify_in_fresh_process", folder_of.verify)
+    monkeypatch.setattr(folder_of, "verify_in_fresh_process", folder_of.verify)
     results, out = tmp_path / NAME / "results", tmp_path / NAME / "handed in" / NAME
     space = tmp_path / NAME / f"{NAME}.py"
     question = f"# {NAME}\n\n<script>x</script> *why* `not`?"

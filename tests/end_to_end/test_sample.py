@@ -17,6 +17,7 @@ from cpcnn_core.checkpoint import build_model, save_weights, weights_name
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.files import sha256
 from orchestrator import trial
+from orchestrator.records.location import Folder
 from orchestrator.records.store import Store
 from orchestrator.records.sweep_file import SweepRecord
 from tests.support import remote
@@ -48,7 +49,7 @@ def results(tmp_path: Path) -> Path:
     return tmp_path / "results"
 
 
-def sample(results: Path, *arguments: object, source: str = CONFIG.trial_id) -> tuple[int, str]:
+def sample(results: Folder, *arguments: object, source: str = CONFIG.trial_id) -> tuple[int, str]:
     done = CliRunner().invoke(trial.app, ["sample", source, "--results", str(results), *map(str, arguments)])
     return done.exit_code, " ".join(done.output.split())
 
@@ -139,7 +140,7 @@ def test_weights_that_are_not_the_recorded_ones_draw_nothing(results: Path, wher
         (folder / kept.name).write_bytes(content[:-7] + bytes([content[-7] ^ damaged]) + content[-6:])
         out = results / f"out {damaged}"
         for source in (CONFIG.trial_id, str(folder / kept.name)):
-            code, said = sample(local(store.folder.parent), "--count", 1, "--out", out, source=source)
+            code, said = sample(store.folder.parent, "--count", 1, "--out", out, source=source)
             if damaged:
                 assert (code, out.exists()) == (2, False)
                 assert f"{folder / kept.name}: damaged, its SHA-256 is not the one that index.json beside it" in said

@@ -17,7 +17,7 @@ from typing import Any
 import optuna
 import pytest
 
-import orchestrator.records.store
+import orchestrator.records.place
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator.objectives.objective import Objective
 from orchestrator.records import ranking
@@ -142,7 +142,7 @@ def killed_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return call
 
     with monkeypatch.context() as patch, contextlib.suppress(Killed):
-        for where in (orchestrator.records.store, fakes):
+        for where in (orchestrator.records.place, fakes):
             patch.setattr(where, "write_atomically", counted(vars(where)["write_atomically"]))
         for name in STUDY_WRITES:
             patch.setattr(StudyFile, name, counted(getattr(StudyFile, name)))

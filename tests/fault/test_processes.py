@@ -209,7 +209,7 @@ def test_a_trial_that_goes_wrong_is_failed_with_its_reason_and_the_sweep_goes_on
     assert rows[fakes.RAISES]["error"] == "ValueError: a bad configuration"
     assert "died" in rows[fakes.DIES]["error"]
     hung = sweep.store.attempts_of(rows[fakes.HANGS_ONCE]["trial_id"])[0]
-    assert re.search(r"it hung in fakes\.py:\d+ hang < fakes\.py:\d+ train < training\.py", hung["stopped"])
+    assert re.search(r"it hung in fakes\.py:\d+ hang < fakes\.py:\d+ train < trainer\.py", hung["stopped"])
     log = sweep.store.log_file(rows[fakes.RAISES]["trial_id"]).read_text()
     assert "training epoch 1" in log
     assert "Traceback" in log

@@ -25,7 +25,7 @@ from orchestrator.records.recording import Place, Recording
 from orchestrator.records.store import Store, StoreError, sweeps
 from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.search.space import SearchSpace
-from orchestrator.training import importing, replaying, trainer
+from orchestrator.training import by_hand, importing, replaying, trainer
 from orchestrator.tune import driver
 from orchestrator.tune.holding import holding
 from orchestrator.tune.plan import Plan, SweepError
@@ -237,7 +237,7 @@ def test_a_replay_that_fails_before_its_first_row_leaves_no_folder(
 
 
 @pytest.mark.parametrize(
-    ("module", "step"), [(kinds, "introduce"), (tracking, "following"), (trainer, "run"), (trial, "Recording")]
+    ("module", "step"), [(kinds, "introduce"), (tracking, "following"), (trainer, "run"), (by_hand, "Recording")]
 )
 def test_a_trial_that_fails_before_its_first_row_leaves_no_folder(
     tmp_path: Path, module: ModuleType, step: str, monkeypatch: pytest.MonkeyPatch
