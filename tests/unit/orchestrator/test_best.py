@@ -154,7 +154,8 @@ def test_what_an_earlier_version_recorded_of_a_network_that_diverged_is_no_value
     choice = choice_of.choose(epochs(results, metric))
     assert choice.trial_id == CONFIG.trial_id
     standing = next(one for one in choice.standings() if one.chosen)
-    assert all(math.isfinite(end) for end in standing["interval"])
+    assert standing.interval is not None
+    assert all(math.isfinite(end) for end in standing.interval)
     assert {one.trial_id for one in choice.standings()} == {CONFIG.trial_id}
 
 
