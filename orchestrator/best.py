@@ -19,7 +19,6 @@ from orchestrator.choosing.candidates import ChoiceError, Epochs
 from orchestrator.choosing.judge import DEFAULT_RULE, Rule
 from orchestrator.process import streams
 from orchestrator.search.space import parse_data_root
-from orchestrator.text import calling
 from orchestrator.views import standings
 
 if TYPE_CHECKING:
@@ -134,9 +133,7 @@ def _confirmed(console: Console, plan: Plan, question: Question) -> _Found:
     ):
         outcome = driver.run(plan, view)
     if outcome.interrupted:
-        console.print(f"Stopped after {outcome.finished} of {plan.trials} runs. To go on where they stand:")
-        console.print(f"  {calling.same()}", soft_wrap=True, highlight=False)
-        raise typer.Exit(cli.STOPPED)
+        cli.stopped(console, f"Stopped after {outcome.finished} of {plan.trials} runs. To go on where they stand:")
     made = confirming.decide(plan.store, question)
     table, sentences = standings.confirmation_table(made), confirming.sentences(made)
     return _Found(made.epochs, made.row, table, sentences, made.describe())

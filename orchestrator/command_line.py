@@ -8,7 +8,7 @@ import sys
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -147,9 +147,13 @@ def stoppable() -> Generator[None]:
         try:
             yield
         except KeyboardInterrupt as error:
-            text = f"Stopped by {signals.why(error)}. The same command goes on, or begins anew:\n  {calling.same()}"
-            console().print(text, soft_wrap=True, highlight=False)
-            raise typer.Exit(STOPPED) from None
+            stopped(console(), f"Stopped by {signals.why(error)}. The same command goes on, or begins anew:")
+
+
+def stopped(here: Console, what: str) -> NoReturn:
+    """Print what was stopped, and below it the command to type once more; exit as after Ctrl-C."""
+    here.print(f"{what}\n  {calling.same()}", soft_wrap=True, highlight=False)
+    raise typer.Exit(STOPPED) from None
 
 
 def fail(message: str, code: int) -> None:

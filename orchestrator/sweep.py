@@ -163,9 +163,7 @@ def _run(
 def _show_why_it_ended(console: Console, plan: Plan, outcome: Outcome) -> None:
     """Say it where trials are left. Exit where the user stopped it."""
     if outcome.interrupted:
-        console.print(f"Stopped after {outcome.finished} of {plan.trials} trials. To go on where they stand:")
-        console.print(f"  {calling.same()}", soft_wrap=True, highlight=False)
-        raise typer.Exit(cli.STOPPED)
+        cli.stopped(console, f"Stopped after {outcome.finished} of {plan.trials} trials. To go on where they stand:")
     if outcome.spent:
         console.print(
             f"{outcome.spent} are over after {outcome.finished} of {plan.trials} trials; a larger number goes on.",

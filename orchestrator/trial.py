@@ -24,7 +24,6 @@ from orchestrator.records import beginning, kinds, mixtures
 from orchestrator.records.ranking import is_of_training
 from orchestrator.records.store import Row, Store, as_number
 from orchestrator.search import space
-from orchestrator.text import calling
 from orchestrator.text.formatting import measured, plain
 from orchestrator.training import by_hand, importing, replaying, trainer
 from orchestrator.views import tracking
@@ -267,8 +266,7 @@ def train(
                 config, store, objective, on_epoch=on_epoch, on_progress=on_progress, until=until, threads=threads
             )
         except (KeyboardInterrupt, bdb.BdbQuit):
-            console.print(f"Stopped. To go on where it stands:\n  {calling.same()}", soft_wrap=True, highlight=False)
-            raise typer.Exit(cli.STOPPED) from None
+            cli.stopped(console, "Stopped. To go on where it stands:")
 
 
 def _bar(console: Console) -> Progress:
