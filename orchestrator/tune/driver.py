@@ -70,8 +70,9 @@ def _run_in(
         store.remove_leftovers()
         for line in store.set_damaged_aside():
             view.note(f"warning: {line}")
-        mixtures.check_protocol(store, way_out=plan.way_out)
-        plan = _with_one_data_set(_with_one_extractor(plan, store), store)
+        held = mixtures.Held.of(store)
+        held.check_protocol(way_out=plan.way_out)
+        plan = _with_one_data_set(_with_one_extractor(plan, store), held)
         if new:
             _check_data(plan)  # before the folder is bound to this question
         _agree(plan, store)
@@ -136,18 +137,17 @@ def _with_one_extractor(plan: Plan, store: Store) -> Plan:
     return replace(plan, space=settled)
 
 
-def _with_one_data_set(plan: Plan, store: Store) -> Plan:
+def _with_one_data_set(plan: Plan, held: mixtures.Held) -> Plan:
     """Say in the space by its digest which data all trials are about. Raise MixtureError where the folder's differ.
 
     Simulated trials have no data.
     """
     if plan.trainer != trainer.TRAINER:
         return plan
-    recorded = (store.read_sweep() or SweepRecord()).settings.get(trainer.DIGEST)
-    held = None if recorded is None else str(recorded)
+    recorded = held.sweep.settings.get(trainer.DIGEST)
     config = plan.space.default().data
-    digest = _digest(config.model_copy(update={"digest": None}), held or config.digest)
-    mixtures.check_data(store, config, digest, way_out=plan.way_out)
+    digest = _digest(config.model_copy(update={"digest": None}), config.digest if recorded is None else str(recorded))
+    held.check_data(config, digest, way_out=plan.way_out)
     if config.digest not in {None, digest}:
         trainer.dataset(config)  # which says that it is other data than the one asked for
     return replace(plan, space=plan.space.with_settings({trainer.DIGEST: digest}))

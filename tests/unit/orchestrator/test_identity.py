@@ -16,7 +16,7 @@ from cpcnn_core.checkpoint import load_weights
 from cpcnn_core.config import PROTOCOL, ConfigError, TrialConfig, field_names
 from orchestrator import best, status, trial
 from orchestrator.choosing.confirming import Finalist
-from orchestrator.records.mixtures import MixtureError
+from orchestrator.records.mixtures import Held, MixtureError
 from orchestrator.records.store import Store, config_of
 from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.search import warm_start
@@ -140,7 +140,7 @@ def begun(space: Path, root: Path, results: Path) -> Plan:
     asked = read(space, [f"data.root={root}"])
     plan = Plan("which", asked, results, trials=2)
     plan.store.create()
-    driver._agree(driver._with_one_data_set(plan, plan.store), plan.store)
+    driver._agree(driver._with_one_data_set(plan, Held.of(plan.store)), plan.store)
     return plan
 
 
@@ -170,8 +170,8 @@ def test_a_sweep_goes_on_where_its_data_has_moved_to(space: Path, cats: Path, tm
     moved = cats.rename(tmp_path / "moved")
     trainer._loaded.cache_clear()
     again = replace(plan, space=read(space, [f"data.root={moved}"]))
-    same = driver._with_one_data_set(again, plan.store)
-    assert same.space.describe() == driver._with_one_data_set(again, plan.store).space.describe()
+    same = driver._with_one_data_set(again, Held.of(plan.store))
+    assert same.space.describe() == driver._with_one_data_set(again, Held.of(plan.store)).space.describe()
     driver._agree(same, plan.store)
 
 
@@ -251,7 +251,7 @@ def test_training_on_from_old_trials_is_refused_naming_both_protocols(old: Store
     replayed = CliRunner().invoke(trial.app, ["replay", row["trial_id"], "--results", str(old.folder.parent)])
     assert replayed.exit_code == 2
     assert "recorded under protocol 1" in replayed.output
-    space = driver._with_one_data_set(plan_of(old, tmp_path), Store(tmp_path / "new")).space
+    space = driver._with_one_data_set(plan_of(old, tmp_path), Held.of(Store(tmp_path / "new"))).space
     [source] = warm_start.gather(space, [old])
     assert not source.used
     assert "2 because it was recorded under protocol 1, not 2" in source.summary(0)

@@ -14,7 +14,7 @@ from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.starter import export_starter
 from orchestrator import trial
 from orchestrator.objectives.objective import Objective
-from orchestrator.records.mixtures import MixtureError, check
+from orchestrator.records.mixtures import Held, MixtureError, check
 from orchestrator.records.recording import Place, Recording
 from orchestrator.records.store import Store
 from orchestrator.records.sweep_file import SweepRecord
@@ -92,7 +92,7 @@ def checkpoint(tmp_path: Path) -> Path:
 def begun(space: Path, root: Path, results: Path) -> Plan:
     plan = Plan("c", read(space, [f"data.root={root}"]), results, trials=2)
     plan.store.create()
-    driver._agree(driver._with_one_data_set(plan, plan.store), plan.store)
+    driver._agree(driver._with_one_data_set(plan, Held.of(plan.store)), plan.store)
     return plan
 
 
