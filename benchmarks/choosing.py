@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.choosing.judge import DEFAULT_RULE, LEVEL, RULES, Candidates, Images, Judge
+from orchestrator.choosing.judge import DEFAULT_RULE, LEVEL, RULES, Contenders, Images, Judge
 
 IMAGES = 519
 _SHARES = {"image": 0.55, "trial": 0.1, "epoch": 0.35}  # of the variance
@@ -61,7 +61,7 @@ SCENARIOS = (
 )
 
 
-def sweep(scenario: Scenario, rng: np.random.Generator) -> tuple[Candidates, NDArray[np.float64]]:
+def sweep(scenario: Scenario, rng: np.random.Generator) -> tuple[Contenders, NDArray[np.float64]]:
     """A sweep as `best` would see it, and the true accuracies (M,)."""
     T, E = scenario.trials, scenario.epochs
     heights = scenario.best + scenario.spread * rng.standard_normal(T)
@@ -80,7 +80,7 @@ def sweep(scenario: Scenario, rng: np.random.Generator) -> tuple[Candidates, NDA
         + np.sqrt(_SHARES["epoch"]) * own
     )
     correct = (theta + latent > 0).reshape(IMAGES, T * E, 1)
-    candidates = Candidates(
+    candidates = Contenders(
         Images(correct.astype(np.float64), lambda mean: mean[..., 0]),
         trial=np.repeat(np.arange(T), E),
         epoch=np.tile(np.arange(1, E + 1), T),

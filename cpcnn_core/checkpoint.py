@@ -32,7 +32,7 @@ from cpcnn_core.checkpoint_index import FORMAT, INDEX, INDEX_BEFORE, DamagedInde
 from cpcnn_core.config import ConfigError, Scalar, TrialConfig
 from cpcnn_core.errors import CheckpointError as CheckpointError
 from cpcnn_core.files import sha256, write_atomically
-from cpcnn_core.metrics import OF_IMAGES, EpochMetrics, ruler_of
+from cpcnn_core.metrics import OF_IMAGES, EpochMetrics, fid_protocol_of
 from cpcnn_core.model import ConditionalPixelCNN
 
 logger = logging.getLogger(__name__)
@@ -347,12 +347,12 @@ def kept_epochs(history: list[EpochMetrics]) -> tuple[int, ...]:
     keep = {history[-1].epoch}
     # Resumed on another machine, a trial may go on with other features; its earlier FIDs do not compare with those.
     rows: list[dict[str, Any]] = [epoch.row() for epoch in history]
-    ruler = next((ruler_of(row) for row in reversed(rows) if row["fid_extractor"] is not None), None)
+    protocol = next((fid_protocol_of(row) for row in reversed(rows) if row["fid_extractor"] is not None), None)
     for metric, direction in KEPT_BEST_BY.items():
         values = [
             (float(value), row["epoch"])
             for row in rows
-            if (value := row.get(metric)) is not None and (metric not in OF_IMAGES or ruler_of(row) == ruler)
+            if (value := row.get(metric)) is not None and (metric not in OF_IMAGES or fid_protocol_of(row) == protocol)
         ]
         if values:
             sign = 1 if direction == "min" else -1

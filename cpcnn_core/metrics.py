@@ -30,7 +30,7 @@ LEAST_BPD = 1e-6
 """No images are as predictable as this: it is what float32's rounding makes of a probability of one."""
 
 OF_IMAGES = frozenset({"fid", "fid_infinity", "kid"})
-"""The metrics of drawn images; two values of one compare only where the columns of `RULER` agree."""
+"""The metrics of drawn images; two values of one compare only where the columns of `FID_PROTOCOL` agree."""
 
 OF_PIXELS = frozenset({"train_loss", "train_bpd", "val_bpd"})
 """The metrics of the likelihood of pixels; two values of one compare only where `data.quantize` is the same."""
@@ -41,13 +41,13 @@ def least(metric: str) -> float:
     return LEAST_BPD if metric.endswith("_bpd") else -math.inf
 
 
-RULER = ("fid_extractor", "fid_images", "fid_reference")
-Ruler = tuple[Any, ...]
+FID_PROTOCOL = ("fid_extractor", "fid_images", "fid_reference")
+FidProtocol = tuple[Any, ...]
 
 
-def ruler_of(row: Mapping[str, Any]) -> Ruler:
-    """What the metrics of drawn images in this row of `epochs` were measured with: its values of `RULER`."""
-    return tuple(row.get(name) for name in RULER)
+def fid_protocol_of(row: Mapping[str, Any]) -> FidProtocol:
+    """What the metrics of drawn images in this row of `epochs` were measured with: its values of `FID_PROTOCOL`."""
+    return tuple(row.get(name) for name in FID_PROTOCOL)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@ from rich.table import Table
 
 from cpcnn_core.config import Scalar
 from orchestrator import command_line as cli
-from orchestrator.choosing import choice, selection, where
-from orchestrator.choosing.candidates import ChoiceError, Epochs
+from orchestrator.choosing import decision, selection, where
+from orchestrator.choosing.candidates import Candidates, ChoiceError
 from orchestrator.choosing.judge import DEFAULT_RULE, Rule
 from orchestrator.process import streams
 from orchestrator.search.space import parse_data_root
@@ -55,7 +55,7 @@ DataRoot = Annotated[list[str] | None, typer.Option("--set", metavar="data.root=
 class _Found:
     """What is chosen, a row of `epochs`, and what is shown of it."""
 
-    epochs: Epochs
+    epochs: Candidates
     row: int
     table: Table
     sentences: Sequence[str]
@@ -87,8 +87,8 @@ def main(
     selected = selection.select(results, sweep or ())
     conditions = where.parse(condition) if condition else ()
 
-    def chosen() -> choice.Choice:
-        return choice.choose(choice.read(selected, metric, mode=mode, conditions=conditions), rule)
+    def chosen() -> decision.Decision:
+        return decision.choose(decision.read(selected, metric, mode=mode, conditions=conditions), rule)
 
     if selected.sentence is not None and not as_json:
         console.print(selected.sentence, soft_wrap=True, highlight=False)
@@ -112,11 +112,11 @@ def main(
             raise typer.Exit(cli.FAILED)  # for whoever reads it: half of it is none
 
 
-def _chosen(made: choice.Choice, top: int, ensemble: int | None) -> _Found:
+def _chosen(made: decision.Decision, top: int, ensemble: int | None) -> _Found:
     """The choice among what was trained, with what an ensemble would gain where that is asked."""
-    sentences, described = choice.sentences(made), choice.describe(made, top=top)
+    sentences, described = decision.sentences(made), decision.describe(made, top=top)
     if ensemble is not None:
-        gain = choice.ensemble_of(made, ensemble)
+        gain = decision.ensemble_of(made, ensemble)
         sentences, described = [*sentences, gain["sentence"]], described | {"ensemble": gain}
     return _Found(made.epochs, made.row, standings.choice_table(made, top=top), sentences, described)
 

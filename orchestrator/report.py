@@ -9,7 +9,7 @@ import typer
 
 from orchestrator import command_line as cli
 from orchestrator.choosing import selection, where
-from orchestrator.choosing.choice import choose, read
+from orchestrator.choosing.decision import choose, read
 from orchestrator.choosing.judge import DEFAULT_RULE, Rule
 from orchestrator.records.location import beside
 
@@ -34,17 +34,18 @@ def main(
     console = cli.console()
     selected = selection.select(results, sweep or ())
     conditions = where.parse(condition) if condition else ()
-    choice = choose(read(selected, metric, mode=mode, conditions=conditions), rule)
+    decision = choose(read(selected, metric, mode=mode, conditions=conditions), rule)
     from orchestrator.views import page  # plotly takes a second to import; a mistake is answered before
 
     file = out or beside(results) / "report.html"
-    page.write(file, selected, choice)
+    page.write(file, selected, decision)
     if selected.sentence is not None:
         console.print(selected.sentence, soft_wrap=True, highlight=False)
-    for problem in choice.epochs.problems:
+    for problem in decision.epochs.problems:
         console.print(f"warning: {problem}", style="yellow", soft_wrap=True)
     console.print(
-        f"{file}: {len(selected.stores)} sweep(s), {choice.total_trials} trials; open it in any browser", soft_wrap=True
+        f"{file}: {len(selected.stores)} sweep(s), {decision.total_trials} trials; open it in any browser",
+        soft_wrap=True,
     )
 
 

@@ -20,7 +20,7 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from cpcnn_core.errors import UserError
-from cpcnn_core.metrics import DIRECTIONS, OF_PIXELS, RULER, least
+from cpcnn_core.metrics import DIRECTIONS, FID_PROTOCOL, OF_PIXELS, least
 from cpcnn_core.suggest import nearest
 from orchestrator.choosing import where
 from orchestrator.objectives.objective import SCORE, Direction, Objective
@@ -93,7 +93,7 @@ class Trials:
 
 
 @dataclass(frozen=True)
-class Epochs:
+class Candidates:
     """Epochs that have the metric and meet the conditions, best trial first, each trial's epochs in order."""
 
     objective: Objective
@@ -116,7 +116,7 @@ class Epochs:
         """The values, turned so that more is better."""
         return self.values if self.objective.direction == "max" else -self.values
 
-    def take(self, rows: NDArray[np.int64]) -> Epochs:
+    def take(self, rows: NDArray[np.int64]) -> Candidates:
         """Some of the rows."""
         columns = ("trial", "epoch", "values", "standard_errors", "kept")
         return replace(self, **{name: getattr(self, name)[rows] for name in columns})
@@ -136,7 +136,7 @@ def read(
     mode: Direction | None = None,
     conditions: Sequence[where.Condition] = (),
     imports: bool = True,
-) -> Epochs:
+) -> Candidates:
     """The epochs of these sweeps that have `metric` and meet the conditions, of trials that can be compared.
 
     Those of a trial that failed are among them only where a condition asks for trials by name, as in
@@ -157,7 +157,7 @@ def _read(
     problems: list[str],
     *,
     imports: bool,
-) -> Epochs:
+) -> Candidates:
     """`read`, which adds to `problems` as it meets them."""
     query = _query(stores, metric, conditions, problems, imports=imports)
     objective = _objective(metric, mode)
@@ -174,7 +174,7 @@ def _read(
     if not usable.any():
         raise ChoiceError(". ".join([_unmet(query), *notes]))
     starts = np.cumsum([0, *(len(table) for table in query.tables)])
-    found = Epochs(
+    found = Candidates(
         objective,
         tuple(stores),
         trials,
@@ -219,7 +219,7 @@ class _Query:
     @property
     def of_drawn(self) -> list[where.Condition]:
         """The conditions that say which images, features and reference are meant, where that matters."""
-        return [condition for condition in self.of_epochs if self.compared and condition.column in RULER]
+        return [condition for condition in self.of_epochs if self.compared and condition.column in FID_PROTOCOL]
 
     @property
     def by_name(self) -> bool:
@@ -235,7 +235,7 @@ class _Query:
         """The columns of epochs that are read."""
         columns = [self.metric, "checkpoint", *(condition.column for condition in self.of_epochs)]
         columns += [self.error_column] if self.error_column in self.known else []
-        return columns + (list(RULER) if self.compared else [])
+        return columns + (list(FID_PROTOCOL) if self.compared else [])
 
 
 def _query(
@@ -299,7 +299,7 @@ def _part(query: _Query, number: int, problems: list[str]) -> _Part:
         _column(epochs, query.metric)[mine].astype(np.float64),
         _column(epochs, query.error_column)[mine] if has_errors else np.full(int(mine.sum()), np.nan),
         arrays.valid(epochs["checkpoint"])[mine],
-        pa.table({name: epochs[name].filter(arrays.mask(mine)) for name in RULER}) if query.compared else None,
+        pa.table({name: epochs[name].filter(arrays.mask(mine)) for name in FID_PROTOCOL}) if query.compared else None,
         failed,
         note,
     )
@@ -333,7 +333,7 @@ def _refuse_none(failed: Sequence[str], *, whole: bool) -> None:
         raise ChoiceError("no trial has finished an epoch yet")
 
 
-def _comparable_values(found: Epochs, reads: set[str]) -> None:
+def _comparable_values(found: Candidates, reads: set[str]) -> None:
     """Raise ChoiceError where the trials' data, protocols, objectives or pixels keep the columns from comparing."""
     there = np.unique(found.trial)
     kinds = found.trials.kinds(DATA, there)
@@ -344,7 +344,7 @@ def _comparable_values(found: Epochs, reads: set[str]) -> None:
     _rounded_alike(found.trials.kinds((_QUANTIZE,), there), sorted(reads & OF_PIXELS))
 
 
-def _best_first(found: Epochs) -> NDArray[np.int64]:
+def _best_first(found: Candidates) -> NDArray[np.int64]:
     """The order of rows: the best trial first, of equals the one that began earlier; each trial's epochs in order."""
     best = np.full(len(found.trials), -np.inf)
     np.maximum.at(best, found.trial, found.scores)
@@ -354,7 +354,7 @@ def _best_first(found: Epochs) -> NDArray[np.int64]:
 
 def is_drawn(column: str) -> bool:
     """Whether the column's values come from images that the model drew."""
-    return column.startswith(("fid", "kid")) and column not in RULER
+    return column.startswith(("fid", "kid")) and column not in FID_PROTOCOL
 
 
 # ------------------------------------------------------------------------------------------------------- alike or not
@@ -383,11 +383,11 @@ def _drawn_alike(
     table = pa.concat_tables([part.drawn for part in parts])
     for condition in query.of_drawn:
         usable = usable & condition.holds(_column(table, condition.column))
-    kinds = data_kinds.rows_of(table.filter(arrays.mask(usable)), RULER)
+    kinds = data_kinds.rows_of(table.filter(arrays.mask(usable)), FID_PROTOCOL)
     kinds = [kind for kind in kinds if any(value is not None for value in kind.values())]
     if len(kinds) > 1:
-        listed = "; ".join(", ".join(f"{name}={kind[name]}" for name in RULER) for kind in kinds)
-        differing = next(name for name in RULER if len({kind[name] for kind in kinds}) > 1)
+        listed = "; ".join(", ".join(f"{name}={kind[name]}" for name in FID_PROTOCOL) for kind in kinds)
+        differing = next(name for name in FID_PROTOCOL if len({kind[name] for kind in kinds}) > 1)
         value = kinds[0][differing]
         example = where.Condition(differing, "==", value if isinstance(value, str) else float(as_int(value)))
         raise ChoiceError(
@@ -396,7 +396,7 @@ def _drawn_alike(
         )
     if not kinds:
         return usable, None
-    extractor, images, reference = (kinds[0][name] for name in RULER)
+    extractor, images, reference = (kinds[0][name] for name in FID_PROTOCOL)
     named = tuple(None if name is None else str(name) for name in (extractor, reference))
     return usable, (named[0], None if images is None else as_int(images), named[1])
 

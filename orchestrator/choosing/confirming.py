@@ -20,8 +20,8 @@ from scipy import stats
 
 from cpcnn_core.config import Scalar, TrialConfig
 from orchestrator.choosing import candidates
-from orchestrator.choosing.candidates import ChoiceError, Epochs
-from orchestrator.choosing.choice import TrialStanding
+from orchestrator.choosing.candidates import Candidates, ChoiceError
+from orchestrator.choosing.decision import TrialStanding
 from orchestrator.choosing.evidence import Evidence
 from orchestrator.choosing.evidence import evidence as evidence_of
 from orchestrator.choosing.judge import LEVEL, REDRAWS, probability_of_best
@@ -127,7 +127,7 @@ def recorded(store: Store) -> Question | None:
     return None if described is None else Question.from_description(described)
 
 
-def ask(epochs: Epochs, standings: Sequence[TrialStanding], *, finalists: int, seeds: int) -> Question:
+def ask(epochs: Candidates, standings: Sequence[TrialStanding], *, finalists: int, seeds: int) -> Question:
     """Which of the first so many configurations of `standings` (as `best` ranks trials) is best over so many new seeds.
 
     The seeds are the first ones above all that any trial had. Raise ChoiceError where there are not so many different
@@ -180,12 +180,12 @@ class FinalistStanding:
 
 
 @dataclass(frozen=True)
-class Decision:
+class Confirmation:
     """The finalists, best first, and the run to hand in as a row of `epochs`."""
 
     question: Question
     standings: tuple[FinalistStanding, ...]
-    epochs: Epochs
+    epochs: Candidates
     row: int
     notes: tuple[str, ...]
 
@@ -217,7 +217,7 @@ class Decision:
         }
 
 
-def decide(store: Store, question: Question) -> Decision:
+def decide(store: Store, question: Question) -> Confirmation:
     """Read the runs of the sweep in `store` by the question's rule. Raise ChoiceError where none has a value."""
     rows = {str(row["trial_id"]): row for row in store.latest_attempts().rows()}
     epochs = candidates.read([store], question.metric, mode=question.direction)
@@ -225,7 +225,7 @@ def decide(store: Store, question: Question) -> Decision:
         return _decide(store, question, rows, _last(epochs))
 
 
-def _decide(store: Store, question: Question, rows: Mapping[str, Row], epochs: Epochs) -> Decision:
+def _decide(store: Store, question: Question, rows: Mapping[str, Row], epochs: Candidates) -> Confirmation:
     row_of = {str(epochs.trials[trial][1]["trial_id"]): row for row, trial in enumerate(epochs.trial)}
     evidence = evidence_of(epochs)
     errors = _errors(evidence, len(epochs))
@@ -244,7 +244,7 @@ def _decide(store: Store, question: Question, rows: Mapping[str, Row], epochs: E
         notes.append("The intervals are of the seeds alone")
     notes += [f"{one.finalist.trial_id}, {reason}" for one in standings for reason in one.missing]
     best_first = sorted(standings, key=lambda one: _order(one, question.direction), reverse=True)
-    return Decision(question, tuple(best_first), epochs, row, tuple(notes))
+    return Confirmation(question, tuple(best_first), epochs, row, tuple(notes))
 
 
 def _errors(evidence: Evidence, count: int) -> NDArray[np.float64] | None:
@@ -278,7 +278,7 @@ def _runs(finalist: Finalist, question: Question, row_of: Mapping[str, int], tri
 
 
 def _compared(
-    question: Question, epochs: Epochs, runs: Sequence[_Runs], errors: NDArray[np.float64] | None
+    question: Question, epochs: Candidates, runs: Sequence[_Runs], errors: NDArray[np.float64] | None
 ) -> tuple[list[FinalistStanding], int]:
     """The finalists' standings in their order, and the index of the winner."""
     errors = np.zeros((REDRAWS, len(epochs))) if errors is None else errors
@@ -336,16 +336,16 @@ def compare(
     return means, halves, probability_of_best(drawn)
 
 
-def sentences(decision: Decision) -> list[str]:
+def sentences(confirmation: Confirmation) -> list[str]:
     """What the table does not say."""
     return [
-        *(f"{note}." for note in decision.notes),
-        f"Decided by the rule that was recorded beforehand: {decision.question.rule}.",
+        *(f"{note}." for note in confirmation.notes),
+        f"Decided by the rule that was recorded beforehand: {confirmation.question.rule}.",
         "`before` is what the search found, and had no part in this.",
     ]
 
 
-def _last(epochs: Epochs) -> Epochs:
+def _last(epochs: Candidates) -> Candidates:
     """The last epoch of each trial that came to it."""
     last = np.array([as_int(epochs.trials[trial][1]["train.epochs"]) for trial in epochs.trial])
     return epochs.take(np.flatnonzero(epochs.epoch == last))

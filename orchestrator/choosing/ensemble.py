@@ -7,7 +7,7 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.choosing.candidates import ChoiceError, Epochs
+from orchestrator.choosing.candidates import Candidates, ChoiceError
 from orchestrator.choosing.judge import LEVEL
 from orchestrator.records.store import StoreError
 from orchestrator.text.formatting import gained, measured
@@ -27,7 +27,7 @@ class Gain(TypedDict):
     sentence: str
 
 
-def gain(epochs: Epochs, smoothed: NDArray[np.float64], count: int, *, seed: int = 0) -> Gain:
+def gain(epochs: Candidates, smoothed: NDArray[np.float64], count: int, *, seed: int = 0) -> Gain:
     """Compare the mean posterior of `count` trials with the best trial's; picked on one half, read on the other.
 
     Raise ChoiceError where fewer trials have predictions. An ensemble is reported, never exported: what is handed in is
@@ -71,7 +71,7 @@ def gain(epochs: Epochs, smoothed: NDArray[np.float64], count: int, *, seed: int
     }
 
 
-def _posterior(epochs: Epochs, row: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _posterior(epochs: Candidates, row: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     store, trial = epochs.trials[epochs.trial[row]]
     try:
         table = store.predictions_table(str(trial["trial_id"]), int(epochs.epoch[row]))

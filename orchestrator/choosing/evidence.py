@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from orchestrator.choosing.candidates import Epochs, Floats
+from orchestrator.choosing.candidates import Candidates, Floats
 from orchestrator.choosing.judge import Images, Normals, Sample
 from orchestrator.records import arrays
 from orchestrator.records.store import NotThereError, StoreError
@@ -20,7 +20,7 @@ ECE_BINS = 15  # as in cpcnn_core.evaluate
 _AGREES = 1e-6  # between a value in the table and the same from its predictions
 
 
-def contenders(epochs: Epochs, most: int = EVIDENCE) -> Epochs:
+def contenders(epochs: Candidates, most: int = EVIDENCE) -> Candidates:
     """Every epoch of the best trials, `most` at most: whole curves, since neighbours speak for one another."""
     ends = np.flatnonzero(np.append(epochs.trial[1:] != epochs.trial[:-1], True)) + 1
     fitting = ends[ends <= most]
@@ -35,12 +35,12 @@ def contenders(epochs: Epochs, most: int = EVIDENCE) -> Epochs:
 class Evidence:
     """What the values of `epochs` were measured on; no sample, and the reason, where that is not known."""
 
-    epochs: Epochs
+    epochs: Candidates
     sample: Sample | None
     notes: tuple[str, ...]
 
 
-def evidence(epochs: Epochs) -> Evidence:
+def evidence(epochs: Candidates) -> Evidence:
     """The sample behind the contenders' values: stored predictions, or recorded standard errors.
 
     Epochs without either are left out, unless all are.
@@ -135,7 +135,7 @@ _FEATURES: Mapping[str, tuple[Callable[[Floats, NDArray[np.int64]], Floats], Met
 """The metrics that follow from the mean over images of what each image says: (N, Y), (N,) -> (N, D), and D -> value."""
 
 
-def _images(among: Epochs, sign: float) -> tuple[Images | None, NDArray[np.int64], str]:
+def _images(among: Candidates, sign: float) -> tuple[Images | None, NDArray[np.int64], str]:
     """The sample, the rows of `among` that are in it, and why others are not."""
     feature, metric = _FEATURES[among.objective.metric]
     features: list[Floats] = []
@@ -174,7 +174,7 @@ def _images(among: Epochs, sign: float) -> tuple[Images | None, NDArray[np.int64
     return Images(stacked, lambda mean: sign * metric(mean)), np.array(rows), reason
 
 
-def _expect_predictions(among: Epochs) -> None:
+def _expect_predictions(among: Candidates) -> None:
     """Have remote stores fetch the predictions together, not one by one."""
     for each in (store for store in among.stores if store.is_remote):
         numbered = zip(among.trial, among.epoch, strict=True)
@@ -182,7 +182,7 @@ def _expect_predictions(among: Epochs) -> None:
         each.expect_predictions((str(trial["trial_id"]), epoch) for (store, trial), epoch in of_store if store is each)
 
 
-def _predictions(among: Epochs, row: int) -> pa.Table:
+def _predictions(among: Candidates, row: int) -> pa.Table:
     store, trial = among.trials[among.trial[row]]
     return store.predictions_table(str(trial["trial_id"]), int(among.epoch[row]))
 

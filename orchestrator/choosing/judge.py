@@ -118,7 +118,7 @@ class Normals:
 
 
 @dataclass(frozen=True)
-class Candidates:
+class Contenders:
     """What can be chosen: the epochs of several trials."""
 
     sample: Sample
@@ -154,7 +154,7 @@ class Judge:
     The same candidates and seed give the same verdicts.
     """
 
-    def __init__(self, candidates: Candidates, *, seed: int = 0, redraws: int = REDRAWS, splits: int = SPLITS) -> None:
+    def __init__(self, candidates: Contenders, *, seed: int = 0, redraws: int = REDRAWS, splits: int = SPLITS) -> None:
         rng = np.random.default_rng(seed)
         sample = candidates.sample
         self._candidates = candidates
@@ -363,7 +363,7 @@ def _rounding(values: Array) -> float:
     return ROUNDING * float(np.abs(values).max(initial=0.0))
 
 
-def _smallest(candidates: Candidates, smoothed: Array, values: Array, redrawn: Array) -> int:
+def _smallest(candidates: Contenders, smoothed: Array, values: Array, redrawn: Array) -> int:
     """The smallest model of an epoch, and of a trial, that is not shown to be worse than the best."""
     if candidates.size is None:
         raise ValueError("the rule `smallest` needs the models' sizes")

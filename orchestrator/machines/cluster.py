@@ -121,7 +121,7 @@ class Cluster:
         return lines or ["  there is no node"]
 
 
-def besides(accelerator: str | None = None, memory_gib: float | None = None) -> dict[str, float]:
+def extra_resources(accelerator: str | None = None, memory_gib: float | None = None) -> dict[str, float]:
     """What a trial asks of Ray besides cores and GPUs: a kind of GPU, as A100, and memory in GiB."""
     kind = {} if accelerator is None else {ACCELERATOR + accelerator: 0.001}  # a mark on the node, not to be used up
     return kind if memory_gib is None else {**kind, "memory": memory_gib * 2**30}
@@ -172,7 +172,7 @@ def _mend(path: str) -> str:
     return "mount the same storage on all nodes"
 
 
-class Meter:
+class CostMeter:
     """Adds up what the nodes cost, from what was spent before on."""
 
     def __init__(self, spent: float = 0.0, *, limit: float | None = None) -> None:

@@ -32,7 +32,7 @@ def begun(store: Store, trial_id: str) -> Generator[None]:
         if new:
             with suppress(OSError, StoreError, alone.BusyError):
                 _remove_of(store, trial_id)
-                others = [*(store.near / "logs").glob("*"), *(store.near / "checkpoints").glob("*")]
+                others = [*(store.local_mirror / "logs").glob("*"), *(store.local_mirror / "checkpoints").glob("*")]
                 if not any(file.name != "tracking.log" for file in others):
                     remove(store, absent)
         raise
@@ -48,7 +48,11 @@ def is_new(store: Store) -> bool:
 
 def absent_folders(store: Store) -> list[Path]:
     """The store's folder on this machine and those around it, as far as they are not there, innermost first."""
-    return [] if store.near.exists() else [store.near, *(each for each in store.near.parents if not each.exists())]
+    return (
+        []
+        if store.local_mirror.exists()
+        else [store.local_mirror, *(each for each in store.local_mirror.parents if not each.exists())]
+    )
 
 
 @contextmanager
@@ -85,7 +89,7 @@ def _remove_of(store: Store, trial_id: str) -> None:
     """Delete the lock and the log of a trial without rows. Raise BusyError where somebody else has begun it."""
     if store.attempts_of(trial_id):
         return
-    lock = store.near / "checkpoints" / f"{trial_id}.lock"
+    lock = store.local_mirror / "checkpoints" / f"{trial_id}.lock"
     if lock.exists():
         with alone.locked(lock):
             lock.unlink()

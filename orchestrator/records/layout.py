@@ -12,9 +12,9 @@
     set-aside/                     files of `trials` and `epochs` that could not be read
 
 Where the folder is a URL, what must be a file on this machine (the study, a lock, a log that is being written, the
-checkpoints of a trial in training) lies `near`, in the cache, and goes from there to the URL. Where it is on a file
-system that machines share, the study alone is kept elsewhere, since its write-ahead log would not work there; a copy
-lies in the folder.
+checkpoints of a trial in training) lies in the local mirror, a folder of the cache, and goes from there to
+the URL. Where it is on a file system that machines share, the study alone is kept elsewhere, since its write-ahead log
+would not work there; a copy lies in the folder.
 """
 
 from __future__ import annotations
@@ -82,14 +82,14 @@ def log_of(trial_id: str) -> str:
 
 def create(place: Place) -> None:
     """Make the folders, or see that the URL can be written to. Raise StoreError where that is not possible."""
-    near, way = place.near, place.way_out
+    mirror, way = place.local_mirror, place.way_out
     try:
         for name in _FOLDERS:
-            (near / name).mkdir(parents=True, exist_ok=True)
+            (mirror / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"{near}: cannot hold results: {error.strerror or error}{way}") from None
-    if not os.access(near / TRIALS, os.W_OK):
-        raise StoreError(f"{near}: cannot hold results: no permission to write{way}")
+        raise StoreError(f"{mirror}: cannot hold results: {error.strerror or error}{way}") from None
+    if not os.access(mirror / TRIALS, os.W_OK):
+        raise StoreError(f"{mirror}: cannot hold results: no permission to write{way}")
     place.check()
 
 
@@ -98,12 +98,12 @@ def remove(place: Place, study_folder: Path) -> None:
 
     Only for the one who holds the sweep. Raise RemoteError.
     """
-    for folder in dict.fromkeys([place.folder, place.near, study_folder]):
+    for folder in dict.fromkeys([place.folder, place.local_mirror, study_folder]):
         files = [folder / name for name in location.names(folder) if _TO_BEGIN.fullmatch(name)]
         location.remove([*files, folder / LOGS / "tracking.log"])
         for within in (folder / LOGS, folder / CHECKPOINTS):
             location.remove([within / name for name in location.names(within) if _OF_A_TRIAL.fullmatch(name)])
-    for here in dict.fromkeys([place.near, study_folder]):
+    for here in dict.fromkeys([place.local_mirror, study_folder]):
         for made in (*(here / name for name in (*_FOLDERS, *_LOCK_FOLDERS)), here):
             with suppress(OSError):
                 made.rmdir()
@@ -111,7 +111,7 @@ def remove(place: Place, study_folder: Path) -> None:
 
 def remove_leftovers(place: Place) -> None:
     """Delete what writers that were killed left under temporary names; only for the one who holds the sweep."""
-    for folder in (place.near, place.near / TRIALS, place.near / EPOCHS):
+    for folder in (place.local_mirror, place.local_mirror / TRIALS, place.local_mirror / EPOCHS):
         for file in folder.glob(".*.tmp"):
             file.unlink(missing_ok=True)
 

@@ -138,10 +138,10 @@ class Lease:
         return lease, before
 
     @classmethod
-    def seized(cls, folder: Folder, kind: str) -> Lease:
+    def stolen(cls, folder: Folder, kind: str) -> Lease:
         """Take the lease from whoever holds it. Raise OSError."""
         while True:
-            with contextlib.suppress(TakenError):  # several seize it at once
+            with contextlib.suppress(TakenError):  # several steal it at once
                 return cls._next(folder, kind, seen(folder, kind), None)[0]
 
     @classmethod

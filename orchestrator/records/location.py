@@ -382,14 +382,14 @@ def remove_tree(folder: Folder) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def near(folder: Folder) -> Path:
+def local_mirror(folder: Folder) -> Path:
     """Where on this machine a sweep's own files lie: its folder, or one in the cache that goes with its URL."""
     return folder if isinstance(folder, Path) else files.cache_folder() / _own(folder)
 
 
 def own_disk(folder: Folder) -> Path:
-    """Where on a disk of this very machine a sweep's database lies: `near`, if that is on one."""
-    here = near(folder)
+    """Where on a disk of this very machine a sweep's database lies: the local mirror, if that is on one."""
+    here = local_mirror(folder)
     if not is_shared(here):
         return here
     others = (files.cache_folder(), files.temporary_cache())

@@ -64,7 +64,7 @@ class Mirror:
 
     def __init__(self, store: Store, trial_id: str, remote: RemotePath) -> None:
         self._remote = remote
-        self._claim = Lease.seized(remote, CLAIM)
+        self._claim = Lease.stolen(remote, CLAIM)
         self.store = Store(store.folder, self._check)
         """The store for whoever trains the trial: it refuses to write once another process does."""
         self._trial_id = trial_id

@@ -1,7 +1,7 @@
 """Where a sweep's folder lies: on a disk that this machine sees, or behind a URL. One interface, chosen once.
 
 Files are named by where they lie in the folder, as `trials/0123456789ab.parquet`. What must be a file on this machine
-lies under the same name `near`, which on disk is the folder itself.
+lies under the same name in the local mirror, which on disk is the folder itself.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Place(ABC):
 
     def __init__(self, folder: Folder, fence: Fence | None = None) -> None:
         self.fence = fence
-        self.near = location.near(folder)
+        self.local_mirror = location.local_mirror(folder)
 
     @property
     @abstractmethod
@@ -113,11 +113,11 @@ class Place(ABC):
 
     @abstractmethod
     def fetch_near(self, name: str) -> None:
-        """Bring a file near, unless one is there. Raise RemoteError."""
+        """Bring a file into the local mirror, unless it is there. Raise RemoteError."""
 
     @abstractmethod
     def send_near(self, name: str) -> None:
-        """Put a file that lies near where the folder is. Raise RemoteError."""
+        """Put a file of the local mirror where the folder is. Raise RemoteError."""
 
     @abstractmethod
     def modified(self, name: str) -> float:
@@ -150,7 +150,7 @@ class OnDisk(Place):
         return self
 
     def check(self) -> None:
-        pass  # `near` is all there is
+        pass  # the local mirror is all there is
 
     def write_soon(self, name: str, fill: Fill) -> None:
         self.write(name, fill)
@@ -272,18 +272,18 @@ class BehindUrl(Place):
             list(pool.map(fetch, names))
 
     def fetch_near(self, name: str) -> None:
-        here = self.near / name
+        here = self.local_mirror / name
         if not here.exists():
             with suppress(FileNotFoundError):
                 location.fetch(self.folder / name, here)
 
     def send_near(self, name: str) -> None:
-        here = self.near / name
+        here = self.local_mirror / name
         if here.exists():
             self._at_once(name).write_bytes(here.read_bytes())
 
     def modified(self, name: str) -> float:
-        here = self.near / name
+        here = self.local_mirror / name
         return location.modified(here if here.exists() else self._at_once(name))
 
     def _at_once(self, name: str) -> RemotePath:

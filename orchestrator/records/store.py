@@ -61,9 +61,9 @@ class Store:
         return self._place.folder
 
     @property
-    def near(self) -> Path:
+    def local_mirror(self) -> Path:
         """Where on this machine lies what must be a file there: the folder, or one in the cache that goes with it."""
-        return self._place.near
+        return self._place.local_mirror
 
     @property
     def is_remote(self) -> bool:
@@ -76,7 +76,7 @@ class Store:
         tables = (self.trials_folder, self.epochs_folder)
         return self.sweep_file.is_file() or any(True for folder in tables for _ in folder.glob("*.parquet"))
 
-    def patient(self) -> Store:
+    def retrying(self) -> Store:
         """The same for a run that has work to lose: what fails behind a URL is tried again for a while."""
         retrying = self._place.retrying()
         return self if retrying is self._place else Store(retrying.folder, retrying.fence)
@@ -133,7 +133,7 @@ class Store:
 
     def training_folder(self, trial_id: str) -> Path:
         """The folder on this machine in which the trial is trained: the same, or what is mirrored there."""
-        return self.near / layout.checkpoints_of(trial_id)
+        return self.local_mirror / layout.checkpoints_of(trial_id)
 
     def create(self) -> None:
         """Make the folders, or see that the URL can be written to. Raise StoreError where that is not possible."""
@@ -193,7 +193,7 @@ class Store:
 
     def log_file(self, trial_id: str) -> Path:
         """The file on this machine that the trial's process writes its log to."""
-        return self.near / layout.log_of(trial_id)
+        return self.local_mirror / layout.log_of(trial_id)
 
     def fetch_log(self, trial_id: str) -> None:
         """Go on with the log of an earlier attempt on another machine. Raise RemoteError."""

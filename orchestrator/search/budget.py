@@ -50,7 +50,7 @@ def spent(attempts: Iterable[Mapping[str, Any]], epochs: Iterable[Mapping[str, A
     return Spent(_covered(intervals) / _HOUR, gpu_seconds / _HOUR)
 
 
-class Meter:
+class BudgetMeter:
     """Counts on from what was spent, while trials run."""
 
     def __init__(self, budget: Budget, earlier: Spent, clock: Callable[[], float] = time.monotonic) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from cpcnn_core.config import PROTOCOL, ConfigError, TrialConfig
-from cpcnn_core.metrics import OF_IMAGES, Ruler, ruler_of
+from cpcnn_core.metrics import OF_IMAGES, FidProtocol, fid_protocol_of
 from orchestrator.records.states import meaning_of
 from orchestrator.records.store import Row, Store, config_of
 from orchestrator.search.space import SearchSpace
@@ -47,12 +47,12 @@ class Source:
         return f"{text}, {self.refused.total()} not: " + "; ".join([*reasons, *([f"{rest} others"] if rest else [])])
 
 
-def gather(space: SearchSpace, stores: Iterable[Store], ruler: Ruler | None = None) -> list[Source]:
+def gather(space: SearchSpace, stores: Iterable[Store], protocol: FidProtocol | None = None) -> list[Source]:
     """The trials of each store that the space admits, measured as the new sweep will measure.
 
-    `ruler` is what this sweep measures FID with; where nobody knows it yet, the first row that has a FID decides.
+    `protocol` is what this sweep measures FID with; where nobody knows it yet, the first row that has a FID decides.
     """
-    needs_ruler = bool(OF_IMAGES & set(space.objective.reads))
+    needs_protocol = bool(OF_IMAGES & set(space.objective.reads))
     sources = []
     for store in stores:
         source = Source(store.folder.name)
@@ -63,9 +63,11 @@ def gather(space: SearchSpace, stores: Iterable[Store], ruler: Ruler | None = No
         source.refused.update(problem for problem in table.problems)
         for row in table.rows():
             rows = epochs.get(str(row["trial_id"]), [])
-            if needs_ruler:
-                ruler = ruler or next((ruler_of(held) for held in rows if held.get("fid") is not None), None)
-            found = _usable(space, row, rows, ruler if needs_ruler else None)
+            if needs_protocol:
+                protocol = protocol or next(
+                    (fid_protocol_of(held) for held in rows if held.get("fid") is not None), None
+                )
+            found = _usable(space, row, rows, protocol if needs_protocol else None)
             if isinstance(found, str):
                 source.refused[found] += 1
             else:
@@ -74,7 +76,7 @@ def gather(space: SearchSpace, stores: Iterable[Store], ruler: Ruler | None = No
     return sources
 
 
-def _usable(space: SearchSpace, row: Row, epochs: Sequence[Row], ruler: Ruler | None) -> Recorded | str:
+def _usable(space: SearchSpace, row: Row, epochs: Sequence[Row], protocol: FidProtocol | None) -> Recorded | str:
     """The trial as a study may be told of it, or why not."""
     try:
         config = config_of(row)
@@ -91,11 +93,11 @@ def _usable(space: SearchSpace, row: Row, epochs: Sequence[Row], ruler: Ruler | 
         return "it has not ended"
     if meaning_of(row["state"]).failed:
         return "it failed"
-    if ruler is not None:
-        measured = [held for held in epochs if ruler_of(held) == ruler]
-        other = next((ruler_of(held) for held in epochs if held.get("fid") is not None), None)
+    if protocol is not None:
+        measured = [held for held in epochs if fid_protocol_of(held) == protocol]
+        other = next((fid_protocol_of(held) for held in epochs if held.get("fid") is not None), None)
         if not measured and other is not None:
-            return f"its FID has other features, images or reference ({_said(other)}, not {_said(ruler)})"
+            return f"its FID has other features, images or reference ({_said(other)}, not {_said(protocol)})"
         epochs = measured
     found = Recorded.of(config, row, epochs, params, space.objective)
     return found if found.best is not None else f"it has no {' and '.join(space.objective.reads)} in any epoch"
@@ -106,6 +108,6 @@ def _as_measured_here(space: SearchSpace, config: TrialConfig) -> TrialConfig:
     return config.with_settings({name: mine[name] for name in _IGNORED if name not in space.searched})
 
 
-def _said(ruler: Ruler) -> str:
-    features, images, reference = ruler
+def _said(protocol: FidProtocol) -> str:
+    features, images, reference = protocol
     return f"{features} of {images} images against {reference}"

@@ -208,7 +208,7 @@ def check_each(configs: Iterable[TrialConfig]) -> None:
         check_fits(config, dataset(config.data))
 
 
-def ruler(config: TrialConfig) -> tuple[str, int, str] | None:
+def fid_protocol(config: TrialConfig) -> tuple[str, int, str] | None:
     """What the trial's FID will be measured with: features, number of images, real ones; None where it will not be."""
     from cpcnn_core.quality import evaluator
 
@@ -274,7 +274,7 @@ def is_storage_failure(error: BaseException) -> bool:
 def _alone(store: Store, trial_id: str) -> Iterator[Store]:
     """Be the only process that trains the trial; yield the store that refuses to write once another one does."""
     # The lock goes with the process, however it ends, so it never has to be broken.
-    file = store.near / "checkpoints" / f"{trial_id}.lock"
+    file = store.local_mirror / "checkpoints" / f"{trial_id}.lock"
     with ExitStack() as stack:
         try:
             lease = stack.enter_context(alone.alone(file, wait=_ORPHAN_SECONDS))

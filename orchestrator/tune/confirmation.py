@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 
 from cpcnn_core.config import Scalar
 from orchestrator.choosing import candidates, confirming
-from orchestrator.choosing.choice import Choice
+from orchestrator.choosing.decision import Decision
 from orchestrator.choosing.judge import Rule
 from orchestrator.choosing.selection import Selection
 from orchestrator.objectives.objective import Direction
@@ -32,7 +32,7 @@ class Asked:
 
 
 def planned(
-    results: Folder, selected: Selection, chosen: Callable[[], Choice], asked: Asked, *, root: Scalar = None
+    results: Folder, selected: Selection, chosen: Callable[[], Decision], asked: Asked, *, root: Scalar = None
 ) -> tuple[Plan, confirming.Question]:
     """The sweep that confirms what was chosen among the selected ones, begun or not, and the question that it decides.
 
@@ -43,9 +43,11 @@ def planned(
     store = Store((results / name).absolute())
     question = confirming.recorded(store)
     if question is None:
-        choice = chosen()
-        with candidates.naming(choice.epochs.problems):
-            question = confirming.ask(choice.epochs, choice.standings(), finalists=asked.finalists, seeds=asked.seeds)
+        decision = chosen()
+        with candidates.naming(decision.epochs.problems):
+            question = confirming.ask(
+                decision.epochs, decision.standings(), finalists=asked.finalists, seeds=asked.seeds
+            )
     for finalist in question.finalists:
         finalist.run(question.seeds[0])
     space = question.space()

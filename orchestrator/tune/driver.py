@@ -16,7 +16,7 @@ from typing import Any
 
 from cpcnn_core.config import ConfigError, DataConfig
 from cpcnn_core.errors import DataError
-from cpcnn_core.metrics import ruler_of
+from cpcnn_core.metrics import fid_protocol_of
 from cpcnn_core.suggest import nearest
 from orchestrator.machines import launch
 from orchestrator.process import signals
@@ -25,7 +25,7 @@ from orchestrator.records.ranking import Entry
 from orchestrator.records.store import Store, as_int, config_of, sweeps
 from orchestrator.records.sweep_file import Asked, Run, SweepRecord
 from orchestrator.search import growth, study_file, warm_start
-from orchestrator.search.budget import Meter, spent
+from orchestrator.search.budget import BudgetMeter, spent
 from orchestrator.search.ledger import Best, Ledger, View
 from orchestrator.search.study import Study
 from orchestrator.training import trainer
@@ -64,7 +64,7 @@ def _run_in(
 ) -> Outcome:
     """Run the sweep in its folder, of which those `absent` are made."""
     store.create()
-    store = store.patient()
+    store = store.retrying()
     traceless = beginning.without_a_trace(store, absent) if new else nullcontext()
     with holding(store, way_out=plan.way_out) as store, study_file.said(store.study_file), traceless:
         store.remove_leftovers()
@@ -96,7 +96,7 @@ def _search(plan: Plan, store: Store, view: View, *, new: bool) -> Outcome:
         if ledger.hopeless is not None:  # all that earlier runs tried failed for one cause: nothing new is tried
             ledger.interrupt(_OTHERS_FAILED)
             raise ledger.fatal or FailingError(ledger.hopeless)
-        meter = Meter(plan.budget, spent(store.trials().rows(), store.epochs().rows()))
+        meter = BudgetMeter(plan.budget, spent(store.trials().rows(), store.epochs().rows()))
         if limit := meter.exhausted():
             ledger.interrupt(_spent(limit))  # what a killed driver left running
             if ledger.fatal is not None:
@@ -274,13 +274,13 @@ def _warm_start(plan: Plan, store: Store, study: Study) -> Generator[str]:
     for name in lost:
         if name not in found:
             yield f"warm start from {name}: it is not in {plan.results} any more"
-    own = (ruler_of(row) for row in plan.store.epochs().rows() if row["fid"] is not None)
-    ruler = next(own, None)
-    if ruler is None and _trains_here(plan):
-        ruler = trainer.ruler(plan.space.default())
+    own = (fid_protocol_of(row) for row in plan.store.epochs().rows() if row["fid"] is not None)
+    protocol = next(own, None)
+    if protocol is None and _trains_here(plan):
+        protocol = trainer.fid_protocol(plan.space.default())
     wanted = [name for name in (*plan.warm_start, *lost) if name in found]
-    for harvest in warm_start.gather(plan.space, [found[name] for name in wanted], ruler):
-        yield harvest.summary(study.learn(harvest.used))
+    for source in warm_start.gather(plan.space, [found[name] for name in wanted], protocol):
+        yield source.summary(study.learn(source.used))
 
 
 def _entries(plan: Plan, store: Store) -> list[Entry]:
@@ -322,7 +322,9 @@ def _spent(limit: str) -> str:
     return f"the sweep's budget was spent: {limit}"
 
 
-def _run(plan: Plan, store: Store, ledger: Ledger, stop: _Stop, meter: Meter, say: Callable[[str], None]) -> str | None:
+def _run(
+    plan: Plan, store: Store, ledger: Ledger, stop: _Stop, meter: BudgetMeter, say: Callable[[str], None]
+) -> str | None:
     """Have Ray run the trials; of those that it leaves, say so in their rows. Return the limit that was reached."""
     with _stopping(stop):
         try:
@@ -347,7 +349,7 @@ def _stopping(stop: _Stop) -> AbstractContextManager[None]:
 
 
 def _tune(
-    plan: Plan, store: Store, ledger: Ledger, stop: _Stop, meter: Meter, say: Callable[[str], None]
+    plan: Plan, store: Store, ledger: Ledger, stop: _Stop, meter: BudgetMeter, say: Callable[[str], None]
 ) -> str | None:
     """Have Ray run the trials. Return the limit of the budget that ended it, if one did."""
     from orchestrator.tune import local_ray

@@ -14,7 +14,7 @@ from rich.table import Table
 from orchestrator.choosing.asked import asks_for
 from orchestrator.machines import cluster_file
 from orchestrator.machines.cluster import Cluster, ClusterError
-from orchestrator.machines.cluster import besides as of_node
+from orchestrator.machines.cluster import extra_resources as of_node
 from orchestrator.machines.resources import Share
 from orchestrator.records.location import Folder, RemotePath
 from orchestrator.records.provenance import cores
@@ -108,8 +108,8 @@ def _bill(plan: Plan, rented: Cluster, left: int, probes: list[probing.Probe]) -
     resources = plan.space.resources
     share = resources.share(rented.totals(), plan.trials)
     request = {"CPU": float(resources.cpus or resources.processes), "GPU": share.gpus}
-    besides = of_node(resources.accelerator, resources.memory_gib)
-    if problem := rented.missing({**request, **besides}):
+    extra = of_node(resources.accelerator, resources.memory_gib)
+    if problem := rented.missing({**request, **extra}):
         raise ClusterError(problem)
     price = rented.highest_price
     rounds = math.ceil(left / share.concurrent)

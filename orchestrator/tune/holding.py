@@ -29,7 +29,7 @@ def holding(store: Store, *, way_out: str = Plan.way_out) -> Generator[Store]:
     """
     # A lock is let go of with the process, however that ends. Where locks do nothing, or end at this machine, the lease
     # is what keeps a second driver out.
-    lock = store.near / "driver.lock"
+    lock = store.local_mirror / "driver.lock"
     with ExitStack() as stack:
         try:
             sure = stack.enter_context(alone.locked(lock))

@@ -18,8 +18,8 @@ from orchestrator.training.stall import Stalls
 from orchestrator.tune import packing, watching
 from orchestrator.tune.plan import Plan, SweepError
 from orchestrator.tune.trainable import (
-    BESIDES,
     CPUS,
+    EXTRA_RESOURCES,
     FOLDER,
     GPUS,
     LOG,
@@ -57,7 +57,7 @@ def place(plan: Plan, store: Store, available: Mapping[str, float], say: Callabl
         raise SweepError(str(error)) from None
     if plan.budget.gpu_hours is not None and not share.gpus:
         raise SweepError("--gpu-hours: no trial holds a GPU here, so that it would never end; limit it by --hours")
-    extra = cluster.besides(resources.accelerator, resources.memory_gib)
+    extra = cluster.extra_resources(resources.accelerator, resources.memory_gib)
     share, watch = watching.begin(plan, store, share, extra)
     return Placing(share, extra, watch)
 
@@ -99,7 +99,7 @@ def _configured(
         CPUS: placing.share.cpus,
         PROCESSES: plan.space.resources.processes,
         GPUS: placing.share.gpus,
-        BESIDES: placing.extra,
+        EXTRA_RESOURCES: placing.extra,
     }
     return lambda suggestion: {
         **same,

@@ -23,7 +23,7 @@ from orchestrator.training.replicas import ReplicaError, Replicated
 # Keys of the config that Tune hands over, and of the results that it passes back.
 NUMBER, SETTINGS, FOLDER, TRAINER, CPUS, GPUS = "number", "settings", "folder", "trainer", "cpus", "gpus"
 OBJECTIVE, PROCESSES = "objective", "processes"
-BESIDES = "besides"  # what the trial asks of its node besides CPUs and GPUs
+EXTRA_RESOURCES = "extra_resources"  # what the trial asks of its node beyond CPUs and GPUs
 LOG, STALL_SECONDS = "log", "stall_seconds"
 METRICS, PLACE, FAILURE, STORAGE = "epoch_metrics", "place", "failure", "storage"
 BUSY = "busy"  # why it failed: an orphan of an earlier attempt has not ended yet
@@ -37,7 +37,7 @@ class TrialProcess(Trainable):  # type: ignore[misc]
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory:
         """A trial's share of the machine."""
-        return PlacementGroupFactory([{"CPU": config[CPUS], "GPU": config[GPUS], **config[BESIDES]}])
+        return PlacementGroupFactory([{"CPU": config[CPUS], "GPU": config[GPUS], **config[EXTRA_RESOURCES]}])
 
     def setup(self, config: dict[str, Any]) -> None:
         """Prepare the first trial of this process."""
@@ -88,8 +88,8 @@ class TrialProcess(Trainable):  # type: ignore[misc]
             self._epochs.close()
 
     def _begin(self, config: dict[str, Any]) -> None:
-        self._store = Store(located(config[FOLDER])).patient()
-        (self._store.near / "logs").mkdir(parents=True, exist_ok=True)
+        self._store = Store(located(config[FOLDER])).retrying()
+        (self._store.local_mirror / "logs").mkdir(parents=True, exist_ok=True)
         self._config = TrialConfig.from_flat(config[SETTINGS])
         self._number = config[NUMBER]
         self._log = self._store.log_file(self._config.trial_id)

@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cpcnn_core import files, places
 from orchestrator.machines import cluster_file, launch
-from orchestrator.machines.cluster import PRICE, Cluster, ClusterError, Kind, Meter, Needs, Node, Patience
+from orchestrator.machines.cluster import PRICE, Cluster, ClusterError, CostMeter, Kind, Needs, Node, Patience
 from orchestrator.records import provenance
 from orchestrator.records.location import RemotePath
 from orchestrator.records.store import Store
@@ -60,7 +60,7 @@ def check(cluster: Cluster, needs: Needs) -> None:
         raise ClusterError("\n".join([*problems, "Install the same versions everywhere: cluster/install.sh does."]))
 
 
-def begin(plan: Plan, store: Store, share: Share, besides: Mapping[str, float]) -> tuple[Share, Watch | None]:
+def begin(plan: Plan, store: Store, share: Share, extra: Mapping[str, float]) -> tuple[Share, Watch | None]:
     """Check that there is room for a trial, and return the share of a node that it gets. Raise ClusterError.
 
     A cluster that others started is asked whether it fits, and watched from then on; a Ray of our own needs neither.
@@ -68,7 +68,7 @@ def begin(plan: Plan, store: Store, share: Share, besides: Mapping[str, float]) 
     cluster = look()
     if plan.space.resources.cpus is None:  # all cores were divided by the trials, but a trial lies on one node
         share = replace(share, cpus=max(1, min(share.cpus, cluster.most_cores())))
-    request = {"CPU": float(share.cpus), "GPU": share.gpus, **besides}
+    request = {"CPU": float(share.cpus), "GPU": share.gpus, **extra}
     if problem := cluster.missing(request):
         raise ClusterError(problem)
     if plan.max_cost is not None and not cluster.highest_price:
@@ -85,7 +85,9 @@ def begin(plan: Plan, store: Store, share: Share, besides: Mapping[str, float]) 
     check(cluster, needs)
     # Tune would wait for one node to come up before it asks for the next.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(share.concurrent)
-    meter = Meter(math.fsum(run.cost or 0.0 for run in (store.read_sweep() or SweepRecord()).runs), limit=plan.max_cost)
+    meter = CostMeter(
+        math.fsum(run.cost or 0.0 for run in (store.read_sweep() or SweepRecord()).runs), limit=plan.max_cost
+    )
     return share, Watch(request, needs, cluster, meter, Patience(plan.pending_minutes), _Bill(store, meter.spent))
 
 
@@ -97,7 +99,7 @@ class _Bill:
         self._before = before
         self._next = 0.0
 
-    def __call__(self, meter: Meter, *, now: bool = False) -> None:
+    def __call__(self, meter: CostMeter, *, now: bool = False) -> None:
         if meter.spent > self._before and (now or time.monotonic() >= self._next):
             self._next = time.monotonic() + 60
             record = self._store.read_sweep() or SweepRecord()
@@ -119,7 +121,7 @@ class Watch(Callback):  # type: ignore[misc]
         request: Mapping[str, float],
         needs: Needs,
         cluster: Cluster,
-        meter: Meter,
+        meter: CostMeter,
         patience: Patience,
         bill: _Bill,
     ) -> None:

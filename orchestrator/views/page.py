@@ -14,8 +14,8 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from cpcnn_core.files import write_atomically
-from cpcnn_core.metrics import EpochMetrics, Ruler, ruler_of
-from orchestrator.choosing.choice import Choice, sentences
+from cpcnn_core.metrics import EpochMetrics, FidProtocol, fid_protocol_of
+from orchestrator.choosing.decision import Decision, sentences
 from orchestrator.choosing.selection import Selection
 from orchestrator.objectives.objective import Objective, pareto_front
 from orchestrator.records import ranking
@@ -52,19 +52,19 @@ for (const plot of document.querySelectorAll('.plotly-graph-div')) plot.on('plot
 window.addEventListener('load', () => window.dispatchEvent(new Event('resize')));
 """
 
-Section = Callable[[Sequence[Entry], Choice], str]
+Section = Callable[[Sequence[Entry], Decision], str]
 
 
-def write(file: Path, selected: Selection, choice: Choice) -> None:
+def write(file: Path, selected: Selection, decision: Decision) -> None:
     """Write the page. A section without anything to show says so. Raise StoreError where it cannot be written."""
-    page = _page(selected, choice).encode()
+    page = _page(selected, decision).encode()
     try:
         write_atomically(file, lambda stream: stream.write(page))
     except OSError as error:
         raise StoreError(f"{file}: cannot be written: {error.strerror}; --out FILE puts it elsewhere") from None
 
 
-def _page(selected: Selection, choice: Choice) -> str:
+def _page(selected: Selection, decision: Decision) -> str:
     entries, _ = ranking.read(selected.stores)
     if not selected.imports:
         entries = [entry for entry in entries if not entry.is_imported]
@@ -74,7 +74,7 @@ def _page(selected: Selection, choice: Choice) -> str:
         f"<h1>{title}</h1>",
         f"<p>{len(entries)} trials, {sum(len(entry.epochs) for entry in entries)} epochs; written {now()}.</p>",
         *([] if selected.sentence is None else [f"<p>{_text(selected.sentence)}</p>"]),
-        *(f"<h2>{title}</h2>\n{section(entries, choice)}" for title, section in _SECTIONS),
+        *(f"<h2>{title}</h2>\n{section(entries, decision)}" for title, section in _SECTIONS),
     ]
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -84,10 +84,10 @@ def _page(selected: Selection, choice: Choice) -> str:
     )
 
 
-def _best(_: Sequence[Entry], choice: Choice) -> str:
-    shown = choice.standings()[:_SHOWN]
+def _best(_: Sequence[Entry], decision: Decision) -> str:
+    shown = decision.standings()[:_SHOWN]
     differing = ranking.differing([one.settings for one in shown])
-    head = ["", "sweep", "trial", "epoch", choice.epochs.objective.metric, *sure_heads(choice)]
+    head = ["", "sweep", "trial", "epoch", decision.epochs.objective.metric, *sure_heads(decision)]
     values = measured_apart([one.value for one in shown])
     settings = leaderboard.setting_cells([one.settings for one in shown], differing)
     rows = []
@@ -95,12 +95,12 @@ def _best(_: Sequence[Entry], choice: Choice) -> str:
         cells = [str(rank), one.sweep, one.trial_id, str(one.epoch), values[rank - 1]]
         cells += [*sure_cells(one), *settings[rank - 1]]
         rows.append((f' class="{"chosen" if one.chosen else ""}"', cells))
-    said = "".join(f"<p>{_text(line)}</p>" for line in sentences(choice))
+    said = "".join(f"<p>{_text(line)}</p>" for line in sentences(decision))
     return _table([*head, *(field.rpartition(".")[2] for field in differing)], rows) + said
 
 
-def _progress(entries: Sequence[Entry], choice: Choice) -> str:
-    objective = choice.epochs.objective
+def _progress(entries: Sequence[Entry], decision: Decision) -> str:
+    objective = decision.epochs.objective
     values = [(entry, _value(entry, objective)) for entry in entries]
     found = [(number, entry, value) for number, (entry, value) in enumerate(values, start=1) if value is not None]
     numbers, held, reached = zip(*found, strict=True)
@@ -118,7 +118,7 @@ def _progress(entries: Sequence[Entry], choice: Choice) -> str:
     return _figure(figure, "trial, in order of start", f"its best {objective.metric}")
 
 
-def _pareto(entries: Sequence[Entry], _: Choice) -> str:
+def _pareto(entries: Sequence[Entry], _: Decision) -> str:
     rows = [
         (entry, epoch)
         for entry in entries
@@ -128,9 +128,9 @@ def _pareto(entries: Sequence[Entry], _: Choice) -> str:
     if not rows:
         return _nothing("No epoch has a FID: eval.fid_every was 0, or it could not be measured.")
     # Values that were not measured alike, on the same data, never share a figure.
-    kinds: dict[tuple[Ruler, Data], list[tuple[Entry, Mapping[str, Any]]]] = {}
+    kinds: dict[tuple[FidProtocol, Data], list[tuple[Entry, Mapping[str, Any]]]] = {}
     for entry, epoch in rows:
-        kinds.setdefault((ruler_of(epoch), data_of(entry.trial)), []).append((entry, epoch))
+        kinds.setdefault((fid_protocol_of(epoch), data_of(entry.trial)), []).append((entry, epoch))
     parts = []
     for ((extractor, images, reference), _data), alike in kinds.items():
         ordered = sorted(alike, key=lambda row: (row[1]["fid"], -row[1]["val_acc"]))
@@ -157,8 +157,8 @@ def _pareto(entries: Sequence[Entry], _: Choice) -> str:
     return "".join(parts)
 
 
-def _curves(entries: Sequence[Entry], choice: Choice) -> str:
-    drawn = ranking.ranked(entries, choice.epochs.objective)[:_CURVES]
+def _curves(entries: Sequence[Entry], decision: Decision) -> str:
+    drawn = ranking.ranked(entries, decision.epochs.objective)[:_CURVES]
     figures: list[tuple[str, tuple[str, ...]]] = [
         ("bits per dimension (dotted: training)", ("train_bpd", "val_bpd")),
         ("accuracy (dotted: training)", ("train_acc", "val_acc")),
@@ -212,7 +212,7 @@ def _add_curve(figure: go.Figure, entry: Entry, column: str, name: str, color: i
         figure.add_trace(trace)
 
 
-def _sizes(entries: Sequence[Entry], _: Choice) -> str:
+def _sizes(entries: Sequence[Entry], _: Decision) -> str:
     by_bpd = Objective("val_bpd", "min")
     found = [(entry, value) for entry in ranking.sound(entries) if (value := _value(entry, by_bpd)) is not None]
     parts = []
@@ -235,8 +235,8 @@ def _sizes(entries: Sequence[Entry], _: Choice) -> str:
     return "".join(parts)
 
 
-def _importance(entries: Sequence[Entry], choice: Choice) -> str:
-    objective = choice.epochs.objective
+def _importance(entries: Sequence[Entry], decision: Decision) -> str:
+    objective = decision.epochs.objective
     sound = ranking.sound(entries)
     found = [(entry.settings(), value) for entry in sound if (value := _value(entry, objective)) is not None]
     fields = ranking.differing([settings for settings, _ in found])
@@ -285,10 +285,10 @@ def _dimension(field: str, given: Sequence[Any]) -> dict[str, Any]:
     }
 
 
-def _confusion(_: Sequence[Entry], choice: Choice) -> str:
-    store, trial = choice.epochs.trials[choice.epochs.trial[choice.row]]
+def _confusion(_: Sequence[Entry], decision: Decision) -> str:
+    store, trial = decision.epochs.trials[decision.epochs.trial[decision.row]]
     try:
-        table = store.predictions_table(str(trial["trial_id"]), choice.epoch)
+        table = store.predictions_table(str(trial["trial_id"]), decision.epoch)
     except StoreError as error:
         return _nothing(f"{error}.")
     Y = sum(name.startswith("log_p_") for name in table.column_names)
@@ -317,17 +317,17 @@ def _confusion(_: Sequence[Entry], choice: Choice) -> str:
         ]
     )
     return (
-        f"<p>Epoch {choice.epoch} of {_text(choice.trial_id)}, validation images, uniform prior.</p>"
+        f"<p>Epoch {decision.epoch} of {_text(decision.trial_id)}, validation images, uniform prior.</p>"
         + _figure(heat, "predicted class", "true class")
         + _figure(calibration, "confidence", "share classified rightly")
     )
 
 
-def _samples(entries: Sequence[Entry], choice: Choice) -> str:
+def _samples(entries: Sequence[Entry], decision: Decision) -> str:
     parts = []
-    stores = {store.folder.name: store for store in choice.epochs.stores}
+    stores = {store.folder.name: store for store in decision.epochs.stores}
     rows = {(entry.store.folder.name, entry.trial_id, row["epoch"]): row for entry in entries for row in entry.epochs}
-    for one in choice.standings()[:_FINALISTS]:
+    for one in decision.standings()[:_FINALISTS]:
         store, trial_id = stores[one.sweep], str(one.trial_id)
         files = sorted(store.samples_folder.glob(f"{trial_id}-*.png"))
         spread = sorted({round(at) for at in np.linspace(0, len(files) - 1, _PICTURES)}) if files else []
@@ -351,7 +351,7 @@ def _fids(row: Mapping[str, Any]) -> str:
     return f"; FID {measured(row['fid'], 1)}" + (f", by class {' '.join(classes)}" if classes else "")
 
 
-def _failures(entries: Sequence[Entry], _: Choice) -> str:
+def _failures(entries: Sequence[Entry], _: Decision) -> str:
     failed = [entry for entry in entries if entry.meaning.failed]
     reasons = [
         ("", [entry.store.folder.name, entry.trial_id, f"{entry.trial['epochs']}", reason_of(entry.trial) or ""])
@@ -371,8 +371,8 @@ def _failures(entries: Sequence[Entry], _: Choice) -> str:
     )
 
 
-def _trials(entries: Sequence[Entry], choice: Choice) -> str:
-    objective = choice.epochs.objective
+def _trials(entries: Sequence[Entry], decision: Decision) -> str:
+    objective = decision.epochs.objective
     varied = ranking.differing([entry.settings() for entry in entries])
     values = measured_apart([_value(entry, objective) for entry in entries])
     settings = leaderboard.setting_cells([entry.settings() for entry in entries], varied)

@@ -7,23 +7,23 @@ from typing import TYPE_CHECKING
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from orchestrator.choosing.choice import Choice, TrialStanding
+from orchestrator.choosing.decision import Decision, TrialStanding
 from orchestrator.records import ranking
 from orchestrator.text.formatting import interval, measured, measured_apart, probability
 from orchestrator.views import leaderboard
 
 if TYPE_CHECKING:
-    from orchestrator.choosing.confirming import Decision
+    from orchestrator.choosing.confirming import Confirmation
 
 
-def choice_table(choice: Choice, *, top: int) -> Table:
+def choice_table(decision: Decision, *, top: int) -> Table:
     """The first `top` trials, with the settings in which they differ."""
-    shown = choice.standings()[:top]
-    metric = choice.epochs.objective.metric
-    made = Table(title=f"the best {len(shown)} of {choice.total_trials} trials, by {metric}", box=SIMPLE_HEAD)
+    shown = decision.standings()[:top]
+    metric = decision.epochs.objective.metric
+    made = Table(title=f"the best {len(shown)} of {decision.total_trials} trials, by {metric}", box=SIMPLE_HEAD)
     several = len({one.sweep for one in shown}) > 1
     differing = ranking.differing([one.settings for one in shown])
-    heads = ["", *(["sweep"] if several else []), "trial", "epoch", metric, *sure_heads(choice)]
+    heads = ["", *(["sweep"] if several else []), "trial", "epoch", metric, *sure_heads(decision)]
     for head in heads:
         made.add_column(head, justify="right" if head in {"epoch", metric, "P(best)"} else "left", no_wrap=True)
     for field in differing:
@@ -45,9 +45,9 @@ def choice_table(choice: Choice, *, top: int) -> Table:
     return leaderboard.kept_whole(made, *heads)
 
 
-def sure_heads(choice: Choice) -> list[str]:
+def sure_heads(decision: Decision) -> list[str]:
     """The columns of a table that say how sure the choice is, where that is known."""
-    return [] if choice.verdict is None else ["95% interval", "P(best)", "set"]
+    return [] if decision.verdict is None else ["95% interval", "P(best)", "set"]
 
 
 def sure_cells(one: TrialStanding) -> list[str]:
@@ -57,9 +57,9 @@ def sure_cells(one: TrialStanding) -> list[str]:
     return [interval(*one.interval), probability(one.probability_best), "*" if one.indistinguishable else ""]
 
 
-def confirmation_table(decision: Decision) -> Table:
+def confirmation_table(confirmation: Confirmation) -> Table:
     """The finalists, best first, with the settings in which they differ."""
-    question, shown = decision.question, decision.standings
+    question, shown = confirmation.question, confirmation.standings
     seeds = ", ".join(map(str, question.seeds))
     made = Table(title=f"{len(shown)} finalists by {question.metric}, on the new seeds {seeds}", box=SIMPLE_HEAD)
     varied = ranking.differing([one.finalist.settings for one in shown])

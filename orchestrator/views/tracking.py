@@ -68,7 +68,7 @@ class TensorBoard:
     """Event files in `tensorboard/<trial_id>`."""
 
     def __init__(self, store: Store) -> None:
-        self._folder = store.near / "tensorboard"
+        self._folder = store.local_mirror / "tensorboard"
         self._writers: dict[str, Any] = {}
 
     def epoch(self, trial: Entry, row: Mapping[str, Any], samples: Folder | None) -> None:
@@ -164,7 +164,7 @@ class Wandb:
             name=trial.trial_id,
             id=f"{identifier(sweep)}-{trial.trial_id}",
             config=_settings(trial),
-            dir=str(self._store.near),
+            dir=str(self._store.local_mirror),
             mode=self._mode,
             # An offline run cannot ask what there is; its id makes it part of the same run when it is sent.
             resume="allow" if self._mode == "online" else None,
@@ -185,7 +185,7 @@ class Wandb:
         logger.warning(
             "wandb: %s; runs are kept offline from here on. To send them: wandb sync %s/wandb/offline-run-*",
             reason,
-            shlex.quote(str(self._store.near)),
+            shlex.quote(str(self._store.local_mirror)),
         )
 
 
@@ -282,7 +282,7 @@ def track(store: Store, *, wandb: WandbMode | None, tensorboard: bool, until: th
         over = threading.Event()
         over.set()
     try:
-        with alone.alone(store.near / "tracking.lock"):
+        with alone.alone(store.local_mirror / "tracking.lock"):
             follower = Follower(store, trackers(store, wandb=wandb, tensorboard=tensorboard))
             while not over.wait(_POLL_SECONDS):
                 follower.step()

@@ -130,7 +130,7 @@ def test_sweeps_of_every_name_lie_in_one_bucket(results: RemotePath) -> None:
     for name in odd.NAMES:
         store = Store(results / name)
         store.write_sweep(SweepRecord.model_validate({"name": name}))
-        store.near.mkdir(parents=True)
+        store.local_mirror.mkdir(parents=True)
     held = {store.folder.name: store.read_sweep() for store in sweeps(results)}
     assert held == {name: SweepRecord(name=name) for name in odd.NAMES}
 

@@ -78,7 +78,7 @@ def train(
         time.sleep(float(os.environ.get(SECONDS, "0")))
         if epoch == 2 and config.model.nr_filters == RAISES:
             raise ValueError("a bad\nconfiguration")
-        died = store.near / f"{config.trial_id}.died"
+        died = store.local_mirror / f"{config.trial_id}.died"
         first = not died.exists()
         if epoch == 2 and (config.model.nr_filters == DIES or (config.model.nr_filters == DIES_ONCE and first)):
             died.touch()
@@ -86,7 +86,7 @@ def train(
         if epoch == 2 and config.model.nr_filters == HANGS_ONCE and first:
             died.touch()
             hang()
-        with (store.near / "trained.txt").open("a") as log:
+        with (store.local_mirror / "trained.txt").open("a") as log:
             log.write(f"{config.trial_id} {epoch} {os.getpid()} {torch_threads()}\n")
         print(f"training epoch {epoch}")  # noqa: T201 - it belongs into the log
         store.write_predictions(config.trial_id, epoch, images=["a"], labels=[0], log_likelihood=[[-1.0, -2.0]])

@@ -21,9 +21,9 @@ from cpcnn_core import evaluate
 from cpcnn_core.checkpoint import build_model, load_weights, save_weights
 from cpcnn_core.config import TrialConfig
 from orchestrator import best
-from orchestrator.choosing import choice as choice_of
+from orchestrator.choosing import decision as decisions
 from orchestrator.choosing import selection
-from orchestrator.choosing.candidates import ChoiceError, Epochs
+from orchestrator.choosing.candidates import Candidates, ChoiceError
 from orchestrator.choosing.where import WhereError, parse
 from orchestrator.exporting import folder as folder_of
 from orchestrator.exporting import submission
@@ -104,9 +104,9 @@ def call(*arguments: object) -> tuple[int, str]:
     return result.exit_code, " ".join(result.output.split())
 
 
-def epochs(results: Path, metric: str = "val_acc", where: str = "", mode: Direction | None = None) -> Epochs:
+def epochs(results: Path, metric: str = "val_acc", where: str = "", mode: Direction | None = None) -> Candidates:
     conditions = parse(where) if where else ()
-    return choice_of.read(selection.select(results, ()), metric, mode=mode, conditions=conditions)
+    return decisions.read(selection.select(results, ()), metric, mode=mode, conditions=conditions)
 
 
 @pytest.fixture(autouse=True)
@@ -151,12 +151,12 @@ def test_what_an_earlier_version_recorded_of_a_network_that_diverged_is_no_value
         store.add_epoch(config.trial_id, 1, metrics(1, val_acc=0.5, val_bpd=bpd))
         rows = [[-math.log(2) * bpd * 64, -200.0 if bpd else math.nan]] * 2
         store.write_predictions(config.trial_id, 1, images=["a", "b"], labels=[0, 1], log_likelihood=rows)
-    choice = choice_of.choose(epochs(results, metric))
-    assert choice.trial_id == CONFIG.trial_id
-    standing = next(one for one in choice.standings() if one.chosen)
+    decision = decisions.choose(epochs(results, metric))
+    assert decision.trial_id == CONFIG.trial_id
+    standing = next(one for one in decision.standings() if one.chosen)
     assert standing.interval is not None
     assert all(math.isfinite(end) for end in standing.interval)
-    assert {one.trial_id for one in choice.standings()} == {CONFIG.trial_id}
+    assert {one.trial_id for one in decision.standings()} == {CONFIG.trial_id}
 
 
 def test_the_winner_is_exported_with_weights_configuration_and_metrics(results: Path, measured: Measured) -> None:
@@ -256,17 +256,17 @@ def test_a_checkpoint_that_is_gone_is_named(results: Path) -> None:
 
 def test_only_epochs_whose_weights_are_kept_can_win_and_a_better_one_is_mentioned(results: Path) -> None:
     add(results, [0.5, 0.9, 0.7], kept=(1, 3))
-    choice = choice_of.choose(epochs(results))
-    assert choice.epoch == 3
-    assert any("0.9000 in epoch 2" in note for note in choice.notes)
+    decision = decisions.choose(epochs(results))
+    assert decision.epoch == 3
+    assert any("0.9000 in epoch 2" in note for note in decision.notes)
 
 
 def test_of_equals_the_earliest_wins(results: Path) -> None:
     early, late = CONFIG.with_settings({"seed": 1}), CONFIG.with_settings({"seed": 2})
     add(results, [0.9, 0.9], config=late, started="2025-01-02")
     add(results, [0.1, 0.9, 0.9], config=early, started="2025-01-01")
-    choice = choice_of.choose(epochs(results))
-    assert (choice.trial_id, choice.epoch) == (early.trial_id, 2)
+    decision = decisions.choose(epochs(results))
+    assert (decision.trial_id, decision.epoch) == (early.trial_id, 2)
 
 
 def test_the_mode_follows_the_metric_unless_told(results: Path) -> None:
@@ -289,7 +289,7 @@ def test_no_kept_weights_choose_nothing(results: Path) -> None:
     store = add(results, [0.5])
     store.add_epoch(CONFIG.trial_id, 1, metrics(1, checkpoint=None, kept_epochs=()))
     with pytest.raises(ChoiceError, match="no epoch with a val_acc has its weights on disk"):
-        choice_of.choose(epochs(results))
+        decisions.choose(epochs(results))
 
 
 def test_an_unknown_metric_or_sweep_is_named_with_the_nearest(results: Path) -> None:
@@ -359,9 +359,9 @@ def test_the_table_says_how_sure_it_is(results: Path) -> None:
 def test_predictions_that_do_not_give_the_table_s_value_are_no_evidence(results: Path) -> None:
     store = judged(results, {1: [120]})
     store.add_epoch(CONFIG.with_settings({"seed": 1}).trial_id, 1, metrics(1, val_acc=0.9, kept_epochs=(1,)))
-    choice = choice_of.choose(epochs(results))
-    assert choice.verdict is None
-    assert any("give another val_acc than the table" in note for note in choice.notes)
+    decision = decisions.choose(epochs(results))
+    assert decision.verdict is None
+    assert any("give another val_acc than the table" in note for note in decision.notes)
 
 
 def test_several_sweeps_are_chosen_from_together(results: Path) -> None:
@@ -397,8 +397,8 @@ def test_scores_of_different_objectives_are_never_mixed(results: Path) -> None:
         objective = {"metric": "val_acc", "direction": "max", "limits": {"fid": limit}}
         store.write_sweep(SweepRecord.model_validate({"asked": {"objective": objective}}))
     with pytest.raises(ChoiceError, match="different objectives"):
-        choice_of.read(selection.select(results, ["one", "two", "three"]), "score")
-    assert len(choice_of.read(selection.select(results, ["one", "three"]), "score")) == 2
+        decisions.read(selection.select(results, ["one", "two", "three"]), "score")
+    assert len(decisions.read(selection.select(results, ["one", "three"]), "score")) == 2
 
 
 def fids(results: Path, values: list[float | None], *, sweep: str = "one", seed: int = 0, **measured: object) -> None:
@@ -448,11 +448,11 @@ def test_fids_that_were_not_measured_alike_are_never_mixed(
 
 def test_a_fid_has_its_interval_from_its_standard_error_or_none_with_the_reason(results: Path) -> None:
     fids(results, [20.0, 10.0])
-    choice = choice_of.choose(epochs(results, "fid"))
-    assert choice.epoch == 2
-    assert any("no standard error of fid was recorded" in note for note in choice.notes)
+    decision = decisions.choose(epochs(results, "fid"))
+    assert decision.epoch == 2
+    assert any("no standard error of fid was recorded" in note for note in decision.notes)
     fids(results, [20.0, 10.0], fid_standard_error=1.0)
-    described: Any = choice_of.describe(choice_of.choose(epochs(results, "fid")), top=1)
+    described: Any = decisions.describe(decisions.choose(epochs(results, "fid")), top=1)
     assert described["best"][0]["interval"] == pytest.approx([8.04, 11.96], abs=0.15)
 
 
@@ -462,7 +462,7 @@ def test_the_smallest_model_of_those_that_are_as_good(results: Path) -> None:
         folder = local(store.checkpoint_folder(CONFIG.with_settings({"seed": seed}).trial_id))
         folder.mkdir(parents=True)
         (folder / "weights-0001.safetensors").write_bytes(b"x" * size)
-    chosen = choice_of.choose(epochs(results), "smallest").trial_id
+    chosen = decisions.choose(epochs(results), "smallest").trial_id
     assert chosen == CONFIG.with_settings({"seed": 2}).trial_id
 
 

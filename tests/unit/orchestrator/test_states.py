@@ -20,7 +20,7 @@ from cpcnn_core.config import TrialConfig
 from orchestrator import report
 from orchestrator import sweep as sweep_command
 from orchestrator.choosing import candidates, confirming
-from orchestrator.choosing import choice as choice_of
+from orchestrator.choosing import decision as decisions
 from orchestrator.choosing.candidates import ChoiceError
 from orchestrator.choosing.where import parse
 from orchestrator.objectives.objective import Objective, ParetoObjective
@@ -194,12 +194,12 @@ def test_the_end_of_a_sweep_names_no_winner_that_failed(store: Store) -> None:
 
 
 def test_best(store: Store) -> None:
-    choice = choice_of.choose(candidates.read([store], "val_acc"))
-    assert ID[choice.trial_id] == "STOPPED"
-    assert set(states_of(one.trial_id for one in choice.standings())) == set(STATES) - FAILED
+    decision = decisions.choose(candidates.read([store], "val_acc"))
+    assert ID[decision.trial_id] == "STOPPED"
+    assert set(states_of(one.trial_id for one in decision.standings())) == set(STATES) - FAILED
     for state in STATES:  # asked for by name, each of them
         condition = parse(f"trial_id == '{config_of(state).trial_id}'")
-        assert ID[choice_of.choose(candidates.read([store], "val_acc", conditions=condition)).trial_id] == state
+        assert ID[decisions.choose(candidates.read([store], "val_acc", conditions=condition)).trial_id] == state
     for unnamed in ("state == 'FAILED'", "val_acc > 0.8", "trial_id != 'nobody' and val_acc > 0.8"):
         with pytest.raises(ChoiceError, match=f"FAILED: .*--where \"trial_id == '{config_of('FAILED').trial_id}'\""):
             candidates.read([store], "val_acc", conditions=parse(unnamed))
@@ -208,11 +208,11 @@ def test_best(store: Store) -> None:
 def test_an_ensemble_and_a_confirmation_start_from_what_best_chooses_from(store: Store) -> None:
     epochs = candidates.read([store], "val_acc")
     assert not FAILED & set(states_of(epochs.trials[trial][1]["trial_id"] for trial in epochs.trial))
-    choice = choice_of.choose(epochs)
-    asked = confirming.ask(choice.epochs, choice.standings(), finalists=len(STATES) - 1, seeds=1)
+    decision = decisions.choose(epochs)
+    asked = confirming.ask(decision.epochs, decision.standings(), finalists=len(STATES) - 1, seeds=1)
     assert not FAILED & set(states_of(finalist.trial_id for finalist in asked.finalists))
     with pytest.raises(ChoiceError, match="there are 6 different configurations"):
-        confirming.ask(choice.epochs, choice.standings(), finalists=len(STATES), seeds=1)
+        confirming.ask(decision.epochs, decision.standings(), finalists=len(STATES), seeds=1)
 
 
 def test_a_confirmation_says_why_a_run_has_no_value(store: Store) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator.choosing import candidates, confirming
-from orchestrator.choosing import choice as choice_of
+from orchestrator.choosing import decision as decisions
 from orchestrator.choosing.candidates import ChoiceError
 from orchestrator.choosing.confirming import Finalist, Question, ask, compare, decide
 from orchestrator.objectives.objective import Objective
@@ -150,12 +150,12 @@ def test_finalists_are_different_configurations_on_seeds_that_nobody_had(tmp_pat
     for filters, seed, value in ((8, 0, 0.9), (8, 7, 0.8), (16, 0, 0.7)):
         config = TrialConfig.from_flat({"model.nr_filters": filters, "seed": seed, "train.epochs": 1})
         write(store, config, [value])
-    choice = choice_of.choose(candidates.read([store], "val_acc"))
-    asked = ask(choice.epochs, choice.standings(), finalists=2, seeds=3)
+    decision = decisions.choose(candidates.read([store], "val_acc"))
+    asked = ask(decision.epochs, decision.standings(), finalists=2, seeds=3)
     assert [held.settings["model.nr_filters"] for held in asked.finalists] == [8, 16]
     assert asked.seeds == (8, 9, 10)
     with pytest.raises(ChoiceError, match="--confirm 3: there are 2 different configurations"):
-        ask(choice.epochs, choice.standings(), finalists=3, seeds=1)
+        ask(decision.epochs, decision.standings(), finalists=3, seeds=1)
 
 
 def test_the_name_follows_from_what_was_asked() -> None:

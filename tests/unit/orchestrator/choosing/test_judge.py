@@ -12,7 +12,7 @@ from orchestrator.choosing import smoothing
 from orchestrator.choosing.judge import (
     LEVEL,
     RULES,
-    Candidates,
+    Contenders,
     Images,
     Judge,
     Normals,
@@ -27,17 +27,17 @@ def images(correct: NDArray[np.float64]) -> Images:
     return Images(correct[..., None], lambda mean: mean[..., 0])
 
 
-def curve(accuracies: list[float], rng: np.random.Generator, n: int = 400, trial: int = 0) -> Candidates:
+def curve(accuracies: list[float], rng: np.random.Generator, n: int = 400, trial: int = 0) -> Contenders:
     """One trial whose epochs are independent on the images: all luck, nothing in common."""
     correct = (rng.random((n, len(accuracies))) < accuracies).astype(float)
     number = np.arange(1, len(accuracies) + 1)
-    return Candidates(images(correct), np.full(len(number), trial), number)
+    return Contenders(images(correct), np.full(len(number), trial), number)
 
 
-def apart(accuracies: list[float], rng: np.random.Generator, n: int = 400) -> Candidates:
+def apart(accuracies: list[float], rng: np.random.Generator, n: int = 400) -> Contenders:
     """Trials of one epoch each."""
     correct = (rng.random((n, len(accuracies))) < accuracies).astype(float)
-    return Candidates(images(correct), np.arange(len(accuracies)), np.ones(len(accuracies), int))
+    return Contenders(images(correct), np.arange(len(accuracies)), np.ones(len(accuracies), int))
 
 
 def test_two_parts_of_the_images_add_up_to_all_of_them() -> None:
@@ -65,7 +65,7 @@ def test_what_is_common_to_all_images_cancels_in_comparisons() -> None:
     easy = (rng.random(400) < 0.7).astype(float)
     correct = np.stack([easy, easy], axis=1)
     correct[np.flatnonzero(easy == 0)[:8], 1] = 1  # eight images more, all others the same
-    verdict = Judge(Candidates(images(correct), np.array([0, 1]), np.array([1, 1]))).verdict()
+    verdict = Judge(Contenders(images(correct), np.array([0, 1]), np.array([1, 1]))).verdict()
     assert verdict.low[1] < verdict.high[0]  # the intervals overlap by far
     assert not verdict.indistinguishable[0]
     assert verdict.probability[1] > 0.99
@@ -105,7 +105,7 @@ def test_neighbouring_epochs_outvote_a_lucky_one() -> None:
     wrong = np.flatnonzero(correct[:, 4] == 0)
     correct[wrong[: int(n * (correct[:, 15].mean() - correct[:, 4].mean()) + 9)], 4] = 1  # one epoch of the worse
     epochs = np.tile(np.arange(1, 11), 2)
-    judge = Judge(Candidates(images(correct), np.repeat([0, 1], 10), epochs))
+    judge = Judge(Contenders(images(correct), np.repeat([0, 1], 10), epochs))
     assert judge.choose("max") == 4
     assert judge.choose("smoothed") >= 10
 
@@ -146,7 +146,7 @@ def test_curves_that_truly_jump_are_left_alone() -> None:
 def test_the_smallest_of_those_that_cannot_be_told_apart() -> None:
     rng = np.random.default_rng(0)
     made = apart([0.8, 0.8, 0.5], rng)
-    candidates = Candidates(made.sample, made.trial, made.epoch, np.array([30.0, 20.0, 10.0]))
+    candidates = Contenders(made.sample, made.trial, made.epoch, np.array([30.0, 20.0, 10.0]))
     assert Judge(candidates).choose("smallest") == 1
     with pytest.raises(ValueError, match="needs the models' sizes"):
         Judge(made).choose("smallest")
@@ -161,7 +161,7 @@ def test_a_verdict_is_whole_whatever_the_candidates(data: st.DataObject) -> None
     allowed[data.draw(st.integers(0, M - 1))] = True
     correct = (rng.random((n, M)) < data.draw(st.sampled_from([0.0, 0.5, 1.0]))).astype(float)
     trial = np.sort(rng.integers(0, 3, M))
-    candidates = Candidates(images(correct), trial, np.arange(M), rng.random(M), allowed)
+    candidates = Contenders(images(correct), trial, np.arange(M), rng.random(M), allowed)
     judge = Judge(candidates, redraws=50, splits=10)
     for rule in RULES:
         verdict = judge.verdict(rule)
@@ -184,7 +184,7 @@ def test_equals_share_the_probability() -> None:
 def test_equal_copies_cannot_be_told_apart(accuracy: float, n: int) -> None:
     column = (np.random.default_rng(n).random((n, 1)) < accuracy).astype(float)
     for copies in (1, 2, 5, 40):
-        candidates = Candidates(
+        candidates = Contenders(
             images(np.tile(column, (1, copies))), np.arange(copies), np.ones(copies, int), np.ones(copies)
         )
         judge = Judge(candidates, redraws=200, splits=10)

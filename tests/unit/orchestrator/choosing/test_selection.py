@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from cpcnn_core.config import TrialConfig
 from orchestrator import best, report
-from orchestrator.choosing import choice as choice_of
+from orchestrator.choosing import decision as decisions
 from orchestrator.choosing import selection
 from orchestrator.choosing.candidates import ChoiceError
 from orchestrator.records.kinds import IMPORTED, KINDS, introduce, kind_of
@@ -161,14 +161,14 @@ def test_where_there_is_no_sweep_the_next_kind_is_chosen_from(results: Path) -> 
 def test_imported_checkpoints_in_a_sweep_s_folder_are_left_out_unless_it_is_named(results: Path) -> None:
     sweep(results, "digits", 10)
     imported(results, "digits")
-    bare = choice_of.read(selection.select(results, ()), "val_acc")
+    bare = decisions.read(selection.select(results, ()), "val_acc")
     assert bare.values.tolist() == [0.5]
     assert bare.notes == ("Left out: 1 imported of 2 trials in digits, which --sweep digits takes in",)
-    named = choice_of.read(selection.select(results, ["digits"]), "val_acc")
+    named = decisions.read(selection.select(results, ["digits"]), "val_acc")
     assert (sorted(named.values.tolist()), named.notes) == ([0.5, 0.99], ())
     imported(results, "only")
     with pytest.raises(ChoiceError, match=r"Left out: 1 imported of 1 trials in only"):
-        choice_of.read(selection.Selection((Store(results / "only"),), "trials"), "val_acc")
+        decisions.read(selection.Selection((Store(results / "only"),), "trials"), "val_acc")
 
 
 def test_best_and_report_say_what_they_chose_from(results: Path) -> None:
@@ -233,7 +233,7 @@ def test_rows_of_before_the_protocol_was_recorded_are_of_the_first(results: Path
 @pytest.mark.parametrize("metric", ["val_acc", "val_f1", "val_class_nll", "val_ece", "train_acc"])
 def test_metrics_of_classification_compare_whether_pixels_are_rounded(results: Path, metric: str) -> None:
     rounded(results)
-    assert len(choice_of.read(selection.select(results, ()), metric)) == 2
+    assert len(decisions.read(selection.select(results, ()), metric)) == 2
 
 
 @pytest.mark.parametrize(("metric", "where"), [("val_bpd", ""), ("train_bpd", ""), ("val_acc", "val_bpd < 9")])

@@ -19,13 +19,13 @@ from orchestrator.machines.cluster import (
     PRICE,
     Cluster,
     ClusterError,
+    CostMeter,
     Kind,
-    Meter,
     Needs,
     Node,
     Patience,
-    besides,
     differences,
+    extra_resources,
     price_of,
 )
 from orchestrator.machines.resources import Resources
@@ -94,11 +94,11 @@ def test_a_trial_that_fits_nowhere_is_refused_with_what_is_missing_and_what_ther
 
 
 def test_a_kind_of_gpu_and_memory_are_asked_of_a_node_by_rays_names() -> None:
-    assert besides() == {}
-    assert besides("T4", 2.5) == {"accelerator_type:T4": 0.001, "memory": 2.5 * GIB}
+    assert extra_resources() == {}
+    assert extra_resources("T4", 2.5) == {"accelerator_type:T4": 0.001, "memory": 2.5 * GIB}
     cluster = Cluster([LARGE], [GPUS])
-    assert cluster.missing({"CPU": 4, "GPU": 1, **besides("T4")}) is None
-    assert cluster.missing({"CPU": 8, "GPU": 1, **besides("T4")}) is not None  # the node with eight has an A100
+    assert cluster.missing({"CPU": 4, "GPU": 1, **extra_resources("T4")}) is None
+    assert cluster.missing({"CPU": 8, "GPU": 1, **extra_resources("T4")}) is not None  # the node with eight has an A100
 
 
 def test_what_a_cluster_has_is_told_in_words() -> None:
@@ -119,7 +119,7 @@ def test_a_price_is_a_number(text: str) -> None:
 def test_the_meter_adds_up_time_by_price(readings: list[tuple[float, float]]) -> None:
     times = sorted(time for time, _ in readings)
     prices = [price for _, price in readings]
-    meter = Meter(5.0)
+    meter = CostMeter(5.0)
     for time, price in zip(times, prices, strict=True):
         meter.read(time, price)
     expected = sum(
@@ -130,7 +130,7 @@ def test_the_meter_adds_up_time_by_price(readings: list[tuple[float, float]]) ->
 
 
 def test_the_limit_counts_what_earlier_runs_have_spent() -> None:
-    meter = Meter(0.9, limit=1.0)
+    meter = CostMeter(0.9, limit=1.0)
     meter.read(0, 0.5)
     meter.read(719, 0.5)
     assert not meter.is_over

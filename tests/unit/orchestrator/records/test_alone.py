@@ -189,8 +189,8 @@ def test_a_trial_whose_process_slept_too_long_writes_nothing_more(
     row = Attempt(trial_id="aaa", attempt=1, number=None, state="RUNNING", started="2026")
     with trainer._alone(store, "aaa") as own:
         own.write_attempt(row, TrialConfig())
-        folder = store.near / "checkpoints" / "aaa.locks"
-        lease.Lease.seized(folder, "claim")  # by whoever waited for long enough
+        folder = store.local_mirror / "checkpoints" / "aaa.locks"
+        lease.Lease.stolen(folder, "claim")  # by whoever waited for long enough
         monkeypatch.setattr(lease, "_clock", lambda: clock() + STALE_SECONDS)
         with pytest.raises(TrialBusyError, match="another process trains trial aaa now"):
             own.write_attempt(row, TrialConfig())
@@ -200,7 +200,7 @@ def test_a_trial_whose_process_slept_too_long_writes_nothing_more(
 def test_where_locks_work_no_lease_is_left_by_a_trial(store: Store) -> None:
     with trainer._alone(store, "aaa"):
         pass
-    assert [file.name for file in (store.near / "checkpoints").iterdir()] == ["aaa.lock"]
+    assert [file.name for file in (store.local_mirror / "checkpoints").iterdir()] == ["aaa.lock"]
 
 
 def test_whoever_waits_gets_it_once_it_is_let_go_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -173,13 +173,13 @@ def test_a_driver_on_another_machine_makes_the_study_anew(
         assert not other.study_file.exists()
     with holding(store):
         assert not store.study_file.exists()
-        assert (store.near / "study-1.db").exists()
+        assert (store.local_mirror / "study-1.db").exists()
 
 
-def test_whoever_seizes_a_lease_has_it_from_whoever_held_it(anywhere: Store) -> None:
-    first = Lease.seized(anywhere.folder, "claim")
+def test_whoever_steals_a_lease_has_it_from_whoever_held_it(anywhere: Store) -> None:
+    first = Lease.stolen(anywhere.folder, "claim")
     first.look()
-    second = Lease.seized(anywhere.folder, "claim")
+    second = Lease.stolen(anywhere.folder, "claim")
     with pytest.raises(LeaseLostError, match=f"pid {os.getpid()}"):
         first.look()
     second.look()

@@ -144,9 +144,9 @@ def test_an_upload_that_fails_for_good_fails_the_trial_as_storage_does(
             next(epochs)
     assert trainer.is_storage_failure(raised.value)
     # On the same machine nothing of what was trained is lost.
-    trained = len((store.near / "trained.txt").read_text().splitlines())
+    trained = len((store.local_mirror / "trained.txt").read_text().splitlines())
     assert [metrics.epoch for metrics in trainer.run(CONFIG, store, fakes.train)] == [1, 2, 3, 4]
-    assert len((store.near / "trained.txt").read_text().splitlines()) == 4
+    assert len((store.local_mirror / "trained.txt").read_text().splitlines()) == 4
     assert trained == 2
 
 

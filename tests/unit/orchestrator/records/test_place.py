@@ -76,15 +76,15 @@ def test_a_file_moves_and_is_made_where_only_a_path_will_do(place: Place) -> Non
 
 
 def test_a_log_goes_there_and_comes_back(place: Place) -> None:
-    (place.near / "logs" / "a.log").write_bytes(b"said")
+    (place.local_mirror / "logs" / "a.log").write_bytes(b"said")
     place.send_near("logs/a.log")
     assert place.path("logs/a.log").read_bytes() == b"said"
     assert place.modified("logs/a.log") > 0
     if place.is_remote:
-        (place.near / "logs" / "a.log").unlink()
+        (place.local_mirror / "logs" / "a.log").unlink()
         assert place.modified("logs/a.log") > 0
     place.fetch_near("logs/a.log")
-    assert (place.near / "logs" / "a.log").read_bytes() == b"said"
+    assert (place.local_mirror / "logs" / "a.log").read_bytes() == b"said"
     with pytest.raises(FileNotFoundError):
         place.modified("logs/nothing.log")
 
@@ -95,7 +95,7 @@ def test_fences_are_asked_in_turn_for_as_long_as_they_stand(folder: Folder) -> N
     store.create()
     with store.fenced(lambda: asked.append("trial")) as own:
         own.write_sweep(SweepRecord(name="one"))
-        own.patient().add_epoch(TrialConfig().trial_id, 1, metrics(1))
+        own.retrying().add_epoch(TrialConfig().trial_id, 1, metrics(1))
         assert asked == ["driver", "trial", "driver", "trial"]
         store.write_sweep(SweepRecord(name="one"))
     own.write_sweep(SweepRecord(name="one"))

@@ -16,7 +16,7 @@ from orchestrator.objectives.objective import Objective
 from orchestrator.records import ranking
 from orchestrator.records.recording import KILLED, Place
 from orchestrator.records.store import Store
-from orchestrator.search.budget import Budget, Meter, Spent, spent
+from orchestrator.search.budget import Budget, BudgetMeter, Spent, spent
 from orchestrator.search.ledger import MAX_RESTARTS, Ledger
 from orchestrator.search.scheduling import Schedule
 from orchestrator.search.space import SearchSpace
@@ -328,15 +328,15 @@ def test_hours_are_those_in_which_anything_ran_and_gpu_hours_are_added_up() -> N
 def test_a_meter_counts_on_and_names_the_limit_that_comes_first() -> None:
     now = [0.0]
 
-    def tick(meter: Meter, seconds: float, trials: int) -> str | None:
+    def tick(meter: BudgetMeter, seconds: float, trials: int) -> str | None:
         now[0] += seconds
         return meter.tick(trials, gpus=1)
 
-    meter = Meter(Budget(hours=2, gpu_hours=3), Spent(0.5, 1), lambda: now[0])
+    meter = BudgetMeter(Budget(hours=2, gpu_hours=3), Spent(0.5, 1), lambda: now[0])
     assert tick(meter, 1000, 4) is None  # nothing ran before the first look
     assert tick(meter, 1800, 1) is None
     assert tick(meter, 1e9, 0) is None  # while the trials wait for machines
     assert tick(meter, 1799, 3) is None
     assert tick(meter, 2, 3) == "--gpu-hours 3"
-    assert Meter(Budget(), Spent(1e9, 1e9)).exhausted() is None
-    assert Meter(Budget(hours=1), Spent(1, 0)).exhausted() == "--hours 1"
+    assert BudgetMeter(Budget(), Spent(1e9, 1e9)).exhausted() is None
+    assert BudgetMeter(Budget(hours=1), Spent(1, 0)).exhausted() == "--hours 1"

@@ -26,7 +26,7 @@ from tests.support.fakes import metrics
 SPACE = SearchSpace(
     "a test", "", {"model.nr_filters": ints(8, 11)}, {"train.epochs": 2, "seed": 5}, 4, Objective("val_acc", "max")
 )
-RULER = {"fid_extractor": "inception-192", "fid_images": 100, "fid_reference": "digits/validation 12ab"}
+PROTOCOL = {"fid_extractor": "inception-192", "fid_images": 100, "fid_reference": "digits/validation 12ab"}
 
 
 def store_of(tmp_path: Path, name: str) -> Store:
@@ -86,12 +86,15 @@ def test_a_fid_of_other_features_is_no_fid(tmp_path: Path, known: bool) -> None:
         "a test", "", SPACE.fields, {**SPACE.settings, "eval.fid_every": 1}, 4, Objective.of(COURSE_GRADING)
     )
     old = store_of(tmp_path, "old")
-    same = [add(old, measured={"fid": 40.0, **RULER}), add(old, model__nr_filters=9, measured={"fid": 40.0, **RULER})]
+    same = [
+        add(old, measured={"fid": 40.0, **PROTOCOL}),
+        add(old, model__nr_filters=9, measured={"fid": 40.0, **PROTOCOL}),
+    ]
     newer = store_of(tmp_path, "newer")
-    add(newer, measured={"fid": 4.0, **RULER, "fid_images": 25})
+    add(newer, measured={"fid": 4.0, **PROTOCOL, "fid_images": 25})
     add(newer, seed=1)  # without a FID
-    ruler = ("inception-192", 100, "digits/validation 12ab") if known else None
-    first, second = warm_start.gather(space, [old, newer], ruler)
+    protocol = ("inception-192", 100, "digits/validation 12ab") if known else None
+    first, second = warm_start.gather(space, [old, newer], protocol)
     assert [source for source, _ in first.used] == sorted(f"old/{config.trial_id}" for config in same)
     assert second.used == []
     other, missing = second.refused

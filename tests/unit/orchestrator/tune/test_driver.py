@@ -25,7 +25,7 @@ from orchestrator.records.place import OnDisk
 from orchestrator.records.recording import KILLED, Place, Recording, close_orphaned
 from orchestrator.records.store import Store, StoreError
 from orchestrator.records.tables import Tables
-from orchestrator.search.budget import Budget, Meter
+from orchestrator.search.budget import Budget, BudgetMeter
 from orchestrator.search.ledger import MAX_RESTARTS, Ledger
 from orchestrator.search.space import SearchSpace
 from orchestrator.search.study import Study, StudyError
@@ -266,7 +266,7 @@ def test_stopping_while_the_last_trials_run_is_an_interruption(tmp_path: Path, m
             _store: Store,
             ledger: Ledger,
             stop: driver._Stop,
-            _meter: Meter,
+            _meter: BudgetMeter,
             _say: Callable[[str], None],
         ) -> None:
             number, _ = begin(ledger)

@@ -53,12 +53,12 @@ def test_they_are_found_where_no_branch_is_the_smallest_in_everything() -> None:
 def test_room_is_planned_for_the_weights_of_every_epoch_that_may_be_the_best_by_some_metric(fid_every: int) -> None:
     config = TrialConfig.from_flat({"train.epochs": 20, "eval.fid_every": fid_every})
     measured = [name for name in KEPT_BEST_BY if fid_every or name not in OF_IMAGES]
-    ruler = {"fid_extractor": "classifier", "fid_images": 20, "fid_reference": "validation"} if fid_every else {}
+    protocol = {"fid_extractor": "classifier", "fid_images": 20, "fid_reference": "validation"} if fid_every else {}
     history = [  # each metric is at its best in an epoch of its own
         metrics(
             epoch,
             **{name: float((best == epoch) == (KEPT_BEST_BY[name] == "max")) for best, name in enumerate(measured, 1)},
-            **ruler,
+            **protocol,
         )
         for epoch in range(1, 21)
     ]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import ray
 
-from orchestrator.machines.cluster import PRICE, Cluster, ClusterError, Kind, Meter, Needs, Node, Patience
+from orchestrator.machines.cluster import PRICE, Cluster, ClusterError, CostMeter, Kind, Needs, Node, Patience
 from orchestrator.machines.resources import Share
 from orchestrator.records.store import Store
 from orchestrator.records.sweep_file import SweepRecord
@@ -74,7 +74,7 @@ def make(world: World, tmp_path: Path) -> Make:
         store = Store(tmp_path / "one")
         store.create()
         store.write_sweep(SweepRecord.model_validate({"runs": [{"cost": 1.0}, {}]}))
-        meter = Meter(1.0, limit=limit)
+        meter = CostMeter(1.0, limit=limit)
         asked: dict[str, float] = {"CPU": 1.0, **request}
         needs = Needs(VERSIONS, ())
         return watching.Watch(asked, needs, world.cluster, meter, Patience(minutes), watching._Bill(store, 1.0))

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from cpcnn_core.config import Scalar
 from orchestrator.choosing import candidates, where
-from orchestrator.choosing.candidates import ChoiceError, Epochs
+from orchestrator.choosing.candidates import Candidates, ChoiceError
 from orchestrator.choosing.evidence import contenders
 from orchestrator.choosing.evidence import evidence as evidence_of
-from orchestrator.choosing.judge import DEFAULT_RULE, Candidates, Judge, Rule, Verdict
+from orchestrator.choosing.judge import DEFAULT_RULE, Contenders, Judge, Rule, Verdict
 from orchestrator.choosing.selection import Selection
 from orchestrator.objectives.objective import Direction
 from orchestrator.records.ranking import Entry
@@ -42,10 +42,10 @@ class TrialStanding:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Decision:
     """What was chosen among `epochs`, by which rule, and what is known of the contenders."""
 
-    epochs: Epochs  # the contenders
+    epochs: Candidates  # the contenders
     rule: Rule
     row: int  # of `epochs`
     verdict: Verdict | None  # None where nothing tells how sure the values are
@@ -75,18 +75,18 @@ def read(
     *,
     mode: Direction | None = None,
     conditions: Sequence[where.Condition] = (),
-) -> Epochs:
+) -> Candidates:
     """The epochs to choose from. Raise ChoiceError, WhereError."""
     return candidates.read(selected.stores, metric, mode=mode, conditions=conditions, imports=selected.imports)
 
 
-def choose(epochs: Epochs, rule: Rule = DEFAULT_RULE) -> Choice:
+def choose(epochs: Candidates, rule: Rule = DEFAULT_RULE) -> Decision:
     """The epoch to hand in, among those whose weights are on disk. Raise ChoiceError where there is none."""
     with candidates.naming(epochs.problems):
         return _choose(epochs, rule)
 
 
-def _choose(epochs: Epochs, rule: Rule) -> Choice:
+def _choose(epochs: Candidates, rule: Rule) -> Decision:
     objective = epochs.objective
     if not epochs.kept.any():
         raise ChoiceError(f"no epoch with a {objective.metric} has its weights on disk any more; nothing to export")
@@ -103,7 +103,7 @@ def _choose(epochs: Epochs, rule: Rule) -> Choice:
         shown = np.arange(len(contenders(epochs)))  # they come first
         if row not in shown:
             shown = np.append(shown, row)
-        return Choice(epochs.take(shown), "max", int(np.flatnonzero(shown == row)[0]), None, tuple(notes), total)
+        return Decision(epochs.take(shown), "max", int(np.flatnonzero(shown == row)[0]), None, tuple(notes), total)
     sizes = None
     if rule == "smallest":
         found = [
@@ -113,12 +113,12 @@ def _choose(epochs: Epochs, rule: Rule) -> Choice:
         sizes = np.array([np.inf if size is None else size for size in found])
         if not np.isfinite(sizes).any():
             raise ChoiceError("--rule smallest: none of the weights that the tables name is on disk; nothing to weigh")
-    judge = Judge(Candidates(evidence.sample, among.trial, among.epoch, sizes, among.kept))
+    judge = Judge(Contenders(evidence.sample, among.trial, among.epoch, sizes, among.kept))
     verdict = judge.verdict(rule)
-    return Choice(among, rule, verdict.chosen, verdict, (*notes, *_not_kept(among, verdict.chosen)), total)
+    return Decision(among, rule, verdict.chosen, verdict, (*notes, *_not_kept(among, verdict.chosen)), total)
 
 
-def _not_kept(epochs: Epochs, row: int) -> list[str]:
+def _not_kept(epochs: Candidates, row: int) -> list[str]:
     top = int(epochs.scores.argmax())
     if epochs.kept[top] or epochs.scores[top] <= epochs.scores[row]:
         return []
@@ -131,117 +131,119 @@ def _not_kept(epochs: Epochs, row: int) -> list[str]:
     ]
 
 
-def standings(choice: Choice) -> list[TrialStanding]:
+def standings(decision: Decision) -> list[TrialStanding]:
     """One row per trial: the chosen one first, then by the value that the rule goes by.
 
     A trial stands with its best epoch of those whose weights are kept (else of all); its probability is that of any of
     its epochs.
     """
-    epochs, verdict = choice.epochs, choice.verdict
-    by = epochs.scores if verdict is None or choice.rule == "max" else verdict.smoothed
+    epochs, verdict = decision.epochs, decision.verdict
+    by = epochs.scores if verdict is None or decision.rule == "max" else verdict.smoothed
     shown: list[tuple[float, TrialStanding]] = []
     for trial in dict.fromkeys(epochs.trial.tolist()):
         rows = np.flatnonzero(epochs.trial == trial)
         allowed = rows[epochs.kept[rows]] if epochs.kept[rows].any() else rows
-        row = choice.row if trial == epochs.trial[choice.row] else int(allowed[by[allowed].argmax()])
-        shown.append((float(f"{by[row]:.9g}"), _standing(choice, row, rows)))  # equals but for rounding: earlier
+        row = decision.row if trial == epochs.trial[decision.row] else int(allowed[by[allowed].argmax()])
+        shown.append((float(f"{by[row]:.9g}"), _standing(decision, row, rows)))  # equals but for rounding: earlier
     return [one for _, one in sorted(shown, key=lambda each: (not each[1].chosen, -each[0]))]
 
 
-def _standing(choice: Choice, row: int, rows: NDArray[np.int64]) -> TrialStanding:
+def _standing(decision: Decision, row: int, rows: NDArray[np.int64]) -> TrialStanding:
     """How the trial of these rows stands with its epoch `row`."""
-    epochs, verdict = choice.epochs, choice.verdict
+    epochs, verdict = decision.epochs, decision.verdict
     store, trial = epochs.trials[epochs.trial[row]]
     return TrialStanding(
         sweep=store.folder.name,
         trial_id=str(trial["trial_id"]),
         epoch=int(epochs.epoch[row]),
         value=float(epochs.values[row]),
-        interval=None if verdict is None else _turned(choice, verdict.low[row], verdict.high[row]),
-        smoothed=None if verdict is None else choice.sign * float(verdict.smoothed[row]),
+        interval=None if verdict is None else _turned(decision, verdict.low[row], verdict.high[row]),
+        smoothed=None if verdict is None else decision.sign * float(verdict.smoothed[row]),
         probability_best=None if verdict is None else float(verdict.probability[rows].sum()),
         indistinguishable=None if verdict is None else bool(verdict.indistinguishable[rows].any()),
-        chosen=row == choice.row,
+        chosen=row == decision.row,
         state=str(trial["state"]),
         settings=Entry(store, trial, ()).settings(),
     )
 
 
-def _turned(choice: Choice, low: float, high: float) -> tuple[float, float]:
+def _turned(decision: Decision, low: float, high: float) -> tuple[float, float]:
     """The bounds of a score as bounds of the metric."""
-    return (float(low), float(high)) if choice.sign > 0 else (-float(high), -float(low))
+    return (float(low), float(high)) if decision.sign > 0 else (-float(high), -float(low))
 
 
-def describe(choice: Choice, *, top: int) -> dict[str, object]:
-    """The choice for JSON."""
-    verdict = choice.verdict
+def describe(decision: Decision, *, top: int) -> dict[str, object]:
+    """The decision for JSON."""
+    verdict = decision.verdict
     corrected, together = None, None
     if verdict is not None:
-        together = len(np.unique(choice.epochs.trial[verdict.indistinguishable]))
+        together = len(np.unique(decision.epochs.trial[verdict.indistinguishable]))
         corrected = {
-            "value": choice.sign * verdict.corrected,
-            "interval": _turned(choice, verdict.corrected_low, verdict.corrected_high),
+            "value": decision.sign * verdict.corrected,
+            "interval": _turned(decision, verdict.corrected_low, verdict.corrected_high),
         }
-    extractor, images, reference = choice.epochs.drawn or (None, None, None)
+    extractor, images, reference = decision.epochs.drawn or (None, None, None)
     return {
-        "metric": choice.epochs.objective.metric,
-        "mode": choice.epochs.objective.direction,
-        "rule": choice.rule,
-        "trials": choice.total_trials,
-        "drawn": None if choice.epochs.drawn is None else [extractor, images, reference],
+        "metric": decision.epochs.objective.metric,
+        "mode": decision.epochs.objective.direction,
+        "rule": decision.rule,
+        "trials": decision.total_trials,
+        "drawn": None if decision.epochs.drawn is None else [extractor, images, reference],
         "corrected": corrected,
-        "judged": None if verdict is None else len(np.unique(choice.epochs.trial)),
+        "judged": None if verdict is None else len(np.unique(decision.epochs.trial)),
         "indistinguishable": together,
-        "notes": list(choice.notes),
-        "best": [asdict(standing) for standing in standings(choice)[:top]],
+        "notes": list(decision.notes),
+        "best": [asdict(standing) for standing in standings(decision)[:top]],
     }
 
 
-def sentences(choice: Choice) -> list[str]:
+def sentences(decision: Decision) -> list[str]:
     """What the table does not say."""
-    said = [f"{note}." for note in choice.notes]
-    verdict, metric = choice.verdict, choice.epochs.objective.metric
-    chosen = f"Chosen by --rule {choice.rule}: {_named(choice)}"
+    said = [f"{note}." for note in decision.notes]
+    verdict, metric = decision.verdict, decision.epochs.objective.metric
+    chosen = f"Chosen by --rule {decision.rule}: {_named(decision)}"
     if verdict is None:
         return [*said, f"{chosen}."]
-    bounds = interval(*_turned(choice, verdict.corrected_low, verdict.corrected_high))
+    bounds = interval(*_turned(decision, verdict.corrected_low, verdict.corrected_high))
     return [
         *said,
-        f"{chosen}. Corrected for the choice its {metric} is {measured(choice.sign * verdict.corrected)} ({bounds}).",
-        *_of_the_set(choice, verdict),
+        f"{chosen}. Corrected for the choice its {metric} is {measured(decision.sign * verdict.corrected)} ({bounds}).",
+        *_of_the_set(decision, verdict),
     ]
 
 
-def _named(choice: Choice) -> str:
-    entry = Entry(*choice.epochs.trials[choice.epochs.trial[choice.row]], ())
-    return f"imported checkpoint {entry.trial_id}" if entry.is_imported else f"epoch {choice.epoch} of {entry.trial_id}"
+def _named(decision: Decision) -> str:
+    entry = Entry(*decision.epochs.trials[decision.epochs.trial[decision.row]], ())
+    return (
+        f"imported checkpoint {entry.trial_id}" if entry.is_imported else f"epoch {decision.epoch} of {entry.trial_id}"
+    )
 
 
-def _of_the_set(choice: Choice, verdict: Verdict) -> list[str]:
+def _of_the_set(decision: Decision, verdict: Verdict) -> list[str]:
     """How many trials may be the best one, what P(best) has to do with it, and why the choice is none of them."""
-    trial, together = choice.epochs.trial, verdict.indistinguishable
+    trial, together = decision.epochs.trial, verdict.indistinguishable
     count, judged = len(np.unique(trial[together])), len(np.unique(trial))
     share = probability(min(1.0, float(verdict.probability[together].sum())))
-    known = "" if judged == choice.total_trials else f"; {choice.total_trials - judged} others are not judged"
+    known = "" if judged == decision.total_trials else f"; {decision.total_trials - judged} others are not judged"
     said = [
         (
             f"{count} of {judged} trials cannot be told from the best (*){known}. With 95% confidence the truly best "
             f"trial is among them; their P(best) adds up to {share}."
         )
     ]
-    if not together[choice.row]:
-        why = f"--rule {choice.rule} goes by more than the best value of each trial, and the set by that alone"
-        if choice.rule == "max" or not choice.epochs.kept[together].any():
+    if not together[decision.row]:
+        why = f"--rule {decision.rule} goes by more than the best value of each trial, and the set by that alone"
+        if decision.rule == "max" or not decision.epochs.kept[together].any():
             why = "the weights of their best epochs are not on disk"
         said.append(f"The choice is not among them: {why}.")
     return said
 
 
-def ensemble_of(choice: Choice, count: int) -> Gain:
+def ensemble_of(decision: Decision, count: int) -> Gain:
     """What the mean prediction of the best `count` trials would gain. Raise ChoiceError where it cannot be known."""
     from orchestrator.choosing.ensemble import gain
 
-    if choice.epochs.objective.metric != "val_acc" or choice.verdict is None:
+    if decision.epochs.objective.metric != "val_acc" or decision.verdict is None:
         raise ChoiceError("--ensemble: needs --metric val_acc and stored predictions")
-    with candidates.naming(choice.epochs.problems):
-        return gain(choice.epochs, choice.verdict.smoothed, count)
+    with candidates.naming(decision.epochs.problems):
+        return gain(decision.epochs, decision.verdict.smoothed, count)
