@@ -94,7 +94,7 @@ def replay(method: Method, curves: Curves, *, seed: int, workers: int, budget: f
         store.create()
         space = replace(SPACE, sampler=method.sampler)
         study = Study(space, store, seed=seed, trials=len(curves) + 1_000_000, storage=InMemoryStorage())
-        scheduler = Schedule(method.scheduler).scheduler(space.default().train.epochs)
+        scheduler = Schedule(name=method.scheduler).scheduler(space.default().train.epochs)
         return _sweep(study, curves, scheduler, workers, budget)
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from cpcnn_core.errors import UserError
 from cpcnn_core.suggest import nearest
+from cpcnn_core.validation import mistakes
 
 Scalar = str | int | float | bool | None
 FusionOptions = dict[str, dict[str, int | float | str | bool]]
@@ -231,7 +232,7 @@ class TrialConfig(_Section):
         try:
             return cls.model_validate(tree)
         except ValidationError as error:
-            raise ConfigError(_explain(error)) from None
+            raise ConfigError("\n".join(mistakes(error, field_names()))) from None
 
     def flat(self) -> dict[str, Scalar]:
         """Every setting under its dotted name, in declaration order; fusion options only where given."""
@@ -312,17 +313,3 @@ def _flatten(prefix: str, tree: Mapping[str, Any]) -> Iterable[tuple[str, Scalar
             yield from _flatten(f"{name}.", value)
         else:
             yield name, value
-
-
-def _explain(error: ValidationError) -> str:
-    lines = []
-    for item in error.errors(include_url=False):
-        message = item["msg"].removeprefix("Value error, ")
-        field = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "value_error":
-            lines.append(message)  # our own validators name the field themselves
-        elif item["type"] == "extra_forbidden":
-            lines.append(f"{field}: no such field{nearest(field, field_names())}")
-        else:
-            lines.append(f"{field}: {item['input']!r} is not allowed: {message[0].lower()}{message[1:]}")
-    return "\n".join(lines)

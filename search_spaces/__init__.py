@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 __all__ = [
     "COURSE_GRADING",
@@ -57,6 +57,21 @@ class Choice:
     options: tuple[Scalar, ...]
     branches: Mapping[Scalar, Space] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Space files are not type-checked."""
+        if not self.options:
+            raise ValueError("choice() has no option to choose from")
+        for option in self.options:
+            if not isinstance(option, Scalar):
+                raise TypeError(f"choice(): {option!r} is no string, number, truth value or None")
+        if len({(type(option), option) for option in self.options}) < len(self.options):
+            raise ValueError(f"choice(): an option stands twice in {', '.join(map(repr, self.options))}")
+        for option, branch in self.branches.items():
+            _check_branch(option, branch)
+            if option not in self.options:
+                listed = ", ".join(map(repr, self.options))
+                raise ValueError(f"choice(): there is a branch of {option!r}, which is no option; there are {listed}")
+
     def __str__(self) -> str:
         parts = []
         for option in self.options:
@@ -75,9 +90,22 @@ class Ints:
     step: int = 1
     log: bool = False
 
+    def __post_init__(self) -> None:
+        """Space files are not type-checked."""
+        low, high, step = self.low, self.high, self.step
+        if not all(_is_number(bound, int) for bound in (low, high, step)):
+            raise TypeError(f"{self}: the bounds and the step must be integers")
+        _check_log(self, self.log)
+        if low > high:
+            raise ValueError(f"{self}: the low bound is above the high one")
+        if step < 1 or (high - low) % step:
+            raise ValueError(f"{self}: steps of {step} from {low} do not end at {high}")
+        if self.log and (low < 1 or step != 1):
+            raise ValueError(f"{self}: log=True needs a low bound of at least 1 and no step")
+
     def __str__(self) -> str:
-        extra = (f", step={self.step}" if self.step != 1 else "") + (", log=True" if self.log else "")
-        return f"ints({self.low}, {self.high}{extra})"
+        extra = (f", step={self.step!r}" if self.step != 1 else "") + (f", log={self.log!r}" if self.log else "")
+        return f"ints({self.low!r}, {self.high!r}{extra})"
 
 
 @dataclass(frozen=True)
@@ -89,8 +117,21 @@ class Floats:
     log: bool = False
     step: float | None = None
 
+    def __post_init__(self) -> None:
+        """Space files are not type-checked."""
+        low, high, step = self.low, self.high, self.step
+        if not all(_is_number(bound, int, float) for bound in (low, high, *([] if step is None else [step]))):
+            raise TypeError(f"{self}: the bounds and the step must be finite numbers")
+        _check_log(self, self.log)
+        if low > high:
+            raise ValueError(f"{self}: the low bound is above the high one")
+        if self.log and (low <= 0 or step is not None):
+            raise ValueError(f"{self}: log=True needs a low bound above 0 and no step")
+        if step is not None and (step <= 0 or abs((high - low) / step - round((high - low) / step)) > _STEP_TOLERANCE):
+            raise ValueError(f"{self}: steps of {step} from {low} do not end at {high}")
+
     def __str__(self) -> str:
-        extra = (f", step={self.step!r}" if self.step is not None else "") + (", log=True" if self.log else "")
+        extra = ("" if self.step is None else f", step={self.step!r}") + (f", log={self.log!r}" if self.log else "")
         return f"floats({self.low!r}, {self.high!r}{extra})"
 
     def steps(self) -> tuple[float, ...]:
@@ -108,49 +149,47 @@ Space: TypeAlias = Mapping[str, Distribution | Scalar]
 
 def choice(*options: Scalar | Iterable[Scalar] | Mapping[Scalar, Space]) -> Choice:
     """`choice("a", "b")`, `choice(["a", "b"])`, or `choice({"a": {}, "b": {"field": ints(1, 4)}})` with branches."""
-    given: tuple[Any, ...] = options
-    if len(options) == 1 and isinstance(options[0], Iterable) and not isinstance(options[0], str):
-        given = tuple(options[0])
-    if not given:
-        raise ValueError("choice() has no option to choose from")
-    for option in given:
-        if not isinstance(option, str | int | float | bool | None):
-            raise TypeError(f"choice(): {option!r} is no string, number, truth value or None")
-    if len({(type(option), option) for option in given}) < len(given):
-        raise ValueError(f"choice(): an option stands twice in {', '.join(map(repr, given))}")
-    branches = dict(options[0]) if isinstance(options[0], Mapping) else {}
-    for option, branch in branches.items():
-        if not isinstance(branch, Mapping):
-            raise TypeError(f"choice(): the branch of {option!r} is {branch!r}; it must be a mapping, {{}} for none")
-    return Choice(given, {option: dict(branch) for option, branch in branches.items() if branch})
+    first = options[0] if len(options) == 1 else None
+    if isinstance(first, Mapping):
+        for option, branch in first.items():
+            _check_branch(option, branch)
+        return Choice(tuple(first), {option: dict(branch) for option, branch in first.items() if branch})
+    if isinstance(first, Iterable) and not isinstance(first, str):
+        return Choice(tuple(first))
+    # Anything else that is no scalar, Choice refuses.
+    return Choice(options)  # type: ignore[arg-type]
 
 
 def ints(low: int, high: int, *, step: int = 1, log: bool = False) -> Ints:
     """An integer from `low` to `high`, both included."""
-    call = str(Ints(low, high, step, log))
-    if not all(_is_number(bound, int) for bound in (low, high, step)):
-        raise TypeError(f"{call}: the bounds and the step must be integers")
-    if low > high:
-        raise ValueError(f"{call}: the low bound is above the high one")
-    if step < 1 or (high - low) % step:
-        raise ValueError(f"{call}: steps of {step} from {low} do not end at {high}")
-    if log and (low < 1 or step != 1):
-        raise ValueError(f"{call}: log=True needs a low bound of at least 1 and no step")
     return Ints(low, high, step, log)
 
 
 def floats(low: float, high: float, *, log: bool = False, step: float | None = None) -> Floats:
     """A number from `low` to `high`, in steps of `step` if given."""
-    call = str(Floats(low, high, log, step))
-    if not all(_is_number(bound, int, float) for bound in (low, high, *([] if step is None else [step]))):
-        raise TypeError(f"{call}: the bounds and the step must be finite numbers")
-    if low > high:
-        raise ValueError(f"{call}: the low bound is above the high one")
-    if log and (low <= 0 or step is not None):
-        raise ValueError(f"{call}: log=True needs a low bound above 0 and no step")
-    if step is not None and (step <= 0 or abs((high - low) / step - round((high - low) / step)) > _STEP_TOLERANCE):
-        raise ValueError(f"{call}: steps of {step} from {low} do not end at {high}")
-    return Floats(float(low), float(high), log, None if step is None else float(step))
+    checked = Floats(low, high, log, step)
+    # As Python's floats, so that 0 and 0.0 are one question.
+    return Floats(float(checked.low), float(checked.high), log, None if step is None else float(step))
+
+
+def _check_branch(option: object, branch: object) -> None:
+    """Raise TypeError where a branch is no mapping of fields to how they vary."""
+    if not isinstance(branch, Mapping):
+        raise TypeError(f"choice(): the branch of {option!r} is {branch!r}; it must be a mapping, {{}} for none")
+    for name, value in branch.items():
+        if not isinstance(name, str):
+            raise TypeError(f"choice(): the branch of {option!r} has a key {name!r}; it must be the name of a field")
+        if not isinstance(value, Distribution | Scalar):
+            raise TypeError(
+                f"choice(): the branch of {option!r} has {name!r}: {value!r}; it must be choice(...), ints(...), "
+                "floats(...) or one fixed value"
+            )
+
+
+def _check_log(distribution: Ints | Floats, log: object) -> None:
+    """Raise TypeError where `log` is no truth value: a text such as "no" would count as one."""
+    if not isinstance(log, bool):
+        raise TypeError(f"{distribution}: log must be True or False")
 
 
 @dataclass(frozen=True)
@@ -198,9 +237,9 @@ def goal(worst: float, best: float, *, weight: float = 1.0) -> Goal:
 
 def desirability(**goals: Goal) -> Desirability:
     """`desirability(val_acc=goal(0.25, 0.75), fid=goal(60, 30, weight=2))`; without goals `val_acc` and `fid` alike."""
-    for name, held in goals.items():
-        if not isinstance(held, Goal):
-            raise TypeError(f"desirability({name}={held!r}): expected {name}=goal(worst, best)")
+    for name, wanted in goals.items():
+        if not isinstance(wanted, Goal):
+            raise TypeError(f"desirability({name}={wanted!r}): expected {name}=goal(worst, best)")
     return Desirability(goals or {"val_acc": goal(0.0, 1.0), "fid": goal(100.0, 0.0)})
 
 

@@ -110,7 +110,7 @@ class Question:
             trials=len(flats) * len(self.seeds),
             objective=self.objective,
             sampler="grid",
-            schedule=Schedule("none"),
+            schedule=Schedule(name="none"),
         )
 
 

@@ -4,82 +4,95 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeGuard
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cpcnn_core.errors import UserError
-from cpcnn_core.suggest import nearest
+from cpcnn_core.validation import mistakes, must_be
 
 
 class ResourcesError(UserError, ValueError):
     """Resources that mean nothing, or that the machine does not have."""
 
 
-@dataclass(frozen=True)
-class Resources:
+def _fraction_or_whole(gpus: float) -> float:
+    """Refuse one and a half GPUs: what is more than a part of one is whole ones."""
+    if gpus > 1 and gpus % 1:
+        raise ValueError("neither a part of a GPU nor whole ones")
+    return gpus
+
+
+_Count = Annotated[int, Field(ge=1)]
+_Gpus = Annotated[float, Field(ge=0), AfterValidator(_fraction_or_whole)]
+
+_A_COUNT = must_be("a whole number of at least 1")
+_A_NUMBER_OF_GPUS = must_be("a fraction of one GPU, as 0.5, or a whole number of them, or 'auto'")
+
+
+class Resources(BaseModel):
     """What one trial gets. `gpus` may be a fraction; None is one GPU for each of its processes, where there is any.
 
-    With `packs` the fraction is to be measured (packing.py), which is up to whoever starts the sweep.
+    With "auto" the fraction is to be measured (packing.py), which is up to whoever starts the sweep.
 
     Without a number of `cpus`, each process gets one core, or the trials divide all cores where fewer run at once.
     """
 
-    cpus: int | None = None
-    gpus: float | None = None
-    accelerator: str | None = None  # the kind of GPU, by Ray's name for it: A100, H100, L4, T4
-    memory_gib: float | None = None  # that a node has left for the trial
-    processes: int = 1  # that share each batch, all on one node
-    packs: bool = False  # `gpus` is "auto"
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    cpus: Annotated[_Count | None, _A_COUNT] = None
+    gpus: Annotated[_Gpus | Literal["auto"] | None, _A_NUMBER_OF_GPUS] = None
+    # The kind of GPU, by Ray's name for it: A100, H100, L4, T4.
+    accelerator: Annotated[Annotated[str, Field(min_length=1)] | None, must_be("Ray's name of a GPU, as 'A100'")] = None
+    # That a node has left for the trial.
+    memory_gib: Annotated[Annotated[float, Field(gt=0)] | None, must_be("a number above 0")] = None
+    processes: Annotated[_Count, _A_COUNT] = 1  # that share each batch, all on one node
 
     @classmethod
     def of(cls, given: object) -> Resources:
         """Read a space file's `{"gpus": 0.5, "cpus": 2, "accelerator": "A100"}`. Raise ResourcesError."""
         if not isinstance(given, Mapping):
             raise ResourcesError(f'resources is {given!r}; it must be a mapping, as {{"gpus": 0.5, "cpus": 2}}')
-        known = [name for name in cls.__dataclass_fields__ if name != "packs"]
-        for key in given:
-            if key not in known:
-                raise ResourcesError(f"resources: {key!r} means nothing{nearest(str(key), known)}")
-        cpus, packs = given.get("cpus"), given.get("gpus") == "auto"
-        read = cls(
-            cpus=None if cpus is None else _count("cpus", cpus),
-            gpus=None if packs else _gpus(given.get("gpus")),
-            processes=_count("processes", given.get("processes", 1)),
-            accelerator=_name("accelerator", given.get("accelerator")),
-            memory_gib=_amount("memory_gib", given.get("memory_gib")),
-            packs=packs,
-        )
-        read._check_processes(given.get("gpus"))
-        return read
+        try:
+            return cls.model_validate(dict(given))
+        except ValidationError as error:
+            raise ResourcesError("\n".join(mistakes(error, cls.model_fields, within="resources"))) from None
 
-    def _check_processes(self, gpus: object) -> None:
-        """Raise ResourcesError where cores or `gpus`, as they were given, are not enough for each process."""
+    @property
+    def packs(self) -> bool:
+        """Whether the fraction of a GPU is to be measured."""
+        return self.gpus == "auto"
+
+    @model_validator(mode="after")
+    def _enough_for_each_process(self) -> Self:
         if self.cpus is not None and self.cpus < self.processes:
-            raise ResourcesError(f"resources: cpus is {self.cpus}; {self.processes} processes need at least one each")
+            raise ValueError(f"resources.cpus is {self.cpus}; {self.processes} processes need at least one each")
         if self.processes == 1:
-            return
+            return self
         if self.packs:
-            raise ResourcesError(f"resources: gpus is 'auto', but {self.processes} processes take a GPU each")
+            raise ValueError(f"resources.gpus is 'auto', but {self.processes} processes take a GPU each")
         if self.gpus and self.gpus != self.processes:
-            raise ResourcesError(
-                f"resources: gpus is {gpus!r}; {self.processes} processes take a GPU each, so it must be "
+            raise ValueError(
+                f"resources.gpus is {self.gpus:g}; {self.processes} processes take a GPU each, so it must be "
                 f"{self.processes}, or 0"
             )
+        return self
 
     def share(self, available: Mapping[str, float], trials: int) -> Share:
         """Divide what Ray has `available` among at most `trials` at once. Raise ResourcesError where not one fits."""
-        gpus = self.gpus if self.gpus is not None else float(self.processes * (available.get("GPU", 0) > 0))
+        asked = None if self.gpus == "auto" else self.gpus
+        there = available.get("GPU", 0.0)
+        gpus = float(self.processes * (there > 0)) if asked is None else asked
         cores = available.get("CPU", 0.0)
         needed = self.cpus or self.processes
         places = cores // needed
         if gpus:
             # A fraction lies on one GPU, and rounding takes no place away: three thirds fit.
-            held = available.get("GPU", 0.0)
-            places = min(places, held // gpus if gpus >= 1 else held * int(1 / gpus + 1e-9))
+            places = min(places, there // gpus if gpus >= 1 else there * int(1 / gpus + 1e-9))
         concurrent = min(int(places), trials)
         if concurrent < 1:
             raise ResourcesError(
-                f"a trial asks for {needed} cores and {gpus:g} GPUs; there are {cores:g} and "
-                f"{available.get('GPU', 0):g}"
+                f"a trial asks for {needed} cores and {gpus:g} GPUs; there are {cores:g} and {there:g}"
             )
         return Share(cpus=self.cpus or int(cores // concurrent), gpus=gpus, concurrent=concurrent)
 
@@ -91,42 +104,3 @@ class Share:
     cpus: int
     gpus: float
     concurrent: int
-
-
-def _count(name: str, given: object) -> int:
-    """A whole number above 0. Raise ResourcesError."""
-    if not isinstance(given, int) or isinstance(given, bool) or given < 1:
-        raise ResourcesError(f"resources: {name} is {given!r}; it must be a whole number of at least 1")
-    return given
-
-
-def _gpus(given: object) -> float | None:
-    """A fraction of one GPU, or a whole number of them. Raise ResourcesError."""
-    if given is None:
-        return None
-    if not _is_number(given) or not given >= 0 or (given > 1 and given % 1 != 0):
-        raise ResourcesError(
-            f"resources: gpus is {given!r}; it must be a fraction of one GPU, as 0.5, or a whole number of them, "
-            "or 'auto'"
-        )
-    return float(given)
-
-
-def _name(name: str, given: object) -> str | None:
-    """What Ray calls a kind of GPU. Raise ResourcesError."""
-    if given is not None and (not isinstance(given, str) or not given):
-        raise ResourcesError(f"resources: {name} is {given!r}; it must be Ray's name of a GPU, as 'A100'")
-    return given
-
-
-def _amount(name: str, given: object) -> float | None:
-    """A number above 0. Raise ResourcesError."""
-    if given is None:
-        return None
-    if not _is_number(given) or not given > 0:
-        raise ResourcesError(f"resources: {name} is {given!r}; it must be a number above 0")
-    return float(given)
-
-
-def _is_number(given: object) -> TypeGuard[float]:
-    return isinstance(given, int | float) and not isinstance(given, bool)

@@ -71,7 +71,7 @@ class Ledger:
         self._store = store
         self._objective = objective
         self._view = view
-        self._scheduler = scheduler or Schedule("none").scheduler(1)
+        self._scheduler = scheduler or Schedule(name="none").scheduler(1)
         self._trials: dict[int, _Trial] = {}
         self._paused: dict[str, _Paused] = {}
         self._deaths: Counter[int] = Counter()

@@ -32,9 +32,7 @@ class SamplerError(UserError, ValueError):
 def named(name: object) -> str:
     """The name, if there is such a sampler. Raise SamplerError."""
     if not isinstance(name, str) or name not in SAMPLERS:
-        raise SamplerError(
-            f"sampler: {name!r} is none{nearest(str(name), SAMPLERS)}; there are {', '.join(sorted(SAMPLERS))}"
-        )
+        raise SamplerError(f"sampler: {name!r} is no sampler{nearest(str(name), SAMPLERS)}")
     return name
 
 

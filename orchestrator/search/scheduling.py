@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import Annotated, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from cpcnn_core.errors import UserError
 from cpcnn_core.suggest import nearest
+from cpcnn_core.validation import mistakes, must_be
 from orchestrator.objectives.objective import non_domination_ranks
 
 Value: TypeAlias = tuple[tuple[float, ...], ...]
@@ -28,35 +31,35 @@ class ScheduleError(UserError, ValueError):
     """A `scheduler` that cannot be used."""
 
 
-@dataclass(frozen=True)
-class Schedule:
+def _known(name: object) -> object:
+    """Refuse a name that no scheduler has, with the nearest one."""
+    if not isinstance(name, str) or name not in SCHEDULERS:
+        raise ValueError(f"scheduler: {name!r} is no scheduler{nearest(str(name), SCHEDULERS)}")
+    return name
+
+
+class Schedule(BaseModel):
     """What a space file's `scheduler` says: a name, or a mapping of the name and the numbers below."""
 
-    name: str = "asha"
-    grace_epochs: int | None = None  # no trial stops before; None: a ninth of the epochs, at least 3
-    reduction_factor: int = 3  # of the trials at a rung, one in so many goes on
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: Annotated[str, BeforeValidator(_known)] = "asha"
+    # No trial stops before; None: a ninth of the epochs, at least 3.
+    grace_epochs: Annotated[Annotated[int, Field(ge=1)] | None, must_be("a whole number of at least 1")] = None
+    # Of the trials at a rung, one in so many goes on.
+    reduction_factor: Annotated[int, Field(ge=2), must_be("a whole number of at least 2")] = 3
 
     @classmethod
     def of(cls, given: object) -> Schedule:
         """Read `"asha"` or `{"name": "asha", "grace_epochs": 3}`. Raise ScheduleError, with the nearest name."""
-        fields: Mapping[Any, Any] = given if isinstance(given, Mapping) else {"name": given}
-        for key in fields:
-            if key not in cls.__dataclass_fields__:
-                raise ScheduleError(f"scheduler: {key!r} means nothing{nearest(str(key), cls.__dataclass_fields__)}")
-        name = fields.get("name", cls.name)
-        if not isinstance(name, str) or name not in SCHEDULERS:
-            raise ScheduleError(
-                f"scheduler: {name!r} is none of {', '.join(SCHEDULERS)}{nearest(str(name), SCHEDULERS)}"
-            )
-        for key, least in (("grace_epochs", 1), ("reduction_factor", 2)):
-            value = fields.get(key, least)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ScheduleError(f"scheduler: {key} is {value!r}; it must be a whole number of at least {least}")
-        return cls(**fields)
+        try:
+            return cls.model_validate(dict(given) if isinstance(given, Mapping) else {"name": given})
+        except ValidationError as error:
+            raise ScheduleError("\n".join(mistakes(error, cls.model_fields, within="scheduler"))) from None
 
     def named(self, name: str | None) -> Schedule:
         """A copy under another name, its numbers kept; itself where there is no name. Raise ScheduleError."""
-        return self if name is None else replace(self, name=Schedule.of(name).name)
+        return self if name is None else Schedule.of({**self.model_dump(), "name": name})
 
     def scheduler(self, epochs: int) -> Scheduler:
         """A new scheduler for trials of at most so many epochs."""

@@ -13,24 +13,35 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Annotated, Protocol, TypeAlias
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    JsonValue,
+    ValidationError,
+)
 
 import search_spaces
 from cpcnn_core import places
 from cpcnn_core.config import LOCATIONS, PROTOCOL, ConfigError, TrialConfig, check_field
 from cpcnn_core.errors import UserError
 from cpcnn_core.metrics import OF_PIXELS
-from orchestrator.machines.resources import Resources, ResourcesError
-from orchestrator.objectives.objective import Objective, ObjectiveError
+from cpcnn_core.validation import a_mapping, mistakes, must_be
+from orchestrator.machines.resources import Resources
+from orchestrator.objectives.objective import Objective
 from orchestrator.search import samplers
-from orchestrator.search.scheduling import Schedule, ScheduleError
+from orchestrator.search.scheduling import Schedule
 from orchestrator.text.formatting import plain
 from search_spaces import Choice, Distribution, Floats, Ints, Scalar, Space, desirability
 
-_NAMES = ("space", "settings", "trials", "sampler", "objective", "scheduler", "resources", "stall_minutes")
 _ALL_CORNERS = 4096  # beyond this many combinations of extremes, a random part of them is checked
 _SOME_CORNERS = 512
 _WHERE = " where "
+_PYTHONS: Mapping[str, Scalar] = {"True": True, "False": False, "None": None}  # where JSON has true, false and null
 _OF_ALL_TRIALS = frozenset({"data.name", "data.root", "data.digest", "protocol", "source"})
 
 
@@ -50,13 +61,40 @@ class Suggester(Protocol):
     def suggest_float(self, name: str, low: float, high: float, *, step: float | None, log: bool) -> float: ...
 
 
+_Field: TypeAlias = Annotated[str, must_be("a text, the name of a field")]
+_Setting: TypeAlias = Annotated[Scalar, must_be("one finite number, text, True, False or None")]
+_Varied: TypeAlias = Annotated[
+    InstanceOf[Choice] | InstanceOf[Ints] | InstanceOf[Floats],
+    must_be("choice(...), ints(...) or floats(...). A fixed value belongs into settings"),
+]
+
+
+class SpaceFile(BaseModel):
+    """What a space file may say. `SearchSpace.check` then tries it on the configuration."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    question: str = ""  # the file's docstring
+    space: Annotated[Mapping[_Field, _Varied], a_mapping("from fields to choice(...), ints(...) or floats(...)")]
+    settings: Annotated[Mapping[_Field, _Setting], a_mapping("from fields to values")] = Field(default_factory=dict)
+    trials: Annotated[int, Field(ge=1), must_be("a whole number of at least 1")] = 16
+    sampler: Annotated[str, BeforeValidator(samplers.named)] = samplers.DEFAULT
+    objective: Annotated[InstanceOf[Objective] | None, BeforeValidator(Objective.of)] = None  # None: not said
+    scheduler: Annotated[Schedule, BeforeValidator(Schedule.of)] = Schedule()
+    resources: Annotated[Resources, BeforeValidator(Resources.of)] = Resources()
+    stall_minutes: Annotated[float, Field(ge=0), must_be("a number of minutes, or 0 for never")] = 30.0
+
+
+_NAMES = tuple(name for name in SpaceFile.model_fields if name != "question")
+
+
 @dataclass(frozen=True)
 class SearchSpace:
     """A space file's content: the fields that vary, those that do not, how many trials, and to what end."""
 
     source: str
     question: str
-    fields: Mapping[str, Distribution]
+    fields: Space
     settings: Mapping[str, Scalar]
     trials: int
     objective: Objective
@@ -67,11 +105,15 @@ class SearchSpace:
 
     def configure(self, pick: Picker) -> TrialConfig:
         """The trial that `pick` gives. Raise ConfigError where the combination is not allowed."""
+        return TrialConfig.from_flat(self._picked(pick))
+
+    def _picked(self, pick: Picker) -> dict[str, Scalar]:
+        """The settings, and what `pick` gives for each field that is active under what it gave before."""
         picked: dict[str, Scalar] = dict(self.settings)
         for field, name, distribution in self._walk(self.fields, "", picked):
             fixed = _is_fixed(distribution)
             picked[field] = next(_extremes(distribution)) if fixed else pick(name, distribution)
-        return TrialConfig.from_flat(picked)
+        return picked
 
     def default(self) -> TrialConfig:
         """The trial in which nothing was picked: the configuration's default where the space allows it, otherwise a
@@ -132,33 +174,33 @@ class SearchSpace:
     def epochs(self) -> int:
         """The most epochs that a trial of this space may take."""
         field = "train.epochs"
-        searched = [_most(_as_distribution(held)) for name, held in _every(self.fields) if name == field]
+        searched = [_most(_as_distribution(value)) for name, value in _every(self.fields) if name == field]
         return max(searched, default=int(self.settings.get(field) or TrialConfig().train.epochs))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, JsonValue]:
         """What identifies the space, as JSON: two files with the same description ask the same question."""
-        where = {key: value for key, value in self.settings.items() if key not in LOCATIONS}
+        settings: dict[str, JsonValue] = {k: value for k, value in self.settings.items() if k not in LOCATIONS}
         return {
             "protocol": PROTOCOL,
             "space": {field: str(distribution) for field, distribution in self.fields.items()},
-            "settings": where,
+            "settings": settings,
             "sampler": self.sampler,
             "objective": self.objective.describe(),
         }
 
     def with_settings(self, given: Mapping[str, Scalar]) -> SearchSpace:
         """A copy in which each given field is fixed. Raise SpaceError where that cannot be."""
-        fields: Mapping[str, Distribution] = self.fields
+        fields = self.fields
         settings = dict(self.settings)
         for key, value in given.items():
             try:
                 check_field(key)
             except ConfigError as error:
                 raise SpaceError(f"--set {error}") from None
-            held = _absolute(key, value)
-            fixed = _fix(fields, key, held)
+            located = _absolute(key, value)
+            fixed = _fix(fields, key, located)
             if fixed is None:
-                settings[key] = held
+                settings[key] = located
             else:
                 fields = fixed
         return replace(self, fields=fields, settings=settings)
@@ -228,8 +270,10 @@ class SearchSpace:
 
     def _try(self, where: str, pins: Mapping[str, Scalar]) -> None:
         try:
-            unmeasured = self.objective.unmeasured(self.configure(_pinned(pins)))
-            if unmeasured is not None:
+            picked = self._picked(_pinned(pins))
+            config = TrialConfig.from_flat(picked)
+            _check_taken_as_written(picked, config)
+            if (unmeasured := self.objective.unmeasured(config)) is not None:
                 raise SpaceError(f"{where}objective: {unmeasured}")
         except ConfigError as error:
             named = str(error).partition(":")[0]
@@ -267,64 +311,53 @@ def load(path: Path, given: Mapping[str, Scalar] | None = None) -> SearchSpace:
     A file without an objective wants accuracy and FID alike where FID is measured, which `given` may say, else
     accuracy.
     """
-    module = _run_file(path)
-    settings = module.get("settings", {})
-    if not isinstance(settings, Mapping):
-        raise SpaceError(f"{path}: settings is {settings!r}; it must map configuration fields to values")
-    trials = module.get("trials", 16)
-    if not isinstance(trials, int) or isinstance(trials, bool) or trials < 1:
-        raise SpaceError(f"{path}: trials is {trials!r}; it must be a number of at least 1")
-    stall = module.get("stall_minutes", SearchSpace.stall_minutes)
-    if not isinstance(stall, int | float) or isinstance(stall, bool) or not 0 <= stall < math.inf:
-        raise SpaceError(f"{path}: stall_minutes is {stall!r}; it must be a number of minutes, or 0 for never")
-    default = desirability() if {**settings, **(given or {})}.get("eval.fid_every") else "val_acc"
+    content = _read_file(path)
+    default = desirability() if {**content.settings, **(given or {})}.get("eval.fid_every") else "val_acc"
     try:
-        objective = Objective.of(module.get("objective", default))
-        sampler = samplers.named(module.get("sampler", samplers.DEFAULT))
-        schedule = Schedule.of(module.get("scheduler", "asha"))
-        resources = Resources.of(module.get("resources", {}))
-    except (ObjectiveError, samplers.SamplerError, ScheduleError, ResourcesError) as error:
-        raise SpaceError(f"{path}: {error}") from None
-    try:
-        located = {key: _absolute(key, value) for key, value in settings.items()}
+        settings = {key: _absolute(key, value) for key, value in content.settings.items()}
     except SpaceError as error:
         raise SpaceError(f"{path}: settings: {error}") from None
-    question = (module.get("__doc__") or "").strip()
     return SearchSpace(
         str(path),
-        question,
-        dict(module["space"]),
-        located,
-        trials,
-        objective,
-        sampler=sampler,
-        schedule=schedule,
-        resources=resources,
-        stall_minutes=float(stall),
+        content.question,
+        content.space,
+        settings,
+        content.trials,
+        Objective.of(default) if content.objective is None else content.objective,
+        sampler=content.sampler,
+        schedule=content.scheduler,
+        resources=content.resources,
+        stall_minutes=content.stall_minutes,
     )
 
 
-def _run_file(path: Path) -> Mapping[str, Any]:
-    """The names that a space file defines, `space` among them; Any, since it is the user's program."""
+def _read_file(path: Path) -> SpaceFile:
+    """What a space file says, checked for itself. Raise SpaceError with each mistake."""
+    names = _run_file(path)
+    for name, value in names.items():
+        # Names that are not ours are the file's own, for its own use, but for what is nearly one of ours.
+        close = difflib.get_close_matches(name.lower(), _NAMES, n=1, cutoff=0.8)
+        if close and name not in _NAMES and value is not getattr(search_spaces, name, None):
+            raise SpaceError(f"{path}: {name} means nothing in a space file; did you mean {close[0]}?")
+    if "space" not in names:
+        raise SpaceError(f"{path}: `space` is missing; it maps configuration fields to choice, ints or floats")
+    question = names.get("__doc__") or ""
+    content = {name: names[name] for name in _NAMES if name in names}
+    try:
+        return SpaceFile.model_validate({**content, "question": str(question).strip()})
+    except ValidationError as error:
+        lines = "\n".join(mistakes(error, _NAMES)).splitlines()
+        raise SpaceError("\n".join(f"{path}: {line}" for line in lines)) from None
+
+
+def _run_file(path: Path) -> Mapping[str, object]:
+    """The names that a space file defines."""
     if not path.is_file():
         raise SpaceError(f"{path}: there is no such space file{_nearby(path)}")
     try:
-        module = runpy.run_path(str(path), run_name="space")
+        return runpy.run_path(str(path), run_name="space")
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's program; whatever it raises is its mistake
         raise SpaceError(f"{path}{_line_of(error, path)}: {type(error).__name__}: {error}") from None
-    for name in module:
-        close = difflib.get_close_matches(name.lower(), _NAMES, n=1, cutoff=0.8)
-        if close and name not in _NAMES and module[name] is not getattr(search_spaces, name, None):
-            raise SpaceError(f"{path}: {name} means nothing in a space file; did you mean {close[0]}?")
-    if not isinstance(module.get("space"), Mapping):
-        raise SpaceError(f"{path}: `space` is missing; it maps configuration fields to choice, ints or floats")
-    for field, value in module["space"].items():
-        if not isinstance(value, Distribution):
-            raise SpaceError(
-                f"{path}: space[{field!r}] is {value!r}; it must be choice(...), ints(...) or floats(...). "
-                "A fixed value belongs into settings"
-            )
-    return module
 
 
 def read(path: Path, given: Iterable[str] = (), *, seed: int = 0, sampler: str | None = None) -> SearchSpace:
@@ -349,7 +382,7 @@ def parse_data_root(given: Iterable[str]) -> dict[str, Scalar]:
 
 
 def parse_settings(given: Iterable[str]) -> dict[str, Scalar]:
-    """`["model.fusion=stem_add", "train.lr=1e-3"]` as a mapping. A value is a JSON scalar, else a string.
+    """`["model.fusion=stem_add", "train.lr=1e-3"]` as a mapping. A value is a JSON or Python scalar, else a string.
 
     A place (`data.root`) is null or a string whatever it looks like, and made absolute. Raise SpaceError.
     """
@@ -362,7 +395,7 @@ def parse_settings(given: Iterable[str]) -> dict[str, Scalar]:
         try:
             value = _absolute(key, text) if key in LOCATIONS and text != "null" else json.loads(text)
         except json.JSONDecodeError:
-            value = text
+            value = _PYTHONS.get(text, text)
         except SpaceError as error:
             raise SpaceError(f"--set {error}") from None
         if isinstance(value, list | dict):
@@ -371,6 +404,17 @@ def parse_settings(given: Iterable[str]) -> dict[str, Scalar]:
             _check_protocol(f"--set {item}", value)
         settings[key] = value
     return settings
+
+
+def _check_taken_as_written(picked: Mapping[str, Scalar], config: TrialConfig) -> None:
+    """Raise ConfigError for a value that the configuration takes for another: `"3"` or True for a number, 1 for True.
+
+    It would not be recognised in the rows of its own sweep.
+    """
+    flat = config.flat()
+    for field, value in picked.items():
+        if value is not None and not _same(value, flat[field]):
+            raise ConfigError(f"{field}: {value!r} would be taken as {flat[field]!r}; write {flat[field]!r}")
 
 
 def _check_protocol(where: str, value: Scalar) -> None:
@@ -397,7 +441,7 @@ def by_optuna(trial: Suggester) -> Picker:
                 return trial.suggest_int(name, low, high, step=step, log=log)
             case Floats(low=low, high=high, log=log, step=step):
                 # With a step, Optuna gives 0.30000000000000004 where the space means 0.3.
-                return _held(distribution, trial.suggest_float(name, low, high, step=step, log=log))
+                return _as_declared(distribution, trial.suggest_float(name, low, high, step=step, log=log))
 
     return pick
 
@@ -426,7 +470,7 @@ def at_random(rng: random.Random) -> Picker:
 def _by_default(defaults: Mapping[str, Scalar]) -> Picker:
     def pick(name: str, distribution: Distribution) -> Scalar:
         default = defaults.get(_field_of(name))
-        return _held(distribution, default) if _allows(distribution, default) else next(_extremes(distribution))
+        return _as_declared(distribution, default) if _allows(distribution, default) else next(_extremes(distribution))
 
     return pick
 
@@ -436,7 +480,7 @@ def _as_recorded(flat: Mapping[str, Scalar], params: dict[str, tuple[Scalar, Dis
         field = _field_of(name)
         if field not in flat or not _allows(distribution, flat[field]):
             raise _NotAdmittedError(field)
-        value = _held(distribution, flat[field])
+        value = _as_declared(distribution, flat[field])
         params[name] = value, distribution
         return value
 
@@ -472,19 +516,19 @@ def _allows(distribution: Distribution, value: Scalar) -> bool:
     if not distribution.low <= value <= distribution.high:
         return False
     if isinstance(distribution, Floats):
-        return distribution.step is None or any(math.isclose(value, held) for held in distribution.steps())
+        return distribution.step is None or any(math.isclose(value, step) for step in distribution.steps())
     return value == int(value) and (int(value) - distribution.low) % distribution.step == 0
 
 
-def _held(distribution: Distribution, value: Scalar) -> Scalar:
-    """An allowed value as the distribution itself holds it: a configuration turns the 0 of a `choice(0, 1)` to 0.0."""
+def _as_declared(distribution: Distribution, value: Scalar) -> Scalar:
+    """An allowed value as the distribution declares it: a configuration turns the 0 of a `choice(0, 1)` to 0.0."""
     match distribution:
         case Choice(options=options):
             return next(option for option in options if _same(value, option))
         case Ints():
             return int(value or 0)
         case Floats(step=float()):
-            return min(distribution.steps(), key=lambda held: abs(held - float(value or 0)))
+            return min(distribution.steps(), key=lambda step: abs(step - float(value or 0)))
         case Floats():
             return float(value or 0)
 
@@ -577,34 +621,33 @@ def _probes(
 
 def _corners(space: SearchSpace) -> Iterator[dict[str, Scalar]]:
     """Combinations of extremes: all of them where they are few, else a part drawn by a fixed seed."""
-    found = [(name, list(_extremes(distribution))) for _, name, distribution, _ in _probes(space, space.fields, "", {})]
-    names = [name for name, _ in found]
-    if math.prod(len(values) for _, values in found) <= _ALL_CORNERS:
-        for values in itertools.product(*(values for _, values in found)):
+    probes = _probes(space, space.fields, "", {})
+    extremes = [(name, list(_extremes(distribution))) for _, name, distribution, _ in probes]
+    names = [name for name, _ in extremes]
+    if math.prod(len(values) for _, values in extremes) <= _ALL_CORNERS:
+        for values in itertools.product(*(values for _, values in extremes)):
             yield dict(zip(names, values, strict=True))
     else:
         rng = random.Random(0)
         for _ in range(_SOME_CORNERS):
-            yield {name: rng.choice(values) for name, values in found}
+            yield {name: rng.choice(values) for name, values in extremes}
 
 
-def _fix(fields: Mapping[str, Any], key: str, value: Scalar) -> dict[str, Any] | None:
+def _fix(fields: Space, key: str, value: Scalar) -> dict[str, Distribution | Scalar] | None:
     """`fields` with `key` fixed wherever it stands; None where it stands nowhere."""
-    found = False
-    changed: dict[str, Any] = {}
-    for field, held in fields.items():
-        changed[field] = held
+    changed: dict[str, Distribution | Scalar] = {}
+    for field, declared in fields.items():
         if field == key:
-            found = True
-            branch = held.branches.get(value) if isinstance(held, Choice) else None
+            branch = declared.branches.get(value) if isinstance(declared, Choice) else None
             changed[field] = Choice((value,), {value: branch} if branch else {})
-        elif isinstance(held, Choice):
-            branches = {option: _fix(branch, key, value) for option, branch in held.branches.items()}
+        elif isinstance(declared, Choice):
+            branches = {option: _fix(branch, key, value) for option, branch in declared.branches.items()}
             if any(branch is not None for branch in branches.values()):
-                found = True
-                kept = {option: branches[option] or held.branches[option] for option in branches}
-                changed[field] = Choice(held.options, kept)
-    return changed if found else None
+                changed[field] = Choice(
+                    declared.options,
+                    {option: branches[option] or branch for option, branch in declared.branches.items()},
+                )
+    return {**fields, **changed} if changed else None
 
 
 def _absolute(field: str, value: Scalar) -> Scalar:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import signal
@@ -221,7 +220,7 @@ def _record_run(plan: Plan, store: Store) -> None:
         trials=plan.trials,
         hours=plan.budget.hours,
         gpu_hours=plan.budget.gpu_hours,
-        scheduler=dataclasses.asdict(plan.space.schedule),
+        scheduler=plan.space.schedule.model_dump(),
         git_commit=provenance.git_commit(),
         versions=provenance.versions(),
         hardware=provenance.hardware(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Measured:
     def packed(self, resources: Resources, available: Mapping[str, float]) -> tuple[Resources, str]:
         """The resources with a fraction for "auto" where Ray has `available`, and what was found in a sentence."""
         trials = self.trials(available["CPU"] / available["GPU"] / (resources.cpus or 1))
-        return replace(resources, gpus=1 / trials), self.sentence(trials)
+        return resources.model_copy(update={"gpus": 1 / trials}), self.sentence(trials)
 
     def sentence(self, trials: int) -> str:
         """What was found, and what follows."""

@@ -53,7 +53,7 @@ class Sweep:
     def __init__(self, seed: int, store: Store) -> None:
         self.rng = random.Random(seed)
         self.store = store
-        self.schedule = Schedule(self.rng.choice(["promote", "promote", "asha", "none"]), grace_epochs=1)
+        self.schedule = Schedule(name=self.rng.choice(["promote", "promote", "asha", "none"]), grace_epochs=1)
         self.at_once = self.rng.choice([1, 2, 3])
         self.kills = self.rng.choice([1, 2, 4])
         self.failed: set[str] = set()  # trials that may end so

@@ -49,7 +49,7 @@ def opened(store: Store, schedule: str, *, trials: int = 3) -> Iterator[Ledger]:
     """The ledger of a new driver."""
     study = Study(SPACE, store, seed=0, trials=trials)
     view = Progress(Console(quiet=True), SPACE.objective, SPACE.searched, total=trials)
-    ledger = Ledger(study, store, SPACE.objective, view, Schedule(schedule, grace_epochs=2).scheduler(EPOCHS))
+    ledger = Ledger(study, store, SPACE.objective, view, Schedule(name=schedule, grace_epochs=2).scheduler(EPOCHS))
     ledger.recall(ranking.read([store])[0])
     yield ledger
     assert ledger.fatal is None

@@ -146,8 +146,8 @@ def test_a_grid_is_walked_whole_in_an_order_that_the_seed_draws(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("text", "sampler", "says"),
     [
-        ("space = {}\nsampler = 'tp'", None, "sampler: 'tp' is none; did you mean tpe?"),
-        ("space = {}", "gird", "--sampler: 'gird' is none; did you mean grid?"),
+        ("space = {}\nsampler = 'tp'", None, "sampler: 'tp' is no sampler; did you mean tpe?"),
+        ("space = {}", "gird", "--sampler: 'gird' is no sampler; did you mean grid?"),
         (
             "space = {'train.lr': floats(1e-4, 1e-2, log=True)}",
             "grid",

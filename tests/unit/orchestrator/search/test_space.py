@@ -73,10 +73,14 @@ def test_a_file_is_read_whole(tmp_path: Path) -> None:
 
 def test_how_trials_are_run_is_read_and_is_no_part_of_the_question(tmp_path: Path) -> None:
     plain = space_of(tmp_path, BRANCHED)
-    assert (plain.schedule, plain.resources, plain.stall_minutes) == (Schedule("asha"), Resources(), 30.0)
+    assert (plain.schedule, plain.resources, plain.stall_minutes) == (Schedule(name="asha"), Resources(), 30.0)
     more = 'scheduler = {"name": "median", "grace_epochs": 1}\nresources = {"gpus": 0.5}\nstall_minutes = 5'
     space = space_of(tmp_path, f"{BRANCHED}\n{more}")
-    assert (space.schedule, space.resources, space.stall_minutes) == (Schedule("median", 1), Resources(gpus=0.5), 5.0)
+    assert (space.schedule, space.resources, space.stall_minutes) == (
+        Schedule(name="median", grace_epochs=1),
+        Resources(gpus=0.5),
+        5.0,
+    )
     assert space.describe() == plain.describe()
 
 

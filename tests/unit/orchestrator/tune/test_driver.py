@@ -500,12 +500,12 @@ def test_fractions_of_gpus_are_packed_onto_each(gpus: float, fit: int) -> None:
     ("given", "says"),
     [
         (2, "resources is 2; it must be a mapping"),
-        ({"gpu": 1}, "'gpu' means nothing; did you mean gpus"),
+        ({"gpu": 1}, r"resources\.gpu: no such field; did you mean gpus\?"),
         ({"gpus": 1.5}, "gpus is 1.5"),
         ({"gpus": -1}, "gpus is -1"),
         ({"cpus": 0.5}, "cpus is 0.5"),
         ({"gpus": "all"}, "gpus is 'all'; .* or 'auto'"),
-        ({"packs": True}, "'packs' means nothing"),
+        ({"packs": True}, r"resources\.packs: no such field; there are cpus, gpus"),
         ({"gpus": "auto", "processes": 2}, "gpus is 'auto', but 2 processes take a GPU each"),
     ],
 )
