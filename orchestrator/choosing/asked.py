@@ -14,9 +14,9 @@ from typing import Any
 from cpcnn_core.config import LOCATIONS, PROTOCOL, SINCE_PROTOCOL_2, Scalar, field_defaults
 from orchestrator.choosing.where import Condition
 from orchestrator.records.ranking import Entry
+from orchestrator.records.space_record import RecordedChoice, RecordedField, RecordedSpace
 from orchestrator.records.store import OPTION_PREFIX
-from orchestrator.records.sweep_file import Structure, SweepRecord
-from orchestrator.search.growth import admits
+from orchestrator.records.sweep_file import SweepRecord
 
 _QUANTIZE = "data.quantize"
 
@@ -75,19 +75,18 @@ def asks_for(sweep: SweepRecord, row: Mapping[str, Any]) -> bool:
     defaults = field_defaults(str(settings.get("data.name") or field_defaults("digits")["data.name"]))
     options = [name for name, value in row.items() if name.startswith(OPTION_PREFIX) and value is not None]
     return all(
-        admits(varied[name], row.get(name)) if name in varied else _is_set(name, row, settings, defaults)
+        varied[name].admits(row.get(name)) if name in varied else _is_set(name, row, settings, defaults)
         for name in dict.fromkeys((*defaults, *settings, *varied, *options))
         if name not in LOCATIONS
     )
 
 
-def _varied(fields: Structure, row: Mapping[str, Any]) -> Iterator[tuple[str, Structure]]:
+def _varied(fields: RecordedSpace, row: Mapping[str, Any]) -> Iterator[tuple[str, RecordedField]]:
     """How each field varies that is active under the row's options."""
-    for field, held in fields.items():
-        yield field, held
-        for option, branch in held.get("options", ()):
-            if admits({"kind": "choice", "options": [[option, {}]]}, row.get(field)):
-                yield from _varied(branch, row)
+    for field, recorded in fields.items():
+        yield field, recorded
+        if isinstance(recorded, RecordedChoice):
+            yield from _varied(recorded.branch(row.get(field)) or {}, row)
 
 
 def _is_set(name: str, row: Mapping[str, Any], settings: Mapping[str, Scalar], defaults: Mapping[str, Scalar]) -> bool:

@@ -18,6 +18,7 @@ from orchestrator.records import layout
 from orchestrator.records.errors import StoreError
 from orchestrator.records.location import RemoteError
 from orchestrator.records.place import Place
+from orchestrator.records.space_record import RecordedSpace
 
 VERSION = 1
 """The version of the file, its `schema_version`; a file without one is of the first."""
@@ -28,8 +29,6 @@ MENDED = (
 )
 
 Number: TypeAlias = int | float
-Structure: TypeAlias = dict[str, Any]  # its shape is that of `search.growth`, the one who reads it
-"""Fields and how they vary, as JSON."""
 
 
 class _Part(BaseModel):
@@ -86,7 +85,7 @@ class SweepRecord(_Part):
     created: str | None = None  # UTC, ISO 8601
     runs: Sequence[Run] = ()
     confirmation: Mapping[str, JsonValue] | None = None  # the question that it decides: `confirming.Question`
-    fields: Structure | None = None  # None in a sweep of the first releases
+    fields: RecordedSpace | None = None  # None in a sweep of the first releases
     warm_start: Sequence[str] = ()  # the sweeps that it learned from
     extended: Sequence[str] = ()  # when its space grew
 

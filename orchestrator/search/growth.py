@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
-from typing import Any
 
-from cpcnn_core.config import TrialConfig
-from orchestrator.records.sweep_file import Structure
-from search_spaces import Choice, Distribution, Floats, Ints, Scalar, Space
+from cpcnn_core.config import Scalar, TrialConfig
+from orchestrator.records.space_record import (
+    RecordedChoice,
+    RecordedField,
+    RecordedFloats,
+    RecordedInts,
+    RecordedSpace,
+)
+from orchestrator.records.sweep_file import Asked
+from search_spaces import Choice, Distribution, Floats, Ints, Space
 
 
-def structure(fields: Space) -> Structure:
-    """The fields as sweep.json holds them, for a later comparison."""
-    return {field: _structure(value) for field, value in fields.items()}
+def recorded(fields: Space) -> RecordedSpace:
+    """The fields as sweep.json records them, for a later comparison."""
+    return {field: _recorded(value) for field, value in fields.items()}
 
 
-def refusals(
-    before: Mapping[str, Any], varied: Structure | None, asked: Mapping[str, Any], fields: Structure
-) -> Iterator[str]:
+def refusals(before: Asked, varied: RecordedSpace | None, asked: Asked, fields: RecordedSpace) -> Iterator[str]:
     """Why what is `asked` now, over `fields`, does not contain what sweep.json says was asked before, over `varied`."""
-    for key in dict.fromkeys([*before, *asked]):
-        if key not in {"space", "settings"} and before.get(key) != asked.get(key):
+    was, now = before.as_json(), asked.as_json()
+    for key in dict.fromkeys([*was, *now]):
+        if key not in {"space", "settings"} and was.get(key) != now.get(key):
             yield f"{key} changed"
     if varied is None:
         yield "sweep.json does not hold the fields that it had, being of an earlier version"
         return
-    fixed = before["settings"]
-    for key, value in asked["settings"].items():
+    fixed = before.settings
+    for key, value in asked.settings.items():
         if key in fixed and fixed[key] != value:
             yield f"settings: {key} changed"
         elif key not in fixed and key not in varied and _default(key, fixed) != value:
@@ -35,68 +39,61 @@ def refusals(
         elif key in varied:
             yield f"space: {key} does not vary any more"
     for key in fixed:
-        if key not in asked["settings"] and key not in fields and _default(key, fixed) != fixed[key]:
+        if key not in asked.settings and key not in fields and _default(key, fixed) != fixed[key]:
             yield f"settings: {key} is gone"
     yield from _shrunk(varied, fields, fixed, "")
 
 
-def _shrunk(before: Structure, now: Structure, fixed: Mapping[str, Scalar], at: str) -> Iterator[str]:
+def _shrunk(before: RecordedSpace, now: RecordedSpace, fixed: Mapping[str, Scalar], at: str) -> Iterator[str]:
     for field, was in before.items():
-        if field not in now:
+        if field in now:
+            yield from _narrowed(field, was, now[field], fixed, at)
+        else:
             yield f"space: {field}{at} is gone"
-            continue
-        held = now[field]
-        if was["kind"] != held["kind"]:
-            yield f"space: {field}{at} was {was['kind']} and is {held['kind']}"
-        elif was["kind"] == "choice":
-            branches = {_key(option): branch for option, branch in held["options"]}
-            for option, branch in was["options"]:
-                if _key(option) not in branches:
-                    yield f"space: {field}{at} has no {option!r} any more"
-                else:
-                    yield from _shrunk(branch, branches[_key(option)], fixed, f"{at} under {field}={option}")
-        elif not held["low"] <= was["low"] <= was["high"] <= held["high"]:
-            yield f"space: {field}{at} has narrower bounds"
-        elif not _keeps_steps(was, held):
-            yield f"space: {field}{at} has other steps, which miss some that were there"
-    for field, held in now.items():
+    for field, new in now.items():
         value = fixed.get(field, _default(field, fixed))
-        if field not in before and not admits(held, value):
+        if field not in before and not new.admits(value):
             yield f"space: {field}{at} is new and does not admit {value!r}, which trials had so far"
 
 
-def admits(held: Structure, value: Scalar) -> bool:
-    """Whether a field that varies so may have the value."""
-    if held["kind"] == "choice":
-        return _key(value) in {_key(option) for option, _ in held["options"]}
-    if not isinstance(value, int | float) or isinstance(value, bool) or not held["low"] <= value <= held["high"]:
-        return False
-    if held["kind"] == "floats":
-        return held["steps"] is None or any(math.isclose(value, step) for step in held["steps"])
-    return not (value - held["low"]) % held["step"]
+def _narrowed(
+    field: str, was: RecordedField, now: RecordedField, fixed: Mapping[str, Scalar], at: str
+) -> Iterator[str]:
+    """What a field may not be any more."""
+    if isinstance(was, RecordedChoice) and isinstance(now, RecordedChoice):
+        for option, branch in was.options:
+            branch_now = now.branch(option)
+            if branch_now is None:
+                yield f"space: {field}{at} has no {option!r} any more"
+            else:
+                yield from _shrunk(branch, branch_now, fixed, f"{at} under {field}={option}")
+    elif isinstance(was, RecordedChoice) or isinstance(now, RecordedChoice) or was.kind != now.kind:
+        yield f"space: {field}{at} was {was.kind} and is {now.kind}"
+    elif not now.low <= was.low <= was.high <= now.high:
+        yield f"space: {field}{at} has narrower bounds"
+    elif not _keeps_steps(was, now):
+        yield f"space: {field}{at} has other steps, which miss some that were there"
 
 
-def _keeps_steps(was: Structure, held: Structure) -> bool:
-    if was["kind"] == "ints":
-        return not (was["low"] - held["low"]) % held["step"] and not was["step"] % held["step"]
-    return held["steps"] is None or (was["steps"] is not None and set(was["steps"]) <= set(held["steps"]))
+def _keeps_steps(was: RecordedInts | RecordedFloats, now: RecordedInts | RecordedFloats) -> bool:
+    if isinstance(was, RecordedInts) and isinstance(now, RecordedInts):
+        return not (was.low - now.low) % now.step and not was.step % now.step
+    if isinstance(was, RecordedFloats) and isinstance(now, RecordedFloats):
+        return now.steps is None or (was.steps is not None and set(was.steps) <= set(now.steps))
+    return False
 
 
-def _structure(value: Distribution | Scalar) -> Structure:
+def _recorded(value: Distribution | Scalar) -> RecordedField:
     match value:
         case Choice(options=options, branches=branches):
-            return {"kind": "choice", "options": [[option, structure(branches.get(option, {}))] for option in options]}
+            each = tuple((option, recorded(branches.get(option, {}))) for option in options)
+            return RecordedChoice(kind="choice", options=each)
         case Ints(low=low, high=high, step=step):
-            return {"kind": "ints", "low": low, "high": high, "step": step}
+            return RecordedInts(kind="ints", low=low, high=high, step=step)
         case Floats(low=low, high=high, step=step):
-            steps = None if step is None else list(value.steps())
-            return {"kind": "floats", "low": low, "high": high, "steps": steps}
+            return RecordedFloats(kind="floats", low=low, high=high, steps=None if step is None else value.steps())
         case _:
-            return {"kind": "choice", "options": [[value, {}]]}
-
-
-def _key(value: Scalar) -> tuple[bool, Scalar]:
-    return isinstance(value, bool), value  # True is 1 to Python
+            return RecordedChoice(kind="choice", options=((value, {}),))
 
 
 def _default(field: str, settings: Mapping[str, Scalar]) -> Scalar:

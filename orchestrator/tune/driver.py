@@ -11,7 +11,8 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+
+from pydantic import JsonValue
 
 from cpcnn_core.config import ConfigError, DataConfig
 from cpcnn_core.errors import DataError
@@ -174,14 +175,15 @@ def _agree(plan: Plan, store: Store) -> None:
     """Write sweep.json, or see that it asks the same question. Raise SweepError where it does not."""
     asked = Asked.model_validate({**plan.space.describe(), "seed": plan.seed})
     record = store.read_sweep() or _new(plan, asked)
-    fields = growth.structure(plan.space.fields)
+    fields = growth.recorded(plan.space.fields)
     if record.asked is None:  # a folder into which trials were run by hand has not asked anything yet
         kind = "sweep" if record.confirmation is None else "confirmation"
         record = record.model_copy(update={"kind": kind, "asked": asked})
-    before, now = (asked if record.asked is None else record.asked).as_json(), asked.as_json()
-    if before != now:
-        changes = "\n".join(_changes("", before, now))
-        refusals = list(growth.refusals(before, record.fields, now, fields)) if plan.extend else []
+    before = asked if record.asked is None else record.asked
+    was, now = before.as_json(), asked.as_json()
+    if was != now:
+        changes = "\n".join(_changes("", was, now))
+        refusals = list(growth.refusals(before, record.fields, asked, fields)) if plan.extend else []
         if not plan.extend or refusals:
             way = (
                 "it did not only grow: " + "; ".join(refusals)
@@ -232,7 +234,7 @@ def _record_run(plan: Plan, store: Store) -> None:
     store.write_sweep(record.model_copy(update={**warm, "runs": [*record.runs, run]}))
 
 
-def _changes(prefix: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Generator[str]:
+def _changes(prefix: str, before: Mapping[str, JsonValue], after: Mapping[str, JsonValue]) -> Generator[str]:
     for key in dict.fromkeys([*before, *after]):
         old, new = before.get(key), after.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):

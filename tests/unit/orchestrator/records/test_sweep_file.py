@@ -68,6 +68,12 @@ def test_what_nobody_gave_is_not_written(store: Store) -> None:
         ('{"asked": null}', "`asked` is no object with settings; move it away"),
         ('{"runs": [1]}', "`runs` is no list of objects; move it away"),
         ('{"runs": [{"trials": "9"}]}', r"`runs\.0\.trials`: .* valid integer; move it away"),
+        ('{"fields": {"a": {"kind": "chance"}}}', r"`fields\.a`: .* 'choice', 'ints', 'floats'; move it away"),
+        (
+            '{"fields": {"a": {"kind": "ints", "low": 1, "high": true, "step": 1}}}',
+            r"`fields\.a\.ints\.high`: .*integer",
+        ),
+        ('{"fields": {"a": {"kind": "choice", "options": [[1]]}}}', r"`fields\.a\.choice\.options\.0\.1`: .*required"),
         ('{"schema_version": 2}', r"a newer version of this program wrote it \(schema 2\)"),
     ],
 )
