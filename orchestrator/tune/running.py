@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 from ray import tune
 
@@ -16,21 +15,9 @@ from orchestrator.search.ledger import Ledger
 from orchestrator.search.study import Suggestion
 from orchestrator.training.stall import Stalls
 from orchestrator.tune import packing, watching
+from orchestrator.tune.assignment import Assignment
 from orchestrator.tune.plan import Plan, SweepError
-from orchestrator.tune.trainable import (
-    CPUS,
-    EXTRA_RESOURCES,
-    FOLDER,
-    GPUS,
-    LOG,
-    NUMBER,
-    OBJECTIVE,
-    PROCESSES,
-    SETTINGS,
-    STALL_SECONDS,
-    TRAINER,
-    TrialProcess,
-)
+from orchestrator.tune.trainable import TrialProcess
 from orchestrator.tune.tuning import Halt, LedgerCallback, LedgerStopper, StudySearcher
 
 _LOOK_SECONDS = 10.0  # between two looks at the logs of trials on other machines
@@ -49,8 +36,8 @@ def place(plan: Plan, store: Store, available: Mapping[str, float], say: Callabl
     """Divide what Ray has `available` among the trials. Raise SweepError or ClusterError where none has room."""
     resources = plan.space.resources
     if resources.packs and available.get("GPU"):
-        resources, found = packing.measure(plan.space).packed(resources, available)
-        say(found)
+        resources, how_many_fit = packing.measure(plan.space).packed(resources, available)
+        say(how_many_fit)
     try:
         share = resources.share(available, plan.trials)
     except ResourcesError as error:
@@ -76,7 +63,7 @@ def run(
             TrialProcess,
             name="sweep",  # of a folder of its own that is thrown away; the sweep's name may mean something to it
             num_samples=-1,
-            search_alg=StudySearcher(ledger, _configured(plan, store, placing, stall_seconds)),
+            search_alg=StudySearcher(ledger, _assigned(plan, store, placing, stall_seconds)),
             max_concurrent_trials=placing.share.concurrent,
             stop=LedgerStopper(ledger),
             callbacks=callbacks,
@@ -87,23 +74,17 @@ def run(
         )
 
 
-def _configured(
-    plan: Plan, store: Store, placing: Placing, stall_seconds: float
-) -> Callable[[Suggestion], dict[str, Any]]:
+def _assigned(plan: Plan, store: Store, placing: Placing, stall_seconds: float) -> Callable[[Suggestion], Assignment]:
     """What turns a suggestion into what the trial's process is given."""
-    same = {
-        FOLDER: store.folder,
-        STALL_SECONDS: stall_seconds,
-        TRAINER: plan.trainer,
-        OBJECTIVE: plan.space.objective.describe(),
-        CPUS: placing.share.cpus,
-        PROCESSES: plan.space.resources.processes,
-        GPUS: placing.share.gpus,
-        EXTRA_RESOURCES: placing.extra,
-    }
-    return lambda suggestion: {
-        **same,
-        NUMBER: suggestion.number,
-        SETTINGS: suggestion.config.flat(),
-        LOG: str(store.log_file(suggestion.config.trial_id)),
-    }
+    return lambda suggestion: Assignment(
+        number=suggestion.number,
+        config=suggestion.config,
+        folder=store.folder,
+        log=store.log_file(suggestion.config.trial_id),
+        share=placing.share,
+        extra=placing.extra,
+        processes=plan.space.resources.processes,
+        trainer=plan.trainer,
+        objective=plan.space.objective,
+        stall_seconds=stall_seconds,
+    )

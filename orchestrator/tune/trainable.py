@@ -6,27 +6,16 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Generator
-from typing import Any
 
 from ray.tune import PlacementGroupFactory, Trainable
 
 from cpcnn_core import environment
-from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
-from orchestrator.objectives.objective import Objective
-from orchestrator.records.location import located
 from orchestrator.records.recording import Place
 from orchestrator.records.store import Store
 from orchestrator.training import stall, trainer
 from orchestrator.training.replicas import ReplicaError, Replicated
-
-# Keys of the config that Tune hands over, and of the results that it passes back.
-NUMBER, SETTINGS, FOLDER, TRAINER, CPUS, GPUS = "number", "settings", "folder", "trainer", "cpus", "gpus"
-OBJECTIVE, PROCESSES = "objective", "processes"
-EXTRA_RESOURCES = "extra_resources"  # what the trial asks of its node beyond CPUs and GPUs
-LOG, STALL_SECONDS = "log", "stall_seconds"
-METRICS, PLACE, FAILURE, STORAGE = "epoch_metrics", "place", "failure", "storage"
-BUSY = "busy"  # why it failed: an orphan of an earlier attempt has not ended yet
+from orchestrator.tune.assignment import Assignment, Epoch, Failure, RayDict, to_ray
 
 logger = logging.getLogger(__name__)
 
@@ -35,30 +24,33 @@ class TrialProcess(Trainable):  # type: ignore[misc]
     """Runs trials, one after another. An exception ends the trial and not the process: a fresh one takes seconds."""
 
     @classmethod
-    def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory:
+    def default_resource_request(cls, config: RayDict) -> PlacementGroupFactory:
         """A trial's share of the machine."""
-        return PlacementGroupFactory([{"CPU": config[CPUS], "GPU": config[GPUS], **config[EXTRA_RESOURCES]}])
+        assignment = Assignment.of_ray(config)
+        return PlacementGroupFactory([{"CPU": assignment.share.cpus, "GPU": assignment.share.gpus, **assignment.extra}])
 
-    def setup(self, config: dict[str, Any]) -> None:
+    def setup(self, config: RayDict) -> None:
         """Prepare the first trial of this process."""
         environment.forget_launchers()  # a cluster's node has an environment of its own
-        if not config[GPUS]:
+        assignment = Assignment.of_ray(config)
+        if not assignment.share.gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves all of them visible to who asks for none
         self._beat: Callable[[], None] = lambda: None
         self._epochs: Generator[EpochMetrics] | None = None
         self._place: Place | None = None
-        self._begin(config)
+        self._begin(assignment)
 
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
+    def reset_config(self, new_config: RayDict) -> bool:
         """Prepare another trial in the same process."""
         self.cleanup()
-        self._begin(new_config)
+        self._begin(Assignment.of_ray(new_config))
         return True
 
-    def step(self) -> dict[str, Any]:
+    def step(self) -> RayDict:
         """Train one epoch."""
         assert self._epochs is not None
-        with trainer.log_to(self._log), stall.watched(self._log, self._stall_seconds) as self._beat:
+        config, stall_seconds = self._assignment.config, self._assignment.stall_seconds
+        with trainer.log_to(self._log), stall.watched(self._log, stall_seconds) as self._beat:
             try:
                 metrics = next(self._epochs, None)
                 if self._place is None:
@@ -67,41 +59,36 @@ class TrialProcess(Trainable):  # type: ignore[misc]
                 if _is_device_lost(error) or isinstance(error, ReplicaError):
                     raise  # nothing more can run in this process; Tune starts another
                 logger.exception("the trial failed")
-                with contextlib.suppress(OSError):  # which is then what went wrong, and said already
-                    self._store.publish_log(self._config.trial_id)
-                return {
-                    FAILURE: trainer.describe(error),
-                    STORAGE: trainer.is_storage_failure(error),
-                    BUSY: isinstance(error, trainer.TrialBusyError),
-                    "done": True,
-                }
+                with contextlib.suppress(OSError):  # which is then what went wrong, and is reported
+                    self._store.publish_log(config.trial_id)
+                storage, busy = trainer.is_storage_failure(error), isinstance(error, trainer.TrialBusyError)
+                return to_ray(Failure(trainer.describe(error), storage, busy), done=True)
             if metrics is None:
-                return {"done": True}
-            done = metrics.epoch >= self._config.train.epochs
+                return to_ray(None, done=True)
+            done = metrics.epoch >= config.train.epochs
             if done:
                 self._epochs.close()
-        return {**metrics.row(), METRICS: metrics, PLACE: self._place, NUMBER: self._number, "done": done}
+        return to_ray(Epoch(self._assignment.number, metrics, self._place), done=done)
 
     def cleanup(self) -> None:
         """Let go of a trial that was stopped between two epochs."""
         if self._epochs is not None:
             self._epochs.close()
 
-    def _begin(self, config: dict[str, Any]) -> None:
-        self._store = Store(located(config[FOLDER])).retrying()
+    def _begin(self, assignment: Assignment) -> None:
+        self._assignment = assignment
+        self._store = Store(assignment.folder).retrying()
+        self._log = self._store.log_file(assignment.config.trial_id)  # of this machine, where the folder is remote
         (self._store.local_mirror / "logs").mkdir(parents=True, exist_ok=True)
-        self._config = TrialConfig.from_flat(config[SETTINGS])
-        self._number = config[NUMBER]
-        self._log = self._store.log_file(self._config.trial_id)
-        self._stall_seconds = config[STALL_SECONDS]
-        processes = config[PROCESSES]
-        threads = max(1, config[CPUS] // processes)
-        train = trainer.named(config[TRAINER]) if processes == 1 else Replicated(config[TRAINER], processes, threads)
+        processes = assignment.processes
+        threads = max(1, assignment.share.cpus // processes)
+        alone = processes == 1
+        train = trainer.named(assignment.trainer) if alone else Replicated(assignment.trainer, processes, threads)
         self._epochs = trainer.run(
-            self._config,
+            assignment.config,
             self._store,
             train,
-            objective=Objective.from_description(config[OBJECTIVE]),
+            objective=assignment.objective,
             on_progress=lambda *_: self._beat(),
         )
         trainer.set_threads(threads)

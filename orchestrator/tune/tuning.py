@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from ray.tune import Callback, Stopper
 from ray.tune.experiment import Trial
@@ -19,7 +18,7 @@ from ray.tune.search import Searcher
 from orchestrator.search.ledger import Ledger
 from orchestrator.search.study import Suggestion
 from orchestrator.training.stall import Stalls, last_dump
-from orchestrator.tune.trainable import BUSY, FAILURE, FOLDER, LOG, METRICS, NUMBER, PLACE, STORAGE
+from orchestrator.tune.assignment import Assignment, Epoch, Failure, RayDict, report_of
 
 # A machine whose processes are ended with it breaks its connections before Ray knows that it is gone: "unavailable". A
 # process that dies by itself is told as dead by its node, at the latest the next time.
@@ -35,19 +34,19 @@ class Halt(BaseException):
 class StudySearcher(Searcher):  # type: ignore[misc]
     """Hands out what the ledger suggests, as the trainable's config."""
 
-    def __init__(self, ledger: Ledger, to_config: Callable[[Suggestion], dict[str, Any]]) -> None:
+    def __init__(self, ledger: Ledger, assign: Callable[[Suggestion], Assignment]) -> None:
         super().__init__()
         self._ledger = ledger
-        self._to_config = to_config
+        self._assign = assign
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> RayDict | str | None:
         """The next trial's config; None while there is none but a running trial may yet have to be run again."""
         suggestion = self._ledger.suggest()
         if suggestion is not None:
-            return self._to_config(suggestion)
+            return self._assign(suggestion).to_ray()
         return None if self._ledger.is_busy else str(Searcher.FINISHED)
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(self, trial_id: str, result: RayDict | None = None, error: bool = False) -> None:
         """Nothing: the callback below hears of it in the same breath, and with the reason."""
 
     def save(self, checkpoint_path: str) -> None:
@@ -66,17 +65,16 @@ class LedgerStopper(Stopper):  # type: ignore[misc]
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+    def __call__(self, trial_id: str, result: RayDict) -> bool:
         """An epoch is finished."""
-        if METRICS not in result:
-            return False
-        return self._ledger.epoch(result[NUMBER], result[METRICS], result[PLACE])
+        report = report_of(result)
+        return isinstance(report, Epoch) and self._ledger.epoch(report.number, report.metrics, report.place)
 
     def stop_all(self) -> bool:
         """Never: the callback below leaves the loop."""
         return False
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> RayDict:
         """Nothing: Tune pickles it into a state of its own that is thrown away."""
         return {}
 
@@ -89,34 +87,38 @@ class LedgerCallback(Callback):  # type: ignore[misc]
         self._is_stopping = is_stopping
         self._stalls = stalls
 
-    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         """A process runs the trial."""
-        self._ledger.started(trial.config[NUMBER])
-        self._stalls.watch(trial.trial_id, trial.config[LOG])
+        assignment = Assignment.of_ray(trial.config)
+        self._ledger.started(assignment.number)
+        self._stalls.watch(trial.trial_id, assignment.log)
 
-    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         """The trial's last epoch is finished, or the scheduler stopped it, or it failed in a process that lives on."""
         self._stalls.forget(trial.trial_id)
-        result = trial.last_result or {}
-        if result.get(STORAGE):
-            self._ledger.halt(trial.config[NUMBER], result[FAILURE])
-        elif result.get(BUSY):  # a node that was cut off may train on for minutes
-            self._ledger.died(trial.config[NUMBER], result[FAILURE], its_fault=False)
+        number, report = Assignment.of_ray(trial.config).number, report_of(trial.last_result)
+        if not isinstance(report, Failure):
+            self._ledger.ended(number, None)
+        elif report.is_of_storage:
+            self._ledger.halt(number, report.error)
+        elif report.is_busy:  # a node that was cut off may train on for minutes
+            self._ledger.died(number, report.error, its_fault=False)
         else:
-            self._ledger.ended(trial.config[NUMBER], result.get(FAILURE))
+            self._ledger.ended(number, report.error)
 
-    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         """The trial's process died, or could not be used again."""
         self._stalls.forget(trial.trial_id)
+        assignment = Assignment.of_ray(trial.config)
         filed = _filed(trial)
         cause = _cause(filed)
-        stack = last_dump(Path(trial.config[LOG]))
+        stack = last_dump(assignment.log)
         # The sweep's own folder, which may be called `preempted`, says nothing about the node.
-        lost = is_node_lost(_cause(filed.replace(str(trial.config[FOLDER]), "")))
+        lost = is_node_lost(_cause(filed.replace(str(assignment.folder), "")))
         reason = f"{cause}; it hung in {stack}" if stack and not lost else cause
-        self._ledger.died(trial.config[NUMBER], reason, its_fault=not lost)
+        self._ledger.died(assignment.number, reason, its_fault=not lost)
 
-    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: object) -> None:
         """Where Tune can be left without anything half done."""
         for trial_id in self._stalls.overdue():
             _kill(next(trial for trial in trials if trial.trial_id == trial_id))
@@ -150,6 +152,6 @@ def _cause(text: str) -> str:
     """The part of the error which names the cause."""
     if not text:
         return "the trial's process died"
-    said = re.search(r"Worker exit detail: (.*?)(?= Some common causes|$)", text)
-    detail = said[1] if said else text[-500:]
+    told = re.search(r"Worker exit detail: (.*?)(?= Some common causes|$)", text)
+    detail = told[1] if told else text[-500:]
     return f"the trial's process died: {' '.join(detail.split())}"

@@ -15,9 +15,12 @@ from typing import Any
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.files import write_atomically
 from cpcnn_core.metrics import EpochMetrics
+from orchestrator.machines.resources import Share
+from orchestrator.objectives.objective import Objective
 from orchestrator.records.mirror import INDEX
 from orchestrator.records.store import Store
 from orchestrator.training.trainer import OnProgress, Score
+from orchestrator.tune.assignment import Assignment
 
 
 def metrics(epoch: int, **changes: object) -> EpochMetrics:
@@ -49,6 +52,22 @@ def metrics(epoch: int, **changes: object) -> EpochMetrics:
         extra={},
     )
     return made.replaced(**changes)
+
+
+def assignment(folder: Path, *, number: int = 0, gpus: float = 0.0) -> Assignment:
+    """A trial for a process to run, of a sweep in the folder."""
+    return Assignment(
+        number=number,
+        config=TrialConfig(),
+        folder=folder,
+        log=folder / "log",
+        share=Share(cpus=1, gpus=gpus, concurrent=1),
+        extra={},
+        processes=1,
+        trainer=f"{__name__}:train",
+        objective=Objective("val_acc", "max"),
+        stall_seconds=0.0,
+    )
 
 
 SECONDS = "CPCNN_FAKE_SECONDS"  # environment: how long an epoch takes

@@ -27,7 +27,8 @@ from cpcnn_core.environment import RENDEZVOUS, Rendezvous
 from cpcnn_core.precision import ROUNDING
 from cpcnn_core.train import fit
 from orchestrator.training import replicas
-from orchestrator.tune.trainable import GPUS, TrialProcess
+from orchestrator.tune.trainable import TrialProcess
+from tests.support.fakes import assignment
 from tests.support.launchers import known
 from tests.support.training import SETTINGS, comparable, tiny_dataset
 
@@ -67,7 +68,7 @@ def trained(variables: Mapping[str, str], *, as_a_sweep_does: bool = False) -> d
     os.environ.update(variables)
     AcceleratorState._reset_state(True)
     if as_a_sweep_does:
-        TrialProcess.setup(TrialProcess.__new__(TrialProcess), {GPUS: 1.0})
+        TrialProcess.setup(TrialProcess.__new__(TrialProcess), assignment(Path(), gpus=1.0).to_ray())
     with tempfile.TemporaryDirectory() as folder:
         (epoch,) = fit(CONFIG, few_images(), Path(folder))
     return comparable(epoch)

@@ -18,8 +18,8 @@ from orchestrator.records.store import Store
 from orchestrator.search import space
 from orchestrator.training import trainer
 from orchestrator.tune import packing, probing
-from orchestrator.tune.trainable import GPUS, TrialProcess
-from tests.support.fakes import metrics
+from orchestrator.tune.trainable import TrialProcess
+from tests.support.fakes import assignment, metrics
 
 SPACE = """
 \"\"\"Which batch?\"\"\"
@@ -107,5 +107,5 @@ class Called(torch.nn.Module):
 def test_a_trial_without_a_gpu_sees_none(gpus: float, visible: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     monkeypatch.setattr(TrialProcess, "_begin", lambda *_: None)
-    TrialProcess.setup(TrialProcess.__new__(TrialProcess), {GPUS: gpus})
+    TrialProcess.setup(TrialProcess.__new__(TrialProcess), assignment(Path(), gpus=gpus).to_ray())
     assert os.environ["CUDA_VISIBLE_DEVICES"] == visible

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator.records.store import Store
 from orchestrator.search.ledger import Ledger
 from orchestrator.training.stall import Stalls
 from orchestrator.training.trainer import TrialBusyError
-from orchestrator.tune.trainable import FOLDER, LOG, NUMBER, TrialProcess
+from orchestrator.tune.trainable import TrialProcess
 from orchestrator.tune.tuning import LedgerCallback
+from tests.support.fakes import assignment
 
 
 class Events:
@@ -49,12 +49,12 @@ def test_a_trial_is_failed_for_its_own_faults_only(tmp_path: Path, error: Except
         yield
 
     process = object.__new__(TrialProcess)
-    process._store, process._config = Store(tmp_path), TrialConfig()
-    process._log, process._stall_seconds = tmp_path / "log", 0.0
+    process._assignment = assigned = assignment(tmp_path, number=3)
+    process._store, process._log = Store(tmp_path), tmp_path / "log"
     process._epochs, process._place = training(), None
     events: Any = Events()
     ledger: Ledger = events
-    trial: Any = SimpleNamespace(trial_id="one", config={NUMBER: 3, LOG: "log"}, last_result=process.step())
+    trial: Any = SimpleNamespace(trial_id="one", config=assigned.to_ray(), last_result=process.step())
     LedgerCallback(ledger, lambda: False, Stalls(0.0)).on_trial_complete(0, [trial], trial)
     assert events.heard == [heard]
 
@@ -72,7 +72,7 @@ def test_a_sweep_s_folder_is_not_taken_for_what_became_of_its_node(tmp_path: Pat
     filed.write_text(f"Failure # 1 (occurred at noon)\n{said.format(folder=folder)}\n")
     events: Any = Events()
     ledger: Ledger = events
-    config = {NUMBER: 3, LOG: str(tmp_path / "log"), FOLDER: folder}
+    config = assignment(folder, number=3).to_ray()
     trial: Any = SimpleNamespace(trial_id="one", config=config, error_file=str(filed))
     LedgerCallback(ledger, lambda: False, Stalls(0.0)).on_trial_error(0, [trial], trial)
     [(_, number, cause, told)] = events.heard
