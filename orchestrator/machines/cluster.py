@@ -79,8 +79,8 @@ class Cluster:
 
     def most_cores(self) -> int:
         """The cores of the largest node that is there or may come."""
-        held = [node.resources for node in self.nodes] + [kind.resources for kind in self.kinds if kind.most > 0]
-        return int(max((resources.get("CPU", 0) for resources in held), default=0))
+        each = [node.resources for node in self.nodes] + [kind.resources for kind in self.kinds if kind.most > 0]
+        return int(max((resources.get("CPU", 0) for resources in each), default=0))
 
     def missing(self, request: Mapping[str, float]) -> str | None:
         """Why no node that is there or may come has room for `request`, even empty; None where one has."""
@@ -116,8 +116,8 @@ class Cluster:
         for place, resources in places:
             names = [name for name in _SHOWN if name in resources or name in request]
             names += [name for name in sorted({*resources, *request}) if name.startswith(ACCELERATOR)]
-            held = ", ".join(_amount(name, resources.get(name, 0)) for name in names)
-            lines.append(f"  {place} {held}")
+            amounts = ", ".join(_amount(name, resources.get(name, 0)) for name in names)
+            lines.append(f"  {place} {amounts}")
         return lines or ["  there is no node"]
 
 

@@ -7,21 +7,26 @@ import io
 import logging
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from cpcnn_core.suggest import nearest
+from cpcnn_core.validation import mistakes
 from orchestrator.machines.cluster import PRICE, Cluster, ClusterError, Kind, Node, price_of
+
+if TYPE_CHECKING:
+    import jsonschema
 
 TOKEN = "~/.ray/auth_token"  # noqa: S105 - where it lies, not what it is
 
 UNCHANGED = "CHANGE-ME"  # what a newcomer has to replace
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path) -> dict[str, object]:
     """The content of the file. Raise ClusterError where it is no YAML mapping."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -42,52 +47,116 @@ def load(path: Path) -> dict[str, Any]:
     return content
 
 
+class _Part(BaseModel):
+    # The keys are Ray's, which checks them by its own schema; these are the ones that are read here.
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class Provider(_Part):
+    """Who provides the machines."""
+
+    type: str | None = None
+
+
+class NodeType(_Part):
+    """A kind of machine."""
+
+    resources: Mapping[str, float] = Field(default_factory=dict)
+    labels: Mapping[str, str] = Field(default_factory=dict)
+    max_workers: int | None = None
+
+    @field_validator("resources", "labels", mode="before")
+    @classmethod
+    def _nothing_is_none(cls, value: object) -> object:
+        return {} if value is None else value
+
+    @property
+    def price(self) -> float:
+        """What an hour costs. Raise ClusterError where the label is no number."""
+        return price_of(self.labels)
+
+
+class ClusterFile(_Part):
+    """What is read of a cluster file."""
+
+    provider: Provider = Provider()
+    head_node_type: str | None = None
+    available_node_types: Mapping[str, NodeType] = Field(default_factory=dict)
+    max_workers: int = 0
+    file_mounts: Mapping[str, str] = Field(default_factory=dict)
+    head_start_ray_commands: Sequence[str] | None = None
+    worker_start_ray_commands: Sequence[str] | None = None
+    setup_commands: Sequence[str] | None = None
+    head_setup_commands: Sequence[str] | None = None
+
+    @field_validator("available_node_types", "file_mounts", mode="before")
+    @classmethod
+    def _nothing_is_none(cls, value: object) -> object:
+        return {} if value is None else value
+
+    @property
+    def head(self) -> NodeType:
+        """The kind of machine that the head is."""
+        return self.available_node_types.get(self.head_node_type or "", NodeType())
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The node types that the autoscaler may start. Raise ClusterError where a price is no number."""
+        if self.provider.type == "local":
+            return ()  # all the machines there are join at once, with what Ray finds on them
+        return tuple(
+            Kind(name, type_.resources, self._most(type_), type_.price)
+            for name, type_ in self.available_node_types.items()
+            if name != self.head_node_type
+        )
+
+    @property
+    def prices(self) -> tuple[float, float]:
+        """What an hour costs: of the head alone, and with all the workers that may come."""
+        dearest = sorted((kind.price for kind in self.kinds for _ in range(kind.most)), reverse=True)
+        return self.head.price, self.head.price + sum(dearest[: self.max_workers])
+
+    def _most(self, type_: NodeType) -> int:
+        """How many of the type there may be at once."""
+        return self.max_workers if type_.max_workers is None else min(type_.max_workers, self.max_workers)
+
+
+def read(path: Path) -> ClusterFile:
+    """The file. Raise ClusterError where it is none."""
+    try:
+        return ClusterFile.model_validate(load(path))
+    except ValidationError as error:
+        wrong = mistakes(error, ClusterFile.model_fields)
+        raise ClusterError("\n".join(f"{path}: {mistake}" for mistake in wrong)) from None
+
+
 def problems(path: Path, *, here: Path) -> list[str]:
     """All that is wrong with the file, were `ray up` typed in the folder `here`; none where it will do."""
     content = load(path)
-    return [*_placeholders(content), *_schema(content), *_mounts(content, here), *_commands(content), *_types(content)]
+    wrong = [*_placeholders(content), *_schema(content)]
+    try:
+        file = ClusterFile.model_validate(content)
+    except ValidationError as error:
+        return wrong or mistakes(error, ClusterFile.model_fields)  # Ray has mostly said the same already
+    return [*wrong, *_mounts(file, here), *_commands(file), *_types(file)]
 
 
 def check(path: Path, *, here: Path) -> tuple[float, float]:
     """See that the file will do, and return its `prices`. Raise ClusterError with all that is wrong."""
-    if found := problems(path, here=here):
-        raise ClusterError("\n".join([f"{path} will not do as it is:", *(f"  {problem}" for problem in found)]))
-    return prices(load(path))
-
-
-def kinds(content: Mapping[str, Any]) -> tuple[Kind, ...]:
-    """The node types that the autoscaler may start. Raise ClusterError where a price is no number."""
-    if content.get("provider", {}).get("type") == "local":
-        return ()  # all the machines there are join at once, with what Ray finds on them
-    most = content.get("max_workers", 0)
-    return tuple(
-        Kind(
-            name, spec.get("resources", {}), min(spec.get("max_workers", most), most), price_of(spec.get("labels", {}))
-        )
-        for name, spec in content.get("available_node_types", {}).items()
-        if name != content.get("head_node_type")
-    )
+    if wrong := problems(path, here=here):
+        raise ClusterError("\n".join([f"{path} will not do as it is:", *(f"  {problem}" for problem in wrong)]))
+    return read(path).prices
 
 
 def cluster(path: Path) -> Cluster:
     """The cluster that `ray up` would make of the file, the head alone being up. Raise ClusterError."""
-    content = load(path)
-    if not content.get("available_node_types"):
+    file = read(path)
+    if not file.available_node_types:
         raise ClusterError(f"{path}: tells neither what its machines have nor what they cost, as cluster/gpu.yaml does")
-    head = content["available_node_types"].get(content.get("head_node_type"), {})
-    node = Node("head", "the head", head.get("resources", {}), head.get("labels", {}))
-    return Cluster([node], kinds(content))
+    return Cluster([Node("head", "the head", file.head.resources, file.head.labels)], file.kinds)
 
 
-def prices(content: Mapping[str, Any]) -> tuple[float, float]:
-    """What an hour costs: of the head alone, and with all the workers that may come."""
-    types = content.get("available_node_types", {})
-    head = price_of(types.get(content.get("head_node_type"), {}).get("labels", {}))
-    dearest = sorted((kind.price for kind in kinds(content) for _ in range(kind.most)), reverse=True)
-    return head, head + sum(dearest[: content.get("max_workers", 0)])
-
-
-def _placeholders(content: Mapping[str, Any]) -> Iterator[str]:
+def _placeholders(content: Mapping[str, object]) -> Iterator[str]:
     seen = set()  # what stands under `metadata` is referred to from elsewhere
     for where, text in _texts("", content):
         if UNCHANGED in text and text not in seen:
@@ -95,28 +164,29 @@ def _placeholders(content: Mapping[str, Any]) -> Iterator[str]:
             yield f"{where}: still holds {UNCHANGED}; the comment beside it says what to put there"
 
 
-def _texts(where: str, value: Any) -> Iterator[tuple[str, str]]:
+def _texts(where: str, value: object) -> Iterator[tuple[str, str]]:
     if isinstance(value, Mapping):
-        for key, held in value.items():
-            yield from _texts(f"{where}.{key}" if where else str(key), held)
+        for key, inner in value.items():
+            yield from _texts(f"{where}.{key}" if where else str(key), inner)
     elif isinstance(value, list):
-        for index, held in enumerate(value):
-            yield from _texts(f"{where}[{index}]", held)
+        for index, inner in enumerate(value):
+            yield from _texts(f"{where}[{index}]", inner)
     elif isinstance(value, str):
         yield where, value
 
 
-def _schema(content: dict[str, Any]) -> Iterator[str]:
+def _schema(content: dict[str, object]) -> Iterator[str]:
     import jsonschema
     from ray.autoscaler._private.util import prepare_config, validate_config
 
-    if not isinstance(content.get("provider"), Mapping) or not isinstance(content["provider"].get("type"), str):
+    provider = content.get("provider")
+    if not isinstance(provider, Mapping) or not isinstance(provider.get("type"), str):
         yield "provider.type: missing; it must be aws, gcp or local"
         return
-    said = io.StringIO()
+    printed = io.StringIO()
     logging.getLogger("ray").setLevel(logging.WARNING)  # it tells which defaults it fills in
     try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             validate_config(prepare_config(content))
     except jsonschema.ValidationError as error:
         yield _in_words(error)
@@ -126,12 +196,12 @@ def _schema(content: dict[str, Any]) -> Iterator[str]:
     except (ValueError, RuntimeError, NotImplementedError) as error:
         yield str(error)
     except SystemExit:
-        yield " ".join(said.getvalue().split()) or "Ray refuses it without a reason"
+        yield " ".join(printed.getvalue().split()) or "Ray refuses it without a reason"
     except Exception as error:  # noqa: BLE001 - Ray's command line has exceptions of its own
-        yield " ".join(f"{error} {said.getvalue()}".split())
+        yield " ".join(f"{error} {printed.getvalue()}".split())
 
 
-def _in_words(error: Any) -> str:
+def _in_words(error: jsonschema.ValidationError) -> str:
     where = ".".join(str(part) for part in error.absolute_path)
     if error.validator == "additionalProperties":
         unknown = [key for key in error.instance if key not in error.schema.get("properties", {})]
@@ -144,20 +214,17 @@ def _in_words(error: Any) -> str:
     return f"{where}: {error.message}"
 
 
-def _mounts(content: Mapping[str, Any], here: Path) -> Iterator[str]:
-    mounts = content.get("file_mounts") or {}
-    if not isinstance(mounts, Mapping):
-        return
-    for remote, local in mounts.items():
-        path = here / Path(str(local)).expanduser()
+def _mounts(file: ClusterFile, here: Path) -> Iterator[str]:
+    for remote, local in file.file_mounts.items():
+        path = here / Path(local).expanduser()
         if path.exists():
             if remote == TOKEN and path.stat().st_mode & 0o077:
-                yield f"{local}: others on this machine can read the token; chmod 600 {_in_a_shell(str(local))}"
+                yield f"{local}: others on this machine can read the token; chmod 600 {_in_a_shell(local)}"
         elif remote == TOKEN:
             yield f"{local}: there is no token yet; uv run ray get-auth-token --generate && chmod 600 {TOKEN}"
         else:
             yield f"file_mounts {remote}: {path} does not exist; type `ray up` in the repository's folder"
-    if TOKEN not in mounts:
+    if TOKEN not in file.file_mounts:
         yield f"file_mounts: has no {TOKEN}, so the nodes would not know the token, and not start"
 
 
@@ -166,35 +233,31 @@ def _in_a_shell(path: str) -> str:
     return f"~/{shlex.quote(path[2:])}" if path.startswith("~/") else shlex.quote(path)
 
 
-def _commands(content: Mapping[str, Any]) -> Iterator[str]:
-    for key in ("head_start_ray_commands", "worker_start_ray_commands"):
-        commands = content.get(key)
-        if not isinstance(commands, list):
+def _commands(file: ClusterFile) -> Iterator[str]:
+    starts = {
+        "head_start_ray_commands": file.head_start_ray_commands,
+        "worker_start_ray_commands": file.worker_start_ray_commands,
+    }
+    for key, commands in starts.items():
+        if commands is None:
             yield f"{key}: missing; Ray's own would start without the token and outside our environment"
-            continue
-        for command in commands:
+        for command in commands or ():
             if "ray start" in command and "environment.sh" not in command and "RAY_AUTH_MODE=token" not in command:
                 yield f"{key}: {command!r} starts Ray without token authentication; source cluster/environment.sh first"
             if re.search(r"--dashboard-host[= ](?!127\.|localhost)", command):
                 yield f"{key}: opens the dashboard, which takes jobs, to the network; tunnel to it instead"
-    setup = [str(command) for key in ("setup_commands", "head_setup_commands") for command in content.get(key) or []]
+    setup = [*(file.setup_commands or ()), *(file.head_setup_commands or ())]
     if not any("install.sh" in command or "uv sync" in command for command in setup):
         yield "setup_commands: nothing installs the project; `bash ~/cpcnn-sweeps/cluster/install.sh` does"
 
 
-def _types(content: Mapping[str, Any]) -> Iterator[str]:
-    types = content.get("available_node_types") or {}
-    if not isinstance(types, Mapping):
-        return
-    head = content.get("head_node_type")
-    for name, spec in types.items():
-        if not isinstance(spec, Mapping):
-            continue
+def _types(file: ClusterFile) -> Iterator[str]:
+    for name, type_ in file.available_node_types.items():
         try:
-            price_of(spec.get("labels") or {})
+            price_of(type_.labels)
         except ClusterError as error:
             yield f"available_node_types.{name}: {error}"
-        if PRICE not in (spec.get("labels") or {}):
+        if PRICE not in type_.labels:
             yield f'available_node_types.{name}: no label {PRICE}, so no cost can be told; "0" says that none matters'
-        if name == head and (spec.get("resources") or {}).get("GPU"):
+        if name == file.head_node_type and type_.resources.get("GPU"):
             yield f"available_node_types.{name}: the head has a GPU, and is paid for as long as the cluster is up"

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import ray
 from ray.tune import Callback
@@ -30,6 +30,9 @@ from orchestrator.tune.tuning import Halt
 if TYPE_CHECKING:
     from orchestrator.machines.resources import Share
     from orchestrator.tune.plan import Plan
+
+Answer: TypeAlias = "ray.ObjectRef[tuple[dict[str, str | None], list[str]]]"
+"""What a node will say of itself: its versions, and which folders it does not see."""
 
 _SECONDS = 5.0  # between two looks at the nodes
 _ANSWER_SECONDS = 120.0  # a node that has just come up unpacks the code first
@@ -129,14 +132,14 @@ class Watch(Callback):  # type: ignore[misc]
         self._request = request
         self._needs = needs
         self._known = {node.id for node in cluster.nodes}  # they were checked
-        self._asked: dict[str, tuple[Node, Any]] = {}
+        self._asked: dict[str, tuple[Node, Answer]] = {}
         self._meter = meter
         self._patience = patience
         self._bill = bill
         self._next = 0.0
         meter.read(time.monotonic(), cluster.price)
 
-    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: object) -> None:
         """Look around, every few seconds."""
         now = time.monotonic()
         if now < self._next:
@@ -178,7 +181,7 @@ class Watch(Callback):  # type: ignore[misc]
                 + (cluster.missing(self._request) or _taken(cluster, self._request))
             )
 
-    def _judge(self, node: Node, answer: Any) -> None:
+    def _judge(self, node: Node, answer: Answer) -> None:
         try:
             problem = self._needs.problem(*ray.get(answer))
         except ray.exceptions.RayError:
@@ -200,10 +203,10 @@ def _kinds() -> tuple[Kind, ...]:
     # Ray tells nobody what its autoscaler may start; the file that `ray up` left on the head, where drivers run, does.
     home = files.home()
     file = None if home is None else home / "ray_bootstrap_config.yaml"
-    return () if file is None or not file.exists() else cluster_file.kinds(cluster_file.load(file))
+    return () if file is None or not file.exists() else cluster_file.read(file).kinds
 
 
-def _ask(node: Node, needs: Needs) -> Any:
+def _ask(node: Node, needs: Needs) -> Answer:
     strategy = NodeAffinitySchedulingStrategy(node.id, soft=False)
     return _report.options(scheduling_strategy=strategy).remote([path for path, _ in needs.folders])
 

@@ -171,10 +171,10 @@ def test_a_nodes_answer_is_judged(tmp_path: Path) -> None:
 
 
 def test_the_kinds_of_a_cluster_file_are_its_workers() -> None:
-    held = cluster_file.load(ROOT / "cluster" / "gpu.yaml")
-    assert cluster_file.kinds(held) == (Kind("gpu", {"CPU": 4, "GPU": 1, "accelerator_type:T4": 1}, 4, 0.3),)
-    assert cluster_file.prices(held) == pytest.approx((0.19, 0.19 + 4 * 0.3))
-    assert cluster_file.kinds(cluster_file.load(ROOT / "cluster" / "local.yaml")) == ()
+    file = cluster_file.read(ROOT / "cluster" / "gpu.yaml")
+    assert file.kinds == (Kind("gpu", {"CPU": 4, "GPU": 1, "accelerator_type:T4": 1}, 4, 0.3),)
+    assert file.prices == pytest.approx((0.19, 0.19 + 4 * 0.3))
+    assert cluster_file.read(ROOT / "cluster" / "local.yaml").kinds == ()
 
 
 @pytest.mark.parametrize(

@@ -226,6 +226,34 @@ def test_what_is_no_cluster_file_is_refused(tmp_path: Path, text: str, says: str
         cluster_file.load(tmp_path / "absent.yaml")
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (put([1], "available_node_types"), "available_node_types: [1] is not allowed: input should be a valid"),
+        (put("four", "max_workers"), "max_workers: 'four' is not allowed: input should be a valid integer"),
+        (
+            put("many", "available_node_types", "gpu", "resources", "CPU"),
+            "available_node_types.gpu.resources.CPU: 'many' is not allowed: input should be a valid number",
+        ),
+        (
+            put(0.3, "available_node_types", "gpu", "labels", PRICE),
+            f"available_node_types.gpu.labels['{PRICE}']: 0.3 is not allowed: input should be a valid string",
+        ),
+    ],
+)
+def test_a_file_to_plan_by_is_told_what_is_wrong_with_it(
+    tmp_path: Path, change: Callable[[dict[str, Any]], None], says: str
+) -> None:
+    changed = filled_in("gpu")
+    change(changed)
+    file = tmp_path / "edited.yaml"
+    file.write_text(yaml.safe_dump(changed))
+    options = ["search_spaces/digits.py", "--dry-run", "--cluster", str(file)]
+    refused = CliRunner().invoke(sweep.app, options)
+    assert refused.exit_code == 2, refused.exception
+    assert f"error: {file}: {says}" in refused.output
+
+
 def test_the_token_must_be_there_and_ones_own(home: Path) -> None:
     token = home / ".ray" / "auth_token"
     token.chmod(0o644)
