@@ -200,23 +200,23 @@ def _typed(context: typer.Context) -> list[str]:
 
 def show(console: Console, plan: Plan) -> None:
     """Print the leaderboard and the next command to type. Exit with an error where no trial came to a good end."""
-    found = ending.read(plan.store, plan.space.objective)
-    for problem in found.problems:
+    end = ending.read(plan.store, plan.space.objective)
+    for problem in end.problems:
         console.print(f"warning: {problem}", style="yellow", soft_wrap=True)
-    console.print(found.table())
-    if found.trials.others:
-        text = f"Not in the table: {found.trials.others_in_words} in {plan.store.folder}"
+    console.print(end.table())
+    if end.trials.others:
+        text = f"Not in the table: {end.trials.others_in_words} in {plan.store.folder}"
         console.print(text, soft_wrap=True, highlight=False)
-    if (following := found.next_command(plan.results)) is not None:
+    if (following := end.next_command(plan.results)) is not None:
         console.print("Next, check and export the winner:")
         console.print(f"  {following}", soft_wrap=True, highlight=False)
-    if found.failed:
-        text = f"{len(found.failed)} of {len(found.trials.own)} trials FAILED; `status` says why."
+    if end.failed:
+        text = f"{len(end.failed)} of {len(end.trials.own)} trials FAILED; `status` says why."
         console.print(f"{text} To run them again once that is mended:", highlight=False)
         retrying = calling.same() if "--retry-failed" in sys.argv else f"{calling.same()} --retry-failed"
         console.print(f"  {retrying}", soft_wrap=True, highlight=False)
-    if found.failure is not None:
-        cli.fail(found.failure, cli.FAILED)
+    if end.failure is not None:
+        cli.fail(end.failure, cli.FAILED)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
+
+from pydantic import JsonValue
 
 from cpcnn_core import places
 from orchestrator.machines.cluster import ClusterError
@@ -38,7 +40,7 @@ _HEADER_BYTES, _SETTINGS = 9, 4
 class Jobs(Protocol):
     """What we use of Ray's JobSubmissionClient."""
 
-    def submit_job(self, *, entrypoint: str, runtime_env: dict[str, Any], submission_id: str) -> str: ...
+    def submit_job(self, *, entrypoint: str, runtime_env: dict[str, JsonValue], submission_id: str) -> str: ...
 
 
 def repository() -> Path | None:
@@ -47,7 +49,7 @@ def repository() -> Path | None:
     return folder if (folder / "pyproject.toml").is_file() else None
 
 
-def runtime_env() -> dict[str, Any]:
+def runtime_env() -> dict[str, JsonValue]:
     """Our code, as it is on this machine, for the cluster's workers, with the commit that it is."""
     folder = repository()
     if folder is None or JOB in os.environ:

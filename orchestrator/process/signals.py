@@ -10,11 +10,10 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 ENDING = tuple(signal.Signals[name] for name in ("SIGTERM", "SIGHUP") if name in signal.Signals.__members__)
 
-Handler = Callable[[int, FrameType | None], Any]
+Handler = Callable[[int, FrameType | None], object]
 
 
 class AskedToEndError(KeyboardInterrupt):
@@ -55,14 +54,14 @@ def handled_by(handler: Handler, numbers: tuple[signal.Signals, ...]) -> Generat
     """Have these signals handled in here, but for SIGTERM and SIGHUP that are ignored so far."""
     here = threading.current_thread() is threading.main_thread()
     before = {number: signal.getsignal(number) for number in numbers}
-    earlier = {number: held for number, held in before.items() if number not in ENDING or held != signal.SIG_IGN}
+    earlier = {number: was for number, was in before.items() if number not in ENDING or was != signal.SIG_IGN}
     try:
         for number in earlier if here else ():
             signal.signal(number, handler)
         yield
     finally:
-        for number, held in earlier.items() if here else ():
-            signal.signal(number, signal.SIG_DFL if held is None else held)
+        for number, was in earlier.items() if here else ():
+            signal.signal(number, signal.SIG_DFL if was is None else was)
 
 
 def name_of(number: int) -> str:

@@ -12,7 +12,10 @@ import select
 import sys
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 STALL_SECONDS = 5.0  # that work waits for a reader, once, before lines are dropped until it reads on
 
@@ -28,7 +31,7 @@ class Outlasting(io.FileIO):
         self.patience: float | None = None  # seconds that a write waits for the reader; None: for ever
         self._stalled = False
 
-    def write(self, data: Any) -> int:
+    def write(self, data: ReadableBuffer) -> int:
         """Write some of it, or nothing; return how much of it is done with."""
         content = memoryview(data).cast("B")
         try:
@@ -60,8 +63,8 @@ def outlast() -> None:
     sys.stderr = _outlasting(sys.stderr, 2)
 
 
-def _outlasting(stream: Any, descriptor: int) -> Any:
-    if _raw(stream) is not None:
+def _outlasting(stream: TextIO | None, descriptor: int) -> TextIO:
+    if stream is not None and _raw(stream) is not None:
         return stream
     if stream is None:  # it was closed when the interpreter started
         return io.TextIOWrapper(io.BufferedWriter(Outlasting(descriptor)), encoding="utf-8", line_buffering=True)
@@ -71,8 +74,8 @@ def _outlasting(stream: Any, descriptor: int) -> Any:
         io.BufferedWriter(Outlasting(descriptor)),
         encoding=stream.encoding,
         errors="backslashreplace" if stream.errors == "strict" else stream.errors,  # of a terminal that lacks a letter
-        line_buffering=stream.line_buffering,
-        write_through=stream.write_through,
+        line_buffering=bool(stream.line_buffering),
+        write_through=bool(getattr(stream, "write_through", False)),
     )
 
 
@@ -110,7 +113,7 @@ def lost() -> str | None:
     return f"stdout cannot be written ({error.strerror}); not all that was to be said there was"
 
 
-def _raw(stream: Any) -> Outlasting | None:
+def _raw(stream: IO[str] | None) -> Outlasting | None:
     raw = getattr(getattr(stream, "buffer", None), "raw", None)
     return raw if isinstance(raw, Outlasting) else None
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+
+from cpcnn_core.config import Scalar
 
 IN_A_ROW = 3
 
@@ -44,7 +45,7 @@ class FailuresInARow:
         """A trial ended without an error, now or in an earlier run: the sweep as such works."""
         self._any_succeeded = True
 
-    def failed(self, trial_id: str, error: str, settings: Mapping[str, Any]) -> None:
+    def failed(self, trial_id: str, error: str, settings: Mapping[str, Scalar]) -> None:
         """A trial with these settings ended with an error, now or in an earlier run."""
         if error.startswith(_DIVERGED):
             return
@@ -60,9 +61,9 @@ class FailuresInARow:
         return not self._any_succeeded and len(self.trial_ids) >= IN_A_ROW
 
 
-def cause_of(error: str, settings: Mapping[str, Any]) -> str:
+def cause_of(error: str, settings: Mapping[str, Scalar]) -> str:
     """The error without what differs from trial to trial: paths, temporary names, ids, numbers, its own settings."""
-    kind = found[0] if (found := _KIND.match(error)) else ""  # a class may be called as a setting is
+    kind = match[0] if (match := _KIND.match(error)) else ""  # a class may be called as a setting is
     text = _PATH.sub("#", error[len(kind) :])
     fusion = str(settings.get("model.fusion") or "").split("+")
     text = _without(text, fusion, _OF_FUSION)

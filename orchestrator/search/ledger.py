@@ -264,7 +264,7 @@ class Ledger:
         if self.fatal is not None:
             return None
         try:
-            with study_file.said(self._store.study_file):
+            with study_file.writing(self._store.study_file):
                 return action()
         except (StoreError, StudyError) as error:
             # Tune would take it for a failure of the trial, and go on.

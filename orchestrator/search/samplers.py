@@ -9,7 +9,9 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pydantic import JsonValue
 
 from cpcnn_core.errors import UserError
 from cpcnn_core.suggest import nearest
@@ -45,7 +47,7 @@ def make(name: str, seed: int, number: int) -> BaseSampler:
         return SAMPLERS[name](random.Random(f"{seed}/{number}").getrandbits(32))
 
 
-def attributes_of_told(name: str) -> dict[str, Any]:
+def attributes_of_told(name: str) -> dict[str, JsonValue]:
     """What a trial that this sampler did not suggest needs, for the sampler to learn from it."""
     if name != "nsga2":
         return {}

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -26,7 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 from cpcnn_core.config import ConfigError, TrialConfig
 from orchestrator.objectives.objective import Objective
 from orchestrator.records.states import meaning_of
-from orchestrator.records.store import Row, Store, config_of, without_a_gap
+from orchestrator.records.store import Row, Store, as_int, config_of, without_a_gap
 from orchestrator.search import samplers, study_file
 from orchestrator.search.space import SearchSpace, at_random, by_optuna
 from orchestrator.search.study_file import StudyError as StudyError
@@ -81,22 +81,22 @@ class Recorded:
     def of(
         cls,
         config: TrialConfig,
-        row: Mapping[str, Any],
-        epochs: Iterable[Mapping[str, Any]],
+        row: Row,
+        epochs: Iterable[Row],
         params: Mapping[str, tuple[Scalar, Distribution]],
         objective: Objective,
     ) -> Recorded:
         """The trial of a row of `trials`, which holds `config`, and its rows of `epochs`."""
-        rows = list(epochs)
-        values = {int(held["epoch"]): told[0] for held in rows if (told := objective.values(held)) is not None}
-        measured = without_a_gap({int(held["epoch"]) for held in rows})
+        by_epoch = {as_int(each["epoch"]): each for each in epochs}
+        values = {at: told[0] for at, each in by_epoch.items() if (told := objective.values(each)) is not None}
         meaning = meaning_of(row["state"])
-        incomplete = meaning.ended and not meaning.failed and measured < (row.get("epochs") or 0)
-        reached = value_of(objective, objective.best(rows))
-        return cls(row["trial_id"], config, row["state"], reached, values, params, incomplete)
+        lacking = without_a_gap(by_epoch) < as_int(row.get("epochs") or 0)
+        incomplete = meaning.ended and not meaning.failed and lacking
+        reached = value_of(objective, objective.best(by_epoch.values()))
+        return cls(str(row["trial_id"]), config, str(row["state"]), reached, values, params, incomplete)
 
 
-def value_of(objective: Objective, epoch: Mapping[str, Any] | None) -> TrialValue | None:
+def value_of(objective: Objective, epoch: Row | None) -> TrialValue | None:
     """What a study is told of a trial whose best row this is."""
     values = None if epoch is None else objective.values(epoch)
     return None if epoch is None or values is None else TrialValue(values, objective.violations(epoch))
@@ -200,20 +200,20 @@ class Study:
         begun = optuna.trial.create_trial(
             state=TrialState.RUNNING,
             params={name: value for name, (value, _) in params.items()},
-            distributions={name: _distribution(held) for name, (_, held) in params.items()},
+            distributions={name: _distribution(declared) for name, (_, declared) in params.items()},
             user_attrs={"trial_id": config.trial_id, _REOPENED: True},
         )
         trial = optuna.Trial(self._study, self._storage.create_new_trial(self._study._study_id, begun))
         self._start(trial, config)
         return Suggestion(trial.number, config)
 
-    def report(self, number: int, metrics: Mapping[str, Any]) -> None:
+    def report(self, number: int, metrics: Row) -> None:
         """Tell the value of an epoch of a running trial; a value that is missing is not told."""
         values = self._objective.values(metrics)
         if values is not None:
-            self._report(number, int(metrics["epoch"]), values[0])
+            self._report(number, as_int(metrics["epoch"]), values[0])
 
-    def end(self, number: int, state: str, best: Mapping[str, Any] | None) -> None:
+    def end(self, number: int, state: str, best: Row | None) -> None:
         """Tell that a trial has ended, `best` being its best row.
 
         Without a value it is told as failed, whatever its state: it has no score.
@@ -249,9 +249,9 @@ class Study:
             self._tell(running.trial, state, reached)
 
     def _tell(self, trial: optuna.Trial, state: str, reached: TrialValue) -> None:
-        held = self._storage.get_trial(trial._trial_id).constraints  # of a driver killed between this and the tell
+        known = self._storage.get_trial(trial._trial_id).constraints  # of a driver killed between this and the tell
         for name, violation in reached.violations.items():
-            if name not in held:
+            if name not in known:
                 trial.set_constraint(name, violation)
         if self._optuna_state(state) == TrialState.PRUNED:
             self._study.tell(trial, state=TrialState.PRUNED)
@@ -447,7 +447,7 @@ class Study:
                 state=state,
                 values=None if row.best is None or state != TrialState.COMPLETE else list(row.best.values),
                 params={name: value for name, (value, _) in row.params.items()},
-                distributions={name: _distribution(held) for name, (_, held) in row.params.items()},
+                distributions={name: _distribution(declared) for name, (_, declared) in row.params.items()},
                 intermediate_values=dict(row.values) if len(self._objective.directions) == 1 else {},
                 constraints=None if row.best is None else dict(row.best.violations),
                 user_attrs=dict(attributes),
@@ -476,7 +476,7 @@ def _recorded(space: SearchSpace, store: Store) -> dict[str, Recorded]:
     epochs: dict[str, list[Row]] = {}
     for row in store.epochs().rows():
         epochs.setdefault(str(row["trial_id"]), []).append(row)
-    found = {}
+    recorded = {}
     for row in store.latest_attempts().rows():
         try:
             config = config_of(row)
@@ -484,13 +484,14 @@ def _recorded(space: SearchSpace, store: Store) -> dict[str, Recorded]:
             continue
         params = space.params_of(config)
         if params is not None:
-            found[config.trial_id] = Recorded.of(config, row, epochs.get(config.trial_id, []), params, space.objective)
-    return found
+            rows = epochs.get(config.trial_id, [])
+            recorded[config.trial_id] = Recorded.of(config, row, rows, params, space.objective)
+    return recorded
 
 
 def _open(path: Path) -> StudyFile:
     if not path.exists():
-        with study_file.said(path):
+        with study_file.writing(path):
             return StudyFile(path)
     try:
         return StudyFile(path)
@@ -505,10 +506,10 @@ def _study(storage: BaseStorage, objective: Objective, store: Store) -> optuna.S
         "maximize" if way == "max" else "minimize" for way in objective.directions
     ]
     study = optuna.create_study(storage=storage, study_name=NAME, directions=directions, load_if_exists=True)
-    held = [direction.name.lower() for direction in study.directions]
-    if held != directions:
+    its_own = [direction.name.lower() for direction in study.directions]
+    if its_own != directions:
         raise StudyError(
-            f"{store.study_file}: its study asks to {' and '.join(held)}, the sweep to {' and '.join(directions)}. "
+            f"{store.study_file}: its study asks to {' and '.join(its_own)}, the sweep to {' and '.join(directions)}. "
             f"{study_file.WAY_OUT}"
         )
     if len(objective.directions) > 1:
@@ -518,8 +519,8 @@ def _study(storage: BaseStorage, objective: Objective, store: Store) -> optuna.S
     return study
 
 
-def _distribution(held: Distribution) -> BaseDistribution:
-    match held:
+def _distribution(declared: Distribution) -> BaseDistribution:
+    match declared:
         case Choice(options=options):
             return CategoricalDistribution(options)
         case Ints(low=low, high=high, step=step, log=log):

@@ -39,7 +39,7 @@ class StudyError(UserError):
 
 
 @contextmanager
-def said(path: Path) -> Generator[None]:
+def writing(path: Path) -> Generator[None]:
     """Raise StudyError, with the file's name, where it cannot be written."""
     try:
         yield
@@ -76,14 +76,14 @@ class StudyFile(InMemoryStorage):
         self._studies_there: dict[int, int] = {}  # by the number of a study in memory, that in the file
         self._trials_there: dict[int, int] = {}
         for study in self._file.get_all_studies():
-            held = super().create_new_study(study.directions, study.study_name)
-            self._studies_there[held] = study._study_id
+            here = super().create_new_study(study.directions, study.study_name)
+            self._studies_there[here] = study._study_id
             for name, value in study.user_attrs.items():
-                super().set_study_user_attr(held, name, value)
+                super().set_study_user_attr(here, name, value)
             for name, value in study.system_attrs.items():
-                super().set_study_system_attr(held, name, value)
+                super().set_study_system_attr(here, name, value)
             for trial in self._file.get_all_trials(study._study_id, deepcopy=False):
-                self._trials_there[super().create_new_trial(held, trial)] = trial._trial_id
+                self._trials_there[super().create_new_trial(here, trial)] = trial._trial_id
 
     def close(self) -> None:
         """Let go of the file."""
@@ -92,21 +92,21 @@ class StudyFile(InMemoryStorage):
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
         """Begin a study."""
         there = self._file.create_new_study(directions, study_name)
-        held = super().create_new_study(directions, study_name)
-        self._studies_there[held] = there
-        return held
+        here = super().create_new_study(directions, study_name)
+        self._studies_there[here] = there
+        return here
 
     def delete_study(self, study_id: int) -> None:
         """Delete a study."""
         self._file.delete_study(self._studies_there.pop(study_id))
         super().delete_study(study_id)
 
-    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
+    def set_study_user_attr(self, study_id: int, key: str, value: object) -> None:
         """Set an attribute of the study."""
         self._file.set_study_user_attr(self._studies_there[study_id], key, value)
         super().set_study_user_attr(study_id, key, value)
 
-    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:  # Optuna exports no type for it
         """Set one of Optuna's own attributes of the study."""
         self._file.set_study_system_attr(self._studies_there[study_id], key, value)
         super().set_study_system_attr(study_id, key, value)
@@ -114,9 +114,9 @@ class StudyFile(InMemoryStorage):
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         """Begin a trial, or add one as it is."""
         there = self._file.create_new_trial(self._studies_there[study_id], template_trial)
-        held = super().create_new_trial(study_id, template_trial)
-        self._trials_there[held] = there
-        return held
+        here = super().create_new_trial(study_id, template_trial)
+        self._trials_there[here] = there
+        return here
 
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
@@ -136,12 +136,12 @@ class StudyFile(InMemoryStorage):
         self._file.set_trial_intermediate_value(self._trials_there[trial_id], step, intermediate_value)
         super().set_trial_intermediate_value(trial_id, step, intermediate_value)
 
-    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+    def set_trial_user_attr(self, trial_id: int, key: str, value: object) -> None:
         """Set an attribute of a trial."""
         self._file.set_trial_user_attr(self._trials_there[trial_id], key, value)
         super().set_trial_user_attr(trial_id, key, value)
 
-    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:  # Optuna exports no type for it
         """Set one of Optuna's own attributes of a trial."""
         self._file.set_trial_system_attr(self._trials_there[trial_id], key, value)
         super().set_trial_system_attr(trial_id, key, value)
@@ -175,14 +175,14 @@ def _written_by(path: Path) -> tuple[str | None, str | None]:
     if not path.exists():
         return None, None
     try:
-        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True)) as held:
-            tables = {name for (name,) in held.execute("select name from sqlite_master where type = 'table'")}
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True)) as connection:
+            tables = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
             if tables and not tables & _OPTUNAS:
                 listed = ", ".join(sorted(tables)[:3])
                 raise StudyError(f"{path}: is a database of another program, with the tables {listed}. {WAY_OUT}")
             return (
-                _first(held, "select version_num from alembic_version") if "alembic_version" in tables else None,
-                _first(held, "select library_version from version_info") if "version_info" in tables else None,
+                _first(connection, "select version_num from alembic_version") if "alembic_version" in tables else None,
+                _first(connection, "select library_version from version_info") if "version_info" in tables else None,
             )
     except sqlite3.Error as error:
         raise DatabaseError(None, None, error) from error  # as SQLAlchemy would

@@ -64,14 +64,12 @@ def gather(space: SearchSpace, stores: Iterable[Store], protocol: FidProtocol | 
         for row in table.rows():
             rows = epochs.get(str(row["trial_id"]), [])
             if needs_protocol:
-                protocol = protocol or next(
-                    (fid_protocol_of(held) for held in rows if held.get("fid") is not None), None
-                )
-            found = _usable(space, row, rows, protocol if needs_protocol else None)
-            if isinstance(found, str):
-                source.refused[found] += 1
+                protocol = protocol or _first_protocol(rows)
+            trial = _usable(space, row, rows, protocol if needs_protocol else None)
+            if isinstance(trial, str):
+                source.refused[trial] += 1
             else:
-                source.used.append((f"{source.name}/{found.trial_id}", found))
+                source.used.append((f"{source.name}/{trial.trial_id}", trial))
         sources.append(source)
     return sources
 
@@ -94,13 +92,18 @@ def _usable(space: SearchSpace, row: Row, epochs: Sequence[Row], protocol: FidPr
     if meaning_of(row["state"]).failed:
         return "it failed"
     if protocol is not None:
-        measured = [held for held in epochs if fid_protocol_of(held) == protocol]
-        other = next((fid_protocol_of(held) for held in epochs if held.get("fid") is not None), None)
+        measured = [epoch for epoch in epochs if fid_protocol_of(epoch) == protocol]
+        other = _first_protocol(epochs)
         if not measured and other is not None:
-            return f"its FID has other features, images or reference ({_said(other)}, not {_said(protocol)})"
+            return f"its FID has other features, images or reference ({_in_words(other)}, not {_in_words(protocol)})"
         epochs = measured
-    found = Recorded.of(config, row, epochs, params, space.objective)
-    return found if found.best is not None else f"it has no {' and '.join(space.objective.reads)} in any epoch"
+    recorded = Recorded.of(config, row, epochs, params, space.objective)
+    return recorded if recorded.best is not None else f"it has no {' and '.join(space.objective.reads)} in any epoch"
+
+
+def _first_protocol(epochs: Sequence[Row]) -> FidProtocol | None:
+    """What the first FID of a trial was measured with; None where it has none."""
+    return next((fid_protocol_of(epoch) for epoch in epochs if epoch.get("fid") is not None), None)
 
 
 def _as_measured_here(space: SearchSpace, config: TrialConfig) -> TrialConfig:
@@ -108,6 +111,6 @@ def _as_measured_here(space: SearchSpace, config: TrialConfig) -> TrialConfig:
     return config.with_settings({name: mine[name] for name in _IGNORED if name not in space.searched})
 
 
-def _said(protocol: FidProtocol) -> str:
+def _in_words(protocol: FidProtocol) -> str:
     features, images, reference = protocol
     return f"{features} of {images} images against {reference}"

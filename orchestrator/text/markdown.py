@@ -26,9 +26,9 @@ def code(text: str) -> str:
 
 def block(lines: Iterable[str]) -> list[str]:
     """Lines set as a block of code."""
-    held = list(lines)
-    fence = "`" * max(3, *(_longest(line) + 1 for line in held))
-    return [fence, *held, fence]
+    content = list(lines)
+    fence = "`" * max(3, *(_longest(line) + 1 for line in content))
+    return [fence, *content, fence]
 
 
 def _longest(text: str) -> int:

@@ -66,13 +66,13 @@ def _run_in(
     store.create()
     store = store.retrying()
     traceless = beginning.without_a_trace(store, absent) if new else nullcontext()
-    with holding(store, way_out=plan.way_out) as store, study_file.said(store.study_file), traceless:
+    with holding(store, way_out=plan.way_out) as store, study_file.writing(store.study_file), traceless:
         store.remove_leftovers()
         for line in store.set_damaged_aside():
             view.note(f"warning: {line}")
-        held = mixtures.Held.of(store)
-        held.check_protocol(way_out=plan.way_out)
-        plan = _with_one_data_set(_with_one_extractor(plan, store), held)
+        there = mixtures.Held.of(store)
+        there.check_protocol(way_out=plan.way_out)
+        plan = _with_one_data_set(_with_one_extractor(plan, store), there)
         if new:
             _check_data(plan)  # before the folder is bound to this question
         _agree(plan, store)
@@ -137,32 +137,32 @@ def _with_one_extractor(plan: Plan, store: Store) -> Plan:
     return replace(plan, space=settled)
 
 
-def _with_one_data_set(plan: Plan, held: mixtures.Held) -> Plan:
+def _with_one_data_set(plan: Plan, there: mixtures.Held) -> Plan:
     """Say in the space by its digest which data all trials are about. Raise MixtureError where the folder's differ.
 
     Simulated trials have no data.
     """
     if plan.trainer != trainer.TRAINER:
         return plan
-    recorded = held.sweep.settings.get(trainer.DIGEST)
+    recorded = there.sweep.settings.get(trainer.DIGEST)
     config = plan.space.default().data
     digest = _digest(config.model_copy(update={"digest": None}), config.digest if recorded is None else str(recorded))
-    held.check_data(config, digest, way_out=plan.way_out)
+    there.check_data(config, digest, way_out=plan.way_out)
     if config.digest not in {None, digest}:
         trainer.dataset(config)  # which says that it is other data than the one asked for
     return replace(plan, space=plan.space.with_settings({trainer.DIGEST: digest}))
 
 
-def _digest(config: DataConfig, held: str | None) -> str | None:
+def _digest(config: DataConfig, recorded: str | None) -> str | None:
     """The digest of the data as it is now, read by a node of the cluster where it is not here.
 
-    A sweep that has ended is looked at again without its data: where that cannot be read, `held`, its own, stands.
+    A sweep that has ended is looked at again without its data: where that cannot be read, the `recorded` one stands.
     """
     try:
         return trainer.digest(config)
     except DataError:
-        if held is not None:
-            return held
+        if recorded is not None:
+            return recorded
         if launch.cluster_address() is None:
             raise
     from orchestrator.tune import local_ray
@@ -266,39 +266,39 @@ def _warm_start(plan: Plan, store: Store, study: Study) -> Generator[str]:
     lost = [name for name in before if name not in study.learned_from and name not in plan.warm_start]
     if not plan.warm_start and not lost:
         return
-    found = {store.folder.name: store for store in sweeps(plan.results) if store.folder.name != plan.name}
+    others = {store.folder.name: store for store in sweeps(plan.results) if store.folder.name != plan.name}
     for name in plan.warm_start:
-        if name not in found:
+        if name not in others:
             raise SweepError(
-                f"--warm-start {name}: no other sweep of that name in {plan.results}{nearest(name, found)}"
+                f"--warm-start {name}: no other sweep of that name in {plan.results}{nearest(name, others)}"
             )
     for name in lost:
-        if name not in found:
+        if name not in others:
             yield f"warm start from {name}: it is not in {plan.results} any more"
     own = (fid_protocol_of(row) for row in plan.store.epochs().rows() if row["fid"] is not None)
     protocol = next(own, None)
     if protocol is None and _trains_here(plan):
         protocol = trainer.fid_protocol(plan.space.default())
-    wanted = [name for name in (*plan.warm_start, *lost) if name in found]
-    for source in warm_start.gather(plan.space, [found[name] for name in wanted], protocol):
+    wanted = [name for name in (*plan.warm_start, *lost) if name in others]
+    for source in warm_start.gather(plan.space, [others[name] for name in wanted], protocol):
         yield source.summary(study.learn(source.used))
 
 
 def _entries(plan: Plan, store: Store) -> list[Entry]:
     """The trials in the folder that this space admits; others were run there by hand."""
-    found = []
+    admitted = []
     for entry in ranking.read([store])[0]:
         with suppress(ConfigError):
             if plan.space.params_of(config_of(entry.trial)) is not None:
-                found.append(entry)
-    return found
+                admitted.append(entry)
+    return admitted
 
 
 def _best_so_far(plan: Plan, entries: list[Entry]) -> Best | None:
-    found = ranking.leader(entries, plan.space.objective)
-    if found is None:
+    leader = ranking.leader(entries, plan.space.objective)
+    if leader is None:
         return None
-    entry, epoch, value = found
+    entry, epoch, value = leader
     return value, config_of(entry.trial), as_int(epoch["epoch"])
 
 

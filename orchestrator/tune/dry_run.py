@@ -37,8 +37,8 @@ def show(console: Console, plan: Plan, cluster: Path | None = None) -> None:
     trainer.check_each(plan.space.extremes())
     resources, machine = plan.space.resources, _machine()
     if resources.packs and machine["GPU"]:
-        resources, found = packing.probe(plan.space).packed(resources, machine)
-        console.print(found, highlight=False)
+        resources, how_many_fit = packing.probe(plan.space).packed(resources, machine)
+        console.print(how_many_fit, highlight=False)
     share = resources.share(machine, plan.trials)
     trainer.set_threads(share.cpus)
     smallest, largest = probing.extremes(plan.space.extremes(), dataset)
@@ -99,7 +99,7 @@ def _show_disk(console: Console, results: Folder, most: float) -> None:
 
 def _range(probes: list[probing.Probe]) -> tuple[float, float]:
     """The seconds of the shortest trial and of the longest, which need not be that of the largest network."""
-    seconds = [held.trial_seconds for held in probes]
+    seconds = [probe.trial_seconds for probe in probes]
     return min(seconds), max(seconds)
 
 

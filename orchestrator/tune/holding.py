@@ -58,7 +58,7 @@ def _leased(store: Store, *, locked: bool, way_out: str) -> Generator[Store]:
     """Hold the lease of the sweep's driver, and publish the study now and then where it lies elsewhere."""
     work = _work(store)
     try:
-        held, before = Lease.taken(store.folder, lease.DRIVER, work=work, locked=locked)
+        own_lease, before = Lease.taken(store.folder, lease.DRIVER, work=work, locked=locked)
     except TakenError as taken:
         left = max(1, round(STALE_SECONDS - taken.seen.silent))
         raise SweepError(
@@ -74,7 +74,7 @@ def _leased(store: Store, *, locked: bool, way_out: str) -> Generator[Store]:
 
     def fence() -> None:
         try:
-            held.check()
+            own_lease.check()
         except LeaseLostError as error:
             raise StoreError(
                 f"{store.folder}: another driver has taken over this sweep: {error}. This one was not heard of for "
@@ -85,7 +85,7 @@ def _leased(store: Store, *, locked: bool, way_out: str) -> Generator[Store]:
 
     try:
         with store.fenced(fence) as fenced:
-            beating = Beating(held, meanwhile=partial(_publish, fenced), every=_PUBLISH_SECONDS)
+            beating = Beating(own_lease, meanwhile=partial(_publish, fenced), every=_PUBLISH_SECONDS)
             try:
                 yield fenced
             finally:
@@ -93,7 +93,7 @@ def _leased(store: Store, *, locked: bool, way_out: str) -> Generator[Store]:
                 _publish(fenced)
     finally:
         with suppress(OSError):
-            held.release()
+            own_lease.release()
 
 
 def _publish(store: Store) -> None:

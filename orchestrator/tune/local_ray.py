@@ -95,10 +95,10 @@ def elsewhere(function: Callable[[Argument], Result], argument: Argument) -> Res
     from ray.exceptions import RayTaskError
 
     try:
-        found: Result = ray.get(ray.remote(function).options(num_cpus=1).remote(argument))
+        result: Result = ray.get(ray.remote(function).options(num_cpus=1).remote(argument))
     except RayTaskError as error:
         raise error.cause or error from None
-    return found
+    return result
 
 
 def _start() -> None:
@@ -119,14 +119,14 @@ def _start() -> None:
             )
         except Exception as error:  # noqa: BLE001 - on a busy machine its processes miss one another; it has no class
             ray.shutdown()
-            said = " ".join(str(error).split()).rstrip(".")
+            reason = " ".join(str(error).split()).rstrip(".")
             if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
                 raise ClusterError(
-                    f"Ray did not start on this machine: {said}. Its files go to {folder}; TMPDIR names another place"
+                    f"Ray did not start on this machine: {reason}. Its files go to {folder}; TMPDIR names another place"
                 ) from None
             if not left:
                 raise ClusterError(
-                    f"Ray did not start on this machine, {_STARTS} times: {said}. Its logs are in "
+                    f"Ray did not start on this machine, {_STARTS} times: {reason}. Its logs are in "
                     f"{folder / 'session_latest'}; the same command tries again"
                 ) from None
         else:

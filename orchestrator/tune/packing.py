@@ -45,8 +45,8 @@ def measure(space: SearchSpace) -> Measured:
 
     # A process of its own, which gives the memory back when it is done.
     task = ray.remote(num_gpus=1, num_cpus=1, max_calls=1)(probe)
-    found: Measured = ray.get(task.remote(space))
-    return found
+    measured: Measured = ray.get(task.remote(space))
+    return measured
 
 
 def _takes(config: TrialConfig, nr_classes: int) -> tuple[float, bool]:

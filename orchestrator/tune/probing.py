@@ -108,9 +108,9 @@ def extremes(configs: Iterable[TrialConfig], dataset: Dataset) -> tuple[TrialCon
 
 def _smallest_and_largest(configs: Collection[TrialConfig]) -> list[TrialConfig]:
     """Those than which none is smaller, or none larger, in all whole numbers: the others lie between."""
-    held = [{key: value for key, value in config.model if type(value) is int} for config in configs]
-    shared = sorted(set.intersection(*(set(sizes) for sizes in held)))
-    sized = [([sizes[key] for key in shared], config) for config, sizes in zip(configs, held, strict=True)]
+    each = [{key: value for key, value in config.model if type(value) is int} for config in configs]
+    shared = sorted(set.intersection(*(set(sizes) for sizes in each)))
+    sized = [([sizes[key] for key in shared], config) for config, sizes in zip(configs, each, strict=True)]
     ends: list[TrialConfig] = []
     for way in _WAYS:
         front = pareto_front(sized, lambda item: item[0], [way] * len(shared))

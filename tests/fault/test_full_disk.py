@@ -31,7 +31,7 @@ def main(disk: Path, step: int) -> None:
         store, error = None, None
         try:
             store = new_store(disk / "one")
-            with study_file.said(store.study_file):  # as the driver does
+            with study_file.writing(store.study_file):  # as the driver does
                 drive(store)
         except (StoreError, StudyError, OSError) as caught:  # anything else would be a traceback
             error = caught
