@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from pydantic import BeforeValidator, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import BeforeValidator, GetCoreSchemaHandler, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 
 from cpcnn_core.suggest import nearest
 
 _MUST_BE = "must_be"
+
+
+class IsInstance:
+    """For an annotation: take values of its class as they are.
+
+    Pydantic's own `InstanceOf` also builds a schema of all that the class holds, which costs time at each import.
+    """
+
+    def __get_pydantic_core_schema__(self, source: type, _: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.is_instance_schema(source)
 
 
 def must_be(right: str) -> WrapValidator:

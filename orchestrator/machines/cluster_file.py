@@ -49,7 +49,8 @@ def load(path: Path) -> dict[str, object]:
 
 class _Part(BaseModel):
     # The keys are Ray's, which checks them by its own schema; these are the ones that are read here.
-    model_config = ConfigDict(frozen=True, extra="allow")
+    # Built when a cluster file is read: most commands read none.
+    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
 
 
 class Provider(_Part):

@@ -20,7 +20,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    InstanceOf,
     JsonValue,
     ValidationError,
 )
@@ -30,7 +29,7 @@ from cpcnn_core import places
 from cpcnn_core.config import LOCATIONS, PROTOCOL, ConfigError, TrialConfig, check_field
 from cpcnn_core.errors import UserError
 from cpcnn_core.metrics import OF_PIXELS
-from cpcnn_core.validation import a_mapping, mistakes, must_be
+from cpcnn_core.validation import IsInstance, a_mapping, mistakes, must_be
 from orchestrator.machines.resources import Resources
 from orchestrator.objectives.objective import Objective
 from orchestrator.search import samplers
@@ -64,7 +63,8 @@ class Suggester(Protocol):
 _Field: TypeAlias = Annotated[str, must_be("a text, the name of a field")]
 _Setting: TypeAlias = Annotated[Scalar, must_be("one finite number, text, True, False or None")]
 _Varied: TypeAlias = Annotated[
-    InstanceOf[Choice] | InstanceOf[Ints] | InstanceOf[Floats],
+    Distribution,
+    IsInstance(),
     must_be("choice(...), ints(...) or floats(...). A fixed value belongs into settings"),
 ]
 
@@ -79,7 +79,9 @@ class SpaceFile(BaseModel):
     settings: Annotated[Mapping[_Field, _Setting], a_mapping("from fields to values")] = Field(default_factory=dict)
     trials: Annotated[int, Field(ge=1), must_be("a whole number of at least 1")] = 16
     sampler: Annotated[str, BeforeValidator(samplers.named)] = samplers.DEFAULT
-    objective: Annotated[InstanceOf[Objective] | None, BeforeValidator(Objective.of)] = None  # None: not said
+    objective: Annotated[Annotated[Objective, IsInstance()] | None, BeforeValidator(Objective.of)] = (
+        None  # None: not said
+    )
     scheduler: Annotated[Schedule, BeforeValidator(Schedule.of)] = Schedule()
     resources: Annotated[Resources, BeforeValidator(Resources.of)] = Resources()
     stall_minutes: Annotated[float, Field(ge=0), must_be("a number of minutes, or 0 for never")] = 30.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Generator
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,13 +11,15 @@ from typing import Any
 import pytest
 
 from cpcnn_core.metrics import EpochMetrics
+from orchestrator.records.recording import Place
 from orchestrator.records.store import Store
 from orchestrator.search.ledger import Ledger
 from orchestrator.training.stall import Stalls
 from orchestrator.training.trainer import TrialBusyError
+from orchestrator.tune.assignment import Assignment, Epoch, report_of, to_ray
 from orchestrator.tune.trainable import TrialProcess
 from orchestrator.tune.tuning import LedgerCallback
-from tests.support.fakes import assignment
+from tests.support.fakes import assignment, metrics
 
 
 class Events:
@@ -33,6 +36,14 @@ class Events:
 
     def halt(self, number: int, error: str) -> None:
         self.heard.append(("halt", number, error))
+
+
+def test_what_passes_through_tune_comes_out_as_it_was(tmp_path: Path) -> None:
+    sent = assignment(tmp_path, number=3, gpus=0.5)
+    assert Assignment.of_ray(pickle.loads(pickle.dumps(sent.to_ray()))) == sent
+    epoch = Epoch(3, metrics(1), Place("here", "cpu", 1))
+    assert report_of(pickle.loads(pickle.dumps(to_ray(epoch, done=False)))) == epoch
+    assert report_of(to_ray(None, done=True)) is report_of(None) is report_of({"pid": 1}) is None
 
 
 @pytest.mark.parametrize(
