@@ -24,7 +24,7 @@ from cpcnn_core.errors import LikelihoodError, RunError
 from cpcnn_core.evaluate import Evaluation
 from cpcnn_core.fid import FidError
 from cpcnn_core.initialise import data_dependent_init
-from cpcnn_core.loss import Loss
+from cpcnn_core.loss import Loss, drawn_others
 from cpcnn_core.memory import is_out_of_memory, release_memory
 from cpcnn_core.metrics import EpochMetrics
 from cpcnn_core.model import ConditionalPixelCNN
@@ -128,12 +128,29 @@ class Batch(NamedTuple):
     withheld: Tensor  # (B,) bool: trained without the label
     weights: Tensor  # (B,): 1, and 0 for padding
     masks: list[Tensor] | None  # dropout, one (B, 2C, ...) per gated block
+    others: Tensor | None  # (B, m): the classes beside the true one that the class loss sees; None is all
 
     def part(self, start: int, stop: int) -> Batch:
         """Images start to stop with what belongs to them."""
-        masks = None if self.masks is None else [mask[start:stop] for mask in self.masks]
+        return self._each(lambda tensor: tensor[start:stop])
+
+    def padded(self, surplus: int) -> Batch:
+        """The first image repeated `surplus` times with weight 0, so that the replicas' shares are equal."""
+
+        def extended(tensor: Tensor) -> Tensor:
+            return torch.cat([tensor, tensor[:1].expand(surplus, *tensor.shape[1:])])
+
+        weights = torch.cat([self.weights, self.weights.new_zeros(surplus)])
+        return self._each(extended)._replace(weights=weights)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         return Batch(
-            self.images[start:stop], self.labels[start:stop], self.withheld[start:stop], self.weights[start:stop], masks
+            change(self.images),
+            change(self.labels),
+            change(self.withheld),
+            change(self.weights),
+            None if self.masks is None else [change(mask) for mask in self.masks],
+            None if self.others is None else change(self.others),
         )
 
 
@@ -350,9 +367,13 @@ class Run:
         if train.label_dropout > 0:
             withheld = torch.rand(B, generator=noise, device=device) < train.label_dropout
         weights = (torch.arange(B, device=device) < len(chosen)).float()
-        batch = Batch(images, labels, withheld, weights, self.model.dropout_masks(B, noise))
+        masks = self.model.dropout_masks(B, noise)
+        others, classes = train.class_loss_others, self.dataset.nr_classes
+        drawn = others is not None and others < classes - 1  # else all of them are seen
+        seen = drawn_others(labels, classes, others, noise) if drawn and others is not None else None
+        batch = Batch(images, labels, withheld, weights, masks, seen)
         surplus = -B % self.world
-        return batch if surplus == 0 else _padded(batch, surplus)
+        return batch if surplus == 0 else batch.padded(surplus)
 
     def _order(self) -> Tensor:
         """The order of the images in the epoch in progress; it follows from seed and epoch alone."""
@@ -501,22 +522,6 @@ class Run:
         self.epoch, self.position, self.step = state["epoch"], state["position"], state["step"]
         self.sums = Sums(**{name: total.to(self.device) for name, total in state["sums"].items()})
         self.micro_batch = state["micro_batch"]
-
-
-def _padded(batch: Batch, surplus: int) -> Batch:
-    """Repeat the first image `surplus` times with weight 0, so that the replicas' shares are equal."""
-
-    def extend(tensor: Tensor) -> Tensor:
-        return torch.cat([tensor, tensor[:1].expand(surplus, *tensor.shape[1:])])
-
-    masks = None if batch.masks is None else [extend(mask) for mask in batch.masks]
-    return Batch(
-        extend(batch.images),
-        extend(batch.labels),
-        extend(batch.withheld),
-        torch.cat([batch.weights, batch.weights.new_zeros(surplus)]),
-        masks,
-    )
 
 
 def _warn_of_slow_bf16(config: TrialConfig, device: torch.device) -> None:
