@@ -85,6 +85,13 @@ def gated(h: Tensor) -> Tensor:
     return out
 
 
+class Gate(nn.Module):
+    """`gated` as a module, so that whoever wants to can watch it."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        return gated(h)
+
+
 def add(a: Tensor, b: Tensor) -> Tensor:
     """The sum of a and b, where either may have one entry per image and the other one per label."""
     count = max(len(a), len(b))
@@ -218,6 +225,7 @@ class GatedBlock(nn.Module):
         self.nin_skip = NetworkInNetwork(2 * (skip_channels + extra_channels), channels) if skip_channels else None
         self.norm = ChannelNorm(channels) if norm else None
         self.conv_out = conv(2 * (channels + inside), 2 * channels)
+        self.gated = Gate()
 
     def forward(
         self,
@@ -250,4 +258,4 @@ class GatedBlock(nn.Module):
         if mask is not None:
             h = h * per_label(mask.to(h.dtype), len(h))  # in fp32 it would make h fp32 again under autocast
         h = with_label(h, hidden.extra)
-        return output(add(x, gated(gate(self.conv_out(h)))))  # van den Oord et al. 2016, eq. 2
+        return output(add(x, self.gated(gate(self.conv_out(h)))))  # van den Oord et al. 2016, eq. 2

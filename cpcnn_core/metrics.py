@@ -85,7 +85,10 @@ class EpochMetrics:
     kid_error: str | None = None
     score: float | None = None  # what the sweep's objective makes of this epoch, where it combines metrics
     score_error: str | None = None
-    grad_norm: float | None  # largest of the epoch, before clipping
+    grad_norm: float | None  # largest of the epoch, before clipping; of each stage of the network in `extra`
+    activation_max: float | None = None  # largest absolute output of a gated block, on a few fixed images
+    gate_saturation: float | None = None  # share of the gates there that let through less than .01 or more than .99
+    sample_saturation: float | None = None  # share of the drawn sub-pixels that are 0 or 255
     seconds: float  # the whole epoch: training, evaluation and checkpoint
     train_seconds: float
     compile_seconds: float  # spent in torch.compile, part of train_seconds
@@ -96,7 +99,7 @@ class EpochMetrics:
     micro_batch: int  # images per forward pass and process; smaller than asked after out-of-memory
     checkpoint: str | None  # file name in the trial's checkpoint folder, None where this epoch's was not kept
     kept_epochs: tuple[int, ...]  # every epoch whose weights are on disk now
-    extra: dict[str, float]  # per-class accuracies and FIDs, and what a fusion logs of itself
+    extra: dict[str, float]  # per-class accuracies and FIDs, gradient norms per stage, what a fusion logs of itself
 
     def row(self) -> dict[str, Scalar]:
         """Flat scalars: `extra` entries under their own names, `kept_epochs` left out."""

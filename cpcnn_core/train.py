@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cpcnn_core import augment, environment, evaluate, quality, seeds
+from cpcnn_core import augment, diagnostics, environment, evaluate, quality, seeds
 from cpcnn_core.checkpoint import CheckpointFolder, build_model
 from cpcnn_core.config import ConfigError, TrialConfig
-from cpcnn_core.data import Dataset, Split, to_model
+from cpcnn_core.data import Dataset, Split, to_model, to_uint8
+from cpcnn_core.diagnostics import StageNorms
 from cpcnn_core.errors import LikelihoodError, RunError
 from cpcnn_core.evaluate import Evaluation
 from cpcnn_core.fid import FidError
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 INIT_IMAGES = 128
+WATCHED_IMAGES = 32  # whose activations are looked at after each epoch
 GPU_CHECK_EVERY = 25  # steps between two looks at whether the loss is finite; each look waits for the device
 
 
@@ -55,10 +57,12 @@ class Sums(NamedTuple):
     objective: Tensor  # the loss; a training state on disk has it under this name
     bpd: Tensor
     grad_norm: Tensor  # the largest, not a sum
+    stage_norms: Tensor  # (S,): the largest of each stage
 
     @classmethod
-    def zero(cls, device: torch.device) -> Sums:
-        return cls(*(torch.zeros((), device=device) for _ in cls._fields))
+    def zero(cls, device: torch.device, stages: int) -> Sums:
+        zero = torch.zeros((), device=device)
+        return cls(zero, zero, zero, torch.zeros(stages, device=device))
 
 
 def fit(
@@ -190,11 +194,12 @@ class Run:
         self.epoch = 0  # finished ones
         self.position = 0  # optimizer steps done of the epoch in progress
         self.step = 0
-        self.sums = Sums.zero(device)
         self.micro_batch = math.ceil(config.train.batch_size / self.world / config.train.accumulate)
         self.compiled = not config.train.compile
 
         self.model = build_model(config, dataset.image_shape, dataset.nr_classes).to(device)
+        self.grad_norms = StageNorms(self.model.named_parameters())
+        self.sums = Sums.zero(device, len(self.grad_norms.stages))
         state = self.checkpoints.load_state()
         if state is None and config.train.data_dependent_init:
             some = seeds.generator(config.seed, Purpose.INITIALISATION)
@@ -238,12 +243,12 @@ class Run:
 
         self.epoch += 1
         self.position = 0
-        self.sums = Sums.zero(self.device)
+        self.sums = Sums.zero(self.device, len(self.grad_norms.stages))
         evaluation, train_acc = self._evaluate(on_progress)
         if on_evaluation is not None and self.accelerator.is_main_process:
             on_evaluation(self.epoch, evaluation)
-        measured: dict[str, Any] = dict(evaluation.metrics())
-        extra = self._extra(evaluation)
+        measured: dict[str, Any] = dict(evaluation.metrics()) | self._activations()
+        extra = self._extra(evaluation) | self._stage_norms(sums)
         if self._fid_is_due():
             of_images, of_classes = self._measure_images(on_drawn, on_progress)
             measured |= of_images
@@ -321,14 +326,20 @@ class Run:
             release_memory()
             self.micro_batch = math.ceil(self.micro_batch / 2)
             logger.warning("out of memory at step %d: micro-batches of %d from now on", self.step + 1, self.micro_batch)
-        limit = self.config.train.grad_clip
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), math.inf if limit is None else limit)
+        norm, of_stages = self.grad_norms()
+        if (limit := self.config.train.grad_clip) is not None:
+            nn.utils.clip_grads_with_norm_(self.model.parameters(), limit, norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.scheduler.step()
         if self.ema is not None:
             self.ema.update_parameters(self.model)
-        self.sums = Sums(self.sums.objective + loss, self.sums.bpd + bpd, torch.maximum(self.sums.grad_norm, norm))
+        self.sums = Sums(
+            self.sums.objective + loss,
+            self.sums.bpd + bpd,
+            torch.maximum(self.sums.grad_norm, norm),
+            torch.maximum(self.sums.stage_norms, of_stages),
+        )
         # An infinite loss may have a finite gradient. Times zero it is NaN, and a finite one changes nothing; looking
         # at it here would wait for the device.
         return norm + 0.0 * (loss + bpd)
@@ -454,7 +465,22 @@ class Run:
                     on_drawn(self.epoch, drawn)
                 except OSError:
                     logger.exception("the picture of epoch %d was not kept", self.epoch)
+        fields["sample_saturation"] = self._saturation(drawn)
         return fields | {"sample_seconds": time.perf_counter() - started}, of_classes
+
+    def _saturation(self, drawn: Drawn) -> float:
+        """The share of black and white in the images drawn; a warning where it is far from the data's."""
+        share = diagnostics.saturation(drawn.images)
+        of_data = diagnostics.saturation(to_uint8(self.dataset.validation.images))
+        if share > of_data + diagnostics.MORE_SATURATED:
+            logger.warning(
+                "epoch %d: %.0f%% of the drawn sub-pixels are 0 or 255, and %.0f%% of the data's; the network has blown "
+                "up, or is about to: look at activation_max, and lower train.lr or train.grad_clip",
+                self.epoch,
+                100 * share,
+                100 * of_data,
+            )
+        return share
 
     def _evaluated_model(self) -> ConditionalPixelCNN:
         if self.ema is None:
@@ -468,6 +494,17 @@ class Run:
         with torch.no_grad():
             fusion = model.fusion.diagnostics(model.label.table())
         return evaluation.class_accuracies(self.dataset.class_names) | fusion
+
+    def _activations(self) -> dict[str, float]:
+        """How large activations are, and how stuck gates, on a few images that are the same in each epoch."""
+        some = self.train_subset if len(self.train_subset) else self.dataset.validation
+        images, labels = (part[:WATCHED_IMAGES].to(self.device) for part in (some.images, some.labels))
+        seen = diagnostics.activations(self._evaluated_model(), to_model(images), labels)
+        return {"activation_max": seen.largest, "gate_saturation": seen.gate_saturation}
+
+    def _stage_norms(self, sums: Sums) -> dict[str, float]:
+        norms = (sums.stage_norms / self.world).tolist()  # the same in every replica
+        return {f"grad_norm.{stage}": norm for stage, norm in zip(self.grad_norms.stages, norms, strict=True)}
 
     def _commit(self, metrics: EpochMetrics) -> EpochMetrics:
         if self.score is not None:
@@ -520,7 +557,8 @@ class Run:
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.epoch, self.position, self.step = state["epoch"], state["position"], state["step"]
-        self.sums = Sums(**{name: total.to(self.device) for name, total in state["sums"].items()})
+        # A state of release 0.1 has no norms of stages: theirs begin here.
+        self.sums = self.sums._replace(**{name: total.to(self.device) for name, total in state["sums"].items()})
         self.micro_batch = state["micro_batch"]
 
 
