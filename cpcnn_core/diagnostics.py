@@ -16,6 +16,9 @@ CLOSED, OPEN = 0.01, 0.99  # beyond these a gate hardly moves any more
 MORE_SATURATED = 0.25  # share of sub-pixels by which samples may be more saturated than the data before it is said
 
 
+MOST_PAIRED = 10  # classes of which each pair has a distance of its own
+
+
 @dataclass(frozen=True)
 class Activations:
     """What a network's gated blocks did on some images."""
@@ -52,6 +55,28 @@ def activations(model: ConditionalPixelCNN, x: Tensor, labels: Tensor) -> Activa
 def saturation(pixels: Tensor) -> float:
     """The share of uint8 sub-pixels that are black or white to the last level."""
     return ((pixels == 0) | (pixels == 255)).float().mean().item()
+
+
+@torch.no_grad()
+def class_distances(model: ConditionalPixelCNN, class_names: Sequence[str]) -> dict[str, float]:
+    """How differently the network treats the classes: `class_distance.A.B`, and the least and the mean of them.
+
+    The root mean square of the differences between what the fusion does for A and for B, over all that it does. It is
+    0 where a model cannot tell two classes, whatever their encodings. Of many classes only the least and the mean are
+    given, and nothing of a network that no label enters.
+    """
+    count = len(class_names)
+    conditioning = model.condition(torch.arange(count, device=model.nin_out.conv.bias.device))
+    parts = [part for m in conditioning.values() for part in (m.scale, m.shift, m.extra) if part is not None]
+    if not parts or count < 2:
+        return {}
+    effect = torch.cat([part.flatten(1) for part in parts], dim=1).float()
+    distances = torch.cdist(effect, effect, compute_mode="donot_use_mm_for_euclid_dist") / effect.shape[1] ** 0.5
+    first, second = torch.triu_indices(count, count, offset=1).tolist()
+    pairs = {(a, b): distances[a, b].item() for a, b in zip(first, second, strict=True)}
+    summary = {"class_distance.min": min(pairs.values()), "class_distance.mean": sum(pairs.values()) / len(pairs)}
+    named = {f"class_distance.{class_names[a]}.{class_names[b]}": value for (a, b), value in pairs.items()}
+    return summary | (named if count <= MOST_PAIRED else {})
 
 
 def stage_of(parameter: str) -> str:

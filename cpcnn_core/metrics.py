@@ -71,6 +71,7 @@ class EpochMetrics:
     val_ece: float  # expected calibration error, 15 equal-width bins
     val_temperature: float  # divides the log-likelihoods; minimises val_class_nll
     val_ece_calibrated: float  # val_ece at that temperature
+    test_acc: float | None = None  # after the last epoch, where the test labels are known; nothing is chosen by it
     fid: float | None = None  # of images drawn after this epoch; comparable where the next three fields are the same
     fid_extractor: str | None = None  # whose features, exactly
     fid_images: int | None = None  # how many were drawn
@@ -83,6 +84,8 @@ class EpochMetrics:
     kid: float | None = None
     kid_standard_error: float | None = None
     kid_error: str | None = None
+    nearest_train: float | None = None  # median distance of a drawn image to the nearest training image, in features
+    nearest_train_validation: float | None = None  # of the validation images; far below it, a model recites
     score: float | None = None  # what the sweep's objective makes of this epoch, where it combines metrics
     score_error: str | None = None
     grad_norm: float | None  # largest of the epoch, before clipping; of each stage of the network in `extra`

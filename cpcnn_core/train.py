@@ -249,6 +249,8 @@ class Run:
             on_evaluation(self.epoch, evaluation)
         measured: dict[str, Any] = dict(evaluation.metrics()) | self._activations()
         extra = self._extra(evaluation) | self._stage_norms(sums)
+        if self.epoch == self.config.train.epochs and self.dataset.test.labelled:
+            measured["test_acc"] = self._evaluated(self.dataset.test, on_progress).accuracy
         if self._fid_is_due():
             of_images, of_classes = self._measure_images(on_drawn, on_progress)
             measured |= of_images
@@ -412,8 +414,13 @@ class Run:
 
     def _evaluate(self, on_progress: OnProgress) -> tuple[Evaluation, float | None]:
         """The validation split, and the accuracy on the fixed subset of the training images."""
+        evaluation = self._evaluated(self.dataset.validation, on_progress)
+        subset = self.train_subset
+        return evaluation, self._evaluated(subset, on_progress).accuracy if len(subset) else None
 
-        def run(split: Split) -> Evaluation:
+    def _evaluated(self, split: Split, on_progress: OnProgress) -> Evaluation:
+        """Every image of a split. Raise TrainingError where the network says nothing any more."""
+        try:
             return evaluate.evaluate(
                 self._evaluated_model(),
                 split,
@@ -423,10 +430,6 @@ class Run:
                 accelerator=self.accelerator,
                 on_images=partial(on_progress, "evaluated"),
             )
-
-        try:
-            evaluation = run(self.dataset.validation)
-            return evaluation, run(self.train_subset).accuracy if len(self.train_subset) else None
         except LikelihoodError as error:
             raise TrainingError(
                 f"the network has diverged in epoch {self.epoch}: {error}; {self._remedy(self.epoch - 1)}"
@@ -474,8 +477,8 @@ class Run:
         of_data = diagnostics.saturation(to_uint8(self.dataset.validation.images))
         if share > of_data + diagnostics.MORE_SATURATED:
             logger.warning(
-                "epoch %d: %.0f%% of the drawn sub-pixels are 0 or 255, and %.0f%% of the data's; the network has blown "
-                "up, or is about to: look at activation_max, and lower train.lr or train.grad_clip",
+                "epoch %d: %.0f%% of the drawn sub-pixels are 0 or 255, and %.0f%% of the data's; the network blows up "
+                "or is about to: look at activation_max, and lower train.lr or train.grad_clip",
                 self.epoch,
                 100 * share,
                 100 * of_data,
@@ -493,7 +496,8 @@ class Run:
         model = self._evaluated_model()
         with torch.no_grad():
             fusion = model.fusion.diagnostics(model.label.table())
-        return evaluation.class_accuracies(self.dataset.class_names) | fusion
+        distances = diagnostics.class_distances(model, self.dataset.class_names)
+        return evaluation.class_accuracies(self.dataset.class_names) | fusion | distances
 
     def _activations(self) -> dict[str, float]:
         """How large activations are, and how stuck gates, on a few images that are the same in each epoch."""
