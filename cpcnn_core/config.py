@@ -30,6 +30,10 @@ LOCATIONS = frozenset({"data.root", "eval.fid_weights"})
 # Settings that a trial of protocol 1 did not have, and so no part of its identity.
 SINCE_PROTOCOL_2 = frozenset({"protocol", "data.digest", "train.adam_eps"})
 
+# Settings that a later release added, each with the value that does what the releases before it did. At that value they
+# are no part of a trial's identity either: what was trained without them is the same trial.
+ADDED: dict[str, Scalar] = {"model.norm": "none", "train.class_loss_others": None}
+
 
 class ConfigError(UserError, ValueError):
     """A setting that cannot be used; the message names the field, the value and the way out."""
@@ -86,6 +90,7 @@ class ModelConfig(_Section):
     nr_logistic_mix: Positive = 5
     dropout: Probability = 0.5
     dropout_kind: Literal["channel", "element"] = "channel"
+    norm: Literal["none", "channel"] = "none"
 
     @model_validator(mode="after")
     def _fusion_exists(self) -> Self:
@@ -121,6 +126,8 @@ class ModelConfig(_Section):
 class TrainConfig(_Section):
     """How it is learnt. `batch_size` is the global one: all processes, all accumulated micro-batches.
 
+    `class_loss_others` is how many classes the class loss sees beside the true one, drawn anew for each image and step;
+    where it is not given, all of them.
     `adam_eps` is Adam's eps for the gradient of a sum of nats over the batch, as starter code and papers have it.
     """
 
@@ -133,7 +140,7 @@ class TrainConfig(_Section):
     beta2: Probability = 0.999
     adam_eps: Annotated[float, Field(gt=0.0)] = 1e-8
     weight_decay: NonNegative = 0.0
-    schedule: Literal["constant", "exponential", "cosine"] = "constant"
+    schedule: Literal["constant", "exponential", "linear", "cosine"] = "constant"
     lr_gamma: Annotated[float, Field(gt=0.0, le=1.0)] = 0.999995
     lr_floor: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     warmup_epochs: NonNegative = 0.0
@@ -146,6 +153,7 @@ class TrainConfig(_Section):
     compile: bool = False
     class_loss_weight: NonNegative = 0.0
     class_temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    class_loss_others: Positive | None = None
     data_dependent_init: bool = False
 
     @model_validator(mode="after")
@@ -158,6 +166,11 @@ class TrainConfig(_Section):
         if self.weight_decay > 0 and self.optimizer == "adam":
             raise ValueError(
                 f"train.weight_decay: {self.weight_decay} needs train.optimizer=adamw (adam has no decoupled decay)"
+            )
+        if self.class_loss_others is not None and self.class_loss_weight == 0:
+            raise ValueError(
+                f"train.class_loss_others: {self.class_loss_others} has no meaning without a class loss; set "
+                "train.class_loss_weight, or drop it"
             )
         if self.warmup_epochs > self.epochs:
             raise ValueError(f"train.warmup_epochs: {self.warmup_epochs} is longer than train.epochs {self.epochs}")
@@ -217,9 +230,11 @@ class TrialConfig(_Section):
     def from_record(cls, settings: Mapping[str, Any]) -> TrialConfig:
         """Build from the dotted keys of a row of `trials`. Raise ConfigError.
 
-        A row of protocol 1 does not name its protocol, and has nulls where it stands in one table with later ones.
+        A row of protocol 1 does not name its protocol. An earlier release's row has nulls for what a later one added
+        where they stand in one table.
         """
-        given = {key: value for key, value in settings.items() if value is not None or key not in SINCE_PROTOCOL_2}
+        later = SINCE_PROTOCOL_2 | ADDED.keys()
+        given = {key: value for key, value in settings.items() if value is not None or key not in later}
         return cls.from_tree(_nested(given))
 
     @classmethod
@@ -242,7 +257,11 @@ class TrialConfig(_Section):
     def trial_id(self) -> str:
         """12 hex digits: SHA-256 of the canonical JSON of every setting but the data's location."""
         ignored = LOCATIONS if self.protocol > 1 else LOCATIONS | SINCE_PROTOCOL_2
-        canonical = {key: value for key, value in self.flat().items() if key not in ignored}
+        canonical = {
+            key: value
+            for key, value in self.flat().items()
+            if key not in ignored and not (key in ADDED and value == ADDED[key])
+        }
         return hashlib.sha256(json.dumps(canonical, sort_keys=True).encode()).hexdigest()[:12]
 
     def with_settings(self, settings: Mapping[str, Any]) -> TrialConfig:

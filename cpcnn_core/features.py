@@ -46,6 +46,7 @@ class Extractor:
     dims: int
     device: torch.device
     network: Callable[[Tensor], Tensor]  # (B, C, H, W) uint8 -> (B, dims)
+    shape: tuple[int, int, int] | None = None  # (C, H, W) of the only images that it knows; None: it takes any
 
     @torch.no_grad()
     @whole_float32()
@@ -211,7 +212,8 @@ def _classifier_extractor(train: Split, device: torch.device) -> Extractor:
         raise FidError(f"the classifier's weights {kept} cannot be used: {reason}; delete that file") from None
     network = network.to(device).eval()
     weights = cache.digest(part for item in sorted(state.items()) for part in item)
-    return Extractor(f"classifier-{weights[:8]}", network.dims, device, network.features)
+    channels, height, width = images.shape[1:]
+    return Extractor(f"classifier-{weights[:8]}", network.dims, device, network.features, (channels, height, width))
 
 
 @whole_float32()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
@@ -33,11 +33,14 @@ __all__ = [
     "Gaussian",
     "Reference",
     "Scores",
+    "between_folders",
     "extractor",
+    "features_of_files",
     "fid",
     "fid_infinity",
     "fid_per_class",
     "frechet_distance",
+    "images_in",
     "kid",
     "reference",
     "reference_of_files",
@@ -47,6 +50,8 @@ __all__ = [
 Metric = Literal["fid", "fid_infinity", "kid"]
 
 CONFIDENCE = 0.95  # of every interval
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp")
 
 _JACKKNIFE_GROUPS = 100  # at most; one image each where there are no more images
 _SUBSETS = 5  # per size, to extrapolate from
@@ -216,19 +221,38 @@ def reference(extract: Extractor, split: Split, name: str) -> Reference:
 
 def reference_of_files(extract: Extractor, files: Sequence[Path], name: str, labels: Tensor | None = None) -> Reference:
     """The images in `files` at their own size, as pytorch-fid reads them: what the course's FID measures against."""
-    if extract.name.startswith("classifier"):
-        raise FidError("the extractor `classifier` knows images of its data set's size only; give the split instead")
-
-    def features() -> Tensor:
-        # A batch in memory at a time: photographs are large.
-        found = []
-        for _, images in itertools.groupby(map(_read_image, files), key=lambda image: image.shape):
-            while batch := list(itertools.islice(images, BATCH)):
-                found.append(extract(torch.stack(batch)))
-        return torch.cat(found)
-
     labels = torch.full((len(files),), HIDDEN) if labels is None else labels
-    return _reference(extract, cache.digest(map(_content, files)), name, labels, features)
+    digest = cache.digest(map(_content, files))
+    return _reference(extract, digest, name, labels, lambda: features_of_files(extract, files))
+
+
+def features_of_files(extract: Extractor, files: Iterable[Path]) -> Tensor:
+    """Features (N, D) of images at their own size. Raise FidError for one that cannot be read or is of another size."""
+    # A batch in memory at a time: photographs are large.
+    found = []
+    images = (_fitting(extract, file) for file in files)
+    for _, alike in itertools.groupby(images, key=lambda image: image.shape):
+        while batch := list(itertools.islice(alike, BATCH)):
+            found.append(extract(torch.stack(batch)))
+    return torch.cat(found) if found else torch.empty(0, extract.dims)
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The image files of a folder and of those within it, in order. Raise FidError where there are none."""
+    if not folder.is_dir():
+        raise FidError(f"{folder}: no such folder; FID is between two folders of images")
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if len(files) < 2:
+        raise FidError(f"{folder}: {len(files)} image(s) ({', '.join(IMAGE_SUFFIXES)}); FID needs at least 2")
+    return files
+
+
+def between_folders(extract: Extractor, images: Path, of: Path) -> tuple[Distance, Distance]:
+    """FID and KID of the images in a folder against those in another. Raise FidError."""
+    files, real = images_in(images), images_in(of)
+    against = reference_of_files(extract, real, of.name)
+    features = features_of_files(extract, files)
+    return fid(features, against), kid(features, against)
 
 
 def _reference(extract: Extractor, digest: str, name: str, labels: Tensor, features: Callable[[], Tensor]) -> Reference:
@@ -247,6 +271,25 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise FidError(f"a reference image cannot be read: {error}") from None
+
+
+def _fitting(extract: Extractor, path: Path) -> Tensor:
+    image = _read_image(path)
+    if extract.shape is None:
+        return image
+    channels, height, width = extract.shape
+    if image.shape[1:] != (height, width):
+        raise FidError(
+            f"{path} is of {image.shape[1]}x{image.shape[2]} pixels; {extract.name} knows images of {height}x{width} "
+            "only. Resize them, or choose an Inception"
+        )
+    return image if channels == len(image) else _luma(image)
+
+
+def _luma(image: Tensor) -> Tensor:
+    """RGB as one channel, as PIL's convert("L") has it (ITU-R 601-2)."""
+    weights = torch.tensor([19595, 38470, 7471])[:, None, None]
+    return ((image.int() * weights).sum(0, keepdim=True) + 0x8000 >> 16).to(torch.uint8)
 
 
 def _read_image(path: Path) -> Tensor:
@@ -373,7 +416,13 @@ def score(
         raise FidError(f"the images' features are of {extract.name}, the reference's of {of.extractor}")
     if len(images) != len(labels):
         raise FidError(f"{len(images)} images and {len(labels)} labels; expected one label for each image")
-    features = extract(images)
+    return score_features(extract(images), labels, of, extrapolate_with=extrapolate_with)
+
+
+def score_features(
+    features: Tensor, labels: Tensor, of: Reference, *, extrapolate_with: torch.Generator | None = None
+) -> Scores:
+    """`score` of images whose features (N, D), by the reference's extractor, are known."""
     return Scores(
         fid(features, of),
         kid(features, of),

@@ -14,6 +14,8 @@ from cpcnn_core.fusion.base import Modulation, per_label
 
 IDENTITY = Modulation()
 
+NORM_EPS = 1e-5
+
 
 # What these two functions keep for their gradients is made by an operation that is not in place, and never changed. Of
 # what is changed in place torch 2.11's compiler keeps the value from before, and trains on wrong gradients unsaid.
@@ -83,6 +85,13 @@ def gated(h: Tensor) -> Tensor:
     return out
 
 
+class Gate(nn.Module):
+    """`gated` as a module, so that whoever wants to can watch it."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        return gated(h)
+
+
 def add(a: Tensor, b: Tensor) -> Tensor:
     """The sum of a and b, where either may have one entry per image and the other one per label."""
     count = max(len(a), len(b))
@@ -93,6 +102,11 @@ def beside(a: Tensor, b: Tensor) -> Tensor:
     """The channels of a and b, where either may have one entry per image and the other one per label."""
     count = max(len(a), len(b))
     return torch.cat([per_label(a, count), per_label(b, count)], dim=1)
+
+
+def with_label(act: Tensor, extra: Tensor | None) -> Tensor:
+    """The concat-ELU `act` of an activation, beside it that of the label's channels `extra` (B, E, 1 or H, 1 or W)."""
+    return act if extra is None else beside(act, concat_elu(extra).to(act.dtype).expand(-1, -1, *act.shape[2:]))
 
 
 def down_shift(x: Tensor) -> Tensor:
@@ -172,14 +186,46 @@ class NetworkInNetwork(nn.Module):
 ShiftedConv = type[DownShiftedConv2d] | type[DownRightShiftedConv2d]
 
 
-class GatedBlock(nn.Module):
-    """A gated residual block with an optional skip path of `skip_channels`, plus `extra_channels` of label."""
+class ChannelNorm(nn.Module):
+    """Layer normalisation over the channels of each pixel apart (Ba et al. 2016), so that no pixel learns of another.
 
-    def __init__(self, channels: int, conv: ShiftedConv, *, skip_channels: int = 0, extra_channels: int = 0) -> None:
+    Whatever mixes pixels, as group or instance normalisation do, would let a pixel see the ones that come after it.
+    """
+
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv_input = conv(2 * channels, channels)
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, h: Tensor) -> Tensor:
+        # By way of (B, H, W, C), which is how activations lie in memory.
+        normed = F.layer_norm(h.movedim(1, -1), self.weight.shape, self.weight, self.bias, NORM_EPS)
+        return normed.movedim(-1, 1).to(h.dtype)  # autocast normalises in float32
+
+
+class GatedBlock(nn.Module):
+    """A gated residual block with an optional skip path of `skip_channels`, and channels of label beside what it reads.
+
+    `before` channels stand beside its input, `extra_channels` beside the skip, `inside` beside the hidden activation.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        conv: ShiftedConv,
+        *,
+        skip_channels: int = 0,
+        extra_channels: int = 0,
+        before: int = 0,
+        inside: int = 0,
+        norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.conv_input = conv(2 * (channels + before), channels)
         self.nin_skip = NetworkInNetwork(2 * (skip_channels + extra_channels), channels) if skip_channels else None
-        self.conv_out = conv(2 * channels, 2 * channels)
+        self.norm = ChannelNorm(channels) if norm else None
+        self.conv_out = conv(2 * (channels + inside), 2 * channels)
+        self.gated = Gate()
 
     def forward(
         self,
@@ -189,22 +235,27 @@ class GatedBlock(nn.Module):
         hidden: Modulation = IDENTITY,
         gate: Modulation = IDENTITY,
         output: Modulation = IDENTITY,
+        before: Tensor | None = None,
         extra: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
         """Map (B, C, H, W) to the same shape.
 
         Each argument may have one entry per image or one per label; the result has one per label where any has.
-        `skip` (B, skip_channels, H, W), with `extra` (B, E, 1, 1) beside it, joins after conv_input. `mask`, a dropout
-        mask scaled by 1 / keep probability, multiplies the 2C channels before conv_out. Modulations are the fusion's.
+        `skip` (B, skip_channels, H, W), with `extra` (B, E, 1 or H, 1 or W) beside it, joins after conv_input;
+        `before`, of the same shape, stands beside x there. `mask`, a dropout mask scaled by 1 / keep probability,
+        multiplies the 2C channels before conv_out, but not the label's beside them. Modulations are the fusion's.
         """
-        h = self.conv_input(concat_elu(x))
+        h = self.conv_input(with_label(concat_elu(x), before))
         if self.nin_skip is not None:
             assert skip is not None
             if extra is not None:
                 skip = beside(skip, extra.expand(-1, -1, *x.shape[2:]))
             h = add(h, self.nin_skip(concat_elu(skip)))
+        if self.norm is not None:
+            h = self.norm(h)
         h = concat_elu(hidden(h))
         if mask is not None:
             h = h * per_label(mask.to(h.dtype), len(h))  # in fp32 it would make h fp32 again under autocast
-        return output(add(x, gated(gate(self.conv_out(h)))))  # van den Oord et al. 2016, eq. 2
+        h = with_label(h, hidden.extra)
+        return output(add(x, self.gated(gate(self.conv_out(h)))))  # van den Oord et al. 2016, eq. 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -35,28 +37,51 @@ class Loss(nn.Module):
         self.bf16 = bf16
 
     def forward(
-        self, images: Tensor, labels: Tensor, withheld: Tensor, weights: Tensor, masks: Masks | None
+        self,
+        images: Tensor,
+        labels: Tensor,
+        withheld: Tensor,
+        weights: Tensor,
+        masks: Masks | None,
+        others: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Weighted sums over a micro-batch: (loss to differentiate, loss, bpd), each a scalar.
 
         images (B, C, H, W), labels (B,) int64; `withheld` (B,) bool are trained without their label; `weights` (B,) are
-        1, or 0 for the padding of a last batch. With `class_weight` every image is run under all Y classes, with the
-        same dropout mask for each: what tells classes apart is then not the noise.
+        1, or 0 for the padding of a last batch. With `class_weight` every image is run under all Y classes, or under
+        its own and `others` (B, m) from `drawn_others`, with the same dropout mask for each: what tells classes apart
+        is then not the noise.
         """
         x = to_model(images)
         if self.class_weight == 0:
             bpd = self._bpd(x, labels.where(~withheld, NULL_LABEL), masks)
             loss = bpd
         else:
-            Y, B = self.model.nr_classes, len(x)
-            classes = torch.arange(Y, device=x.device).expand(B, Y).where(~withheld[:, None], NULL_LABEL)
-            table = self._bpd(x, classes.flatten(), masks).view(B, Y)
-            bpd = table.gather(1, labels[:, None])[:, 0]
-            joint = log_joint(-self._nats(table), self.log_prior, temperature=self.class_temperature)
-            posterior_loss = F.cross_entropy(joint, labels, reduction="none")
+            bpd, posterior_loss = self._classified(x, labels, withheld, masks, others)
             loss = bpd + self.class_weight * posterior_loss * ~withheld
         total = (loss * weights).sum()
         return total, total.detach(), (bpd * weights).sum().detach()
+
+    def _classified(
+        self, x: Tensor, labels: Tensor, withheld: Tensor, masks: Masks | None, others: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Bpd under the true class and -log p(y | x) in nats, (B,) each.
+
+        Of the sum over classes in p(x) = sum_c p(x | c) p(c) the true one's term is always there. That of m others out
+        of Y - 1, drawn without preference, times (Y - 1) / m has all of theirs as its expectation.
+        """
+        Y, B = self.model.nr_classes, len(x)
+        if others is None:
+            seen, true = torch.arange(Y, device=x.device).expand(B, Y), labels
+        else:
+            seen, true = torch.cat([labels[:, None], others], dim=1), torch.zeros_like(labels)
+        asked = seen.where(~withheld[:, None], NULL_LABEL)
+        table = self._bpd(x, asked.flatten(), masks).view(seen.shape)
+        prior = self.log_prior[seen]
+        if others is not None:
+            prior = prior + F.pad(prior.new_full(others.shape, math.log((Y - 1) / others.shape[1])), (1, 0))
+        joint = log_joint(-self._nats(table), prior, temperature=self.class_temperature)
+        return table.gather(1, true[:, None])[:, 0], F.cross_entropy(joint, true, reduction="none")
 
     def _bpd(self, x: Tensor, labels: Tensor, masks: Masks | None) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
@@ -68,3 +93,10 @@ class Loss(nn.Module):
     def _nats(self, bpd: Tensor) -> Tensor:
         one = torch.ones((), device=bpd.device)
         return bpd / bits_per_dim(-one, self.model.image_shape)
+
+
+def drawn_others(labels: Tensor, nr_classes: int, count: int, generator: torch.Generator) -> Tensor:
+    """For each of the labels (B,) `count` different other classes, each set as likely as any: (B, count) int64."""
+    draws = torch.rand((len(labels), nr_classes - 1), generator=generator, device=generator.device)
+    others = draws.argsort(dim=1)[:, :count]
+    return others + (others >= labels[:, None])

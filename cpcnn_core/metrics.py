@@ -71,6 +71,7 @@ class EpochMetrics:
     val_ece: float  # expected calibration error, 15 equal-width bins
     val_temperature: float  # divides the log-likelihoods; minimises val_class_nll
     val_ece_calibrated: float  # val_ece at that temperature
+    test_acc: float | None = None  # after the last epoch, where the test labels are known; nothing is chosen by it
     fid: float | None = None  # of images drawn after this epoch; comparable where the next three fields are the same
     fid_extractor: str | None = None  # whose features, exactly
     fid_images: int | None = None  # how many were drawn
@@ -83,9 +84,14 @@ class EpochMetrics:
     kid: float | None = None
     kid_standard_error: float | None = None
     kid_error: str | None = None
+    nearest_train: float | None = None  # median distance of a drawn image to the nearest training image, in features
+    nearest_train_validation: float | None = None  # of the validation images; far below it, a model recites
     score: float | None = None  # what the sweep's objective makes of this epoch, where it combines metrics
     score_error: str | None = None
-    grad_norm: float | None  # largest of the epoch, before clipping
+    grad_norm: float | None  # largest of the epoch, before clipping; of each stage of the network in `extra`
+    activation_max: float | None = None  # largest absolute output of a gated block, on a few fixed images
+    gate_saturation: float | None = None  # share of the gates there that let through less than .01 or more than .99
+    sample_saturation: float | None = None  # share of the drawn sub-pixels that are 0 or 255
     seconds: float  # the whole epoch: training, evaluation and checkpoint
     train_seconds: float
     compile_seconds: float  # spent in torch.compile, part of train_seconds
@@ -96,7 +102,7 @@ class EpochMetrics:
     micro_batch: int  # images per forward pass and process; smaller than asked after out-of-memory
     checkpoint: str | None  # file name in the trial's checkpoint folder, None where this epoch's was not kept
     kept_epochs: tuple[int, ...]  # every epoch whose weights are on disk now
-    extra: dict[str, float]  # per-class accuracies and FIDs, and what a fusion logs of itself
+    extra: dict[str, float]  # per-class accuracies and FIDs, gradient norms per stage, what a fusion logs of itself
 
     def row(self) -> dict[str, Scalar]:
         """Flat scalars: `extra` entries under their own names, `kept_epochs` left out."""

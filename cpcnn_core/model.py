@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from cpcnn_core import fusion as fusions
 from cpcnn_core.config import ModelConfig
-from cpcnn_core.fusion import Conditioning, Site
-from cpcnn_core.fusion.base import per_label
+from cpcnn_core.fusion import Conditioning, FusionError, Modulation, Site
+from cpcnn_core.fusion.base import CHANNELS_ONLY, RESOLUTIONS, Block, per_label, together
 from cpcnn_core.labels import ENCODINGS
 from cpcnn_core.layers import (
     IDENTITY,
@@ -29,6 +29,8 @@ from cpcnn_core.layers import (
 from cpcnn_core.likelihood import nr_params
 
 NR_LEVELS = 3
+
+Direction = Literal["up", "down"]
 
 Masks = Sequence[Tensor]
 """One dropout mask per gated block, in the order of the forward pass."""
@@ -57,7 +59,8 @@ class ConditionalPixelCNN(nn.Module):
         self.sites = tuple(_sites(config, image_shape))
         self.label = ENCODINGS[config.label_encoding](nr_classes, config.label_dim)
         self.fusion = fusions.build(config.fusion, config.fusion_options, self.sites, self.label.dim)
-        extra = {site.name: self.fusion.extra_channels(site) for site in self.sites}
+        self.extra_channels = extra = {site.name: self.fusion.extra_channels(site) for site in self.sites}
+        self._kinds = {site.name: site.kind for site in self.sites}
 
         n_in = channels + 1 + extra["input"]
         self.u_init = DownShiftedConv2d(n_in, C, (2, 3))
@@ -67,7 +70,13 @@ class ConditionalPixelCNN(nn.Module):
             conv = DownShiftedConv2d if stream == "u" else DownRightShiftedConv2d
             return nn.ModuleList(
                 GatedBlock(
-                    C, conv, skip_channels=skips * C, extra_channels=extra.get(f"{stage}.{stream}.{i}.block_skip", 0)
+                    C,
+                    conv,
+                    skip_channels=skips * C,
+                    extra_channels=sum(extra.get(site, 0) for site in _beside_skip(stage, stream, i, nr_resnet)),
+                    before=0 if i else extra.get(_FIRST.get(stage, "").format(stream), 0),
+                    inside=extra[f"{stage}.{stream}.{i}.hidden"],
+                    norm=config.norm == "channel",
                 )
                 for i in range(count)
             )
@@ -81,12 +90,31 @@ class ConditionalPixelCNN(nn.Module):
         self.downsize_ul = nn.ModuleList(DownRightShiftedConv2d(C, C, (2, 2), stride=2) for _ in range(NR_LEVELS - 1))
         self.upsize_u = nn.ModuleList(DownShiftedDeconv2d(C, C) for _ in range(NR_LEVELS - 1))
         self.upsize_ul = nn.ModuleList(DownRightShiftedDeconv2d(C, C) for _ in range(NR_LEVELS - 1))
-        self.nin_out = NetworkInNetwork(C, nr_params(channels, config.nr_logistic_mix))
+        self.nin_out = NetworkInNetwork(C + extra["head"], nr_params(channels, config.nr_logistic_mix))
 
     def condition(self, labels: Tensor) -> Conditioning:
-        """What the fusion does at each site for labels (B,); -1 withholds the label."""
+        """What the fusion does at each site for labels (B,); -1 withholds the label.
+
+        Raise FusionError where a variant returns what the site cannot take, which would be lost without a word.
+        """
         conditioning: Conditioning = self.fusion(self.label(labels))
+        for name, modulation in conditioning.items():
+            self._check(name, modulation)
         return conditioning
+
+    def _check(self, name: str, modulation: Modulation) -> None:
+        if name not in self._kinds:
+            raise FusionError(f"{self.config.fusion}: modulates {name!r}, and there is no such site")
+        declared, given = self.extra_channels[name], 0 if modulation.extra is None else modulation.extra.shape[1]
+        if given != declared:
+            raise FusionError(
+                f"{self.config.fusion}: returns {given} extra channels at {name}; its extra_channels says {declared}"
+            )
+        if self._kinds[name] in CHANNELS_ONLY and (modulation.scale is not None or modulation.shift is not None):
+            raise FusionError(
+                f"{self.config.fusion}: scales or shifts at {name}, which takes extra channels only; use a site of the "
+                "kind skips, or hidden"
+            )
 
     def forward(self, x: Tensor, labels: Tensor, masks: Masks | None = None) -> Tensor:
         """Mixture parameters (B, P, H, W) for images x (B, C, H, W) in [-1, 1] and labels (B,) int64.
@@ -114,8 +142,8 @@ class ConditionalPixelCNN(nn.Module):
         us, uls = [u], [ul]
         for level in range(NR_LEVELS):
             for i in range(self.nr_resnet):
-                u = _block(self.up_u, level, i, f"up.{level}.u.{i}", conditioning, mask, u)
-                ul = _block(self.up_ul, level, i, f"up.{level}.ul.{i}", conditioning, mask, ul, u)
+                u = self._block("up", level, "u", i, conditioning, mask, u)
+                ul = self._block("up", level, "ul", i, conditioning, mask, ul, u)
                 us.append(u)
                 uls.append(ul)
             if level < NR_LEVELS - 1:
@@ -129,14 +157,55 @@ class ConditionalPixelCNN(nn.Module):
         uls = [at(f"skips.{i}.ul", IDENTITY)(skip) for i, skip in enumerate(uls)]
         for stage in range(NR_LEVELS):
             for i in range(self.nr_resnet + (stage > 0)):
-                u = _block(self.down_u, stage, i, f"down.{stage}.u.{i}", conditioning, mask, u, us.pop())
+                u = self._block("down", stage, "u", i, conditioning, mask, u, us.pop())
                 skip = beside(u, uls.pop())
-                ul = _block(self.down_ul, stage, i, f"down.{stage}.ul.{i}", conditioning, mask, ul, skip)
+                ul = self._block("down", stage, "ul", i, conditioning, mask, ul, skip)
             if stage < NR_LEVELS - 1:
                 u, ul = self.upsize_u[stage](u), self.upsize_ul[stage](ul)
         with torch.autocast(x.device.type, enabled=False):
-            params = self.nin_out(F.elu(at("head", IDENTITY)(ul)).float())
+            head = at("head", IDENTITY)
+            ul = F.elu(head(ul)).float()
+            if head.extra is not None:
+                ul = beside(ul, F.elu(head.extra).float().expand(-1, -1, *ul.shape[2:]))
+            params = self.nin_out(ul)
         return per_label(params, len(labels))
+
+    def _block(
+        self,
+        direction: str,
+        stage: int,
+        stream: str,
+        index: int,
+        conditioning: Conditioning,
+        mask: Iterator[Tensor] | None,
+        x: Tensor,
+        skip: Tensor | None = None,
+    ) -> Tensor:
+        """Block `index` of a stage of a stream, with the label where the fusion has it enter."""
+        name = f"{direction}.{stage}.{stream}.{index}"
+        stages = cast("nn.ModuleList", getattr(self, f"{direction}_{stream}"))
+        out: Tensor = cast("nn.ModuleList", stages[stage])[index](
+            x,
+            skip,
+            hidden=conditioning.get(f"{name}.hidden", IDENTITY),
+            gate=conditioning.get(f"{name}.gate", IDENTITY),
+            output=conditioning.get(f"{name}.output", IDENTITY),
+            before=self.channels_before(f"{direction}.{stage}", stream, index, conditioning),
+            extra=self.channels_beside_skip(f"{direction}.{stage}", stream, index, conditioning),
+            mask=None if mask is None else next(mask),
+        )
+        return out
+
+    def channels_before(self, stage: str, stream: str, index: int, conditioning: Conditioning) -> Tensor | None:
+        """The label's channels beside the input of a block; only the first block of a pass has any."""
+        if index or stage not in _FIRST:
+            return None
+        return conditioning.get(_FIRST[stage].format(stream), IDENTITY).extra
+
+    def channels_beside_skip(self, stage: str, stream: str, index: int, conditioning: Conditioning) -> Tensor | None:
+        """The label's channels beside a block's skip: those of the way from the up pass, then the block's own."""
+        sites = _beside_skip(stage, stream, index, self.nr_resnet)
+        return together(*(conditioning.get(site, IDENTITY).extra for site in sites))
 
     def _stem(self, x: Tensor) -> list[Tensor]:
         """The first convolutions of x (B, C, H, W).
@@ -168,26 +237,17 @@ class ConditionalPixelCNN(nn.Module):
         return masks
 
 
-def _block(
-    blocks: nn.ModuleList,
-    stage: int,
-    index: int,
-    name: str,
-    conditioning: Conditioning,
-    mask: Iterator[Tensor] | None,
-    x: Tensor,
-    skip: Tensor | None = None,
-) -> Tensor:
-    out: Tensor = cast("nn.ModuleList", blocks[stage])[index](
-        x,
-        skip,
-        hidden=conditioning.get(f"{name}.hidden", IDENTITY),
-        gate=conditioning.get(f"{name}.gate", IDENTITY),
-        output=conditioning.get(f"{name}.output", IDENTITY),
-        extra=conditioning.get(f"{name}.block_skip", IDENTITY).extra,
-        mask=None if mask is None else next(mask),
-    )
-    return out
+_FIRST = {"up.0": "stem.{}", "down.0": "bottleneck.{}"}
+"""The site whose activation the first block of a stage reads, by the stage; `{}` is the stream."""
+
+
+def _beside_skip(stage: str, stream: str, index: int, nr_resnet: int) -> Iterator[str]:
+    """The sites whose extra channels stand beside the skip of a block, in their order."""
+    direction, number = stage.split(".")
+    if direction == "down":
+        taken = int(number) * (nr_resnet + 1) - (int(number) > 0) + index  # the up pass's last is taken first
+        yield f"skips.{NR_LEVELS * (nr_resnet + 1) - 2 - taken}.{stream}"
+    yield f"{stage}.{stream}.{index}.block_skip"
 
 
 def _sites(config: ModelConfig, image_shape: tuple[int, int, int]) -> Iterator[Site]:
@@ -195,22 +255,25 @@ def _sites(config: ModelConfig, image_shape: tuple[int, int, int]) -> Iterator[S
     C, n = config.nr_filters, config.nr_resnet
     channels, height, width = image_shape
     size = [(height >> level, width >> level) for level in range(NR_LEVELS)]
+    lowest = NR_LEVELS - 1
 
-    def block(name: str, level: int, skips: int) -> Iterator[Site]:
+    def block(direction: Direction, stage: int, stream: Literal["u", "ul"], i: int, skips: int) -> Iterator[Site]:
+        level = stage if direction == "up" else lowest - stage
+        number = i + stage * n + (stage - 1 if direction == "down" and stage else 0)
+        name, where = f"{direction}.{stage}.{stream}.{i}", Block(direction, RESOLUTIONS[level], stream, number)
         if skips:
-            yield Site(f"{name}.block_skip", "block_skip", skips * C, *size[level])
-        yield Site(f"{name}.hidden", "hidden", C, *size[level])
-        yield Site(f"{name}.gate", "gate", 2 * C, *size[level])
-        yield Site(f"{name}.output", "output", C, *size[level])
+            yield Site(f"{name}.block_skip", "block_skip", skips * C, *size[level], where)
+        yield Site(f"{name}.hidden", "hidden", C, *size[level], where)
+        yield Site(f"{name}.gate", "gate", 2 * C, *size[level], where)
+        yield Site(f"{name}.output", "output", C, *size[level], where)
 
     yield Site("input", "input", channels, height, width)
     yield Site("stem.u", "stem", C, *size[0])
     yield Site("stem.ul", "stem", C, *size[0])
     for level in range(NR_LEVELS):
         for i in range(n):
-            yield from block(f"up.{level}.u.{i}", level, 0)
-            yield from block(f"up.{level}.ul.{i}", level, 1)
-    lowest = NR_LEVELS - 1
+            yield from block("up", level, "u", i, 0)
+            yield from block("up", level, "ul", i, 1)
     yield Site("bottleneck.u", "bottleneck", C, *size[lowest])
     yield Site("bottleneck.ul", "bottleneck", C, *size[lowest])
     handed = [level for level in range(NR_LEVELS) for _ in range(n + 1)][:-1]  # stem or downsized, then the blocks
@@ -219,6 +282,6 @@ def _sites(config: ModelConfig, image_shape: tuple[int, int, int]) -> Iterator[S
         yield Site(f"skips.{i}.ul", "skips", C, *size[level])
     for stage in range(NR_LEVELS):
         for i in range(n + (stage > 0)):
-            yield from block(f"down.{stage}.u.{i}", lowest - stage, 1)
-            yield from block(f"down.{stage}.ul.{i}", lowest - stage, 2)
+            yield from block("down", stage, "u", i, 1)
+            yield from block("down", stage, "ul", i, 2)
     yield Site("head", "head", C, height, width)

@@ -48,6 +48,8 @@ def lr_factor(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
         return max(config.lr_floor, math.pow(config.lr_gamma, step - warmup))
     total = config.epochs * steps_per_epoch
     done = min(1.0, (step - warmup) / max(1.0, total - warmup))
+    if config.schedule == "linear":
+        return config.lr_floor + (1 - config.lr_floor) * (1 - done)
     return config.lr_floor + (1 - config.lr_floor) * 0.5 * (1 + math.cos(math.pi * done))
 
 

@@ -19,6 +19,7 @@ from cpcnn_core.data import Dataset
 from cpcnn_core.features import Extractor, FidError, extractor
 from cpcnn_core.fid import Reference, Scores
 from cpcnn_core.files import write_atomically
+from cpcnn_core.memorisation import Neighbours
 from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.sampling import draw_noise, sample
 
@@ -86,17 +87,29 @@ def draw(
 
 
 @dataclass(frozen=True, eq=False)
+class Quality:
+    """How good drawn images are: their distances, and how near they come to the training images."""
+
+    scores: Scores
+    nearest_train: float  # median distance of a drawn image to the nearest training image, in features
+    nearest_train_validation: float  # the same of the validation images
+
+
+@dataclass(frozen=True, eq=False)
 class Evaluator:
     """What drawn images are measured against, and by whose features."""
 
     extract: Extractor
     reference: Reference
     extrapolate: bool
+    neighbours: Neighbours
 
-    def measure(self, drawn: Drawn, *, seed: int) -> Scores:
-        """FID, per-class FID and KID; what cannot be measured is a Distance with a reason."""
+    def measure(self, drawn: Drawn, *, seed: int) -> Quality:
+        """FID, per-class FID and KID, where what cannot be measured is a Distance with a reason; and memorisation."""
         generator = seeds.generator(seed, seeds.Purpose.EXTRAPOLATION) if self.extrapolate else None
-        return fid.score(drawn.images, drawn.labels, self.extract, self.reference, extrapolate_with=generator)
+        features = self.extract(drawn.images)
+        scores = fid.score_features(features, drawn.labels, self.reference, extrapolate_with=generator)
+        return Quality(scores, self.neighbours.of_samples(features), self.neighbours.of_validation)
 
 
 def evaluator(config: TrialConfig, dataset: Dataset, device: torch.device | str = "cpu") -> Evaluator:
@@ -122,20 +135,23 @@ def evaluator(config: TrialConfig, dataset: Dataset, device: torch.device | str 
             )
         if asked.fid_reference == "test_files":
             files = data.files(config.data, whole.test)
-            return Evaluator(
-                extract,
-                fid.reference_of_files(extract, files, f"{dataset.name}/test_files", whole.test.labels),
-                asked.fid_extrapolate,
-            )
-        split = {"train": whole.train, "validation": whole.validation, "test": whole.test}[asked.fid_reference]
-        reference = fid.reference(extract, split, f"{dataset.name}/{asked.fid_reference}")
+            reference = fid.reference_of_files(extract, files, f"{dataset.name}/test_files", whole.test.labels)
+        else:
+            split = {"train": whole.train, "validation": whole.validation, "test": whole.test}[asked.fid_reference]
+            reference = fid.reference(extract, split, f"{dataset.name}/{asked.fid_reference}")
+        # What the model has seen, that is, and no more of the training images.
+        seen, unseen = (
+            fid.reference(extract, split, f"{dataset.name}/{name}").features
+            for name, split in (("train", dataset.train), ("validation", whole.validation))
+        )
     except FidError as error:
         raise ConfigError(f"eval.fid_extractor={asked.fid_extractor}: {error}") from None
-    return Evaluator(extract, reference, asked.fid_extrapolate)
+    return Evaluator(extract, reference, asked.fid_extrapolate, Neighbours.of_splits(seen, unseen))
 
 
-def metrics(scores: Scores, class_names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, float]]:
-    """The fields of an EpochMetrics that hold `scores`, and the values `fid.CLASS` for its `extra`."""
+def metrics(quality: Quality, class_names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, float]]:
+    """The fields of an EpochMetrics that hold `quality`, and the values `fid.CLASS` for its `extra`."""
+    scores = quality.scores
     per_class = {class_names[label]: distance for label, distance in scores.per_class.items()}
     failed = [f"{name}: {distance.reason}" for name, distance in per_class.items() if distance.value is None]
     fields = {
@@ -149,6 +165,8 @@ def metrics(scores: Scores, class_names: tuple[str, ...]) -> tuple[dict[str, Any
         "kid": scores.kid.value,
         "kid_standard_error": scores.kid.standard_error,
         "kid_error": scores.kid.reason,
+        "nearest_train": quality.nearest_train,
+        "nearest_train_validation": quality.nearest_train_validation,
     }
     if scores.extrapolated is not None:
         fields |= {"fid_infinity": scores.extrapolated.value, "fid_infinity_error": scores.extrapolated.reason}

@@ -132,7 +132,7 @@ def import_starter(
     remarks += [remark for at in stored.values() for remark in _cut(at, tensors)]
     state = {name: at.as_ours(_parts(at, tensors), network.shapes[name]) for name, at in stored.items()}
     network.model.load_state_dict(state)
-    usual = _usual_layout(network.model, Layout())
+    usual = stored_as(network.model, Layout())
     given = {origin.ours for origin in origins if origin.given is not None}
     own = {name: at for name, at in stored.items() if name in given or not _is_usual(at, usual[name])}
     return Imported(network.model.eval(), network.config, Layout(own), tuple(dict.fromkeys(remarks)))
@@ -152,7 +152,7 @@ def starter_state_dict(model: ConditionalPixelCNN, layout: Layout | None = None)
 
     Raise CheckpointError where one tensor of that file stands for several of ours which are not equal any more.
     """
-    stored = _usual_layout(model, layout)
+    stored = stored_as(model, layout)
     tensors: dict[str, Tensor] = {}
     filled_by: dict[str, str] = {}
     for ours, tensor in model.state_dict().items():
@@ -326,7 +326,7 @@ def _cut(stored: Stored, tensors: Mapping[str, Tensor]) -> Iterator[str]:
             yield f"of {name} {held} the first classes are taken, {shape}"
 
 
-def _usual_layout(model: ConditionalPixelCNN, layout: Layout | None = None) -> dict[str, Stored]:
+def stored_as(model: ConditionalPixelCNN, layout: Layout | None = None) -> dict[str, Stored]:
     """How each tensor of the network is stored: as the starter code does, but for what the layout says."""
     table = _label_table(model.config.fusion, model.config.label_encoding)
     if layout is None:

@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cpcnn_core import augment, environment, evaluate, quality, seeds
+from cpcnn_core import augment, diagnostics, environment, evaluate, quality, seeds
 from cpcnn_core.checkpoint import CheckpointFolder, build_model
 from cpcnn_core.config import ConfigError, TrialConfig
-from cpcnn_core.data import Dataset, Split, to_model
+from cpcnn_core.data import Dataset, Split, to_model, to_uint8
+from cpcnn_core.diagnostics import StageNorms
 from cpcnn_core.errors import LikelihoodError, RunError
 from cpcnn_core.evaluate import Evaluation
 from cpcnn_core.fid import FidError
 from cpcnn_core.initialise import data_dependent_init
-from cpcnn_core.loss import Loss
+from cpcnn_core.loss import Loss, drawn_others
 from cpcnn_core.memory import is_out_of_memory, release_memory
 from cpcnn_core.metrics import EpochMetrics
 from cpcnn_core.model import ConditionalPixelCNN
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 INIT_IMAGES = 128
+WATCHED_IMAGES = 32  # whose activations are looked at after each epoch
 GPU_CHECK_EVERY = 25  # steps between two looks at whether the loss is finite; each look waits for the device
 
 
@@ -55,10 +57,12 @@ class Sums(NamedTuple):
     objective: Tensor  # the loss; a training state on disk has it under this name
     bpd: Tensor
     grad_norm: Tensor  # the largest, not a sum
+    stage_norms: Tensor  # (S,): the largest of each stage
 
     @classmethod
-    def zero(cls, device: torch.device) -> Sums:
-        return cls(*(torch.zeros((), device=device) for _ in cls._fields))
+    def zero(cls, device: torch.device, stages: int) -> Sums:
+        zero = torch.zeros((), device=device)
+        return cls(zero, zero, zero, torch.zeros(stages, device=device))
 
 
 def fit(
@@ -128,12 +132,29 @@ class Batch(NamedTuple):
     withheld: Tensor  # (B,) bool: trained without the label
     weights: Tensor  # (B,): 1, and 0 for padding
     masks: list[Tensor] | None  # dropout, one (B, 2C, ...) per gated block
+    others: Tensor | None  # (B, m): the classes beside the true one that the class loss sees; None is all
 
     def part(self, start: int, stop: int) -> Batch:
         """Images start to stop with what belongs to them."""
-        masks = None if self.masks is None else [mask[start:stop] for mask in self.masks]
+        return self._each(lambda tensor: tensor[start:stop])
+
+    def padded(self, surplus: int) -> Batch:
+        """The first image repeated `surplus` times with weight 0, so that the replicas' shares are equal."""
+
+        def extended(tensor: Tensor) -> Tensor:
+            return torch.cat([tensor, tensor[:1].expand(surplus, *tensor.shape[1:])])
+
+        weights = torch.cat([self.weights, self.weights.new_zeros(surplus)])
+        return self._each(extended)._replace(weights=weights)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         return Batch(
-            self.images[start:stop], self.labels[start:stop], self.withheld[start:stop], self.weights[start:stop], masks
+            change(self.images),
+            change(self.labels),
+            change(self.withheld),
+            change(self.weights),
+            None if self.masks is None else [change(mask) for mask in self.masks],
+            None if self.others is None else change(self.others),
         )
 
 
@@ -173,11 +194,12 @@ class Run:
         self.epoch = 0  # finished ones
         self.position = 0  # optimizer steps done of the epoch in progress
         self.step = 0
-        self.sums = Sums.zero(device)
         self.micro_batch = math.ceil(config.train.batch_size / self.world / config.train.accumulate)
         self.compiled = not config.train.compile
 
         self.model = build_model(config, dataset.image_shape, dataset.nr_classes).to(device)
+        self.grad_norms = StageNorms(self.model.named_parameters())
+        self.sums = Sums.zero(device, len(self.grad_norms.stages))
         state = self.checkpoints.load_state()
         if state is None and config.train.data_dependent_init:
             some = seeds.generator(config.seed, Purpose.INITIALISATION)
@@ -221,12 +243,14 @@ class Run:
 
         self.epoch += 1
         self.position = 0
-        self.sums = Sums.zero(self.device)
+        self.sums = Sums.zero(self.device, len(self.grad_norms.stages))
         evaluation, train_acc = self._evaluate(on_progress)
         if on_evaluation is not None and self.accelerator.is_main_process:
             on_evaluation(self.epoch, evaluation)
-        measured: dict[str, Any] = dict(evaluation.metrics())
-        extra = self._extra(evaluation)
+        measured: dict[str, Any] = dict(evaluation.metrics()) | self._activations()
+        extra = self._extra(evaluation) | self._stage_norms(sums)
+        if self.epoch == self.config.train.epochs and self.dataset.test.labelled:
+            measured["test_acc"] = self._evaluated(self.dataset.test, on_progress).accuracy
         if self._fid_is_due():
             of_images, of_classes = self._measure_images(on_drawn, on_progress)
             measured |= of_images
@@ -304,14 +328,20 @@ class Run:
             release_memory()
             self.micro_batch = math.ceil(self.micro_batch / 2)
             logger.warning("out of memory at step %d: micro-batches of %d from now on", self.step + 1, self.micro_batch)
-        limit = self.config.train.grad_clip
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), math.inf if limit is None else limit)
+        norm, of_stages = self.grad_norms()
+        if (limit := self.config.train.grad_clip) is not None:
+            nn.utils.clip_grads_with_norm_(self.model.parameters(), limit, norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.scheduler.step()
         if self.ema is not None:
             self.ema.update_parameters(self.model)
-        self.sums = Sums(self.sums.objective + loss, self.sums.bpd + bpd, torch.maximum(self.sums.grad_norm, norm))
+        self.sums = Sums(
+            self.sums.objective + loss,
+            self.sums.bpd + bpd,
+            torch.maximum(self.sums.grad_norm, norm),
+            torch.maximum(self.sums.stage_norms, of_stages),
+        )
         # An infinite loss may have a finite gradient. Times zero it is NaN, and a finite one changes nothing; looking
         # at it here would wait for the device.
         return norm + 0.0 * (loss + bpd)
@@ -350,9 +380,13 @@ class Run:
         if train.label_dropout > 0:
             withheld = torch.rand(B, generator=noise, device=device) < train.label_dropout
         weights = (torch.arange(B, device=device) < len(chosen)).float()
-        batch = Batch(images, labels, withheld, weights, self.model.dropout_masks(B, noise))
+        masks = self.model.dropout_masks(B, noise)
+        others, classes = train.class_loss_others, self.dataset.nr_classes
+        drawn = others is not None and others < classes - 1  # else all of them are seen
+        seen = drawn_others(labels, classes, others, noise) if drawn and others is not None else None
+        batch = Batch(images, labels, withheld, weights, masks, seen)
         surplus = -B % self.world
-        return batch if surplus == 0 else _padded(batch, surplus)
+        return batch if surplus == 0 else batch.padded(surplus)
 
     def _order(self) -> Tensor:
         """The order of the images in the epoch in progress; it follows from seed and epoch alone."""
@@ -380,8 +414,13 @@ class Run:
 
     def _evaluate(self, on_progress: OnProgress) -> tuple[Evaluation, float | None]:
         """The validation split, and the accuracy on the fixed subset of the training images."""
+        evaluation = self._evaluated(self.dataset.validation, on_progress)
+        subset = self.train_subset
+        return evaluation, self._evaluated(subset, on_progress).accuracy if len(subset) else None
 
-        def run(split: Split) -> Evaluation:
+    def _evaluated(self, split: Split, on_progress: OnProgress) -> Evaluation:
+        """Every image of a split. Raise TrainingError where the network says nothing any more."""
+        try:
             return evaluate.evaluate(
                 self._evaluated_model(),
                 split,
@@ -391,10 +430,6 @@ class Run:
                 accelerator=self.accelerator,
                 on_images=partial(on_progress, "evaluated"),
             )
-
-        try:
-            evaluation = run(self.dataset.validation)
-            return evaluation, run(self.train_subset).accuracy if len(self.train_subset) else None
         except LikelihoodError as error:
             raise TrainingError(
                 f"the network has diverged in epoch {self.epoch}: {error}; {self._remedy(self.epoch - 1)}"
@@ -433,7 +468,22 @@ class Run:
                     on_drawn(self.epoch, drawn)
                 except OSError:
                     logger.exception("the picture of epoch %d was not kept", self.epoch)
+        fields["sample_saturation"] = self._saturation(drawn)
         return fields | {"sample_seconds": time.perf_counter() - started}, of_classes
+
+    def _saturation(self, drawn: Drawn) -> float:
+        """The share of black and white in the images drawn; a warning where it is far from the data's."""
+        share = diagnostics.saturation(drawn.images)
+        of_data = diagnostics.saturation(to_uint8(self.dataset.validation.images))
+        if share > of_data + diagnostics.MORE_SATURATED:
+            logger.warning(
+                "epoch %d: %.0f%% of the drawn sub-pixels are 0 or 255, and %.0f%% of the data's; the network blows up "
+                "or is about to: look at activation_max, and lower train.lr or train.grad_clip",
+                self.epoch,
+                100 * share,
+                100 * of_data,
+            )
+        return share
 
     def _evaluated_model(self) -> ConditionalPixelCNN:
         if self.ema is None:
@@ -446,7 +496,19 @@ class Run:
         model = self._evaluated_model()
         with torch.no_grad():
             fusion = model.fusion.diagnostics(model.label.table())
-        return evaluation.class_accuracies(self.dataset.class_names) | fusion
+        distances = diagnostics.class_distances(model, self.dataset.class_names)
+        return evaluation.class_accuracies(self.dataset.class_names) | fusion | distances
+
+    def _activations(self) -> dict[str, float]:
+        """How large activations are, and how stuck gates, on a few images that are the same in each epoch."""
+        some = self.train_subset if len(self.train_subset) else self.dataset.validation
+        images, labels = (part[:WATCHED_IMAGES].to(self.device) for part in (some.images, some.labels))
+        seen = diagnostics.activations(self._evaluated_model(), to_model(images), labels)
+        return {"activation_max": seen.largest, "gate_saturation": seen.gate_saturation}
+
+    def _stage_norms(self, sums: Sums) -> dict[str, float]:
+        norms = (sums.stage_norms / self.world).tolist()  # the same in every replica
+        return {f"grad_norm.{stage}": norm for stage, norm in zip(self.grad_norms.stages, norms, strict=True)}
 
     def _commit(self, metrics: EpochMetrics) -> EpochMetrics:
         if self.score is not None:
@@ -499,24 +561,9 @@ class Run:
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.epoch, self.position, self.step = state["epoch"], state["position"], state["step"]
-        self.sums = Sums(**{name: total.to(self.device) for name, total in state["sums"].items()})
+        # A state of release 0.1 has no norms of stages: theirs begin here.
+        self.sums = self.sums._replace(**{name: total.to(self.device) for name, total in state["sums"].items()})
         self.micro_batch = state["micro_batch"]
-
-
-def _padded(batch: Batch, surplus: int) -> Batch:
-    """Repeat the first image `surplus` times with weight 0, so that the replicas' shares are equal."""
-
-    def extend(tensor: Tensor) -> Tensor:
-        return torch.cat([tensor, tensor[:1].expand(surplus, *tensor.shape[1:])])
-
-    masks = None if batch.masks is None else [extend(mask) for mask in batch.masks]
-    return Batch(
-        extend(batch.images),
-        extend(batch.labels),
-        extend(batch.withheld),
-        torch.cat([batch.weights, batch.weights.new_zeros(surplus)]),
-        masks,
-    )
 
 
 def _warn_of_slow_bf16(config: TrialConfig, device: torch.device) -> None:

@@ -16,8 +16,11 @@ from torch.nn import functional as F
 
 from cpcnn_core.cached.ops import ALL, Affine, At, Ops, add_product, few_calls, pick, set_product
 from cpcnn_core.fusion import Modulation
-from cpcnn_core.layers import IDENTITY, GatedBlock, concat_elu, down_shift, right_shift
+from cpcnn_core.layers import IDENTITY, NORM_EPS, ChannelNorm, GatedBlock, concat_elu, down_shift, right_shift
 from cpcnn_core.model import NR_LEVELS, ConditionalPixelCNN
+
+Name = tuple[str, str, int]
+"""A block: its stage (as up.0), its stream and its index there."""
 
 
 class Map:
@@ -74,6 +77,15 @@ class Memory:
             return self.field(bias, level), self.affine(site, level)
         return self.field(bias if modulation.shift is None else bias + modulation.shift, level), Affine()
 
+    def of_label(self, conv: nn.Module, extra: Tensor | None, level: int, channels: int) -> Tensor:
+        """What a convolution adds for the label's channels `extra` beside its first `channels`: (Y, C, H, W), or 0."""
+        if extra is None:
+            none: Tensor = self.like.new_zeros(())
+            return none
+        height, width = self.model.image_shape[1] >> level, self.widths[level]
+        planes = F.pad(concat_elu(extra).expand(-1, -1, height, width), cast("tuple[int, ...]", conv.padding))
+        return F.conv2d(planes, folded(conv)[:, channels:])
+
     def field(self, values: Tensor, level: int) -> Tensor:
         """(Y, C, 1 or H, 1 or W), a value per class, as (1 or W, C, B): of every row, or of the current one."""
         if values.shape[2:] == (1, 1):
@@ -118,8 +130,11 @@ class Memory:
 class Conv:
     """A convolution two rows high that keeps its input's current row, and before that is written, the previous one."""
 
-    def __init__(self, net: Memory, level: int, conv: nn.Module, bias: Tensor, stride: int = 1) -> None:
-        weight = folded(conv)
+    def __init__(
+        self, net: Memory, level: int, conv: nn.Module, bias: Tensor, stride: int = 1, channels: int | None = None
+    ) -> None:
+        """`channels` is how many of its input's are activations; the others are the label's and stand in `bias`."""
+        weight = folded(conv)[:, :channels]
         left, right, *_ = cast("tuple[int, ...]", conv.padding)
         n_in, taps = weight.shape[1], weight.shape[3]
         width, batch = net.widths[level], net.batch
@@ -142,6 +157,29 @@ class Conv:
         return out
 
 
+class Norm:
+    """Layer normalisation over the channels of each pixel, in place."""
+
+    def __init__(self, net: Memory, level: int, norm: ChannelNorm) -> None:
+        width, C = net.widths[level], len(norm.weight)
+        self.weight, self.bias = (t.detach()[:, None].contiguous() for t in (norm.weight, norm.bias))
+        self.mean, self.squares = net.zeros(width, 1, net.batch), net.zeros(width, C, net.batch)
+        self.eps = net.like.new_full((), NORM_EPS)
+
+    def record(self, ops: Ops, h: Tensor, at: At) -> None:
+        mean, squares = self.mean[at], self.squares[at]
+        ops += [
+            partial(torch.mean, h, -2, keepdim=True, out=mean),
+            partial(h.sub_, mean),
+            partial(torch.mul, h, h, out=squares),
+            partial(torch.mean, squares, -2, keepdim=True, out=mean),
+            partial(mean.add_, self.eps),
+            mean.rsqrt_,
+            partial(h.mul_, mean),
+            partial(torch.addcmul, self.bias, h, self.weight, out=h),
+        ]
+
+
 @dataclass
 class Node:
     """An activation of a stream: its values, and their concat-ELU where something reads that."""
@@ -154,31 +192,39 @@ class Block:
     """A gated block. `early` skips, from u to ul, are there when a row starts; `late` ones are the stream's own."""
 
     def __init__(
-        self, net: Memory, level: int, name: str, block: GatedBlock, early: list[Node], late: list[Node]
+        self, net: Memory, level: int, name: Name, block: GatedBlock, early: list[Node], late: list[Node]
     ) -> None:
         self.net, self.level = net, level
-        bias = bias_of(block.conv_input)
+        stage, stream, index = name
+        site = f"{stage}.{stream}.{index}"
+        C = block.conv_input.conv.out_channels
+        before = net.model.channels_before(stage, stream, index, net.conditioning)
+        bias = bias_of(block.conv_input) + net.of_label(block.conv_input, before, level, 2 * C)
         skips: list[tuple[Tensor, Node]] = []
         if block.nin_skip is not None:
             bias = bias + bias_of(block.nin_skip)
             weight = folded(block.nin_skip)[:, :, 0, 0]
             nodes = [*early, *late]
-            C = block.conv_input.conv.out_channels
             positive, negative = weight.chunk(2, dim=1)  # concat-ELU of [skips ; extra] has all the negatives last
             for i, node in enumerate(nodes):
                 part = slice(i * C, (i + 1) * C)
                 skips.append((torch.cat([positive[:, part], negative[:, part]], dim=1), node))
-            extra = net.at(f"{name}.block_skip").extra
+            extra = net.model.channels_beside_skip(stage, stream, index, net.conditioning)
             if extra is not None:
                 rest = slice(len(nodes) * C, None)
                 of_label = torch.cat([positive[:, rest], negative[:, rest]], dim=1)[:, :, None, None]
                 bias = bias + F.conv2d(concat_elu(extra), of_label)
         self.early, self.late = skips[: len(early)], skips[len(early) :]
-        shifted, self.hidden = net.fold(f"{name}.hidden", bias, level)
-        self.conv_input = Conv(net, level, block.conv_input, shifted)
-        shifted, self.gate = net.fold(f"{name}.gate", bias_of(block.conv_out), level)
-        self.conv_out = Conv(net, level, block.conv_out, shifted)
-        self.output = net.affine(f"{name}.output", level)
+        self.norm = None if block.norm is None else Norm(net, level, block.norm)
+        if self.norm is None:
+            shifted, self.hidden = net.fold(f"{site}.hidden", bias, level)
+        else:  # it comes between the bias and the label
+            shifted, self.hidden = net.field(bias, level), net.affine(f"{site}.hidden", level)
+        self.conv_input = Conv(net, level, block.conv_input, shifted, channels=2 * C)
+        bias = bias_of(block.conv_out) + net.of_label(block.conv_out, net.at(f"{site}.hidden").extra, level, 2 * C)
+        shifted, self.gate = net.fold(f"{site}.gate", bias, level)
+        self.conv_out = Conv(net, level, block.conv_out, shifted, channels=2 * C)
+        self.output = net.affine(f"{site}.output", level)
 
     def begin(self, ops: Ops) -> None:
         self.conv_input.begin(ops)
@@ -193,6 +239,8 @@ class Block:
         for weight, node in self.late:
             assert node.act is not None
             add_product(ops, h, weight, node.act[at])
+        if self.norm is not None:
+            self.norm.record(ops, h, at)
         self.hidden.record(ops, h, at)
         self.net.concat_elu(ops, h, self.conv_out.input[at])
         gated = self.conv_out.record(ops, at)
@@ -328,7 +376,10 @@ class Head:
         conv = net.model.nin_out
         self.ul = ul
         self.affine, self.one, self.few_calls = net.affine("head", 0), net.one, net.few_calls
-        self.weight, self.bias = folded(conv)[:, :, 0, 0].contiguous(), net.constant(bias_of(conv))[0]
+        C, extra, bias = ul.shape[1], net.at("head").extra, bias_of(conv)
+        if extra is not None:
+            bias = bias + F.conv2d(F.elu(extra), folded(conv)[:, C:])
+        self.weight, self.bias = folded(conv)[:, :C, 0, 0].contiguous(), net.field(bias, 0)
         self.params = net.zeros(len(self.weight), net.batch)
         self.act = net.zeros(*ul.shape[1:])
 
@@ -344,7 +395,9 @@ class Head:
                 partial(self.act.sub_, self.one),
                 partial(torch.maximum, x, self.act, out=self.act),
             ]
-        set_product(ops, self.params, self.bias, self.weight, self.act)
+        bias = pick(self.bias, column)
+        assert bias is not None
+        set_product(ops, self.params, bias, self.weight, self.act)
 
 
 def folded(conv: nn.Module) -> Tensor:

@@ -36,7 +36,7 @@ class Stream:
         """The up pass at a level, and the convolution to the next one."""
         net, name, lowest = self.net, self.name, level == NR_LEVELS - 1
         blocks = [
-            Block(net, level, f"up.{level}.{name}.{i}", module, self._early(level, i, down=False), late=[])
+            Block(net, level, (f"up.{level}", name, i), module, self._early(level, i, down=False), late=[])
             for i, module in enumerate(self._modules("up", level))
         ]
         nodes = self._nodes(self.downsize[-1].out if level else self._row(0), blocks)
@@ -66,7 +66,7 @@ class Stream:
             Block(
                 net,
                 level,
-                f"down.{stage}.{name}.{i}",
+                (f"down.{stage}", name, i),
                 module,
                 early=self._early(level, i, down=True),
                 late=[self.skips[level, last - i].node],

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cpcnn_core.fusion.base import (
+    WITH_CHANNELS,
     Conditioning,
     Fusion,
     FusionError,
@@ -32,6 +33,7 @@ from cpcnn_core.fusion.input_map import InputMap
 from cpcnn_core.fusion.none import NoFusion
 from cpcnn_core.fusion.skip_add import SkipAdd
 from cpcnn_core.fusion.stem_add import StemAdd
+from cpcnn_core.fusion.stem_concat import StemConcat
 from cpcnn_core.suggest import nearest
 
 __all__ = [
@@ -55,6 +57,7 @@ FUSIONS: dict[str, type[Fusion]] = {
     "input_map": InputMap,
     "input_concat": InputConcat,
     "stem_add": StemAdd,
+    "stem_concat": StemConcat,
     "block_mild": BlockMild,
     "block_strong": BlockStrong,
     "block_three_bias": BlockThreeBias,
@@ -110,6 +113,16 @@ def _validate(variant: str, given: Mapping[str, Any]) -> FusionOptions:
 
 
 def build(name: str, given: Mapping[str, Mapping[str, Any]], sites: tuple[Site, ...], label_dim: int) -> Composition:
-    """The fusion called `name` for a network with these sites and an encoding of `label_dim` numbers."""
+    """The fusion called `name` for a network with these sites and an encoding of `label_dim` numbers.
+
+    Raise FusionError where a variant wants extra channels at a site that cannot have any.
+    """
     options = options_of(name, given)
-    return Composition({part: FUSIONS[part](sites, label_dim, options[part]) for part in options})
+    composition = Composition({part: FUSIONS[part](sites, label_dim, options[part]) for part in options})
+    for site in sites:
+        if site.kind not in WITH_CHANNELS and composition.extra_channels(site):
+            raise FusionError(
+                f"model.fusion: {name!r} puts extra channels at {site.name}, where no convolution would read them; "
+                f"they can stand at {', '.join(sorted(WITH_CHANNELS))}"
+            )
+    return composition

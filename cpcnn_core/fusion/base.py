@@ -10,19 +10,42 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from cpcnn_core.errors import UserError
 
 SiteKind = Literal["input", "stem", "block_skip", "hidden", "gate", "output", "skips", "bottleneck", "head"]
 
+WITH_CHANNELS: frozenset[SiteKind] = frozenset({"input", "stem", "block_skip", "hidden", "skips", "bottleneck", "head"})
+"""Where extra channels may stand beside the activation: it has one convolution to go to next, which reads them too.
+
+The two halves before a gate go to no convolution, and a block's output goes to several.
+"""
+
+CHANNELS_ONLY: frozenset[SiteKind] = frozenset({"block_skip"})
+"""Where only they may: the skip path's activations belong to other sites, where they can be shifted and scaled."""
+
 
 class FusionError(UserError, ValueError):
     """A fusion name or option that does not exist, or a value that the option does not allow."""
+
+
+Resolution = Literal["full", "half", "quarter"]
+RESOLUTIONS: tuple[Resolution, ...] = ("full", "half", "quarter")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Where in the network a gated block stands: `number` counts the blocks of its pass and stream, from 0."""
+
+    direction: Literal["up", "down"]
+    resolution: Resolution
+    stream: Literal["u", "ul"]
+    number: int
 
 
 @dataclass(frozen=True)
@@ -34,6 +57,7 @@ class Site:
     channels: int
     height: int
     width: int
+    block: Block | None = None  # where it is one of a block's
 
 
 @dataclass(frozen=True)
@@ -61,8 +85,7 @@ class Modulation:
             shift = None if shift is None else shift * later.scale
         if later.shift is not None:
             shift = later.shift if shift is None else shift + later.shift
-        extras = [extra for extra in (self.extra, later.extra) if extra is not None]
-        return Modulation(scale, shift, torch.cat(extras, dim=1) if extras else None)
+        return Modulation(scale, shift, together(self.extra, later.extra))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Modulation:
         """Apply `function` to each tensor that is there."""
@@ -71,6 +94,15 @@ class Modulation:
 
 Conditioning = Mapping[str, Modulation]
 """Modulations by site name; a site that is not named is left alone."""
+
+
+def together(*extras: Tensor | None) -> Tensor | None:
+    """Extra channels (B, E, 1 or H, 1 or W) side by side, as far as there are any."""
+    there = [extra for extra in extras if extra is not None]
+    if len(there) < 2:
+        return there[0] if there else None
+    height, width = (max(extra.shape[side] for extra in there) for side in (2, 3))
+    return torch.cat([extra.expand(-1, -1, height, width) for extra in there], dim=1)
 
 
 def per_label(h: Tensor, count: int) -> Tensor:
@@ -87,10 +119,32 @@ def per_label(h: Tensor, count: int) -> Tensor:
     return h.movedim(1, -1).repeat_interleave(count // len(h), dim=0).movedim(-1, 1)
 
 
+_LEVELS = r"^(full|half|quarter)(\+(full|half|quarter))*$"
+
+
 class FusionOptions(BaseModel):
     """The options of one variant, with their bounds; most variants have none."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DepthOptions(FusionOptions):
+    """At which blocks: those of one pass (`passes` up, down or both) and of some resolutions (`levels`, as full+half).
+
+    Of these every k-th of each pass and stream (`every`), the first one included.
+    """
+
+    passes: Literal["both", "up", "down"] = "both"
+    levels: Annotated[str, Field(pattern=_LEVELS)] = "full+half+quarter"
+    every: int = Field(1, ge=1)
+
+    def includes(self, block: Block) -> bool:
+        """Whether the label enters at this block."""
+        return (
+            self.passes in {"both", block.direction}
+            and block.resolution in self.levels.split("+")
+            and block.number % self.every == 0
+        )
 
 
 class Fusion(nn.Module):
@@ -101,6 +155,7 @@ class Fusion(nn.Module):
     def __init__(self, sites: tuple[Site, ...], label_dim: int, options: FusionOptions) -> None:
         super().__init__()
         self.label_dim = label_dim
+        self.options = options
 
     def extra_channels(self, site: Site) -> int:
         """How many channels this fusion puts beside the activation at `site`."""
@@ -120,7 +175,10 @@ class SiteFusion(Fusion):
 
     def __init__(self, sites: tuple[Site, ...], label_dim: int, options: FusionOptions) -> None:
         super().__init__(sites, label_dim, options)
-        self.used = self.choose(sites)
+        used = self.choose(sites)
+        if isinstance(options, DepthOptions):
+            used = tuple(site for site in used if site.block is None or options.includes(site.block))
+        self.used = used
 
     def choose(self, sites: tuple[Site, ...]) -> tuple[Site, ...]:
         """The sites that this variant uses."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from cpcnn_core.fusion.base import Site, select
+from typing import ClassVar
+
+from cpcnn_core.fusion.base import DepthOptions, FusionOptions, Site, select
 from cpcnn_core.fusion.shift import Shift
 
 
@@ -11,6 +13,8 @@ class BlockStrong(Shift):
 
     "Image Classification with Conditional PixelCNN++", Algorithm 2.
     """
+
+    Options: ClassVar[type[FusionOptions]] = DepthOptions
 
     def choose(self, sites: tuple[Site, ...]) -> tuple[Site, ...]:
         return tuple(select(sites, "hidden", "gate"))

@@ -12,9 +12,10 @@ from cpcnn_core.fusion.base import Conditioning, FusionOptions, Modulation, Site
 
 
 class FilmOptions(FusionOptions):
-    """`hidden`: width of the MLP between label and (gamma, beta)."""
+    """`hidden`: width of the MLP between label and (gamma, beta). `gamma_clamp`: how far gamma may leave 1."""
 
     hidden: int = Field(64, ge=1)
+    gamma_clamp: float | None = Field(None, gt=0, allow_inf_nan=False)
 
 
 class Film(SiteFusion):
@@ -29,11 +30,14 @@ class Film(SiteFusion):
     def __init__(self, sites: tuple[Site, ...], label_dim: int, options: FusionOptions) -> None:
         super().__init__(sites, label_dim, options)
         assert isinstance(options, FilmOptions)
+        self.gamma_clamp = options.gamma_clamp
         self.mlp = nn.ModuleDict({key(site): _mlp(label_dim, options.hidden, site.channels) for site in self.used})
 
     def gamma_beta(self, label: Tensor, site: Site) -> tuple[Tensor, Tensor]:
         """Scale and shift at `site`, (B, C) each."""
         gamma_minus_1, beta = self.mlp[key(site)](label).chunk(2, dim=1)
+        if self.gamma_clamp is not None:  # smoothly: a gamma at the bound still has a gradient that leads it back
+            gamma_minus_1 = self.gamma_clamp * torch.tanh(gamma_minus_1 / self.gamma_clamp)
         return 1 + gamma_minus_1, beta
 
     def forward(self, label: Tensor) -> Conditioning:
@@ -45,15 +49,22 @@ class Film(SiteFusion):
 
     @torch.no_grad()
     def diagnostics(self, label: Tensor) -> dict[str, float]:
+        """Mean and standard deviation of gamma and beta over classes and channels: of all sites, and of each."""
         pairs = [self.gamma_beta(label, site) for site in self.used]
-        gamma = torch.cat([gamma.flatten() for gamma, _ in pairs]).float()
-        beta = torch.cat([beta.flatten() for _, beta in pairs]).float()
-        return {
-            "gamma_mean": gamma.mean().item(),
-            "gamma_std": gamma.std().item(),
-            "beta_mean": beta.mean().item(),
-            "beta_std": beta.std().item(),
-        }
+        gammas, betas = ([pair[i].flatten().float() for pair in pairs] for i in range(2))
+        summary = _summary("", torch.cat(gammas), torch.cat(betas))
+        for site, gamma, beta in zip(self.used, gammas, betas, strict=True):
+            summary |= _summary(f"{site.name.removesuffix('.hidden')}.", gamma, beta)
+        return summary
+
+
+def _summary(prefix: str, gamma: Tensor, beta: Tensor) -> dict[str, float]:
+    return {
+        f"{prefix}gamma_mean": gamma.mean().item(),
+        f"{prefix}gamma_std": gamma.std().item(),
+        f"{prefix}beta_mean": beta.mean().item(),
+        f"{prefix}beta_std": beta.std().item(),
+    }
 
 
 def _mlp(label_dim: int, hidden: int, channels: int) -> nn.Sequential:

@@ -172,12 +172,10 @@ def test_film_starts_at_the_identity_for_every_class(fusion: str) -> None:
     out = model(x, torch.arange(NR_CLASSES))
     assert torch.equal(out[0], out[1])
     stats = model.fusion.diagnostics(model.label.table())
-    assert stats == {
-        f"fusion.{fusion}.gamma_mean": 1.0,
-        f"fusion.{fusion}.gamma_std": 0.0,
-        f"fusion.{fusion}.beta_mean": 0.0,
-        f"fusion.{fusion}.beta_std": 0.0,
-    }
+    identity = {"gamma_mean": 1.0, "gamma_std": 0.0, "beta_mean": 0.0, "beta_std": 0.0}
+    kind = "hidden" if fusion == "block_film" else "bottleneck"
+    where = ["", *(f"{site.name.removesuffix('.hidden')}." for site in model.sites if site.kind == kind)]
+    assert stats == {f"fusion.{fusion}.{place}{name}": value for place in where for name, value in identity.items()}
     settle(model)
     moved = model.fusion.diagnostics(model.label.table())
     assert moved[f"fusion.{fusion}.gamma_std"] > 0
@@ -237,6 +235,9 @@ def _transplant(plain: ConditionalPixelCNN, model: ConditionalPixelCNN) -> None:
             tensor.zero_()
         elif weights[name].shape == tensor.shape:
             tensor.copy_(weights[name])
+        elif "conv_input" in name:  # [concat_elu of x ; concat_elu of e(y)]
+            tensor.zero_()
+            tensor[:, : weights[name].shape[1]] = weights[name]
         elif "init" in name:  # input channels [x ; e(y) ; ones]
             channels = weights[name].shape[1] - 1
             tensor.zero_()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cpcnn_core.config import ConfigError, TrialConfig, field_names
+from cpcnn_core.config import ADDED, ConfigError, TrialConfig, field_names
 from cpcnn_core.fusion import FUSIONS
 
 BAD: list[tuple[dict[str, Any], list[str]]] = [
@@ -43,6 +43,15 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
     ({"data.image_size": 30}, ["data.image_size", "30", "multiple of 4"]),
     ({"data.channels": 2}, ["data.channels", "2"]),
     ({"seed": -1}, ["seed", "-1"]),
+    ({"train.class_loss_others": 1}, ["train.class_loss_others", "1", "train.class_loss_weight"]),
+    (
+        {"model.fusion": "block_film", "model.fusion_options.block_film.levels": "full+eighth"},
+        ["model.fusion_options.block_film.levels", "full+eighth", "half", "quarter"],
+    ),
+    (
+        {"model.fusion": "block_film", "model.fusion_options.block_film.gamma_clamp": 0.0},
+        ["model.fusion_options.block_film.gamma_clamp", "0.0", "greater than 0"],
+    ),
 ]
 
 
@@ -55,6 +64,19 @@ def test_a_bad_setting_gives_one_error_naming_field_value_and_way_out(
     for part in expected:
         assert part in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_what_a_later_release_added_is_no_part_of_an_id_where_it_changes_nothing() -> None:
+    """The ids that protocol 2 gave before those settings were there, and still gives."""
+    assert TrialConfig().trial_id == "4ed600187854"
+    with_loss = TrialConfig.from_flat({"model.fusion": "block_film", "train.class_loss_weight": 0.5})
+    assert with_loss.trial_id == "712fbb1b82c6"
+    assert with_loss.with_settings({"train.class_loss_others": 1}).trial_id != with_loss.trial_id
+    assert TrialConfig.from_flat({"model.norm": "channel"}).trial_id != TrialConfig().trial_id
+    for name, neutral in ADDED.items():
+        assert TrialConfig().flat()[name] == neutral
+        row = TrialConfig().flat() | {name: None}  # as it stands in one table with later rows
+        assert TrialConfig.from_record(row) == TrialConfig()
 
 
 def test_every_bad_field_is_named_at_once() -> None:

@@ -423,8 +423,43 @@ def test_a_reference_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(FidError, match=r"text\.png cannot be decoded"):
         fid.reference_of_files(stub(), [tmp_path / "text.png"], "files")
-    with pytest.raises(FidError, match="give the split instead"):
-        fid.reference_of_files(stub("classifier-0"), [], "files")
+    Image.new("RGB", (16, 8)).save(tmp_path / "wide.png")
+    of_one_size = dataclasses.replace(stub(), name="classifier-0", shape=(3, 8, 8))
+    with pytest.raises(FidError, match=r"wide\.png is of 8x16 pixels; classifier-0 knows images of 8x8 only"):
+        fid.reference_of_files(of_one_size, [tmp_path / "wide.png"], "files")
+
+
+def test_a_classifier_of_grey_images_reads_files_as_pil_makes_them_grey(tmp_path: Path) -> None:
+    image = Image.fromarray(pictures(0, 1)[0].permute(1, 2, 0).numpy())
+    image.save(tmp_path / "a.png")
+    height, width = image.height, image.width
+    of_grey = dataclasses.replace(stub(), shape=(1, height, width))
+    grey = torch.from_numpy(np.array(image.convert("L")))[None, None]
+    assert_close(fid.features_of_files(of_grey, [tmp_path / "a.png"]), of_grey(grey))
+
+
+def test_folders_are_compared_as_their_images_are(tmp_path: Path) -> None:
+    made, real = pictures(0, 30, 32), pictures(1, 40, 32)
+    save_all(made, tmp_path / "made")
+    save_all(real, tmp_path / "real")
+    (tmp_path / "real" / "notes.txt").write_text("no image")
+    extract = stub()
+    distance, kernel = fid.between_folders(extract, tmp_path / "made", tmp_path / "real")
+    against = fid.reference(extract, split_of(real, torch.zeros(40)), "real")
+    assert distance.value == pytest.approx(fid.fid(extract(made), against).value)
+    assert kernel.value == pytest.approx(fid.kid(extract(made), against).value)
+    assert distance.images == 30
+    assert distance.reference.startswith("real-")
+    of_itself, _ = fid.between_folders(extract, tmp_path / "real", tmp_path / "real")
+    assert of_itself.value == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("there", [None, 0, 1])
+def test_a_folder_without_images_is_named(there: int | None, tmp_path: Path) -> None:
+    if there is not None:
+        save_all(pictures(0, there), tmp_path / "made") if there else (tmp_path / "made").mkdir()
+    with pytest.raises(FidError, match="no such folder" if there is None else rf"{there} image\(s\)"):
+        fid.images_in(tmp_path / "made")
 
 
 def test_scores_are_the_metrics_of_the_images_features() -> None:
@@ -445,7 +480,7 @@ def test_scores_are_the_metrics_of_the_images_features() -> None:
     assert scores.extrapolated is not None
     assert scores.extrapolated.value is not None
     assert fid.score(images, labels, extract, real).extrapolated is None
-    fields, of_classes = quality.metrics(scores, ("a", "b"))
+    fields, of_classes = quality.metrics(quality.Quality(scores, 1.0, 2.0), ("a", "b"))
     assert (fields["fid"], fields["kid"]) == (scores.fid.value, scores.kid.value)
     assert (fields["fid_extractor"], fields["fid_images"], fields["fid_reference"]) == ("stub", 40, real.name)
     assert fields["fid_infinity"] == scores.extrapolated.value

@@ -6,6 +6,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.testing import assert_close
@@ -15,7 +17,7 @@ from cpcnn_core.config import TrainConfig
 from cpcnn_core.initialise import data_dependent_init
 from cpcnn_core.labels import ENCODINGS, NULL_LABEL
 from cpcnn_core.likelihood import bits_per_dim, log_prob
-from cpcnn_core.loss import Loss
+from cpcnn_core.loss import Loss, drawn_others
 from cpcnn_core.optim import Average, build_optimizer, lr_factor
 from tests.contract.networks import NR_CLASSES, images, network
 
@@ -48,6 +50,76 @@ def test_the_class_loss_is_the_cross_entropy_of_the_bayes_posterior_at_its_tempe
     expected = bits_per_dim(true, (3, 8, 8)).sum() + 0.5 * F.cross_entropy(table / 7.0, labels, reduction="sum")
     assert_close(total, expected, atol=1e-3, rtol=1e-4)
     assert_close(bpd, bits_per_dim(true, (3, 8, 8)).sum())
+
+
+PRIOR = torch.tensor([0.5, 0.3, 0.2]).log()
+
+
+def by_others(loss: Loss, others: torch.Tensor | None) -> torch.Tensor:
+    """P(y, x) / p(x) of each image, as the class loss sees it with these others: exp(-its part of the loss)."""
+    pixels, labels, withheld, weights = batch(3)
+    return torch.stack(
+        [
+            loss(
+                pixels[i : i + 1],
+                labels[i : i + 1],
+                withheld[i : i + 1],
+                weights[i : i + 1],
+                None,
+                None if others is None else others[i : i + 1],
+            )[0]
+            - loss(pixels[i : i + 1], labels[i : i + 1], withheld[i : i + 1], weights[i : i + 1], None)[2]
+            for i in range(3)
+        ]
+    )
+
+
+def test_the_sum_over_drawn_classes_is_unbiased() -> None:
+    """1 / posterior is p(x) / p(x, y); over every possible draw of one other class its mean is that of all classes."""
+    loss = Loss(network("block_mild"), PRIOR, class_weight=1.0, class_temperature=2000.0)
+    all_classes = by_others(loss, None).exp()
+    draws = [torch.tensor([[(y + step) % 3] for y in range(3)]) for step in (1, 2)]
+    means = torch.stack([by_others(loss, others).exp() for others in draws]).mean(dim=0)
+    assert all_classes.max() > 1.2
+    assert_close(means, all_classes, rtol=1e-4, atol=0)
+
+
+def test_the_gradient_of_that_sum_is_unbiased() -> None:
+    model = network("block_mild")
+    loss = Loss(model, PRIOR, class_weight=1.0, class_temperature=2000.0)
+
+    def gradient(others: torch.Tensor | None) -> torch.Tensor:
+        model.zero_grad()
+        by_others(loss, others).exp().sum().backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    whole = gradient(None)
+    draws = [torch.tensor([[(y + step) % 3] for y in range(3)]) for step in (1, 2)]
+    each = torch.stack([gradient(others) for others in draws])
+    assert (each[0] - each[1]).norm() > 0.1 * whole.norm()  # one draw is not like the other
+    assert_close(each.mean(dim=0), whole, rtol=1e-3, atol=1e-5 * float(whole.abs().max()))
+
+
+def test_all_others_drawn_is_all_classes() -> None:
+    loss = Loss(network("block_mild"), PRIOR, class_weight=1.0, class_temperature=2000.0)
+    assert_close(by_others(loss, torch.tensor([[1, 2], [2, 0], [0, 1]])), by_others(loss, None))
+
+
+@given(st.integers(2, 12), st.data())
+def test_others_are_different_classes_and_never_the_own(nr_classes: int, data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, nr_classes - 1))
+    labels = torch.tensor(data.draw(st.lists(st.integers(0, nr_classes - 1), min_size=1, max_size=5)))
+    others = drawn_others(labels, nr_classes, count, torch.Generator().manual_seed(data.draw(st.integers(0, 99))))
+    assert others.shape == (len(labels), count)
+    for label, row in zip(labels.tolist(), others.tolist(), strict=True):
+        assert len({*row, label}) == count + 1
+        assert all(0 <= other < nr_classes for other in row)
+
+
+def test_every_other_class_is_as_likely_as_any() -> None:
+    others = drawn_others(torch.full((30_000,), 2), 5, 2, torch.Generator().manual_seed(0))
+    shares = torch.bincount(others.flatten(), minlength=5) / len(others)
+    assert_close(shares, torch.tensor([0.5, 0.5, 0, 0.5, 0.5]), atol=0.015, rtol=0)
 
 
 @pytest.mark.parametrize("class_weight", [0.0, 1.0])
@@ -123,6 +195,10 @@ def test_schedules() -> None:
     assert [lr_factor(constant, step, 5) for step in (0, 49)] == [1.0, 1.0]
     exponential = TrainConfig(epochs=10, schedule="exponential", lr_gamma=0.9)
     assert lr_factor(exponential, 3, 5) == pytest.approx(0.9**3)
+    linear = TrainConfig(epochs=10, schedule="linear", warmup_epochs=1, lr_floor=0.1)
+    factors = [lr_factor(linear, step, 5) for step in range(51)]
+    assert factors[:5] == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6])
+    assert factors[5:] == pytest.approx([1 - 0.9 * done / 45 for done in range(46)])
     cosine = TrainConfig(epochs=10, schedule="cosine", warmup_epochs=1, lr_floor=0.1)
     factors = [lr_factor(cosine, step, 5) for step in range(51)]
     assert factors[:5] == sorted(factors[:5])

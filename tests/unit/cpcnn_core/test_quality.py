@@ -105,7 +105,7 @@ def test_the_courses_reference_is_the_files_at_their_own_size(tmp_path: Path, mo
     asked = config(fid_every=1, fid_extractor="inception-192", fid_reference="test_files")
     asked = asked.with_settings({"data.name": "cpen455", "data.root": str(tmp_path)})
     evaluator = quality.evaluator(asked, data.load(asked.data))
-    assert seen == [(8, 3, 64, 64)]
+    assert seen == [(8, 3, 64, 64), (8, 3, 32, 32)]  # the reference, and the training images for memorisation
     assert evaluator.reference.name.startswith("cpen455/test_files-")
 
 

@@ -99,6 +99,8 @@ def test_the_kept_weights_give_the_recorded_metrics(tmp_path: Path) -> None:
         {"train__ema_decay": 0.9, "train__schedule": "cosine", "train__warmup_epochs": 0.5},
         {"train__flip": True, "train__shift": 1, "train__label_dropout": 0.3, "train__optimizer": "adamw"},
         {"train__class_loss_weight": 0.5, "train__accumulate": 2, "model__dropout_kind": "element"},
+        {"train__class_loss_weight": 0.5, "train__class_loss_others": 1, "train__label_dropout": 0.3},
+        {"train__schedule": "linear", "model__norm": "channel"},
         {"train__data_dependent_init": True, "train__schedule": "exponential", "train__lr_gamma": 0.99},
     ],
     ids=lambda settings: "+".join(settings) or "plain",
@@ -353,7 +355,12 @@ def test_compiled_training_is_the_same_and_its_warm_up_is_reported_apart(
 
 def test_no_step_waits_for_a_number_from_the_device(tmp_path: Path) -> None:
     """What reads a number here would stop a GPU's queue; the counts of steps lie on the CPU there too."""
-    settings = {"train__ema_decay": 0.9, "train__class_loss_weight": 0.5, "train__label_dropout": 0.3}
+    settings = {
+        "train__ema_decay": 0.9,
+        "train__class_loss_weight": 0.5,
+        "train__class_loss_others": 1,
+        "train__label_dropout": 0.3,
+    }
     augmented = {"train__flip": True, "train__shift": 1, "train__accumulate": 2, "train__schedule": "cosine"}
     run = training.Run(config(**settings, **augmented), tiny_dataset(), tmp_path, Accelerator())
     chosen = torch.arange(14)  # the last batch, padded

@@ -1,0 +1,37 @@
+"""Whether a model draws images or recites them: how near its samples come to the images that it learnt from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_ROWS = 1024  # of the matrix of distances at a time
+
+
+def nearest(features: Tensor, of: Tensor) -> Tensor:
+    """The Euclidean distance from each of `features` (N, D) to the nearest of `of` (M, D): (N,) float64."""
+    of = of.double()
+    return torch.cat([torch.cdist(rows.double(), of).amin(dim=1) for rows in features.split(_ROWS)])
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbours:
+    """The training images as features, and how far unseen real images are from them: what samples are held against.
+
+    Samples much nearer to the training images than the validation images are have been learnt by heart (the idea of
+    Meehan et al. 2020, "A Non-Parametric Test to Detect Data-Copying in Generative Models", by medians).
+    """
+
+    train: Tensor  # (M, D)
+    of_validation: float  # median distance of the validation images to the nearest training image
+
+    @classmethod
+    def of_splits(cls, train: Tensor, validation: Tensor) -> Neighbours:
+        """From the features (M, D) and (N, D) of the two splits."""
+        return cls(train, nearest(validation, train).median().item())
+
+    def of_samples(self, features: Tensor) -> float:
+        """The median distance of samples, as features (N, D), to the nearest training image."""
+        return nearest(features, self.train).median().item()

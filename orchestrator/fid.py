@@ -1,0 +1,84 @@
+"""`python -m orchestrator.fid A B`: FID and KID of the images in one folder against those in another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from orchestrator import command_line as cli
+from orchestrator.text.formatting import interval, measured
+
+if TYPE_CHECKING:
+    from cpcnn_core.fid import Extractor
+
+app = cli.command()
+
+Images = Annotated[Path, typer.Argument(parser=cli.local, metavar="A", help="A folder of images, those to judge.")]
+Real = Annotated[Path, typer.Argument(parser=cli.local, metavar="B", help="A folder of images, to hold A against.")]
+Features = Annotated[
+    Literal["inception-2048", "inception-192", "classifier"],
+    typer.Option("--features", help="Whose features: the literature's, the course's, or a small classifier's."),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(parser=cli.local, metavar="FILE", help="Inception's weights; without, downloaded or from the cache."),
+]
+DataName = Annotated[
+    Literal["digits", "cpen455"] | None,
+    typer.Option("--data", help="For `classifier`: whose training images it learns from. A and B are of their size."),
+]
+Root = Annotated[str | None, typer.Option("--root", parser=cli.data_root, metavar="PATH", help="Where that data lies.")]
+
+
+@app.command()
+@cli.plain_errors()
+def main(
+    a: Images,
+    b: Real,
+    features: Features = "inception-2048",
+    weights: Weights = None,
+    data: DataName = None,
+    root: Root = None,
+) -> None:
+    """Print FID and KID of folder A against folder B, each with what it must share with another to be compared."""
+    console = cli.console()
+    from cpcnn_core import fid  # torch takes seconds; a mistyped option is answered before
+
+    for folder in (a, b):
+        fid.images_in(folder)
+    distances = fid.between_folders(_extractor(features, weights, data, root), a, b)
+    for name, distance in zip(("FID", "KID"), distances, strict=True):
+        bounds = distance.interval
+        value = f"not measured: {distance.reason}" if distance.value is None else measured(distance.value)
+        console.print(f"{name} {value}{f', 95% interval {interval(*bounds)}' if bounds else ''}", highlight=False)
+    first = distances[0]
+    console.print(
+        f"{first.images} images of {a} against {b} ({first.reference}), features {first.extractor}. "
+        "Compare it only with values of the same features, number of images and reference.",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _extractor(features: str, weights: Path | None, data: str | None, root: str | None) -> Extractor:
+    """The extractor asked for. Raise FidError, ConfigError, DataError."""
+    from cpcnn_core import fid
+    from cpcnn_core.config import TrialConfig
+    from cpcnn_core.data import Split, load
+
+    if features != "classifier":
+        import torch
+
+        nothing = Split(torch.empty(0, 1, 1, 1, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), ())
+        return fid.extractor(features, nothing, weights=weights)
+    if data is None:
+        raise fid.FidError("--features classifier learns from labelled images: say which by --data, as --data digits")
+    if data == "cpen455" and root is None:
+        raise fid.FidError("--data cpen455: needs --root PATH, the folder that holds train.csv")
+    return fid.extractor(features, load(TrialConfig.from_flat({"data.name": data, "data.root": root}).data).train)
+
+
+if __name__ == "__main__":
+    cli.run(app)
