@@ -34,7 +34,8 @@ from rich.table import Table
 from benchmarks.record_curves import SPACE, TABLE, Epoch, Key, key_of, read
 from cpcnn_core.config import TrialConfig
 from orchestrator.records.store import Store
-from orchestrator.search.scheduling import Schedule, Scheduler, Stopped
+from orchestrator.search.scheduler import Scheduler, Stopped
+from orchestrator.search.scheduling import Schedule
 from orchestrator.search.study import Study, Suggestion
 
 SHARES = (0.05, 0.1, 0.2, 1 / 3, 0.5, 0.75, 1.0)  # of the budget, at which the regret is shown

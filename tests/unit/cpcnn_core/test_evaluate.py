@@ -20,7 +20,8 @@ from cpcnn_core import evaluate as evaluate_module
 from cpcnn_core.classify import class_log_likelihoods, log_posterior, predict, with_close_calls_settled
 from cpcnn_core.data import Split
 from cpcnn_core.errors import LikelihoodError
-from cpcnn_core.evaluate import Evaluation, evaluate, log_likelihoods, log_prior
+from cpcnn_core.evaluate import evaluate, log_likelihoods, log_prior
+from cpcnn_core.evaluation import Evaluation
 from cpcnn_core.likelihood import log_prob
 from cpcnn_core.loss import Loss
 from tests.contract.networks import NR_CLASSES, images, network
