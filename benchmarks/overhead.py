@@ -6,8 +6,8 @@ trial, and its memory, in one sweep of simulated trials of 5 epochs: 1,000 of th
 (--at-once), with a row after 100, 300, 1,000 and so on. Processor time, so that other work on the machine and the
 disk's pace stay out of it; for an epoch also by the clock. --known N begins with a study of N finished trials, in
 memory: what a trial costs after them, without running them, and without the study's file, which takes the same at any
-size. Last, what a suggestion writes into that file, by each of SQLite's journals: docs/decisions.md says what follows
-from it.
+size. Last, what a suggestion writes into that file, by each of SQLite's journals; decision 32 in
+docs/decisions.md follows from it.
 """
 
 from __future__ import annotations
