@@ -1,5 +1,5 @@
 # The same targets that .ci/run calls.
-.PHONY: check lint format types imports test test-lowest test-cluster test-images
+.PHONY: check lint format types imports test test-lowest test-cluster test-images build
 
 check: lint types imports test
 
@@ -23,6 +23,12 @@ test:
 # Every image format damaged in a thousand ways instead of two hundred.
 test-images:
 	CPCNN_MUTATIONS=1000 uv run pytest tests/unit/cpcnn_core/test_image_files.py
+
+# What a release uploads, in dist/.
+build:
+	rm -rf dist
+	uv build
+	uvx twine check --strict dist/*
 
 # The lowest versions that pyproject.toml allows, in an environment of their own; the pins under [tool.uv] hide them.
 test-lowest:
