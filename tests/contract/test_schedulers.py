@@ -30,7 +30,7 @@ class TestScheduler:
             assert list(rungs) == sorted(set(rungs))
             assert all(grace <= rung < epochs for rung in rungs)
 
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     @given(seed=st.integers(0, 2**32))
     def test_one_rebuilt_from_the_curves_decides_as_the_one_that_was_lost(self, name: str, seed: int) -> None:
         rng = random.Random(seed)

@@ -127,7 +127,7 @@ def test_unrounded_digits_are_floats_of_the_same_images() -> None:
 
 
 @pytest.mark.usefixtures("digits_cache")
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(fractions=st.tuples(st.floats(1e-6, 1), st.floats(1e-6, 1)))
 def test_smaller_training_fractions_nest_in_larger_ones_and_keep_every_class(fractions: tuple[float, float]) -> None:
     small, large = (
