@@ -115,10 +115,12 @@ def main(
     pending_minutes: PendingMinutes = 30,
     wandb: cli.WandbOption = None,
     tensorboard: cli.TensorBoardOption = False,
+    tracker: cli.TrackerOption = None,
     check_cluster: CheckCluster = None,  # noqa: ARG001 - it has done its work
 ) -> None:
     """Search SPACE. The same command again resumes the sweep where it was stopped or killed."""
     console = cli.console()
+    trackers = tracking.asked(tracker or (), wandb=wandb, tensorboard=tensorboard)
     asked = space.read(space_file, given or (), seed=seed, sampler=sampler)
     asked = replace(asked, schedule=asked.schedule.named(scheduler))
     plan = Plan(
@@ -141,12 +143,10 @@ def main(
     elif submit is not None:
         _submit(console, context, plan, submit, space_file)
     else:
-        _run(console, plan, address, wandb, tensorboard)
+        _run(console, plan, address, trackers)
 
 
-def _run(
-    console: Console, plan: Plan, address: str | None, wandb: tracking.WandbMode | None, tensorboard: bool
-) -> None:
+def _run(console: Console, plan: Plan, address: str | None, trackers: tracking.Asked) -> None:
     """Run the sweep and show how it ended."""
     if address is not None:
         os.environ["RAY_ADDRESS"] = launch.check_address(address)
@@ -154,7 +154,7 @@ def _run(
         outcome = driver.run(
             plan,
             view,
-            beside=lambda: tracking.following(plan.store, wandb=wandb, tensorboard=tensorboard, say=console.print),
+            beside=lambda: tracking.following(plan.store, trackers, say=console.print),
         )
     _show_why_it_ended(console, plan, outcome)
     show(console, plan)

@@ -71,6 +71,7 @@ def run(
     seed: cli.Seed = 0,
     wandb: cli.WandbOption = None,
     tensorboard: cli.TensorBoardOption = False,
+    tracker: cli.TrackerOption = None,
 ) -> None:
     """Train the trial of SPACE that --set describes.
 
@@ -79,6 +80,7 @@ def run(
     accelerate launch, they train it together.
     """
     console = cli.console()
+    trackers = tracking.asked(tracker or (), wandb=wandb, tensorboard=tensorboard)
     place = environment.rendezvous()
     environment.forget_launchers(keep=place)
     asked = space.read(space_file, [*(given or ()), *([f"train.epochs={epochs}"] if epochs else [])], seed=seed)
@@ -94,7 +96,7 @@ def run(
     with beginning.begun(store, config.trial_id):
         kinds.introduce(store, "trials", asked.question, asked.source)
         _print_settings(console, config)
-        with tracking.following(store, wandb=wandb, tensorboard=tensorboard, say=console.print):
+        with tracking.following(store, trackers, say=console.print):
             error = train(console, config, store, asked.objective)
     if error is not None:
         cli.fail(f"trial {config.trial_id}: {error}\nIts log is {store.log_file(config.trial_id)}", cli.FAILED)

@@ -21,8 +21,11 @@ from cpcnn_core import checkpoint, evaluate, starter
 from cpcnn_core.config import Scalar, TrialConfig
 from cpcnn_core.data import Dataset
 from cpcnn_core.errors import CpcnnError, LikelihoodError, RunError, UserError
+from cpcnn_core.evaluation import Evaluation
 from cpcnn_core.fid import Distance
 from cpcnn_core.files import sha256
+from cpcnn_core.metrics import of_evaluation
+from cpcnn_core.sources import SOURCES
 from orchestrator.exporting import card, submission
 from orchestrator.records import location, provenance
 from orchestrator.records.ranking import Entry
@@ -118,7 +121,7 @@ def _check_free(out: Path, *, force: bool) -> None:
 class _Again:
     """What the weights measure again."""
 
-    evaluation: evaluate.Evaluation
+    evaluation: Evaluation
     checked: Mapping[str, tuple[float, float]]
     as_graded: Mapping[str, float] | None
     distance: Distance | str  # of the images handed in, or why there is none
@@ -223,12 +226,11 @@ def _verify(folder: Path, data_root: Scalar) -> dict[str, float]:
         raise MismatchError(f"{folder / CONFIG}: is not the configuration of the weights beside it")
     data = trainer.dataset(config.data)
     held = json.loads((folder / METRICS).read_text())
-    found = _evaluate(loaded, config, data).metrics()
+    found = of_evaluation(_evaluate(loaded, config, data))
     for name, value in held["measured_again"].items():
-        if not _same(found[name], value):
-            raise MismatchError(
-                f"{folder}: {name} was {value:.6f} when exported, the loaded weights give {found[name]:.6f}"
-            )
+        again = found.get(name, math.nan)  # this release may lack a metric that the exporting one had
+        if not _same(again, value):
+            raise MismatchError(f"{folder}: {name} was {value:.6f} when exported, the loaded weights give {again:.6f}")
     predicted = submission.predictions(loaded.model, config, data)
     logits = np.load(folder / submission.LOGITS)
     rows = list(zip(predicted.names, predicted.labels, strict=True))
@@ -275,7 +277,7 @@ def _write_checksums(folder: Path) -> None:
     (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
 
 
-def _evaluate(loaded: checkpoint.Weights, config: TrialConfig, data: Dataset) -> evaluate.Evaluation:
+def _evaluate(loaded: checkpoint.Weights, config: TrialConfig, data: Dataset) -> Evaluation:
     """Measure the validation split again."""
     return evaluate.evaluate(
         loaded.model.to(_device()),
@@ -288,12 +290,13 @@ def _evaluate(loaded: checkpoint.Weights, config: TrialConfig, data: Dataset) ->
 
 def _as_graded(loaded: checkpoint.Weights, config: TrialConfig) -> dict[str, float] | None:
     """The validation metrics on the pixels that the course's scripts grade on; None where they are the trial's own."""
-    if config.data.name != "cpen455" or not config.data.quantize:
+    quantize = SOURCES[config.data.name].graded_with.get("data.quantize", config.data.quantize)
+    if quantize or not config.data.quantize:
         return None
     unrounded = trainer.dataset(config.data.model_copy(update={"quantize": False}))
     if unrounded.validation.images.dtype == torch.uint8:  # nothing was resized, so nothing was rounded
         return None
-    found = _evaluate(loaded, config, unrounded).metrics()
+    found = of_evaluation(_evaluate(loaded, config, unrounded))
     return {name: found[name] for name in ("val_acc", "val_bpd")}
 
 
@@ -302,10 +305,10 @@ def _device() -> str:
 
 
 def _check(
-    evaluation: evaluate.Evaluation, epoch: Mapping[str, Any], metric: str, device: str
+    evaluation: Evaluation, epoch: Mapping[str, Any], metric: str, device: str
 ) -> dict[str, tuple[float, float]]:
     """Recorded and measured, by metric. Raise MismatchError."""
-    again = evaluation.metrics()
+    again = of_evaluation(evaluation)
     checked = {name: (float(epoch[name]), value) for name, value in again.items() if epoch.get(name) is not None}
     for name in [metric] if metric in checked else checked:
         recorded, measured = checked[name]

@@ -24,7 +24,7 @@ from orchestrator.records.store import Store
 
 if TYPE_CHECKING:
     from cpcnn_core.data import Dataset
-    from cpcnn_core.evaluate import Evaluation
+    from cpcnn_core.evaluation import Evaluation
     from cpcnn_core.quality import Drawn
 
 logger = logging.getLogger(__name__)

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from cpcnn_core import evaluate
 from cpcnn_core.checkpoint import build_model, load_weights, save_weights
 from cpcnn_core.config import TrialConfig
+from cpcnn_core.metrics import of_evaluation
 from orchestrator import best
 from orchestrator.choosing import decision as decisions
 from orchestrator.choosing import selection
@@ -51,7 +52,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
     data = trainer.dataset(CONFIG.data)
     model = build_model(CONFIG, data.image_shape, data.nr_classes)
     prior = evaluate.log_prior("uniform", data.train.labels, data.nr_classes)
-    values = evaluate.evaluate(model, data.validation, prior, batch_size=640).metrics()
+    values = of_evaluation(evaluate.evaluate(model, data.validation, prior, batch_size=640))
     file = tmp_path_factory.mktemp("weights") / "weights-0001.safetensors"
     shape, classes = data.image_shape, data.nr_classes
     save_weights(
