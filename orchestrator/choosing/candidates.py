@@ -72,7 +72,7 @@ class Trials:
         store, table = self._tables[part]
         if number not in self._rows:
             at = number - (self._ends[part] - len(table))
-            [self._rows[number]] = table.slice(at, 1).to_pylist()
+            [self._rows[number]] = arrays.rows(table.slice(at, 1))
         return store, self._rows[number]
 
     def column(self, name: str) -> Column:
@@ -528,7 +528,8 @@ def _column(table: pa.Table, name: str) -> Column:
         column = column.fill_null(DEFAULTS[name])
     if pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or pa.types.is_null(column.type):
         return arrays.numbers(column)
-    return np.array(column.to_pylist(), dtype=object)
+    is_time = pa.types.is_timestamp(column.type)
+    return np.array(arrays.times(column) if is_time else column.to_pylist(), dtype=object)
 
 
 def folder_size(entry: tuple[Store, Row], epoch: int) -> float | None:

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from cpcnn_core.config import LOCATIONS
 from cpcnn_core.suggest import nearest
 from orchestrator.choosing.candidates import ChoiceError
-from orchestrator.records import data_kinds
+from orchestrator.records import arrays, data_kinds
 from orchestrator.records.data_kinds import DATA, Data
 from orchestrator.records.kinds import IN_WORDS, Kind, kind_of
 from orchestrator.records.location import Folder
-from orchestrator.records.store import Store, StoreError, sweeps
+from orchestrator.records.store import Store, StoreError, as_scalar, sweeps
 from orchestrator.records.sweep_file import Asked, SweepRecord
 from orchestrator.text import calling
 
@@ -152,8 +152,8 @@ def _of_the_latest_data(among: Sequence[_Folder]) -> tuple[list[_Folder], dict[s
     for folder in among:
         trials = folder.store.latest_attempts().columns
         data[folder.name] = set(data_kinds.kinds_of(trials, DATA))
-        begun = [] if folder.kind == "sweep" and folder.asked else trials["started"].to_pylist()
-        began[folder.name] = max([folder.asked, *map(str, begun)])
+        begun = [] if folder.kind == "sweep" and folder.asked else arrays.times(trials["started"])
+        began[folder.name] = max([folder.asked, *(str(as_scalar(time)) for time in begun)])
     latest = max(among, key=lambda folder: began[folder.name])
     alike = [folder for folder in among if data[folder.name] == data[latest.name]]
     others = {

@@ -26,6 +26,7 @@ from cpcnn_core.files import sha256
 from orchestrator.exporting import card, submission
 from orchestrator.records import location, provenance
 from orchestrator.records.ranking import Entry
+from orchestrator.records.store import as_scalar
 from orchestrator.text.names import identifier
 from orchestrator.training import trainer
 
@@ -173,7 +174,7 @@ def _content(
         "confusion": again.evaluation.confusion.tolist(),  # rows: true classes, columns: predicted ones
         "submission": _fid(again.distance) | {"images_per_class": submission.PER_CLASS, "test_images": test_images},
         "imported" if entry.is_imported else "trained": {
-            key: entry.trial[key] for key in ("git_commit", "host", "device", "started", "ended")
+            key: as_scalar(entry.trial[key]) for key in ("git_commit", "host", "device", "started", "ended")
         },
         "exported": {"at": provenance.now(), "git_commit": provenance.git_commit()},
         "versions": provenance.versions(),

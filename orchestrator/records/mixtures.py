@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from cpcnn_core.config import PROTOCOL, DataConfig, Scalar, TrialConfig
 from orchestrator.records import data_kinds
 from orchestrator.records.location import Folder
-from orchestrator.records.store import Store, StoreError
+from orchestrator.records.store import Store, StoreError, as_scalar, as_time
 from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.records.tables import Table
 
@@ -72,8 +72,8 @@ class Held:
         return list(dict.fromkeys([*asked, *of_rows]))
 
     def _commits_of_rows(self, protocols: Sequence[Scalar]) -> Iterable[Scalar]:
-        rows = sorted(self.trials.rows(), key=lambda row: str(row["started"]))
-        return [row.get("git_commit") for row in rows if (row.get(_PROTOCOL) or 1) in protocols]
+        rows = sorted(self.trials.rows(), key=lambda row: as_time(row["started"]))
+        return [as_scalar(row.get("git_commit")) for row in rows if (row.get(_PROTOCOL) or 1) in protocols]
 
 
 def check(store: Store, config: TrialConfig, *, way_out: str) -> None:

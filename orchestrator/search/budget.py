@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
 
+from orchestrator.records.store import Row, as_int, as_number, as_time
 from orchestrator.text.formatting import plain
 
 _HOUR = 3600.0
@@ -30,23 +29,23 @@ class Spent:
     gpu_hours: float = 0.0
 
 
-def spent(attempts: Iterable[Mapping[str, Any]], epochs: Iterable[Mapping[str, Any]]) -> Spent:
+def spent(attempts: Iterable[Row], epochs: Iterable[Row]) -> Spent:
     """What the rows of `trials` and `epochs` say was spent.
 
     An attempt that nobody ended, its driver having been killed, took as long as the epochs that it reported.
     """
     reported: dict[tuple[str, int], float] = {}
     for row in epochs:
-        key = row["trial_id"], int(row["attempt"])
-        reported[key] = reported.get(key, 0.0) + float(row["seconds"] or 0)
+        key = str(row["trial_id"]), as_int(row["attempt"])
+        reported[key] = reported.get(key, 0.0) + (as_number(row["seconds"]) or 0.0)
     intervals, gpu_seconds = [], 0.0
     for row in attempts:
-        begun = datetime.fromisoformat(row["started"]).timestamp()
-        seconds = row["seconds"]
+        begun = as_time(row["started"]).timestamp()
+        seconds = as_number(row["seconds"])
         if seconds is None:
-            seconds = reported.get((row["trial_id"], int(row["attempt"])), 0.0)
-        intervals.append((begun, begun + float(seconds)))
-        gpu_seconds += float(seconds) * float(row.get("gpus") or 0)
+            seconds = reported.get((str(row["trial_id"]), as_int(row["attempt"])), 0.0)
+        intervals.append((begun, begun + seconds))
+        gpu_seconds += seconds * (as_number(row.get("gpus")) or 0.0)
     return Spent(_covered(intervals) / _HOUR, gpu_seconds / _HOUR)
 
 

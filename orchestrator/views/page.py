@@ -23,7 +23,7 @@ from orchestrator.records.data_kinds import Data, data_of
 from orchestrator.records.provenance import now
 from orchestrator.records.ranking import Entry
 from orchestrator.records.states import reason_of
-from orchestrator.records.store import StoreError
+from orchestrator.records.store import StoreError, as_time
 from orchestrator.text.formatting import measured, measured_apart, plain
 from orchestrator.views import leaderboard
 from orchestrator.views.standings import sure_cells, sure_heads
@@ -69,7 +69,7 @@ def _page(selected: Selection, decision: Decision) -> str:
     if not selected.imports:
         entries = [entry for entry in entries if not entry.is_imported]
     title = _text(", ".join(store.folder.name for store in selected.stores))
-    entries.sort(key=lambda entry: str(entry.trial["started"]))
+    entries.sort(key=lambda entry: as_time(entry.trial["started"]))
     body = [
         f"<h1>{title}</h1>",
         f"<p>{len(entries)} trials, {sum(len(entry.epochs) for entry in entries)} epochs; written {now()}.</p>",

@@ -46,6 +46,7 @@ from orchestrator.text import markdown, names
 from orchestrator.tune.plan import Plan
 from tests.support import odd, remote
 from tests.support.fakes import metrics
+from tests.support.times import at
 from tests.unit.orchestrator.test_best import CONFIG, fids, judged
 
 # --- which names there are
@@ -540,7 +541,7 @@ def test_a_report_shows_names_and_nothing_that_they_could_mean(tmp_path: Path) -
             store.add_epoch(trial_id, 1, metrics(epoch, val_acc=0.5, extra=extra, kept_epochs=(1, 2)))
         failed = CONFIG.with_settings({"seed": 9})
         error = f"ValueError: {name} {column}"
-        attempt = Attempt(trial_id=failed.trial_id, attempt=1, number=1, state="FAILED", started="2025", error=error)
+        attempt = Attempt(trial_id=failed.trial_id, attempt=1, number=1, state="FAILED", started=at(), error=error)
         store.write_attempt(attempt, failed)
         page = page_of(results)
         assert page.kinds == expected.kinds

@@ -15,6 +15,7 @@ from orchestrator.records.kinds import introduce
 from orchestrator.records.ranking import Entry
 from orchestrator.records.store import Attempt, Store
 from tests.support.fakes import metrics
+from tests.support.times import at
 
 DATA: Any = SimpleNamespace(
     image_shape=(1, 8, 8), nr_classes=10, train=range(1000), validation=range(300), test=range(297)
@@ -28,7 +29,7 @@ def written(tmp_path: Path, config: TrialConfig, **changes: Any) -> str:
     store = Store(tmp_path / "digits")
     store.create()
     introduce(store, "sweep" if config.source is None else "imported", "Which is best?", "space.py")
-    attempt = Attempt(trial_id=config.trial_id, attempt=1, number=0, state="COMPLETE", started="2026", device="cpu")
+    attempt = Attempt(trial_id=config.trial_id, attempt=1, number=0, state="COMPLETE", started=at(), device="cpu")
     store.write_attempt(attempt, config)
     store.add_epoch(config.trial_id, 1, metrics(1, val_acc=0.99996))
     entry = Entry(store, store.attempts_of(config.trial_id)[-1], tuple(store.epochs_of(config.trial_id)))
