@@ -1,12 +1,13 @@
 """Results folders of earlier releases, as their code wrote them.
 
 `results-0.1` is of release 0.1: protocol 1, tables of schema 1. `results-schema-3.tar.xz` is of commit e2c2fa8:
-protocol 2, tables of schema 3; a sweep of three trials of two fusions on `course_pictures(folder, SEED)`, which Ctrl-C
-ended in the second epoch of the last trial.
+protocol 2, tables of schema 3; a sweep of three trials of two fusions on `pictures.write_course(folder, SEED)`, which
+Ctrl-C ended in the second epoch of the last trial.
 """
 
 from __future__ import annotations
 
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -41,8 +42,14 @@ objective = "val_acc"
 """The space file that it was run with."""
 
 
-def unpacked(results: Path) -> Store:
-    """The sweep of schema 3 in a results folder."""
+def of_0_1(results: Path) -> Store:
+    """A copy of the sweep of release 0.1 as a results folder."""
+    shutil.copytree(DATA / "results-0.1", results)
+    return Store(results / "two_fusions")
+
+
+def of_schema_3(results: Path) -> Store:
+    """The sweep of schema 3, unpacked into a results folder."""
     with tarfile.open(DATA / "results-schema-3.tar.xz") as archive:
         archive.extractall(results, filter="data")
     return Store(results / "two_fusions")

@@ -25,7 +25,7 @@ from orchestrator.records.store import Attempt, Store, StoreError, config_of
 from orchestrator.records.sweep_file import SweepRecord
 from tests.support import several_fusions
 from tests.support.fakes import metrics
-from tests.support.old_results import unpacked
+from tests.support.old_results import of_schema_3
 from tests.support.paths import ROOT, local
 from tests.support.several_fusions import Own
 from tests.support.times import at
@@ -123,7 +123,7 @@ def test_the_page_s_lines_read_every_fusion_s_options_and_rows(
 def test_the_page_s_lines_read_an_older_folder_once_it_was_gone_on_with(
     library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = unpacked(tmp_path / "results")
+    store = of_schema_3(tmp_path / "results")
     assert store.unify() == []
     local(store.folder).rename(store.folder.parent / "digits")
     read = run_page(library, tmp_path, monkeypatch)
@@ -262,7 +262,7 @@ def versions(store: Store) -> set[bytes]:
 
 
 def test_files_of_an_earlier_release_are_written_anew_once_and_lose_nothing(tmp_path: Path) -> None:
-    store = unpacked(tmp_path)
+    store = of_schema_3(tmp_path)
     before = store.trials().rows(), store.epochs().rows()
     assert versions(store) == {b"3"}
     assert store.unify() == []
@@ -281,13 +281,13 @@ def stamps(store: Store) -> dict[str, int]:
 
 
 def test_times_of_an_earlier_release_are_moments_in_utc(tmp_path: Path) -> None:
-    rows = unpacked(tmp_path).latest_attempts().rows()
+    rows = of_schema_3(tmp_path).latest_attempts().rows()
     assert rows[0]["started"] == datetime(2026, 11, 27, 3, 20, 17, 64000, tzinfo=UTC)
     assert all(row["started"] < row["ended"] for row in rows)
 
 
 def test_a_trial_that_runs_by_hand_is_left_to_its_own_writer(tmp_path: Path) -> None:
-    store = unpacked(tmp_path)
+    store = of_schema_3(tmp_path)
     running = "9da43d751314"
     file = local(store.trials_folder) / f"{running}.parquet"
     table = pq.read_table(file)
@@ -304,7 +304,7 @@ def test_a_trial_that_runs_by_hand_is_left_to_its_own_writer(tmp_path: Path) -> 
 def test_a_trial_by_hand_brings_its_folder_up_to_date_and_leaves_a_sweep_s_to_its_driver(
     tmp_path: Path,
 ) -> None:
-    of_sweep, by_hand = unpacked(tmp_path / "one"), unpacked(tmp_path / "two")
+    of_sweep, by_hand = of_schema_3(tmp_path / "one"), of_schema_3(tmp_path / "two")
     by_hand.write_sweep(SweepRecord(name="two_fusions", kind="trials"))
     for store, expected in ((of_sweep, {b"3"}), (by_hand, {str(SCHEMA).encode()})):
         with beginning.begun(store, "0" * 12):
@@ -312,7 +312,7 @@ def test_a_trial_by_hand_brings_its_folder_up_to_date_and_leaves_a_sweep_s_to_it
 
 
 def test_a_column_that_does_not_go_with_the_others_is_named_and_its_file_kept(tmp_path: Path) -> None:
-    store = unpacked(tmp_path)
+    store = of_schema_3(tmp_path)
     file = local(store.trials_folder) / "79ae432b80fd.parquet"
     table = pq.read_table(file)
     strange = table.append_column(HIDDEN, pa.array(["wide"] * len(table)))
