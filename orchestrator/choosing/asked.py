@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from cpcnn_core.config import LOCATIONS, PROTOCOL, SINCE_PROTOCOL_2, Scalar, field_defaults
 from orchestrator.choosing.where import Condition
 from orchestrator.records.ranking import Entry
-from orchestrator.records.store import OPTION_PREFIX
+from orchestrator.records.store import OPTION_PREFIX, Row, as_scalar
 from orchestrator.records.sweep_file import Structure, SweepRecord
 from orchestrator.search.growth import admits
 
@@ -57,7 +56,7 @@ def parted(entries: Iterable[Entry], sweep: SweepRecord) -> Parted:
     return found
 
 
-def asks_for(sweep: SweepRecord, row: Mapping[str, Any]) -> bool:
+def asks_for(sweep: SweepRecord, row: Row) -> bool:
     """Whether the sweep asks for the trial of this row of `trials`.
 
     Of a sweep of an earlier release, whose fields are not recorded or whose defaults were others, every trial that was
@@ -75,22 +74,22 @@ def asks_for(sweep: SweepRecord, row: Mapping[str, Any]) -> bool:
     defaults = field_defaults(str(settings.get("data.name") or field_defaults("digits")["data.name"]))
     options = [name for name, value in row.items() if name.startswith(OPTION_PREFIX) and value is not None]
     return all(
-        admits(varied[name], row.get(name)) if name in varied else _is_set(name, row, settings, defaults)
+        admits(varied[name], as_scalar(row.get(name))) if name in varied else _is_set(name, row, settings, defaults)
         for name in dict.fromkeys((*defaults, *settings, *varied, *options))
         if name not in LOCATIONS
     )
 
 
-def _varied(fields: Structure, row: Mapping[str, Any]) -> Iterator[tuple[str, Structure]]:
+def _varied(fields: Structure, row: Row) -> Iterator[tuple[str, Structure]]:
     """How each field varies that is active under the row's options."""
-    for field, held in fields.items():
-        yield field, held
-        for option, branch in held.get("options", ()):
-            if admits({"kind": "choice", "options": [[option, {}]]}, row.get(field)):
+    for field, varies in fields.items():
+        yield field, varies
+        for option, branch in varies.get("options", ()):
+            if admits({"kind": "choice", "options": [[option, {}]]}, as_scalar(row.get(field))):
                 yield from _varied(branch, row)
 
 
-def _is_set(name: str, row: Mapping[str, Any], settings: Mapping[str, Scalar], defaults: Mapping[str, Scalar]) -> bool:
+def _is_set(name: str, row: Row, settings: Mapping[str, Scalar], defaults: Mapping[str, Scalar]) -> bool:
     """Whether the row has what the settings say of a field that does not vary, or else its default."""
     wanted = settings.get(name, defaults.get(name))
     if name == _QUANTIZE and wanted is None:

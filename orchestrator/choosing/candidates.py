@@ -33,7 +33,7 @@ from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.text.formatting import plain
 
 Floats: TypeAlias = NDArray[np.float64]
-Column: TypeAlias = NDArray[Any]  # of floats, or of objects, as the table has it
+Column: TypeAlias = NDArray[Any]  # Any: of floats, or of objects, as the table has it
 Drawn: TypeAlias = tuple[str | None, int | None, str | None]  # extractor, images, reference of what was drawn
 
 _NAMED = 3  # trials in a message

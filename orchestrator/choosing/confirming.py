@@ -11,11 +11,10 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import JsonValue
+from pydantic import BaseModel, ConfigDict, JsonValue
 from scipy import stats
 
 from cpcnn_core.config import Scalar, TrialConfig
@@ -77,29 +76,30 @@ class Question:
             "objective": self.objective.describe(),
             "source": self.source,
             "finalists": [
-                {"sweep": held.sweep, "trial_id": held.trial_id, "value": held.value, "settings": dict(held.settings)}
-                for held in self.finalists
+                {"sweep": each.sweep, "trial_id": each.trial_id, "value": each.value, "settings": dict(each.settings)}
+                for each in self.finalists
             ],
             "seeds": list(self.seeds),
             "rule": self.rule,
         }
 
     @classmethod
-    def from_description(cls, described: Mapping[str, Any]) -> Question:
+    def from_description(cls, described: Mapping[str, JsonValue]) -> Question:
         """From what `describe` gave."""
+        asked = _Description.model_validate(described)
         return cls(
-            described["metric"],
-            described["direction"],
-            Objective.from_description(described["objective"]),
-            described["source"],
-            tuple(Finalist(**held) for held in described["finalists"]),
-            tuple(described["seeds"]),
-            described["rule"],
+            asked.metric,
+            asked.direction,
+            Objective.from_description(asked.objective),
+            asked.source,
+            tuple(asked.finalists),
+            tuple(asked.seeds),
+            asked.rule,
         )
 
     def space(self) -> SearchSpace:
         """The grid of finalists and seeds."""
-        flats = [held.settings for held in self.finalists]
+        flats = [finalist.settings for finalist in self.finalists]
         shared = {key: value for key, value in flats[0].items() if all(_has(flat, key, value) for flat in flats)}
         varied = [key for key in dict.fromkeys(key for flat in flats for key in flat) if key not in shared]
         return SearchSpace(
@@ -112,6 +112,20 @@ class Question:
             sampler="grid",
             schedule=Schedule("none"),
         )
+
+
+class _Description(BaseModel):
+    """What `Question.describe` gives, as it comes back from sweep.json."""
+
+    model_config = ConfigDict(frozen=True)
+
+    metric: str
+    direction: Direction
+    objective: dict[str, JsonValue]
+    source: str | None
+    finalists: list[Finalist]
+    seeds: list[int]
+    rule: str
 
 
 def name_of(sweeps: Sequence[str], **asked: Scalar) -> str:

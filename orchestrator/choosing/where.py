@@ -17,7 +17,7 @@ from cpcnn_core.suggest import nearest
 from orchestrator.records.columns import Cell
 from orchestrator.text.formatting import plain, settings_apart
 
-_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {  # of numbers and texts as of whole arrays
+_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {  # Any: of numbers and texts as of whole arrays
     "<=": operator.le,
     ">=": operator.ge,
     "==": operator.eq,

@@ -26,7 +26,7 @@ from cpcnn_core.files import sha256
 from orchestrator.exporting import card, submission
 from orchestrator.records import location, provenance
 from orchestrator.records.ranking import Entry
-from orchestrator.records.store import as_scalar
+from orchestrator.records.store import Row, as_number, as_scalar
 from orchestrator.text.names import identifier
 from orchestrator.training import trainer
 
@@ -55,7 +55,7 @@ class Exported:
     as_graded: Mapping[str, float] | None  # the same on unrounded pixels, where the trial's are rounded
 
 
-def usual(entry: Entry, epoch: Mapping[str, Any], metric: str) -> Path:
+def usual(entry: Entry, epoch: Row, metric: str) -> Path:
     """Where an epoch is exported to unless the user says otherwise: a folder within the sweep's, on this machine."""
     sweep = entry.store.folder
     exports = location.beside(sweep.parent) / sweep.name / "exports"
@@ -64,13 +64,13 @@ def usual(entry: Entry, epoch: Mapping[str, Any], metric: str) -> Path:
 
 def export(
     entry: Entry,
-    epoch: Mapping[str, Any],
+    epoch: Row,
     metric: str,
     out: Path,
     *,
     force: bool = False,
     data_root: Scalar = None,
-    choice: Mapping[str, Any] | None = None,
+    choice: Mapping[str, object] | None = None,
 ) -> Exported:
     """Write the epoch's weights and all that is handed in with them to `out`, once they measure what was recorded.
 
@@ -129,10 +129,10 @@ def _fill(
     folder: Path,
     source: location.Folder,
     entry: Entry,
-    epoch: Mapping[str, Any],
+    epoch: Row,
     metric: str,
     data_root: Scalar,
-    choice: Mapping[str, Any] | None,
+    choice: Mapping[str, object] | None,
 ) -> _Again:
     """Write all but the checksums. Raise ExportError, MismatchError, LikelihoodError."""
     try:
@@ -161,14 +161,14 @@ def _fill(
 
 
 def _content(
-    entry: Entry, epoch: Mapping[str, Any], again: _Again, chosen: Mapping[str, Any], *, test_images: int
+    entry: Entry, epoch: Row, again: _Again, chosen: Mapping[str, object], *, test_images: int
 ) -> dict[str, Any]:
     """What metrics.json says."""
     return {
         "sweep": entry.store.folder.name,
         "trial_id": entry.trial_id,
         **chosen,
-        "recorded": dict(epoch),
+        "recorded": _recorded(epoch),
         "measured_again": {name: measured for name, (_, measured) in again.checked.items()},
         "as_graded": again.as_graded,  # as the course's scripts, which do not round pixels, would measure the weights
         "confusion": again.evaluation.confusion.tolist(),  # rows: true classes, columns: predicted ones
@@ -181,7 +181,14 @@ def _content(
     }
 
 
-def sentences(done: Exported, entry: Entry, epoch: Mapping[str, Any], metric: str) -> list[str]:
+def _recorded(epoch: Row) -> dict[str, Scalar]:
+    """The epoch's row, without the columns in which other fusions log."""
+    return {
+        name: as_scalar(value) for name, value in epoch.items() if value is not None or not name.startswith("fusion.")
+    }
+
+
+def sentences(done: Exported, entry: Entry, epoch: Row, metric: str) -> list[str]:
     """What the user is told of an export."""
     compared = done.checked.get(metric)
     agreed = f": {metric} {compared[0]:.6f} recorded, {compared[1]:.6f} measured again" if compared else ""
@@ -256,7 +263,7 @@ def _located(config: TrialConfig, data_root: Scalar) -> TrialConfig:
     return config if data_root is None else config.with_settings({"data.root": data_root})
 
 
-def _fid(distance: Distance | str) -> dict[str, Any]:
+def _fid(distance: Distance | str) -> dict[str, Scalar]:
     if isinstance(distance, str):
         return {"fid": None, "fid_error": distance}
     return {
@@ -302,12 +309,11 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _check(
-    evaluation: evaluate.Evaluation, epoch: Mapping[str, Any], metric: str, device: str
-) -> dict[str, tuple[float, float]]:
+def _check(evaluation: evaluate.Evaluation, epoch: Row, metric: str, device: str) -> dict[str, tuple[float, float]]:
     """Recorded and measured, by metric. Raise MismatchError."""
     again = evaluation.metrics()
-    checked = {name: (float(epoch[name]), value) for name, value in again.items() if epoch.get(name) is not None}
+    recordings = {name: as_number(epoch.get(name)) for name in again}
+    checked = {name: (value, again[name]) for name, value in recordings.items() if value is not None}
     for name in [metric] if metric in checked else checked:
         recorded, measured = checked[name]
         if not _same(recorded, measured):

@@ -7,13 +7,16 @@ longer than all else that a reader of tables does.
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from orchestrator.records.columns import TIME, Row
+
+G = TypeVar("G", bound=np.generic)
+S = TypeVar("S", bound=np.generic)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -70,7 +73,7 @@ def integers(column: pa.ChunkedArray, missing: int = -1) -> NDArray[np.int64]:
     return _joined([np.where(_valid(chunk), _values(chunk), missing) for chunk in column.chunks], np.int64)
 
 
-def _values(chunk: pa.Array) -> NDArray[Any]:
+def _values(chunk: pa.Array) -> NDArray[np.number]:
     """What lies in the buffer: anything where the value is null."""
     kind = np.dtype(f"{'f' if pa.types.is_floating(chunk.type) else 'i'}{chunk.type.bit_width // 8}")
     return np.frombuffer(chunk.buffers()[1], kind, len(chunk), chunk.offset * kind.itemsize)
@@ -86,5 +89,5 @@ def _bits(chunk: pa.Array, buffer: int) -> NDArray[np.bool_]:
     return bits[chunk.offset :].astype(bool)
 
 
-def _joined(parts: list[NDArray[Any]], kind: type[np.generic]) -> NDArray[Any]:
+def _joined(parts: list[NDArray[S]], kind: type[G]) -> NDArray[G]:
     return np.concatenate([np.empty(0, kind), *parts]).astype(kind, copy=False)

@@ -60,7 +60,7 @@ class Attempt:
 
 def attempt_of(row: Row) -> Attempt:
     """The attempt in a row of `trials`."""
-    values: dict[str, Any] = {  # the columns' types are made of the fields'
+    values: dict[str, Any] = {  # Any: the columns' types are made of the fields'
         name: row[name] for name in Attempt.__dataclass_fields__ if name in row
     }
     return Attempt(**values)

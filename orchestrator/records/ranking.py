@@ -41,7 +41,7 @@ class Entry:
     def best(self, objective: Objective, *, kept: bool = False) -> Row | None:
         """Its best epoch, or its best epoch whose weights are on disk; None where no epoch has the metric."""
         rows = [row for row in self.epochs if row["checkpoint"] is not None] if kept else self.epochs
-        return dict(best) if (best := objective.best(rows)) is not None else None
+        return objective.best(rows)
 
     @property
     def is_imported(self) -> bool:

@@ -28,7 +28,7 @@ MENDED = (
 )
 
 Number: TypeAlias = int | float
-Structure: TypeAlias = dict[str, Any]  # its shape is that of `search.growth`, the one who reads it
+Structure: TypeAlias = dict[str, Any]  # Any: JSON whose shape is that of `search.growth`, the one who reads it
 """Fields and how they vary, as JSON."""
 
 
@@ -36,9 +36,10 @@ class _Part(BaseModel):
     # Strict: what is read is written again as it was, 1 as 1 and "1" as "1".
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
-    def as_json(self) -> dict[str, Any]:  # whatever JSON can hold
+    def as_json(self) -> dict[str, JsonValue]:
         """What was given of it, as JSON."""
-        return self.model_dump(exclude_unset=True)
+        given: dict[str, JsonValue] = self.model_dump(exclude_unset=True)
+        return given
 
     def __bool__(self) -> bool:
         """Whether anything was given of it."""

@@ -19,20 +19,26 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
+from pydantic import JsonValue, TypeAdapter
 
-from cpcnn_core.config import LOCATIONS
+from cpcnn_core.config import LOCATIONS, Scalar
 from orchestrator.objectives.objective import Objective
 from orchestrator.records import alone, location
 from orchestrator.records.location import Folder, write_atomically
 from orchestrator.records.ranking import Entry
-from orchestrator.records.store import Store, StoreError, as_int
+from orchestrator.records.store import Row, Store, StoreError, as_int
 from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.text import calling
 from orchestrator.text.names import identifier
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter  # type: ignore[import-untyped]
+    from wandb.sdk.wandb_run import Run
 
 WandbMode: TypeAlias = Literal["online", "offline"]
 
@@ -45,17 +51,22 @@ _LONGEST_GROUP = 128  # characters that Weights & Biases takes
 _TAG = re.compile(r"[\w.-][\w./-]*")  # what tensorboardX leaves as it is; it would make one of two others
 _NO_METRICS = ("trial_id", "attempt", "epoch", "checkpoint")
 
+Shown: TypeAlias = tuple[int, int | None]
+"""What a tracker has shown of a trial: its last epoch, and the attempt whose end it has shown."""
+
+_SHOWN = TypeAdapter(dict[str, dict[str, Shown]])
+
 logger = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
     """Where trials are shown."""
 
-    def epoch(self, trial: Entry, row: Mapping[str, Any], samples: Folder | None) -> None:
+    def epoch(self, trial: Entry, row: Row, samples: Folder | None) -> None:
         """Show an epoch; `samples` is the picture of what was drawn after it."""
         ...
 
-    def end(self, trial: Entry, best: Mapping[str, Any] | None) -> None:
+    def end(self, trial: Entry, best: Row | None) -> None:
         """The trial has ended, for now at least; `best` is its best epoch."""
         ...
 
@@ -69,9 +80,9 @@ class TensorBoard:
 
     def __init__(self, store: Store) -> None:
         self._folder = store.local_mirror / "tensorboard"
-        self._writers: dict[str, Any] = {}
+        self._writers: dict[str, SummaryWriter] = {}
 
-    def epoch(self, trial: Entry, row: Mapping[str, Any], samples: Folder | None) -> None:
+    def epoch(self, trial: Entry, row: Row, samples: Folder | None) -> None:
         """See `Tracker`."""
         epoch = as_int(row["epoch"])
         writer = self._writer(trial, epoch)
@@ -81,7 +92,7 @@ class TensorBoard:
             writer.add_image("samples", _pixels(samples), epoch, dataformats="HWC")
         writer.flush()
 
-    def end(self, trial: Entry, best: Mapping[str, Any] | None) -> None:
+    def end(self, trial: Entry, best: Row | None) -> None:
         """See `Tracker`."""
         writer = self._writers.pop(trial.trial_id, None)
         if writer is not None:
@@ -92,9 +103,9 @@ class TensorBoard:
         while self._writers:
             self._writers.popitem()[1].close()
 
-    def _writer(self, trial: Entry, epoch: int) -> Any:
+    def _writer(self, trial: Entry, epoch: int) -> SummaryWriter:
         if trial.trial_id not in self._writers:
-            from tensorboardX import SummaryWriter  # type: ignore[import-untyped]
+            from tensorboardX import SummaryWriter
 
             # Whatever an earlier process wrote of this epoch or a later one is not shown twice.
             folder = str(self._folder / trial.trial_id)
@@ -114,22 +125,22 @@ class Wandb:
     def __init__(self, store: Store, mode: WandbMode) -> None:
         self._store = store
         self._mode: WandbMode = mode
-        self._runs: dict[str, Any] = {}
+        self._runs: dict[str, Run] = {}
 
-    def epoch(self, trial: Entry, row: Mapping[str, Any], samples: Folder | None) -> None:
+    def epoch(self, trial: Entry, row: Row, samples: Folder | None) -> None:
         """See `Tracker`."""
         import wandb
 
-        shown: dict[str, Any] = dict(_metrics(row))
+        shown: dict[str, object] = dict(_metrics(row))
         if samples is not None:
             shown["samples"] = wandb.Image(_pixels(samples))
         self._run(trial).log({"epoch": as_int(row["epoch"]), **shown}, step=as_int(row["epoch"]))
 
-    def end(self, trial: Entry, best: Mapping[str, Any] | None) -> None:
+    def end(self, trial: Entry, best: Row | None) -> None:
         """See `Tracker`."""
         run = self._run(trial)
         if best is not None:
-            run.summary.update({"best_epoch": int(best["epoch"])})
+            run.summary.update({"best_epoch": as_int(best["epoch"])})
             run.summary.update({f"best/{name}": value for name, value in _metrics(best).items()})
         run.summary.update({name: trial.trial[name] for name in ("state", "error", "stopped")})
         del self._runs[trial.trial_id]
@@ -140,7 +151,7 @@ class Wandb:
         while self._runs:
             self._runs.popitem()[1].finish()
 
-    def _run(self, trial: Entry) -> Any:
+    def _run(self, trial: Entry) -> Run:
         if trial.trial_id not in self._runs:
             try:
                 self._runs[trial.trial_id] = self._begun(trial)
@@ -154,11 +165,11 @@ class Wandb:
                 self._runs[trial.trial_id] = self._begun(trial)
         return self._runs[trial.trial_id]
 
-    def _begun(self, trial: Entry) -> Any:
+    def _begun(self, trial: Entry) -> Run:
         import wandb
 
         sweep = self._store.folder.name
-        run = wandb.init(
+        run: Run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             group=sweep if len(sweep) <= _LONGEST_GROUP else identifier(sweep),
             name=trial.trial_id,
@@ -196,7 +207,7 @@ class Follower:
         self._store = store
         self._trackers = dict(trackers)
         self._file = store.folder / "tracking.json"
-        self._shown: dict[str, dict[str, list[Any]]] = self._read()  # by tracker and trial: last epoch, end
+        self._shown: dict[str, dict[str, Shown]] = self._read()  # by tracker and trial
         self._tags: dict[Folder, str] = {}
         self._objective = Objective.from_description(_described(store))
         self._stale = {str(row["trial_id"]) for row in store.latest_attempts().rows()}
@@ -221,9 +232,9 @@ class Follower:
 
     def _show(self, name: str, trial: Entry) -> None:
         of_tracker = self._shown.setdefault(name, {})
-        last, ended = of_tracker.get(trial.trial_id, [0, None])
+        last, ended = of_tracker.get(trial.trial_id, (0, None))
         tracker = self._trackers[name]
-        attempt = None if trial.meaning.runs else trial.trial["attempt"]
+        attempt = None if trial.meaning.runs else as_int(trial.trial["attempt"])
         rows = [row for row in trial.epochs if as_int(row["epoch"]) > last]
         if not rows and (attempt is None or attempt == ended):
             return
@@ -231,10 +242,10 @@ class Follower:
             for row in rows:
                 samples = self._store.samples_file(trial.trial_id, as_int(row["epoch"]))
                 tracker.epoch(trial, row, samples if samples.exists() else None)
-                of_tracker[trial.trial_id] = [as_int(row["epoch"]), ended]
+                of_tracker[trial.trial_id] = (as_int(row["epoch"]), ended)
             if attempt is not None and attempt != ended:
                 tracker.end(trial, trial.best(self._objective))
-                of_tracker[trial.trial_id] = [max([last, *(as_int(row["epoch"]) for row in rows)]), attempt]
+                of_tracker[trial.trial_id] = (max([last, *(as_int(row["epoch"]) for row in rows)]), attempt)
         except Exception:
             # A view that fails must not take the others with it, and the tables have everything.
             logger.exception("%s failed", name)
@@ -251,12 +262,11 @@ class Follower:
                     self._tags[path] = tag
                     yield path.stem
 
-    def _read(self) -> dict[str, dict[str, list[Any]]]:
+    def _read(self) -> dict[str, dict[str, Shown]]:
         try:
-            held: dict[str, dict[str, list[Any]]] = json.loads(self._file.read_text())
+            return _SHOWN.validate_json(self._file.read_bytes())
         except (OSError, ValueError):
             return {}  # shown anew; each tracker knows its epochs apart
-        return held
 
     def _write(self) -> None:
         write_atomically(self._file, lambda stream: stream.write(json.dumps(self._shown).encode()))
@@ -339,7 +349,7 @@ def _reported(name: str) -> Iterator[None]:
         logger.exception("%s failed at its end", name)
 
 
-def _described(store: Store) -> Mapping[str, Any]:
+def _described(store: Store) -> Mapping[str, JsonValue]:
     described = (store.read_sweep() or SweepRecord()).objective
     return Objective("val_acc", "max").describe() if described is None else described
 
@@ -348,7 +358,7 @@ def _tag(name: str) -> str:
     return name if _TAG.fullmatch(name) else identifier(name)
 
 
-def _metrics(row: Mapping[str, Any]) -> dict[str, float]:
+def _metrics(row: Row) -> dict[str, float]:
     numbers = {
         name: float(value)
         for name, value in row.items()
@@ -357,11 +367,11 @@ def _metrics(row: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
 
-def _settings(trial: Entry) -> dict[str, Any]:
+def _settings(trial: Entry) -> dict[str, Scalar]:
     """The configuration, without where things lie on this machine."""
     return {name: value for name, value in trial.settings().items() if name not in LOCATIONS}
 
 
-def _pixels(file: Folder) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _pixels(file: Folder) -> NDArray[np.uint8]:
     with Image.open(io.BytesIO(file.read_bytes())) as image:
         return np.asarray(image.convert("RGB"))
