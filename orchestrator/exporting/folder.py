@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from cpcnn_core.errors import CpcnnError, LikelihoodError, RunError, UserError
 from cpcnn_core.fid import Distance
 from cpcnn_core.files import sha256
 from orchestrator.exporting import card, submission
+from orchestrator.exporting.export_record import Choice, ExportRecord
 from orchestrator.records import location, provenance
 from orchestrator.records.ranking import Entry
 from orchestrator.records.store import Row, as_number, as_scalar
@@ -70,7 +70,7 @@ def export(
     *,
     force: bool = False,
     data_root: Scalar = None,
-    choice: Mapping[str, object] | None = None,
+    choice: Choice | None = None,
 ) -> Exported:
     """Write the epoch's weights and all that is handed in with them to `out`, once they measure what was recorded.
 
@@ -132,7 +132,7 @@ def _fill(
     epoch: Row,
     metric: str,
     data_root: Scalar,
-    choice: Mapping[str, object] | None,
+    choice: Choice | None,
 ) -> _Again:
     """Write all but the checksums. Raise ExportError, MismatchError, LikelihoodError."""
     try:
@@ -154,31 +154,30 @@ def _fill(
     starter.export_starter(folder / STARTER_WEIGHTS, loaded.model.cpu(), layout)
     _write_json(folder / CONFIG, loaded.config.model_dump(mode="json"))
     again = _Again(evaluation, checked, as_graded, distance)
-    content = _content(entry, epoch, again, {"chosen_by": metric, "choice": choice}, test_images=len(data.test))
-    _write_json(folder / METRICS, content)
-    (folder / CARD).write_text(card.written(entry, loaded.config, content, data), encoding="utf-8")
+    record = _record(entry, epoch, again, metric, choice, test_images=len(data.test))
+    _write_json(folder / METRICS, record.as_json())
+    (folder / CARD).write_text(card.written(entry, loaded.config, record, data), encoding="utf-8")
     return again
 
 
-def _content(
-    entry: Entry, epoch: Row, again: _Again, chosen: Mapping[str, object], *, test_images: int
-) -> dict[str, Any]:
-    """What metrics.json says."""
-    return {
-        "sweep": entry.store.folder.name,
-        "trial_id": entry.trial_id,
-        **chosen,
-        "recorded": _recorded(epoch),
-        "measured_again": {name: measured for name, (_, measured) in again.checked.items()},
-        "as_graded": again.as_graded,  # as the course's scripts, which do not round pixels, would measure the weights
-        "confusion": again.evaluation.confusion.tolist(),  # rows: true classes, columns: predicted ones
-        "submission": _fid(again.distance) | {"images_per_class": submission.PER_CLASS, "test_images": test_images},
-        "imported" if entry.is_imported else "trained": {
-            key: as_scalar(entry.trial[key]) for key in ("git_commit", "host", "device", "started", "ended")
-        },
-        "exported": {"at": provenance.now(), "git_commit": provenance.git_commit()},
-        "versions": provenance.versions(),
-    }
+def _record(
+    entry: Entry, epoch: Row, again: _Again, metric: str, choice: Choice | None, *, test_images: int
+) -> ExportRecord:
+    return ExportRecord(
+        sweep=entry.store.folder.name,
+        trial_id=entry.trial_id,
+        chosen_by=metric,
+        choice=choice,
+        recorded=_recorded(epoch),
+        measured_again={name: measured for name, (_, measured) in again.checked.items()},
+        as_graded=again.as_graded,
+        confusion=again.evaluation.confusion.tolist(),
+        submission=_fid(again.distance) | {"images_per_class": submission.PER_CLASS, "test_images": test_images},
+        is_imported=entry.is_imported,
+        origin={key: as_scalar(entry.trial[key]) for key in ("git_commit", "host", "device", "started", "ended")},
+        exported={"at": provenance.now(), "git_commit": provenance.git_commit()},
+        versions=provenance.versions(),
+    )
 
 
 def _recorded(epoch: Row) -> dict[str, Scalar]:
@@ -230,9 +229,9 @@ def _verify(folder: Path, data_root: Scalar) -> dict[str, float]:
     if TrialConfig.from_tree(json.loads((folder / CONFIG).read_text())) != loaded.config:
         raise MismatchError(f"{folder / CONFIG}: is not the configuration of the weights beside it")
     data = trainer.dataset(config.data)
-    held = json.loads((folder / METRICS).read_text())
+    record = json.loads((folder / METRICS).read_text())
     found = _evaluate(loaded, config, data).metrics()
-    for name, value in held["measured_again"].items():
+    for name, value in record["measured_again"].items():
         if not _same(found[name], value):
             raise MismatchError(
                 f"{folder}: {name} was {value:.6f} when exported, the loaded weights give {found[name]:.6f}"
@@ -253,9 +252,9 @@ def verify_in_fresh_process(folder: Path, data_root: Scalar = None) -> None:
     command = [sys.executable, "-m", "orchestrator.export", str(folder.absolute()), *where]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
         raise MismatchError(
-            f"the exported folder does not hold when it is loaded afresh: {said[0]}; nothing was exported"
+            f"the exported folder does not hold when it is loaded afresh: {last[0]}; nothing was exported"
         )
 
 

@@ -33,6 +33,7 @@ from orchestrator import command_line as cli
 from orchestrator.choosing.where import Condition, parse
 from orchestrator.exporting import card
 from orchestrator.exporting import folder as folder_of
+from orchestrator.exporting.export_record import ExportRecord
 from orchestrator.machines import cluster_file, launch
 from orchestrator.machines.cluster import ClusterError
 from orchestrator.objectives.objective import Objective
@@ -485,8 +486,12 @@ def test_a_model_card_names_a_sweep_of_any_name(tmp_path: Path, described: Any) 
         trial_of = Entry(Store(tmp_path / name), {"trial_id": "0123456789ab"}, ())
         place = {"git_commit": "0123abc", "device": name, "started": "2025", "ended": "2025"}
         handed = {"fid": None, "fid_error": name}
-        held = {"recorded": {"epoch": 1}, "trained": place, "imported": place, "choice": None, "submission": handed}
-        lines = described(trial_of, CONFIG, held | {"measured_again": {}, "as_graded": None}, "a network", "images")
+        record = ExportRecord(
+            sweep=name, trial_id="0123456789ab", chosen_by="val_acc", choice=None, recorded={"epoch": 1},
+            measured_again={}, as_graded=None, confusion=[], submission=handed, is_imported=False, origin=place,
+            exported={}, versions={},
+        )  # fmt: skip
+        lines = described(trial_of, CONFIG, record, "a network", "images")
         shown = read("\n".join(lines))
         assert any(f"<{name}>" in block for block in shown)
         assert sum(name.strip() in block for block in shown) >= 3  # the sweep, the device, and why there is no FID
