@@ -125,7 +125,7 @@ class Candidates:
         """The trial with its epochs, and the row's epoch in full."""
         store, trial = self.trials[self.trial[row]]
         epochs = tuple(store.epochs_of(str(trial["trial_id"])))
-        [epoch] = [held for held in epochs if held["epoch"] == self.epoch[row]]
+        [epoch] = [each for each in epochs if each["epoch"] == self.epoch[row]]
         return Entry(store, trial, epochs), epoch
 
 

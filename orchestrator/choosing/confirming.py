@@ -330,13 +330,13 @@ def compare(
     finalists, and estimated from all of them together with sum(R_k - 1) degrees of freedom. It adds to what the images
     leave open, with degrees of freedom after Satterthwaite 1946. A width is None where neither is known.
     """
-    means = np.array([held.mean() for held in runs])
-    freedom = sum(len(held) - 1 for held in runs)
-    within = sum(float(np.square(held - held.mean()).sum()) for held in runs) / freedom if freedom else 0.0
-    of_images = np.stack([held.mean(axis=1) for held in errors], axis=1)
+    means = np.array([values.mean() for values in runs])
+    freedom = sum(len(values) - 1 for values in runs)
+    within = sum(float(np.square(values - values.mean()).sum()) for values in runs) / freedom if freedom else 0.0
+    of_images = np.stack([values.mean(axis=1) for values in errors], axis=1)
     halves: list[float | None] = []
-    for index, held in enumerate(runs):
-        of_seeds = within / len(held)
+    for index, values in enumerate(runs):
+        of_seeds = within / len(values)
         variance = of_seeds + float(of_images[:, index].var())
         if not freedom and variance == 0:
             halves.append(None)
@@ -346,7 +346,7 @@ def compare(
     rng = np.random.default_rng(seed)
     shape = of_images.shape
     noise = rng.standard_t(freedom, shape) if freedom else np.zeros(shape)
-    drawn = means + of_images + noise * np.sqrt(within / np.array([len(held) for held in runs]))
+    drawn = means + of_images + noise * np.sqrt(within / np.array([len(values) for values in runs]))
     return means, halves, probability_of_best(drawn)
 
 

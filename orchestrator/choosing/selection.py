@@ -45,16 +45,16 @@ class Selection:
         """What was chosen from, and what was not; None where the user said it."""
         if self.kind is None:
             return None
-        said = f"Chosen from {_listed(store.folder.name for store in self.stores)}"
+        sentence = f"Chosen from {_listed(store.folder.name for store in self.stores)}"
         if self.kind != "sweep":
-            said += f" ({IN_WORDS[self.kind]}; no sweep has an epoch)"
+            sentence += f" ({IN_WORDS[self.kind]}; no sweep has an epoch)"
         reasons: dict[str, list[str]] = {}
         for name, reason in self.left_out.items():
             reasons.setdefault(reason, []).append(name)
         if not reasons:
-            return f"{said}."
+            return f"{sentence}."
         rest = "; ".join(f"{_listed(names)} ({reason})" for reason, names in reasons.items())
-        return f"{said}. Left out: {rest}. --sweep NAME chooses from what it names."
+        return f"{sentence}. Left out: {rest}. --sweep NAME chooses from what it names."
 
     def describe(self) -> dict[str, object]:
         """As JSON."""
@@ -121,7 +121,7 @@ def select(results: Folder, names: Sequence[str]) -> Selection:
         left_out |= others
     order = {name: at for at, name in enumerate(found)}
     return Selection(
-        tuple(folder.store for folder in among), kind, dict(sorted(left_out.items(), key=lambda held: order[held[0]]))
+        tuple(folder.store for folder in among), kind, dict(sorted(left_out.items(), key=lambda item: order[item[0]]))
     )
 
 

@@ -150,9 +150,9 @@ class Objective:
         for metric in self.reads:
             missing = {field: value for field, value in _MEASURED_WITH.get(metric, {}).items() if not flat[field]}
             if missing:
-                said = " and ".join(f"{field} is {plain(flat[field])}" for field in missing)
+                why = " and ".join(f"{field} is {plain(flat[field])}" for field in missing)
                 remedy = " ".join(f"--set {field}={plain(value)}" for field, value in missing.items())
-                return f"{metric} is not measured while {said}; change that in settings, or give {remedy}"
+                return f"{metric} is not measured while {why}; change that in settings, or give {remedy}"
         return None
 
 
@@ -315,7 +315,7 @@ def non_domination_ranks(points: Sequence[Sequence[float]], directions: Sequence
     # Best first by the first coordinate, then the next: nothing is dominated by what comes after it.
     for index in sorted(range(len(points)), key=signed.__getitem__):
         point = signed[index]
-        free = (rank for rank, front in enumerate(fronts) if not any(_dominates(held, point) for held in front))
+        free = (rank for rank, front in enumerate(fronts) if not any(_dominates(other, point) for other in front))
         ranks[index] = next(free, len(fronts))
         if ranks[index] == len(fronts):
             fronts.append([])
@@ -328,7 +328,7 @@ def pareto_front(items: Iterable[T], point: Callable[[T], Sequence[float]], dire
     # Best first by the first coordinate, then the next: nothing is dominated by what comes after it.
     front: list[tuple[tuple[float, ...], T]] = []
     for signed, item in sorted(((_signed(point(item), directions), item) for item in items), key=lambda pair: pair[0]):
-        if not any(_dominates(held, signed) for held, _ in front):
+        if not any(_dominates(other, signed) for other, _ in front):
             front.append((signed, item))
     return [item for _, item in front]
 

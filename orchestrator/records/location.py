@@ -207,18 +207,18 @@ class RemotePath:
                 raise
             except Exception as error:
                 # Each file system has errors of its own; most are no OSError.
-                said = _said(error)
-                refused = isinstance(error, PermissionError) or self._is_refusal(f"{type(error).__name__} {said}")
+                text = _said(error)
+                refused = isinstance(error, PermissionError) or self._is_refusal(f"{type(error).__name__} {text}")
                 if refused or time.monotonic() + pause > until:
-                    raise RemoteError(errno.EIO, _advised(said, refused), self.url) from error
+                    raise RemoteError(errno.EIO, _advised(text, refused), self.url) from error
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, longest)
 
-    def _is_refusal(self, said: str) -> bool:
+    def _is_refusal(self, text: str) -> bool:
         """Whether that is what storage says which lets nobody in; a folder called `token` may be named in it."""
         for part in sorted(self.url.split("/"), key=len, reverse=True):
-            said = said.replace(part, "") if part else said
-        return _REFUSED.search(said) is not None
+            text = text.replace(part, "") if part else text
+        return _REFUSED.search(text) is not None
 
 
 Folder: TypeAlias = Path | RemotePath
@@ -410,7 +410,7 @@ def kind_of_disk(path: Path) -> str:
     import psutil
 
     there = path.resolve()
-    mounted = {Path(held.mountpoint): held.fstype for held in psutil.disk_partitions(all=True)}
+    mounted = {Path(partition.mountpoint): partition.fstype for partition in psutil.disk_partitions(all=True)}
     return next((mounted[place] for place in (there, *there.parents) if place in mounted), "")
 
 
@@ -452,10 +452,10 @@ def _said(error: BaseException) -> str:
     return re.sub(r"//[^/@\s]+@", "//...@", text)
 
 
-def _advised(said: str, refused: bool) -> str:
+def _advised(text: str, refused: bool) -> str:
     if refused:
         return (
-            f"refused ({said}). Credentials are read from the environment (AWS_ACCESS_KEY_ID and the like, "
+            f"refused ({text}). Credentials are read from the environment (AWS_ACCESS_KEY_ID and the like, "
             "GOOGLE_APPLICATION_CREDENTIALS), the files of the storage's own tools, or the machine's role"
         )
-    return f"cannot be reached ({said}). Is the network up, and the address right?"
+    return f"cannot be reached ({text}). Is the network up, and the address right?"

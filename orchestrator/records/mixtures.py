@@ -55,7 +55,7 @@ class Held:
     def check_data(self, data: DataConfig, digest: str | None, *, way_out: str) -> None:
         """Raise MixtureError where the folder's trials are of other data than those at `data`, with this digest."""
         asked = [self.sweep.settings[_DIGEST]] if _DIGEST in self.sweep.settings else []
-        others = [held for held in self._values(_DIGEST, asked) if held != digest]
+        others = [known for known in self._values(_DIGEST, asked) if known != digest]
         if not others:
             return
         where = f" at {data.root}" if data.root is not None else f" {data.name}"

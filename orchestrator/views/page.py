@@ -96,21 +96,21 @@ def _best(_: Sequence[Entry], decision: Decision) -> str:
         cells = [str(rank), one.sweep, one.trial_id, str(one.epoch), values[rank - 1]]
         cells += [*sure_cells(one), *settings[rank - 1]]
         rows.append((f' class="{"chosen" if one.chosen else ""}"', cells))
-    said = "".join(f"<p>{_text(line)}</p>" for line in sentences(decision))
-    return _table([*head, *(field.rpartition(".")[2] for field in differing)], rows) + said
+    text = "".join(f"<p>{_text(line)}</p>" for line in sentences(decision))
+    return _table([*head, *(field.rpartition(".")[2] for field in differing)], rows) + text
 
 
 def _progress(entries: Sequence[Entry], decision: Decision) -> str:
     objective = decision.epochs.objective
     values = [(entry, _value(entry, objective)) for entry in entries]
     found = [(number, entry, value) for number, (entry, value) in enumerate(values, start=1) if value is not None]
-    numbers, held, reached = zip(*found, strict=True)
+    numbers, entries_of, reached = zip(*found, strict=True)
     counted = [(number, value) for number, entry, value in found if not entry.meaning.failed]
     best = np.array([value for _, value in counted])
     running = np.maximum.accumulate(best) if objective.direction == "max" else np.minimum.accumulate(best)
     figure = go.Figure(
         [
-            _points(numbers, reached, held, "trials"),
+            _points(numbers, reached, entries_of, "trials"),
             go.Scatter(
                 x=[number for number, _ in counted], y=running, mode="lines", line_shape="hv", name="best so far"
             ),
@@ -185,8 +185,8 @@ def _class_fids(drawn: Sequence[Entry]) -> str:
         for color, name in enumerate(names):
             _add_curve(figure, entry, name, name, color, "solid")
         if names:
-            said = f"<p>By class, of {_text(entry.trial_id)}, the best trial that has it.</p>"
-            return said + _figure(figure, "epoch", "FID of a class")
+            caption = f"<p>By class, of {_text(entry.trial_id)}, the best trial that has it.</p>"
+            return caption + _figure(figure, "epoch", "FID of a class")
     return ""
 
 
