@@ -24,7 +24,7 @@ import typer
 
 from benchmarks.figure import Asked, Figure
 from cpcnn_core.config import TrialConfig
-from orchestrator.records.columns import ATTEMPT_COLUMNS, EPOCH_COLUMNS, config_columns
+from orchestrator.records.columns import ATTEMPT_COLUMNS, EPOCH_COLUMNS, TIME, config_columns
 from orchestrator.records.layout import COMPACTED
 from orchestrator.records.store import Store
 
@@ -46,6 +46,8 @@ def write(store: Store, trials: int, epochs: int) -> None:
                 if not np.isscalar(constants[name])
                 else pa.repeat(constants[name], rows).cast(kind)
             )
+        if kind == TIME:
+            return pa.repeat(0, rows).cast(kind)
         if flat.get(name) is not None:
             return pa.repeat(flat[name], rows).cast(kind)
         return pa.nulls(rows, kind)
@@ -54,7 +56,7 @@ def write(store: Store, trials: int, epochs: int) -> None:
         return pa.table({name: column(name, kind, rows, constants) for name, kind in columns.items()})
 
     attempts = {
-        "trial_id": ids, "attempt": 1, "state": "COMPLETE", "started": "2025-01-01", "device": "cpu", "epochs": epochs,
+        "trial_id": ids, "attempt": 1, "state": "COMPLETE", "device": "cpu", "epochs": epochs,
         "model.nr_filters": rng.choice([40, 80, 120], trials), "train.lr": rng.uniform(1e-4, 1e-2, trials),
     }  # fmt: skip
     pq.write_table(table(ATTEMPT_COLUMNS | config_columns(), trials, attempts), store.trials_folder / COMPACTED)

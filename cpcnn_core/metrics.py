@@ -123,9 +123,7 @@ class EpochMetrics:
     micro_batch: int  # images per forward pass and process; smaller than asked after out-of-memory
     checkpoint: str | None  # file name in the trial's checkpoint folder, None where this epoch's was not kept
     kept_epochs: tuple[int, ...]  # every epoch whose weights are on disk now
-    extra: dict[
-        str, float
-    ]  # metrics without a field above: per class, per stage of the network, of the fusion itself
+    extra: dict[str, float]  # metrics without a field above: per class, per stage of the network, of the fusion itself
 
     @classmethod
     def of(cls, measured: Mapping[str, Any], *, extra: Mapping[str, float], **values: Any) -> Self:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -59,7 +59,7 @@ class _Found:
     row: int
     table: Table
     sentences: Sequence[str]
-    described: dict[str, Any]
+    described: dict[str, object]
 
 
 @app.command()
@@ -151,7 +151,7 @@ def _show(console: Console, found: _Found, *, only_problems: bool) -> None:
 def _export(
     console: Console,
     found: _Found,
-    described: dict[str, Any],
+    described: dict[str, object],
     out: Path | None,
     *,
     force: bool,

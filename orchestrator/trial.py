@@ -45,7 +45,7 @@ Renames = Annotated[
 class _DefaultRun(TyperGroup):
     """`trial SPACE ...` means `trial run SPACE ...`."""
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # Any: a class that typer does not publish
         if args and args[0] not in {*self.commands, "--help"}:
             args = ["run", *args]
         return super().parse_args(ctx, args)
@@ -260,7 +260,7 @@ def train(
             asked.check()
             bar.update(task, description=stage, completed=done, total=total)
 
-        def on_epoch(row: dict[str, Any]) -> None:
+        def on_epoch(row: Row) -> None:
             _print_epoch(console, row)
 
         try:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeAlias, TypeVar
+
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.errors import UserError
@@ -29,6 +31,10 @@ _MEASURED_WITH = {
     "fid_infinity": {"eval.fid_every": 1, "eval.fid_extrapolate": True},
 }
 
+Epoch: TypeAlias = Mapping[str, object]
+"""A row of `epochs`: its metrics by name."""
+
+E = TypeVar("E", bound=Epoch)
 T = TypeVar("T")
 
 
@@ -66,19 +72,18 @@ class Objective:
         )
 
     @staticmethod
-    def from_description(described: Mapping[str, Any]) -> Objective:
+    def from_description(described: Mapping[str, JsonValue]) -> Objective:
         """The inverse of `describe`."""
-        metric, direction = described["metric"], described["direction"]
-        if "goals" in described:
-            goals = tuple((name, Goal(**held)) for name, held in described["goals"].items())
-            return DesirabilityObjective(metric, direction, goals)
-        if "limits" in described:
-            return ConstrainedObjective(metric, direction, tuple(described["limits"].items()))
-        if "front" in described:
-            return ParetoObjective(metric, direction, tuple(described["front"]))
-        return Objective(metric, direction)
+        asked = _Description.model_validate(described)
+        if asked.goals is not None:
+            return DesirabilityObjective(asked.metric, asked.direction, tuple(asked.goals.items()))
+        if asked.limits is not None:
+            return ConstrainedObjective(asked.metric, asked.direction, tuple(asked.limits.items()))
+        if asked.front is not None:
+            return ParetoObjective(asked.metric, asked.direction, tuple(asked.front))
+        return Objective(asked.metric, asked.direction)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, JsonValue]:
         """All of it, as JSON."""
         return {"metric": self.metric, "direction": self.direction}
 
@@ -97,16 +102,16 @@ class Objective:
         """The column of `epochs` by which `best` chooses what this objective would."""
         return self.metric
 
-    def value(self, epoch: Mapping[str, Any]) -> float | None:
+    def value(self, epoch: Epoch) -> float | None:
         """What one row of `epochs` is worth, in `direction`; None where that is unknown, or the row breaks a limit."""
         return _number(epoch, self.metric)
 
-    def values(self, epoch: Mapping[str, Any]) -> tuple[float, ...] | None:
+    def values(self, epoch: Epoch) -> tuple[float, ...] | None:
         """What a study is told of the row: a number for each of `directions`; None where one is not known."""
         value = self.value(epoch)
         return None if value is None else (value,)
 
-    def violations(self, epoch: Mapping[str, Any]) -> dict[str, float]:
+    def violations(self, epoch: Epoch) -> dict[str, float]:
         """By how much the row breaks each limit, relative to the limit; 0 or less where it is kept."""
         return {}
 
@@ -118,7 +123,7 @@ class Objective:
         """Whether `value` is strictly better, so that the earlier of two equals stays."""
         return value > than if self.direction == "max" else value < than
 
-    def order(self, epoch: Mapping[str, Any]) -> tuple[float, ...] | None:
+    def order(self, epoch: Epoch) -> tuple[float, ...] | None:
         """A key by which rows sort best first; None where the row has no value."""
         values = self.values(epoch)
         if values is None:
@@ -126,17 +131,17 @@ class Objective:
         broken = sum(max(0.0, violation) for violation in self.violations(epoch).values())
         return broken, *_signed(values, self.directions)
 
-    def keys(self, epoch: Mapping[str, Any]) -> tuple[tuple[float, ...], ...] | None:
+    def keys(self, epoch: Epoch) -> tuple[tuple[float, ...], ...] | None:
         """One key for each objective, smaller is better, by which rows are compared; None where there is no value."""
         order = self.order(epoch)
         return None if order is None else (order,)
 
-    def best(self, epochs: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    def best(self, epochs: Iterable[E]) -> E | None:
         """The best row, the earliest of equals; None where no row has a value.
 
         A trial is worth its best epoch, since that is the checkpoint that would be exported.
         """
-        keyed = [(key, int(row["epoch"]), row) for row in epochs if (key := self.order(row)) is not None]
+        keyed = [(key, _number_of(row), row) for row in epochs if (key := self.order(row)) is not None]
         return min(keyed, key=lambda item: item[:2])[2] if keyed else None
 
     def unmeasured(self, config: TrialConfig) -> str | None:
@@ -145,9 +150,9 @@ class Objective:
         for metric in self.reads:
             missing = {field: value for field, value in _MEASURED_WITH.get(metric, {}).items() if not flat[field]}
             if missing:
-                said = " and ".join(f"{field} is {plain(flat[field])}" for field in missing)
+                why = " and ".join(f"{field} is {plain(flat[field])}" for field in missing)
                 remedy = " ".join(f"--set {field}={plain(value)}" for field, value in missing.items())
-                return f"{metric} is not measured while {said}; change that in settings, or give {remedy}"
+                return f"{metric} is not measured while {why}; change that in settings, or give {remedy}"
         return None
 
 
@@ -160,7 +165,7 @@ class DesirabilityObjective(Objective):
 
     goals: tuple[tuple[str, Goal], ...]
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, JsonValue]:
         """All of it, as JSON."""
         return {**super().describe(), "goals": {name: asdict(goal) for name, goal in self.goals}}
 
@@ -169,7 +174,7 @@ class DesirabilityObjective(Objective):
         """The metrics that it depends on."""
         return tuple(name for name, _ in self.goals)
 
-    def value(self, epoch: Mapping[str, Any]) -> float | None:
+    def value(self, epoch: Epoch) -> float | None:
         """The score, from the row's metrics: a row of another sweep may hold a score that another objective gave."""
         total = weights = 0.0
         for name, goal in self.goals:
@@ -194,7 +199,7 @@ class ConstrainedObjective(Objective):
 
     limits: tuple[tuple[str, float], ...]
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, JsonValue]:
         """All of it, as JSON."""
         return {**super().describe(), "limits": dict(self.limits)}
 
@@ -208,19 +213,19 @@ class ConstrainedObjective(Objective):
         """`score`, which is null where a limit is broken."""
         return SCORE
 
-    def value(self, epoch: Mapping[str, Any]) -> float | None:
+    def value(self, epoch: Epoch) -> float | None:
         """The metric where every limit is kept."""
         values = self.values(epoch)
         return None if values is None or any(broken > 0 for broken in self.violations(epoch).values()) else values[0]
 
-    def values(self, epoch: Mapping[str, Any]) -> tuple[float, ...] | None:
+    def values(self, epoch: Epoch) -> tuple[float, ...] | None:
         """The metric, limits kept or not, so that a study learns from both."""
         value = _number(epoch, self.metric)
         if value is None or any(_number(epoch, name) is None for name, _ in self.limits):
             return None
         return (value,)
 
-    def violations(self, epoch: Mapping[str, Any]) -> dict[str, float]:
+    def violations(self, epoch: Epoch) -> dict[str, float]:
         """By how much the row breaks each limit, relative to the limit; a metric that is null counts as broken."""
         broken = {}
         for name, limit in self.limits:
@@ -250,7 +255,7 @@ class ParetoObjective(Objective):
 
     metrics: tuple[str, ...]
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, JsonValue]:
         """All of it, as JSON."""
         return {**super().describe(), "front": list(self.metrics)}
 
@@ -264,20 +269,32 @@ class ParetoObjective(Objective):
         """Which way each of `values` is better."""
         return tuple(direction_of(name) for name in self.metrics)
 
-    def value(self, epoch: Mapping[str, Any]) -> float | None:
+    def value(self, epoch: Epoch) -> float | None:
         """The first metric, where all are known."""
         values = self.values(epoch)
         return None if values is None else values[0]
 
-    def keys(self, epoch: Mapping[str, Any]) -> tuple[tuple[float, ...], ...] | None:
+    def keys(self, epoch: Epoch) -> tuple[tuple[float, ...], ...] | None:
         """One key for each metric."""
         values = self.values(epoch)
         return None if values is None else tuple((key,) for key in _signed(values, self.directions))
 
-    def values(self, epoch: Mapping[str, Any]) -> tuple[float, ...] | None:
+    def values(self, epoch: Epoch) -> tuple[float, ...] | None:
         """All metrics; None where one is not known."""
         found = tuple(value for name in self.metrics if (value := _number(epoch, name)) is not None)
         return found if len(found) == len(self.metrics) else None
+
+
+class _Description(BaseModel):
+    """What `describe` gives, as it comes back from sweep.json."""
+
+    model_config = ConfigDict(frozen=True)
+
+    metric: str
+    direction: Direction
+    goals: dict[str, Goal] | None = None
+    limits: dict[str, int | float] | None = None
+    front: list[str] | None = None
 
 
 def desirability_of(value: float, goal: Goal) -> float:
@@ -298,7 +315,7 @@ def non_domination_ranks(points: Sequence[Sequence[float]], directions: Sequence
     # Best first by the first coordinate, then the next: nothing is dominated by what comes after it.
     for index in sorted(range(len(points)), key=signed.__getitem__):
         point = signed[index]
-        free = (rank for rank, front in enumerate(fronts) if not any(_dominates(held, point) for held in front))
+        free = (rank for rank, front in enumerate(fronts) if not any(_dominates(other, point) for other in front))
         ranks[index] = next(free, len(fronts))
         if ranks[index] == len(fronts):
             fronts.append([])
@@ -311,7 +328,7 @@ def pareto_front(items: Iterable[T], point: Callable[[T], Sequence[float]], dire
     # Best first by the first coordinate, then the next: nothing is dominated by what comes after it.
     front: list[tuple[tuple[float, ...], T]] = []
     for signed, item in sorted(((_signed(point(item), directions), item) for item in items), key=lambda pair: pair[0]):
-        if not any(_dominates(held, signed) for held, _ in front):
+        if not any(_dominates(other, signed) for other, _ in front):
             front.append((signed, item))
     return [item for _, item in front]
 
@@ -326,12 +343,20 @@ def _signed(values: Sequence[float], directions: Sequence[Direction]) -> tuple[f
     return tuple(-value if way == "max" else value for value, way in zip(values, directions, strict=True))
 
 
-def _number(epoch: Mapping[str, Any], metric: str) -> float | None:
+def _number_of(epoch: Epoch) -> int:
+    number = epoch["epoch"]
+    assert isinstance(number, int)
+    return number
+
+
+def _number(epoch: Epoch, metric: str) -> float | None:
     value = epoch.get(metric)
-    return float(value) if value is not None and math.isfinite(value) and value >= least(metric) else None
+    if isinstance(value, int | float) and math.isfinite(value) and value >= least(metric):
+        return float(value)
+    return None
 
 
-def _why_null(row: Mapping[str, Any], metrics: Iterable[str]) -> str:
+def _why_null(row: Epoch, metrics: Iterable[str]) -> str:
     reasons = []
     for name in metrics:
         if _number(row, name) is None:

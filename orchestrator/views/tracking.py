@@ -15,7 +15,9 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
+
+from pydantic import JsonValue, TypeAdapter
 
 from cpcnn_core.errors import UserError
 from cpcnn_core.suggest import nearest
@@ -36,6 +38,11 @@ Asked: TypeAlias = Mapping[str, str]
 LAST_SECONDS = 60  # that a sweep's end waits for the trackers
 _POLL_SECONDS = 2.0
 WARNING = "warning: "  # how a line of the log begins that the user shall see
+
+Shown: TypeAlias = tuple[int, int | None]
+"""What a tracker has shown of a trial: its last epoch, and the attempt whose end it has shown."""
+
+_SHOWN = TypeAdapter(dict[str, dict[str, Shown]])
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +87,7 @@ class Follower:
         self._store = store
         self._trackers = dict(trackers)
         self._file = store.folder / "tracking.json"
-        self._shown: dict[str, dict[str, list[Any]]] = self._read()  # by tracker and trial: last epoch, end
+        self._shown: dict[str, dict[str, Shown]] = self._read()  # by tracker and trial
         self._tags: dict[Folder, str] = {}
         self._objective = Objective.from_description(_described(store))
         self._stale = {str(row["trial_id"]) for row in store.latest_attempts().rows()}
@@ -105,9 +112,9 @@ class Follower:
 
     def _show(self, name: str, trial: Entry) -> None:
         of_tracker = self._shown.setdefault(name, {})
-        last, ended = of_tracker.get(trial.trial_id, [0, None])
+        last, ended = of_tracker.get(trial.trial_id, (0, None))
         tracker = self._trackers[name]
-        attempt = None if trial.meaning.runs else trial.trial["attempt"]
+        attempt = None if trial.meaning.runs else as_int(trial.trial["attempt"])
         rows = [row for row in trial.epochs if as_int(row["epoch"]) > last]
         if not rows and (attempt is None or attempt == ended):
             return
@@ -115,10 +122,10 @@ class Follower:
             for row in rows:
                 samples = self._store.samples_file(trial.trial_id, as_int(row["epoch"]))
                 tracker.epoch(trial, row, samples if samples.exists() else None)
-                of_tracker[trial.trial_id] = [as_int(row["epoch"]), ended]
+                of_tracker[trial.trial_id] = (as_int(row["epoch"]), ended)
             if attempt is not None and attempt != ended:
                 tracker.end(trial, trial.best(self._objective))
-                of_tracker[trial.trial_id] = [max([last, *(as_int(row["epoch"]) for row in rows)]), attempt]
+                of_tracker[trial.trial_id] = (max([last, *(as_int(row["epoch"]) for row in rows)]), attempt)
         except Exception:
             # A view that fails must not take the others with it, and the tables have everything.
             logger.exception("%s failed", name)
@@ -135,12 +142,11 @@ class Follower:
                     self._tags[path] = tag
                     yield path.stem
 
-    def _read(self) -> dict[str, dict[str, list[Any]]]:
+    def _read(self) -> dict[str, dict[str, Shown]]:
         try:
-            held: dict[str, dict[str, list[Any]]] = json.loads(self._file.read_text())
+            return _SHOWN.validate_json(self._file.read_bytes())
         except (OSError, ValueError):
             return {}  # shown anew; each tracker knows its epochs apart
-        return held
 
     def _write(self) -> None:
         write_atomically(self._file, lambda stream: stream.write(json.dumps(self._shown).encode()))
@@ -216,6 +222,6 @@ def _reported(name: str) -> Iterator[None]:
         logger.exception("%s failed at its end", name)
 
 
-def _described(store: Store) -> Mapping[str, Any]:
+def _described(store: Store) -> Mapping[str, JsonValue]:
     described = (store.read_sweep() or SweepRecord()).objective
     return Objective("val_acc", "max").describe() if described is None else described

@@ -35,6 +35,7 @@ from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.training import trainer
 from tests.support.fakes import metrics
 from tests.support.paths import local
+from tests.support.times import at
 
 CONFIG = TrialConfig.from_flat({"model.nr_filters": 2, "model.nr_logistic_mix": 1, "model.fusion": "stem_add"})
 
@@ -78,7 +79,9 @@ def add(
     """A trial whose epochs have these val_acc, with no weights behind them."""
     store = Store(results / sweep)
     store.create()
-    attempt = Attempt(trial_id=config.trial_id, attempt=1, number=0, state="COMPLETE", started=started, device="cpu")
+    attempt = Attempt(
+        trial_id=config.trial_id, attempt=1, number=0, state="COMPLETE", started=at(started), device="cpu"
+    )
     store.write_attempt(attempt, config)
     for epoch, value in enumerate(values, start=1):
         keep = tuple(range(1, epoch + 1)) if kept is None else kept
@@ -90,7 +93,7 @@ def add_real(results: Path, measured: Measured, **recorded: float) -> Store:
     """A trial of one epoch with real weights."""
     store = Store(results / "one")
     store.create()
-    attempt = Attempt(trial_id=CONFIG.trial_id, attempt=1, number=0, state="COMPLETE", started="2025", device="cpu")
+    attempt = Attempt(trial_id=CONFIG.trial_id, attempt=1, number=0, state="COMPLETE", started=at(), device="cpu")
     store.write_attempt(attempt, CONFIG)
     store.add_epoch(CONFIG.trial_id, 1, metrics(1, **(measured.values | recorded)))
     folder = local(store.checkpoint_folder(CONFIG.trial_id))

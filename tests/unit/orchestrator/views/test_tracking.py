@@ -28,6 +28,7 @@ from orchestrator.views.tensorboard import TensorBoard
 from orchestrator.views.tracking import Follower, following
 from tests.support import odd
 from tests.support.paths import local
+from tests.support.times import at
 
 KEY = "0123456789abcdef" * 2 + "01234567"
 CONFIG = TrialConfig.from_flat({"train.epochs": 3, "model.fusion": "block_film"})
@@ -42,8 +43,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def attempt(store: Store, state: State, number: int = 1) -> None:
-    started = "2026-01-01T00:00:00.000+00:00"
-    store.write_attempt(Attempt(trial_id=TRIAL, attempt=number, number=0, state=state, started=started), CONFIG)
+    store.write_attempt(Attempt(trial_id=TRIAL, attempt=number, number=0, state=state, started=at()), CONFIG)
 
 
 def epoch(store: Store, number: int, number_of_attempt: int = 1) -> None:
