@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from orchestrator.records.location import Folder
 from orchestrator.records.ranking import Entry
-from orchestrator.records.store import Store, as_int
+from orchestrator.records.store import Row, Store, as_int
 from orchestrator.text.names import identifier
 from orchestrator.views.tracker import metrics_of, pixels_of, settings_of
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter  # type: ignore[import-untyped]
 
 _TAG = re.compile(r"[\w.-][\w./-]*")  # what tensorboardX leaves as it is; it would make one of two others
 
@@ -20,9 +22,9 @@ class TensorBoard:
 
     def __init__(self, store: Store, mode: str = "") -> None:
         self._folder = store.local_mirror / "tensorboard"
-        self._writers: dict[str, Any] = {}
+        self._writers: dict[str, SummaryWriter] = {}
 
-    def epoch(self, trial: Entry, row: Mapping[str, Any], samples: Folder | None) -> None:
+    def epoch(self, trial: Entry, row: Row, samples: Folder | None) -> None:
         """See `Tracker`."""
         epoch = as_int(row["epoch"])
         writer = self._writer(trial, epoch)
@@ -32,7 +34,7 @@ class TensorBoard:
             writer.add_image("samples", pixels_of(samples), epoch, dataformats="HWC")
         writer.flush()
 
-    def end(self, trial: Entry, best: Mapping[str, Any] | None) -> None:
+    def end(self, trial: Entry, best: Row | None) -> None:
         """See `Tracker`."""
         writer = self._writers.pop(trial.trial_id, None)
         if writer is not None:
@@ -43,9 +45,9 @@ class TensorBoard:
         while self._writers:
             self._writers.popitem()[1].close()
 
-    def _writer(self, trial: Entry, epoch: int) -> Any:
+    def _writer(self, trial: Entry, epoch: int) -> SummaryWriter:
         if trial.trial_id not in self._writers:
-            from tensorboardX import SummaryWriter  # type: ignore[import-untyped]
+            from tensorboardX import SummaryWriter
 
             # Whatever an earlier process wrote of this epoch or a later one is not shown twice.
             folder = str(self._folder / trial.trial_id)

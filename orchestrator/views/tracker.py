@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from cpcnn_core.config import LOCATIONS
+from cpcnn_core.config import LOCATIONS, Scalar
 from orchestrator.records.location import Folder
 from orchestrator.records.ranking import Entry
+from orchestrator.records.store import Row
 
 _NO_METRICS = ("trial_id", "attempt", "epoch", "checkpoint")
 
@@ -20,11 +21,11 @@ _NO_METRICS = ("trial_id", "attempt", "epoch", "checkpoint")
 class Tracker(Protocol):
     """Where trials are shown."""
 
-    def epoch(self, trial: Entry, row: Mapping[str, Any], samples: Folder | None) -> None:
+    def epoch(self, trial: Entry, row: Row, samples: Folder | None) -> None:
         """Show an epoch; `samples` is the picture of what was drawn after it."""
         ...
 
-    def end(self, trial: Entry, best: Mapping[str, Any] | None) -> None:
+    def end(self, trial: Entry, best: Row | None) -> None:
         """The trial has ended, for now at least; `best` is its best epoch."""
         ...
 
@@ -33,7 +34,7 @@ class Tracker(Protocol):
         ...
 
 
-def metrics_of(row: Mapping[str, Any]) -> dict[str, float]:
+def metrics_of(row: Row) -> dict[str, float]:
     """The finite numbers in a row of `epochs`."""
     numbers = {
         name: float(value)
@@ -43,12 +44,12 @@ def metrics_of(row: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
 
-def settings_of(trial: Entry) -> dict[str, Any]:
+def settings_of(trial: Entry) -> dict[str, Scalar]:
     """The configuration, without where things lie on this machine."""
     return {name: value for name, value in trial.settings().items() if name not in LOCATIONS}
 
 
-def pixels_of(file: Folder) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def pixels_of(file: Folder) -> NDArray[np.uint8]:
     """(H, W, 3) of a picture of samples."""
     with Image.open(io.BytesIO(file.read_bytes())) as image:
         return np.asarray(image.convert("RGB"))

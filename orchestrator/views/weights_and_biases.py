@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from orchestrator.records.location import Folder
 from orchestrator.records.ranking import Entry
-from orchestrator.records.store import Store, as_int
+from orchestrator.records.store import Row, Store, as_int
 from orchestrator.text.names import identifier
 from orchestrator.views.tracker import metrics_of, pixels_of, settings_of
+
+if TYPE_CHECKING:
+    from wandb.sdk.wandb_run import Run
 
 WandbMode: TypeAlias = Literal["online", "offline"]
 
@@ -32,22 +34,22 @@ class Wandb:
     def __init__(self, store: Store, mode: str) -> None:
         self._store = store
         self._mode: WandbMode = "offline" if mode == "offline" else "online"
-        self._runs: dict[str, Any] = {}
+        self._runs: dict[str, Run] = {}
 
-    def epoch(self, trial: Entry, row: Mapping[str, Any], samples: Folder | None) -> None:
+    def epoch(self, trial: Entry, row: Row, samples: Folder | None) -> None:
         """See `Tracker`."""
         import wandb
 
-        shown: dict[str, Any] = dict(metrics_of(row))
+        shown: dict[str, object] = dict(metrics_of(row))
         if samples is not None:
             shown["samples"] = wandb.Image(pixels_of(samples))
         self._run(trial).log({"epoch": as_int(row["epoch"]), **shown}, step=as_int(row["epoch"]))
 
-    def end(self, trial: Entry, best: Mapping[str, Any] | None) -> None:
+    def end(self, trial: Entry, best: Row | None) -> None:
         """See `Tracker`."""
         run = self._run(trial)
         if best is not None:
-            run.summary.update({"best_epoch": int(best["epoch"])})
+            run.summary.update({"best_epoch": as_int(best["epoch"])})
             run.summary.update({f"best/{name}": value for name, value in metrics_of(best).items()})
         run.summary.update({name: trial.trial[name] for name in ("state", "error", "stopped")})
         del self._runs[trial.trial_id]
@@ -58,7 +60,7 @@ class Wandb:
         while self._runs:
             self._runs.popitem()[1].finish()
 
-    def _run(self, trial: Entry) -> Any:
+    def _run(self, trial: Entry) -> Run:
         if trial.trial_id not in self._runs:
             try:
                 self._runs[trial.trial_id] = self._begun(trial)
@@ -72,11 +74,11 @@ class Wandb:
                 self._runs[trial.trial_id] = self._begun(trial)
         return self._runs[trial.trial_id]
 
-    def _begun(self, trial: Entry) -> Any:
+    def _begun(self, trial: Entry) -> Run:
         import wandb
 
         sweep = self._store.folder.name
-        run = wandb.init(
+        run: Run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             group=sweep if len(sweep) <= _LONGEST_GROUP else identifier(sweep),
             name=trial.trial_id,

@@ -13,6 +13,7 @@ from orchestrator.search.space import SearchSpace
 from orchestrator.search.study import Study, Suggestion
 from search_spaces import choice, floats, ints
 from tests.support.fakes import metrics
+from tests.support.times import at
 
 GRID = {
     "model.fusion": choice({"none": {}, "input_concat": {"model.fusion_options.input_concat.dim": ints(8, 9)}}),
@@ -55,7 +56,7 @@ def run_all(study: Study, folder: Path) -> list[str]:
         row, trial_id = row_of(suggestion), suggestion.config.trial_id
         store.add_epoch(trial_id, 1, metrics(**row))
         study.report(suggestion.number, row)
-        ended = Attempt(trial_id=trial_id, attempt=1, number=suggestion.number, state="COMPLETE", started="2025")
+        ended = Attempt(trial_id=trial_id, attempt=1, number=suggestion.number, state="COMPLETE", started=at())
         store.write_attempt(ended, suggestion.config)
         study.end(suggestion.number, "COMPLETE", row)
         done.append(trial_id)
