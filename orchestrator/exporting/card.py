@@ -20,9 +20,12 @@ from orchestrator.text.markdown import block, code, prose
 if TYPE_CHECKING:
     from cpcnn_core.data import Dataset
 
+_MODEL_FILE = "model.py"
+
 _FILES = (
     ("weights.safetensors", "the weights, their configuration in the header"),
     ("conditional_pixelcnn.pth", "the same as a plain state_dict under the starter code's names"),
+    (_MODEL_FILE, "the network in one file that needs PyTorch alone and loads conditional_pixelcnn.pth"),
     ("config.json", "the configuration"),
     ("metrics.json", "what was recorded, what was measured again, the confusion matrix, how it was chosen"),
     (submission.PREDICTIONS, "predictions of the test images, header `id,label`, last row `fid`"),
@@ -33,7 +36,9 @@ _FILES = (
 )
 
 
-def written(entry: Entry, config: TrialConfig, record: ExportRecord, data: Dataset) -> str:
+def written(
+    entry: Entry, config: TrialConfig, record: ExportRecord, data: Dataset, *, has_model_file: bool = True
+) -> str:
     """The card as Markdown. `record` is the content of metrics.json."""
     network = (
         f"A class-conditional PixelCNN++ that draws and classifies {config.data.name} images of "
@@ -55,7 +60,7 @@ def written(entry: Entry, config: TrialConfig, record: ExportRecord, data: Datas
         "",
         "## Files",
         "",
-        *(f"- `{name}`: {what}" for name, what in _FILES),
+        *(f"- `{name}`: {what}" for name, what in _FILES if name != _MODEL_FILE or has_model_file),
     ]
     return "\n".join(lines) + "\n"
 

@@ -18,20 +18,23 @@ import torch
 
 from cpcnn_core import checkpoint, evaluate, starter
 from cpcnn_core.config import Scalar, TrialConfig
-from cpcnn_core.data import Dataset
+from cpcnn_core.data import Dataset, to_model
 from cpcnn_core.errors import CpcnnError, LikelihoodError, RunError, UserError
 from cpcnn_core.evaluation import Evaluation
 from cpcnn_core.fid import Distance
 from cpcnn_core.files import sha256
 from cpcnn_core.metrics import of_evaluation
+from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.sources import SOURCES
-from orchestrator.exporting import card, submission
+from orchestrator.exporting import card, model_file, submission
 from orchestrator.exporting.export_record import Choice, ExportRecord
 from orchestrator.records import location, provenance
 from orchestrator.records.ranking import Entry
 from orchestrator.records.store import Row, as_number, as_scalar
 from orchestrator.text.names import identifier
 from orchestrator.training import trainer
+
+_COMPARED = 16  # validation images on which model.py must give what the network gives
 
 TOLERANCE = 1e-4  # of metrics and logits; relative ones allow for a temperature of some hundreds
 RELATIVE_TOLERANCE = 1e-5
@@ -155,12 +158,31 @@ def _fill(
     submission.write_predictions(folder, predicted, None if isinstance(distance, str) else distance.value)
     layout = starter.Layout.of_notes(loaded.notes, source)
     starter.export_starter(folder / STARTER_WEIGHTS, loaded.model.cpu(), layout)
+    has_model_file = _write_model_file(folder / model_file.NAME, loaded.model, config, data, layout)
     _write_json(folder / CONFIG, loaded.config.model_dump(mode="json"))
     again = _Again(evaluation, checked, as_graded, distance)
     record = _record(entry, epoch, again, metric, choice, test_images=len(data.test))
     _write_json(folder / METRICS, record.as_json())
-    (folder / CARD).write_text(card.written(entry, loaded.config, record, data), encoding="utf-8")
+    (folder / CARD).write_text(
+        card.written(entry, loaded.config, record, data, has_model_file=has_model_file), encoding="utf-8"
+    )
     return again
+
+
+def _write_model_file(
+    path: Path, model: ConditionalPixelCNN, config: TrialConfig, data: Dataset, layout: starter.Layout | None
+) -> bool:
+    """Write the network as a file of its own, where it has one. Raise MismatchError where that gives other outputs."""
+    prior = evaluate.log_prior(config.eval.prior, data.train.labels, data.nr_classes)
+    text = model_file.written(model, prior, layout)
+    if text is None:
+        return False
+    some, labels = (part[:_COMPARED] for part in (data.validation.images, data.validation.labels))
+    difference = model_file.difference(text, starter.starter_state_dict(model, layout), model, to_model(some), labels)
+    if difference > TOLERANCE:
+        raise MismatchError(f"{path}: gives other outputs than the network, by {difference:.2g}; nothing was exported")
+    path.write_text(text, encoding="utf-8")
+    return True
 
 
 def _record(

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from cpcnn_core import evaluate
 from cpcnn_core.checkpoint import build_model, load_weights, save_weights
 from cpcnn_core.config import TrialConfig
+from cpcnn_core.data import to_model
 from cpcnn_core.metrics import of_evaluation
 from orchestrator import best
 from orchestrator.choosing import decision as decisions
@@ -528,12 +529,27 @@ def test_the_exported_folder_holds_all_that_is_handed_in_and_is_checked_afresh(
     card = (out / "model_card.md").read_text()
     assert CONFIG.trial_id in card
     assert "not measured" in card
+    assert "`model.py`" in card
+    assert labels_of_the_file_alone(out, data.test.images) == logits.argmax(axis=1).tolist()
     listed = {line.split("  ")[1] for line in (out / "SHA256SUMS").read_text().splitlines()}
     assert listed == {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} - {"SHA256SUMS"}
 
     (out / "submission.csv").write_text("id,label\n")
     with pytest.raises(folder_of.MismatchError, match=r"submission.csv: is not the file that was exported"):
         folder_of.verify(out)
+
+
+def labels_of_the_file_alone(out: Path, images: torch.Tensor) -> list[int]:
+    """What the exported model.py predicts, in a process that starts beside it."""
+    torch.save(to_model(images), out.parent / "images.pt")
+    program = (
+        "import torch; from model import get_label, load; net = load('conditional_pixelcnn.pth'); "
+        "print(get_label(net, torch.load('../images.pt'), 'cpu').tolist())"
+    )
+    done = subprocess.run([sys.executable, "-B", "-c", program], cwd=out, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    labels: list[int] = json.loads(done.stdout)
+    return labels
 
 
 def test_a_submission_in_the_course_s_form(tmp_path: Path) -> None:
