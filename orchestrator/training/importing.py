@@ -125,7 +125,7 @@ def _measured(file: Path, imported: Imported, config: TrialConfig, dataset: Data
     # Whether FID can be measured at all is found out before anything that takes long.
     evaluator = quality.evaluator(config, dataset) if config.eval.fid_every else None
     result, on_train = _evaluated(file, model, config, dataset)
-    of_split: dict[str, Any] = dict(of_evaluation(result))
+    of_split: dict[str, Any] = dict(of_evaluation(result))  # Any: fields of EpochMetrics, each with its type
     of_classes: dict[str, float] = {}
     drawn = None
     if evaluator is not None:

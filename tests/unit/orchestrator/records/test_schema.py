@@ -276,6 +276,35 @@ def test_files_of_an_earlier_release_are_written_anew_once_and_lose_nothing(tmp_
     assert stamps(store) == times
 
 
+@pytest.mark.parametrize("written", range(6))
+def test_a_kill_between_two_files_loses_nothing_and_the_next_driver_goes_on(tmp_path: Path, written: int) -> None:
+    store = of_schema_3(tmp_path)
+    left = iter(range(written))
+
+    def killed() -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+
+    before = columns_of(store, None)
+    with pytest.raises(KeyboardInterrupt), store.fenced(killed) as own:
+        own.unify()
+    assert columns_of(store, before) == before
+    assert store.unify() == []
+    assert_alike(store)
+    assert columns_of(store, before) == before
+
+
+def columns_of(store: Store, like: list[list[dict[str, object]]] | None) -> list[list[dict[str, object]]]:
+    """The rows of both tables, with the columns of those of before."""
+    tables: list[list[dict[str, object]]]
+    tables = [[dict(row) for row in table.rows()] for table in (store.trials(), store.epochs())]
+    return (
+        tables
+        if like is None
+        else [[{name: row[name] for name in of[0]} for row in rows] for rows, of in zip(tables, like, strict=True)]
+    )
+
+
 def stamps(store: Store) -> dict[str, int]:
     return {str(file): file.stat().st_mtime_ns for file in local(store.folder).glob("*/*.parquet")}
 
