@@ -60,7 +60,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def row(benchmark: str, figure: Figure) -> tuple[str, ...]:
     """The cells of one figure."""
     better = "" if figure.better == "larger" else "smaller is better"
-    return benchmark, figure.name, f"{figure.ratio:.3g}", figure.baseline, better
+    return benchmark, figure.name, f"{figure.ratio:.4g}", figure.baseline, better
 
 
 def write(out: Path, figures: list[tuple[str, Figure]]) -> None:
@@ -104,13 +104,14 @@ def main(
             failed = True
             table.add_row(name, "failed", "-", f"{type(error).__name__}: {error}", "")
             continue
-        console.print(f"{name}: {time.perf_counter() - started:.0f} s", style="dim", highlight=False)
         figures += [(name, figure) for figure in measured]
         for figure in measured:
             table.add_row(*row(name, figure))
+            console.print(*row(name, figure), style="dim", highlight=False)  # for a run that is stopped
+        console.print(f"{name} took {time.perf_counter() - started:.0f} s", style="dim", highlight=False)
+        if out is not None:
+            write(out, figures)
     console.print(table)
-    if out is not None:
-        write(out, figures)
     if failed:
         raise typer.Exit(1)
 

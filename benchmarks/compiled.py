@@ -85,7 +85,10 @@ def figures(asked: Asked) -> list[Figure]:
     largest = max(differences(name, device, "fp32", 4)[1] for name in names)
     return [
         Figure(
-            f"compiled gradients, {len(names)} fusions", largest / TOLERANCE, f"what is right: {TOLERANCE:g}", "smaller"
+            f"error of compiled gradients, of {len(names)}",
+            largest / TOLERANCE,
+            f"what still counts as right, {TOLERANCE:g}",
+            "smaller",
         )
     ]
 
