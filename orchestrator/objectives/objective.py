@@ -23,6 +23,9 @@ Direction = Literal["max", "min"]
 
 SCORE = "score"
 
+_LOGIT = math.log(9.0)  # of 0.9
+_OF_TIES = 1e-6
+
 # The settings without which a metric is null in every epoch, and a value of theirs that would do.
 _MEASURED_WITH = {
     "train_acc": {"eval.train_images": 512},
@@ -56,10 +59,11 @@ class Objective:
             case str():
                 _check_metrics((declared,))
                 return Objective(declared, direction_of(declared))
-            case Desirability(goals=goals):
-                _check_metrics(goals)
+            case Desirability(goals=goals, tie_break=tie_break):
+                _check_metrics((*goals, *tie_break))
                 _check_goals(goals)
-                return DesirabilityObjective(SCORE, "max", tuple(goals.items()))
+                _check_goals(tie_break)
+                return DesirabilityObjective(SCORE, "max", tuple(goals.items()), tuple(tie_break.items()))
             case Constrained(metric=metric, limits=limits):
                 _check_metrics((metric, *limits))
                 return ConstrainedObjective(metric, direction_of(metric), tuple(limits.items()))
@@ -76,7 +80,8 @@ class Objective:
         """The inverse of `describe`."""
         asked = _Description.model_validate(described)
         if asked.goals is not None:
-            return DesirabilityObjective(asked.metric, asked.direction, tuple(asked.goals.items()))
+            ties = tuple((asked.tie_break or {}).items())
+            return DesirabilityObjective(asked.metric, asked.direction, tuple(asked.goals.items()), ties)
         if asked.limits is not None:
             return ConstrainedObjective(asked.metric, asked.direction, tuple(asked.limits.items()))
         if asked.front is not None:
@@ -160,31 +165,33 @@ class Objective:
 class DesirabilityObjective(Objective):
     """The weighted geometric mean of each metric's desirability, as `score` (Derringer and Suich 1980).
 
-    A metric's desirability rises linearly from 0 at its worst value to 1 at its best; weights are Derringer's of 1994.
+    A metric's desirability rises linearly from 0 at its worst value to 1 at its best, or is logistic between a tenth
+    and nine tenths there; weights are Derringer's of 1994.
     """
 
     goals: tuple[tuple[str, Goal], ...]
+    tie_break: tuple[tuple[str, Goal], ...] = ()
 
     def describe(self) -> dict[str, JsonValue]:
         """All of it, as JSON."""
-        return {**super().describe(), "goals": {name: asdict(goal) for name, goal in self.goals}}
+        described = {**super().describe(), "goals": _described(self.goals)}
+        return {**described, "tie_break": _described(self.tie_break)} if self.tie_break else described
 
     @property
     def reads(self) -> tuple[str, ...]:
         """The metrics that it depends on."""
-        return tuple(name for name, _ in self.goals)
+        return tuple(dict.fromkeys(name for name, _ in (*self.goals, *self.tie_break)))
 
     def value(self, epoch: Epoch) -> float | None:
-        """The score, from the row's metrics: a row of another sweep may hold a score that another objective gave."""
-        total = weights = 0.0
-        for name, goal in self.goals:
-            measured = _number(epoch, name)
-            if measured is None:
-                return None
-            share = desirability_of(measured, goal)
-            total += goal.weight * (math.log(share) if share > 0 else -math.inf)
-            weights += goal.weight
-        return math.exp(total / weights)
+        """The score, from the row's metrics: a row of another sweep may hold a score that another objective gave.
+
+        With a `tie_break` a millionth of it is that one's, which orders equals and moves nothing else that can be told.
+        """
+        score = _geometric_mean(self.goals, epoch)
+        if not self.tie_break or score is None:
+            return score
+        between = _geometric_mean(self.tie_break, epoch)
+        return None if between is None else (1 - _OF_TIES) * score + _OF_TIES * between
 
     def score(self, metrics: EpochMetrics) -> tuple[float | None, str | None]:
         """The value, or which metric is missing and why."""
@@ -293,13 +300,49 @@ class _Description(BaseModel):
     metric: str
     direction: Direction
     goals: dict[str, Goal] | None = None
+    tie_break: dict[str, Goal] | None = None
     limits: dict[str, int | float] | None = None
     front: list[str] | None = None
 
 
-def desirability_of(value: float, goal: Goal) -> float:
-    """How much of the way from `goal.worst` to `goal.best` the value has gone, from 0 to 1."""
-    return min(1.0, max(0.0, (value - goal.worst) / (goal.best - goal.worst)))
+def _described(goals: Iterable[tuple[str, Goal]]) -> dict[str, JsonValue]:
+    """Goals as JSON; the shape of a linear one is not told, as before there were others."""
+    return {
+        name: {key: value for key, value in asdict(goal).items() if (key, value) != ("shape", "linear")}
+        for name, goal in goals
+    }
+
+
+def _geometric_mean(goals: Iterable[tuple[str, Goal]], epoch: Epoch) -> float | None:
+    """The weighted geometric mean of what each metric of a row is worth; None where one is not known."""
+    total = weights = 0.0
+    for name, goal in goals:
+        measured = _number(epoch, name)
+        if measured is None:
+            return None
+        total += goal.weight * log_desirability(measured, goal)
+        weights += goal.weight
+    return math.exp(total / weights)
+
+
+def log_desirability(value: float, goal: Goal) -> float:
+    """The logarithm of what a value is worth, which is 0 to 1.
+
+    Linear (Derringer and Suich 1980) is how much of the way from `goal.worst` to `goal.best` it has gone. Curves that
+    never reach 0 or 1 are Harrington's (1965, "The desirability function"); the logistic one is Lazic's (2015,
+    "Ranking, selecting, and prioritising genes with desirability functions"). It is 0.1 at the worst and 0.9 at the best. Its
+    logarithm does not underflow, so that any two values that floats can tell are worth a different amount.
+    """
+    if goal.shape == "linear":
+        share = min(1.0, max(0.0, (value - goal.worst) / (goal.best - goal.worst)))
+        return math.log(share) if share > 0 else -math.inf
+    worst, best = goal.worst, goal.best
+    if goal.shape == "log-logistic":
+        if value <= 0:  # as near as a distance can come
+            return 0.0
+        value, worst, best = (math.log(number) for number in (value, worst, best))
+    logit = _LOGIT * (2 * (value - worst) / (best - worst) - 1)
+    return -math.log1p(math.exp(-logit)) if logit > 0 else logit - math.log1p(math.exp(logit))
 
 
 def direction_of(metric: str) -> Direction:

@@ -362,10 +362,19 @@ def _run_file(path: Path) -> Mapping[str, object]:
         raise SpaceError(f"{path}{_line_of(error, path)}: {type(error).__name__}: {error}") from None
 
 
-def read(path: Path, given: Iterable[str] = (), *, seed: int = 0, sampler: str | None = None) -> SearchSpace:
-    """The space in `path` with `key=value` settings and perhaps another sampler, checked. Raise SpaceError."""
+def read(
+    path: Path,
+    given: Iterable[str] = (),
+    *,
+    seed: int = 0,
+    sampler: str | None = None,
+    objective: Objective | None = None,
+) -> SearchSpace:
+    """The space in `path` with `key=value` settings and perhaps another sampler or objective. Raise SpaceError."""
     settings = parse_settings(given)
     space = load(path, settings).with_settings(settings).with_seed(seed)
+    if objective is not None:
+        space = replace(space, objective=objective)
     if sampler is not None:
         try:
             space = replace(space, sampler=samplers.named(sampler))
