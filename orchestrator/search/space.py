@@ -72,7 +72,7 @@ _Varied: TypeAlias = Annotated[
 class SpaceFile(BaseModel):
     """What a space file may say. `SearchSpace.check` then tries it on the configuration."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
 
     question: str = ""  # the file's docstring
     space: Annotated[Mapping[_Field, _Varied], a_mapping("from fields to choice(...), ints(...) or floats(...)")]
