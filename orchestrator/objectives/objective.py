@@ -295,7 +295,7 @@ class ParetoObjective(Objective):
 class _Description(BaseModel):
     """What `describe` gives, as it comes back from sweep.json."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     metric: str
     direction: Direction
