@@ -104,6 +104,11 @@ class EpochMetrics:
     kept_epochs: tuple[int, ...]  # every epoch whose weights are on disk now
     extra: dict[str, float]  # per-class accuracies and FIDs, gradient norms per stage, what a fusion logs of itself
 
+    @property
+    def was_drawn(self) -> bool:
+        """Whether images were drawn after this epoch, of which there is a picture."""
+        return self.sample_seconds is not None
+
     def row(self) -> dict[str, Scalar]:
         """Flat scalars: `extra` entries under their own names, `kept_epochs` left out."""
         plain: dict[str, Scalar] = {

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cpcnn_core.config import LOCATIONS, PROTOCOL, SINCE_PROTOCOL_2, Scalar, field_defaults
+from cpcnn_core.config import NOT_IDENTIFYING, PROTOCOL, SINCE_PROTOCOL_2, Scalar, field_defaults
 from orchestrator.choosing.where import Condition
 from orchestrator.records.ranking import Entry
 from orchestrator.records.space_record import RecordedChoice, RecordedField, RecordedSpace
@@ -77,7 +77,7 @@ def asks_for(sweep: SweepRecord, row: Mapping[str, Any]) -> bool:
     return all(
         varied[name].admits(row.get(name)) if name in varied else _is_set(name, row, settings, defaults)
         for name in dict.fromkeys((*defaults, *settings, *varied, *options))
-        if name not in LOCATIONS
+        if name not in NOT_IDENTIFYING
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from cpcnn_core.config import LOCATIONS, field_names
+from cpcnn_core.config import NOT_IDENTIFYING, field_names
 from orchestrator.objectives.objective import Objective, ParetoObjective, pareto_front
 from orchestrator.records.states import Meaning, meaning_of
 from orchestrator.records.store import OPTION_PREFIX, Row, Store
@@ -113,12 +113,12 @@ def front(entries: Iterable[Entry], objective: ParetoObjective) -> list[tuple[En
 
 
 def differing(settings: Sequence[Row]) -> list[str]:
-    """The fields in which configurations differ, where the data lies apart.
+    """The fields in which configurations differ, those apart that change no result.
 
     What is not known of one of them, an imported checkpoint, is no difference. A fusion's option that one does not have
     is.
     """
-    fields = dict.fromkeys(field for held in settings for field in held if field not in LOCATIONS)
+    fields = dict.fromkeys(field for held in settings for field in held if field not in NOT_IDENTIFYING)
     return [field for field in fields if len(_known(field, settings)) > 1]
 
 

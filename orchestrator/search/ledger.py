@@ -172,7 +172,7 @@ class Ledger:
             again = self._paused.pop(config.trial_id, None)
             # Its rows now, for it may end before a process has begun to run it.
             self._trials[number] = _Trial(config, rows=self._rows(config))
-            reported = without_a_gap(self._trials[number].rows)
+            reported = without_a_gap(self._trials[number].rows, config.lineage.epochs_before)
             # A trial that was left behind may stand at a rung already, its driver killed before it could judge.
             stopped = None if again is not None else self._judge(config, reported)
             if stopped is None:

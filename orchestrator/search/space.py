@@ -26,7 +26,7 @@ from pydantic import (
 
 import search_spaces
 from cpcnn_core import places
-from cpcnn_core.config import LOCATIONS, PROTOCOL, ConfigError, TrialConfig, check_field
+from cpcnn_core.config import LOCATIONS, NOT_IDENTIFYING, PROTOCOL, ConfigError, TrialConfig, check_field
 from cpcnn_core.errors import UserError
 from cpcnn_core.metrics import OF_PIXELS
 from cpcnn_core.validation import IsInstance, a_mapping, mistakes, must_be
@@ -41,6 +41,7 @@ _ALL_CORNERS = 4096  # beyond this many combinations of extremes, a random part 
 _SOME_CORNERS = 512
 _WHERE = " where "
 _PYTHONS: Mapping[str, Scalar] = {"True": True, "False": False, "None": None}  # where JSON has true, false and null
+_LINEAGE = "lineage."
 _OF_ALL_TRIALS = frozenset({"data.name", "data.root", "data.digest", "protocol", "source"})
 
 
@@ -140,7 +141,7 @@ class SearchSpace:
         except ConfigError as error:
             return {}, str(error)
         for field in dict.fromkeys((*same, *flat)):
-            if field not in LOCATIONS and (field not in same or field not in flat or same[field] != flat[field]):
+            if field not in NOT_IDENTIFYING and (field not in same or field not in flat or same[field] != flat[field]):
                 return {}, f"{field} is {plain(flat.get(field))}, not {plain(same.get(field))}"
         return params, None
 
@@ -181,7 +182,7 @@ class SearchSpace:
 
     def describe(self) -> dict[str, JsonValue]:
         """What identifies the space, as JSON: two files with the same description ask the same question."""
-        settings: dict[str, JsonValue] = {k: value for k, value in self.settings.items() if k not in LOCATIONS}
+        settings: dict[str, JsonValue] = {k: value for k, value in self.settings.items() if k not in NOT_IDENTIFYING}
         return {
             "protocol": PROTOCOL,
             "space": {field: str(distribution) for field, distribution in self.fields.items()},
@@ -244,6 +245,8 @@ class SearchSpace:
             raise SpaceError(
                 f"{where}{field} cannot be searched: trials of other data are never compared; fix it in settings"
             )
+        if field in NOT_IDENTIFYING or field.startswith(_LINEAGE):
+            raise SpaceError(f"{where}{field} cannot be searched: it is no choice of what is trained; leave it out")
         if field == "data.quantize" and (reads := sorted(OF_PIXELS & set(self.objective.reads))):
             raise SpaceError(
                 f"{where}{field} cannot be searched under an objective that reads {' and '.join(reads)}, which "
@@ -404,6 +407,8 @@ def parse_settings(given: Iterable[str]) -> dict[str, Scalar]:
             raise SpaceError(f"--set {item}: the value must be one number, string, true, false or null")
         if key == "protocol":
             _check_protocol(f"--set {item}", value)
+        if key.startswith(_LINEAGE):
+            raise SpaceError(f"--set {item}: is not set; `trial --from` says what a trial continues")
         settings[key] = value
     return settings
 

@@ -25,7 +25,7 @@ from cpcnn_core.checkpoint import (
     save_weights,
     weights_name,
 )
-from cpcnn_core.config import TrialConfig
+from cpcnn_core.config import TrainConfig, TrialConfig
 from cpcnn_core.files import sha256
 from cpcnn_core.metrics import EpochMetrics
 from tests.contract.networks import images, network
@@ -87,7 +87,8 @@ def test_the_best_by_each_metric_and_the_last_are_kept(tmp_path: Path) -> None:
 
 def test_fid_and_score_keep_their_best_where_they_were_measured() -> None:
     history = [metrics(1, val_acc=0.9, val_bpd=1.0), metrics(2, fid=30.0, score=0.1), metrics(3, fid=20.0, score=0.9)]
-    assert kept_epochs([*history, metrics(4, fid=25.0), metrics(5)]) == (1, 3, 5)
+    history += [metrics(4, fid=25.0), metrics(5)]
+    assert kept_epochs(history, TrainConfig(), range(1, 6)) == (1, 3, 5)
 
 
 def test_the_newest_state_is_loaded_with_its_history(tmp_path: Path) -> None:
@@ -450,7 +451,7 @@ def test_whatever_stands_in_the_index_training_goes_on_from_somewhere_or_says_wh
             state = folder.load_state()
             assert state is None or state["epoch"] in (1, 2)
             if folder.history:
-                kept_epochs(folder.history)
+                kept_epochs(folder.history, CONFIG.train, range(1, 6))
         with contextlib.suppress(CheckpointError):
             load_weights(sound / weights_name(2))
     finally:
