@@ -39,6 +39,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import plain
+from benchmarks.figure import Asked, Figure
 from benchmarks.timing import Seconds, counted, device, fastest, machine, peaks, timed, write
 from benchmarks.training import NR_CLASSES, dataset, network
 from cpcnn_core import environment
@@ -141,6 +142,16 @@ def measure(settings: dict[str, object], images: int, turns: int, precisions: It
             again=int((mine[precision] == mine["fp32"]).all(dim=1).sum()) if precision != "fp32" else 0,
         )
         for precision in ours
+    ]
+
+
+def figures(asked: Asked) -> list[Figure]:
+    """At 1/40/5, where the label enters in every block and where it enters last."""
+    precisions, images, turns = (["fp32"], 16, 1) if asked.short else ([*peaks()], 96, 2)
+    return [
+        Figure(f"classification, {fusion}, {result.precision}", result.ratio, "plain network, fp32")
+        for fusion in ("block_mild", "head_add")
+        for result in measure(network(fusion, (1, 40, 5)), images, turns, precisions)
     ]
 
 

@@ -11,6 +11,7 @@ compiled. Killed and started again with the same --work folder, it resumes.
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,10 +22,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.figure import Asked, Figure, NotMeasuredError
 from cpcnn_core import data, environment
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.train import Run, fit, has_bf16_units
-from orchestrator.search.space import parse_settings
+from orchestrator.search.settings import parse_settings
 
 SETTINGS = {
     "data.name": "cpen455",
@@ -72,6 +74,21 @@ def epochs_within(config: TrialConfig, dataset: data.Dataset, budget_seconds: fl
     per_image = (time.process_time() - started) / (PROBE_STEPS * B)
     evaluated = FORWARD_SHARE * len(dataset.validation) * dataset.nr_classes
     return max(1, int(budget_seconds / (per_image * (len(dataset.train) + evaluated))))
+
+
+def figures(asked: Asked) -> list[Figure]:
+    """The accuracy that a CPU-hour reaches on cpen455; short, that of an epoch on a twentieth of the images."""
+    if asked.root is None:
+        raise NotMeasuredError("needs the course's images: --root PATH")
+    torch.set_num_threads(1)
+    faster = WITH_BF16_UNITS if has_bf16_units() else {}
+    part = {"data.train_fraction": 0.05, "train.compile": False} if asked.short else {}
+    config = TrialConfig.from_flat(SETTINGS | faster | part | {"data.root": str(asked.root)})
+    dataset = data.load(config.data)
+    with tempfile.TemporaryDirectory() as folder:
+        epochs = 1 if asked.short else epochs_within(config, dataset, 3600, Path(folder) / "probe")
+        *_, last = fit(config.with_settings({"train.epochs": epochs}), dataset, Path(folder) / "trial")
+    return [Figure(f"val_acc on cpen455 after {epochs} epochs", last.val_acc * dataset.nr_classes, "guessing")]
 
 
 @app.command()

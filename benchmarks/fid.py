@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.figure import Asked, Figure
 from benchmarks.timing import Seconds, fastest, timed, write
 from benchmarks.training import dataset
 from cpcnn_core import environment, quality
@@ -118,6 +119,16 @@ def share() -> Share:
         drawing=drawing.cpu,
         measuring=measuring.cpu,
     )
+
+
+def figures(asked: Asked) -> list[Figure]:
+    """The distance at the widths of the extractors, and the share of FID in an epoch."""
+    found = []
+    for width in (64, 192) if asked.short else (64, 192, 2048):
+        distance = frechet(width)
+        ratio = distance.pytorch_fid.cpu / distance.ours.cpu
+        found.append(Figure(f"FID of {width} features", ratio, "pytorch-fid's"))
+    return [*found, Figure("drawing and measuring for FID", share().of_fid, "the epoch it is part of", "smaller")]
 
 
 @app.command()

@@ -6,8 +6,8 @@ trial, and its memory, in one sweep of simulated trials of 5 epochs: 1,000 of th
 (--at-once), with a row after 100, 300, 1,000 and so on. Processor time, so that other work on the machine and the
 disk's pace stay out of it; for an epoch also by the clock. --known N begins with a study of N finished trials, in
 memory: what a trial costs after them, without running them, and without the study's file, which takes the same at any
-size. Last, what a suggestion writes into that file, by each of SQLite's journals: docs/decisions.md says what follows
-from it.
+size. Last, what a suggestion writes into that file, by each of SQLite's journals; decision 32 in
+docs/decisions.md follows from it.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from optuna.study import StudyDirection
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.figure import Asked, Figure
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator.machines.resources import Resources
@@ -245,6 +246,20 @@ def finished(count: int) -> Iterator[tuple[str, Recorded]]:
 
 def _memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def figures(asked: Asked) -> list[Figure]:
+    """The gap between trials, and the journal of the study's file."""
+    with tempfile.TemporaryDirectory(prefix="cpcnn-overhead-") as name:
+        folder, trials = Path(name), 4 if asked.short else 8
+        own = statistics.median(ours(folder / "ours", trials, cores()))
+        tune = statistics.median(plain(folder / "plain", trials, cores()))
+        writes = {journal: statistics.median(times) for journal, times in of_journals(folder).items()}
+    journal = writes["truncated journal"] / writes["write-ahead log"]
+    return [
+        Figure("from a trial's end to the next one's first step", own / tune, "plain Ray Tune", "smaller"),
+        Figure("writing a suggestion", journal, "the truncated journal"),
+    ]
 
 
 def main(

@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import plain
+from benchmarks.figure import Asked, Figure
 from benchmarks.timing import Seconds, device, fastest, machine, timed, write
 from cpcnn_core import likelihood
 from cpcnn_core.cached import CachedNetwork
@@ -128,6 +129,16 @@ def show(results: list[Result]) -> Table:
                 f"{result.outputs:.1e}",
             )
     return table
+
+
+def figures(asked: Asked) -> list[Figure]:
+    """At 1/40/5."""
+    batch, turns = (16, 1) if asked.short else (100, 4)
+    ratios = measure(ModelConfig(fusion=FUSION, nr_resnet=1, nr_filters=40, nr_logistic_mix=5), batch, turns).ratios
+    return [
+        Figure(f"drawing {batch} images", ratios["plain_cpu"], "a pass of the plain network per pixel"),
+        Figure(f"drawing {batch} images", ratios["reference_cpu"], "a pass of ours per pixel"),
+    ]
 
 
 @app.command()

@@ -31,10 +31,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.figure import Asked, Figure
 from benchmarks.record_curves import SPACE, TABLE, Epoch, Key, key_of, read
 from cpcnn_core.config import TrialConfig
 from orchestrator.records.store import Store
-from orchestrator.search.scheduling import Schedule, Scheduler, Stopped
+from orchestrator.search.scheduler import Scheduler, Stopped
+from orchestrator.search.scheduling import Schedule
 from orchestrator.search.study import Study, Suggestion
 
 SHARES = (0.05, 0.1, 0.2, 1 / 3, 0.5, 0.75, 1.0)  # of the budget, at which the regret is shown
@@ -229,6 +231,34 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
 def time_to(mean_regret: Sequence[float], moments: Sequence[float], target: float) -> float | None:
     """The first moment at which the mean regret is at most `target`."""
     return next((moment for moment, value in zip(moments, mean_regret, strict=True) if value <= target), None)
+
+
+def figures(asked: Asked) -> list[Figure]:
+    """The regret at the end of the budget, and when it is as small as random search's at its end."""
+    curves, workers, trials = read(TABLE), 4, 64
+    whole = statistics.mean(sum(epoch.cpu_seconds for epoch in curve) + START_SECONDS for curve in curves.values())
+    budget = trials * whole / workers
+    best = max(epoch.val_acc for curve in curves.values() for epoch in curve)
+    moments = np.linspace(0, budget, 301)[1:].tolist()
+    means = {}
+    for name in ("random", "tpe + asha"):
+        traces = [
+            replay(METHODS[name], curves, seed=seed, workers=workers, budget=budget)
+            for seed in range(5 if asked.short else 50)
+        ]
+        of_seeds = [regrets(trace, best, moments) for trace in traces]
+        means[name] = [statistics.mean(values) for values in zip(*of_seeds, strict=True)]
+    random_end = means["random"][-1]
+    reached = time_to(means["tpe + asha"], moments, random_end)
+    return [
+        Figure("regret of tpe + asha", means["tpe + asha"][-1] / random_end, "random search", "smaller"),
+        Figure(
+            "time of tpe + asha",
+            math.inf if reached is None else reached / budget,
+            "random search, to the same regret",
+            "smaller",
+        ),
+    ]
 
 
 def main(

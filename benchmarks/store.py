@@ -22,8 +22,9 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import typer
 
+from benchmarks.figure import Asked, Figure
 from cpcnn_core.config import TrialConfig
-from orchestrator.records.columns import ATTEMPT_COLUMNS, EPOCH_COLUMNS, config_columns
+from orchestrator.records.columns import ATTEMPT_COLUMNS, EPOCH_COLUMNS, TIME, config_columns
 from orchestrator.records.layout import COMPACTED
 from orchestrator.records.store import Store
 
@@ -45,6 +46,8 @@ def write(store: Store, trials: int, epochs: int) -> None:
                 if not np.isscalar(constants[name])
                 else pa.repeat(constants[name], rows).cast(kind)
             )
+        if kind == TIME:
+            return pa.repeat(0, rows).cast(kind)
         if flat.get(name) is not None:
             return pa.repeat(flat[name], rows).cast(kind)
         return pa.nulls(rows, kind)
@@ -53,7 +56,7 @@ def write(store: Store, trials: int, epochs: int) -> None:
         return pa.table({name: column(name, kind, rows, constants) for name, kind in columns.items()})
 
     attempts = {
-        "trial_id": ids, "attempt": 1, "state": "COMPLETE", "started": "2025-01-01", "device": "cpu", "epochs": epochs,
+        "trial_id": ids, "attempt": 1, "state": "COMPLETE", "device": "cpu", "epochs": epochs,
         "model.nr_filters": rng.choice([40, 80, 120], trials), "train.lr": rng.uniform(1e-4, 1e-2, trials),
     }  # fmt: skip
     pq.write_table(table(ATTEMPT_COLUMNS | config_columns(), trials, attempts), store.trials_folder / COMPACTED)
@@ -71,6 +74,42 @@ def write(store: Store, trials: int, epochs: int) -> None:
     pq.write_table(table(EPOCH_COLUMNS, N, values), store.epochs_folder / COMPACTED)
 
 
+def figures(asked: Asked) -> list[Figure]:
+    """What `best` takes beyond its start, and per epoch."""
+    trials = 500 if asked.short else 10_000
+    with tempfile.TemporaryDirectory() as folder:
+        written(Path(folder), trials, 100)
+        asking = [sys.executable, "-m", "orchestrator.best"]
+        start = spent([*asking, "--help"])["processor_seconds"]
+        whole = spent([*asking, "--results", folder, "--no-export", "--metric", "val_acc"])["processor_seconds"]
+    return [Figure(f"`best` over {100 * trials:,} epochs", whole / start, "`best --help`", "smaller")]
+
+
+def written(folder: Path, trials: int, epochs: int) -> None:
+    """Write a sweep in a process of its own: memory of this one would be counted to those that it starts."""
+    writer = multiprocessing.get_context("spawn").Process(target=write, args=(Store(folder / "large"), trials, epochs))
+    writer.start()
+    writer.join()
+
+
+def spent(command: list[str]) -> dict[str, float]:
+    """Wall time, processor time and peak memory of a command that succeeds."""
+    begun, before = time.perf_counter(), os.times()
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    assert child.returncode == 0
+    after = os.times()
+    return {
+        "seconds": time.perf_counter() - begun,
+        "processor_seconds": after.children_user
+        + after.children_system
+        - before.children_user
+        - before.children_system,
+        "peak_bytes": usage.ru_maxrss * 1024,
+    }
+
+
 @app.command()
 def main(
     trials: Annotated[int, typer.Option(min=1)] = 10_000,
@@ -79,27 +118,12 @@ def main(
 ) -> None:
     """Write, ask, and report wall time, processor time and peak memory."""
     with tempfile.TemporaryDirectory() as folder:
-        # In a process of its own: memory of this one would be counted to those that it starts.
-        writer = multiprocessing.get_context("spawn").Process(
-            target=write, args=(Store(Path(folder) / "large"), trials, epochs)
-        )
-        writer.start()
-        writer.join()
+        written(Path(folder), trials, epochs)
         best = [sys.executable, "-m", "orchestrator.best", "--results", folder, "--no-export", "--metric"]
-        measured = {}
-        for asked in (["val_acc"], ["val_acc", "--where", "fid <= 0.5 and model.nr_filters < 100"]):
-            begun, before = time.perf_counter(), os.times()
-            child = subprocess.Popen([*best, *asked], stdout=subprocess.DEVNULL)
-            _, status, usage = os.wait4(child.pid, 0)
-            child.returncode = os.waitstatus_to_exitcode(status)
-            assert child.returncode == 0
-            after = os.times()
-            spent = after.children_user + after.children_system - before.children_user - before.children_system
-            measured[" ".join(asked)] = {
-                "seconds": time.perf_counter() - begun,
-                "processor_seconds": spent,
-                "peak_bytes": usage.ru_maxrss * 1024,
-            }
+        measured = {
+            " ".join(asked): spent([*best, *asked])
+            for asked in (["val_acc"], ["val_acc", "--where", "fid <= 0.5 and model.nr_filters < 100"])
+        }
     print(json.dumps(measured, indent=1))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(measured, indent=1))

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import plain
+from benchmarks.figure import Asked, Figure
 from benchmarks.timing import Seconds, counted, device, fastest, machine, peaks, timed, write
 from cpcnn_core import environment
 from cpcnn_core.config import TrialConfig
@@ -143,6 +144,15 @@ def measure(sizes: tuple[int, int, int], batch: int, steps: int, precision: str,
         gflop=counted.get_total_flops() / 1e9,
         largest_difference=max(differences),
     )
+
+
+def figures(asked: Asked) -> list[Figure]:
+    """A step at 1/40/5, in each precision that the machine has units for."""
+    steps = 2 if asked.short else 5
+    return [
+        Figure(f"training step, {precision}", measure((1, 40, 5), 16, steps, precision).ratio, "plain network, fp32")
+        for precision in peaks()
+    ]
 
 
 @app.command()

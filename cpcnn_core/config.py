@@ -7,9 +7,10 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cpcnn_core.errors import UserError
+from cpcnn_core.sources import SOURCES
 from cpcnn_core.suggest import nearest
 from cpcnn_core.validation import mistakes
 
@@ -55,7 +56,7 @@ class ConfigError(UserError, ValueError):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True, defer_build=True)
 
 
 Positive = Annotated[int, Field(ge=1)]
@@ -65,14 +66,15 @@ NonNegative = Annotated[float, Field(ge=0.0)]
 
 
 class DataConfig(_Section):
-    """What is learnt. `image_size` and `channels` default to the data set's own (digits 8 and 1, cpen455 32 and 3).
+    """What is learnt. `name` is one of the table in `cpcnn_core/sources.py`; `image_size`, `channels` and `quantize`
+    default to what the table says of it.
 
     `quantize` rounds the pixels of resized images to the 256 levels. It is off for cpen455, whose course trains and
-    grades on what resizing gives, and on for the digits. `digest` stands for the data's content (`Dataset.digest`);
+    grades on what resizing gives. `digest` stands for the data's content (`Dataset.digest`);
     where it is given, other data is refused.
     """
 
-    name: Literal["digits", "cpen455"] = "digits"
+    name: str = "digits"
     root: str | None = None
     digest: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None
     image_size: Annotated[int, Field(ge=4, multiple_of=4)] | None = None
@@ -80,17 +82,32 @@ class DataConfig(_Section):
     train_fraction: Fraction = 1.0
     quantize: bool | None = None
 
+    @field_validator("name")
+    @classmethod
+    def _name_is_in_the_table(cls, name: str) -> str:
+        if name not in SOURCES:
+            raise ValueError(f"data.name: {name!r} is no data set{nearest(name, SOURCES)}")
+        return name
+
     @model_validator(mode="after")
     def _quantize_as_the_data_set_does(self) -> Self:
         if self.quantize is None:
-            object.__setattr__(self, "quantize", self.name == "digits")
+            object.__setattr__(self, "quantize", SOURCES[self.name].quantize)
         return self
 
     @model_validator(mode="after")
     def _root_where_needed(self) -> Self:
-        if self.name == "cpen455" and self.root is None:
-            raise ValueError("data.root: cpen455 needs the folder that holds train.csv; give --set data.root=PATH")
+        needed = SOURCES[self.name].root
+        if needed is not None and self.root is None:
+            raise ValueError(f"data.root: {self.name} needs {needed}; give --set data.root=PATH")
         return self
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images."""
+        source = SOURCES[self.name]
+        size = self.image_size or source.image_size
+        return self.channels or source.channels, size, size
 
 
 class ModelConfig(_Section):
@@ -373,7 +390,8 @@ def field_defaults(data_name: str) -> dict[str, Scalar]:
             defaults |= {f"{section}.{field}": held.default for field, held in fields if field != "fusion_options"}
         else:
             defaults[section] = info.default
-    return defaults | {"data.name": data_name, "data.quantize": data_name == "digits"}
+    source = SOURCES.get(data_name)  # of a record that another release wrote, perhaps none
+    return defaults | {"data.name": data_name, "data.quantize": None if source is None else source.quantize}
 
 
 def check_field(key: str) -> None:

@@ -1,30 +1,51 @@
-"""EpochMetrics: what one epoch of one trial measured. Free of torch, so that readers of results start fast."""
+"""The table of metrics, and what one epoch measured of them. Free of torch, so that readers of results start fast."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+if TYPE_CHECKING:
+    from cpcnn_core.evaluation import Evaluation
 
 Scalar = str | int | float | bool | None
 
-# Which way is better, for every metric that a sweep may optimise or `best` may choose by.
-DIRECTIONS: dict[str, str] = {
-    "train_loss": "min",
-    "train_bpd": "min",
-    "train_acc": "max",
-    "val_bpd": "min",
-    "val_acc": "max",
-    "val_f1": "max",
-    "val_ece": "min",
-    "val_ece_calibrated": "min",
-    "val_class_nll": "min",
-    "fid": "min",
-    "fid_infinity": "min",
-    "kid": "min",
-    "score": "max",
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that an epoch is judged by."""
+
+    better: Literal["min", "max"] | None  # None: neither; a sweep cannot optimise it
+    of: Callable[[Evaluation], float] | None = None  # from the validation split; None: training or sampling measures it
+
+
+METRICS: dict[str, Metric] = {
+    "train_loss": Metric("min"),
+    "train_bpd": Metric("min"),
+    "train_acc": Metric("max"),
+    "val_bpd": Metric("min", lambda evaluation: evaluation.bpd),
+    "val_acc": Metric("max", lambda evaluation: evaluation.accuracy),
+    "val_f1": Metric("max", lambda evaluation: evaluation.macro_f1),
+    "val_ece": Metric("min", lambda evaluation: evaluation.ece()),
+    "val_temperature": Metric(None, lambda evaluation: evaluation.temperature),
+    "val_ece_calibrated": Metric("min", lambda evaluation: evaluation.ece(evaluation.temperature)),
+    "val_class_nll": Metric("min", lambda evaluation: evaluation.class_nll()),
+    "fid": Metric("min"),
+    "fid_infinity": Metric("min"),
+    "kid": Metric("min"),
+    "score": Metric("max"),
 }
+
+# Which way is better, for every metric that a sweep may optimise or `best` may choose by.
+DIRECTIONS: dict[str, str] = {name: metric.better for name, metric in METRICS.items() if metric.better is not None}
+
+
+def of_evaluation(evaluation: Evaluation) -> dict[str, float]:
+    """Every metric of the table that follows from an evaluation."""
+    return {name: metric.of(evaluation) for name, metric in METRICS.items() if metric.of is not None}
+
 
 LEAST_BPD = 1e-6
 """No images are as predictable as this: it is what float32's rounding makes of a probability of one."""
@@ -102,7 +123,14 @@ class EpochMetrics:
     micro_batch: int  # images per forward pass and process; smaller than asked after out-of-memory
     checkpoint: str | None  # file name in the trial's checkpoint folder, None where this epoch's was not kept
     kept_epochs: tuple[int, ...]  # every epoch whose weights are on disk now
-    extra: dict[str, float]  # per-class accuracies and FIDs, gradient norms per stage, what a fusion logs of itself
+    extra: dict[str, float]  # metrics without a field above: per class, per stage of the network, of the fusion itself
+
+    @classmethod
+    def of(cls, measured: Mapping[str, Any], *, extra: Mapping[str, float], **values: Any) -> Self:
+        """All that was measured of an epoch; what has no field of its own is part of `extra`."""
+        own = {name: value for name, value in measured.items() if name in cls.__dataclass_fields__}
+        others = {name: value for name, value in measured.items() if name not in own}
+        return cls(**own, **values, extra={**others, **extra})
 
     @property
     def was_drawn(self) -> bool:

@@ -22,12 +22,12 @@ from cpcnn_core.config import ConfigError, TrainConfig, TrialConfig
 from cpcnn_core.data import Dataset, Split, to_model, to_uint8
 from cpcnn_core.diagnostics import StageNorms
 from cpcnn_core.errors import CheckpointError, LikelihoodError, RunError
-from cpcnn_core.evaluate import Evaluation
+from cpcnn_core.evaluation import Evaluation
 from cpcnn_core.fid import FidError
 from cpcnn_core.initialise import data_dependent_init
 from cpcnn_core.loss import Loss, drawn_others
 from cpcnn_core.memory import is_out_of_memory, release_memory
-from cpcnn_core.metrics import EpochMetrics
+from cpcnn_core.metrics import EpochMetrics, of_evaluation
 from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.optim import Average, build_optimizer, build_scheduler
 from cpcnn_core.precision import check_float32, whole_float32
@@ -254,7 +254,7 @@ class Run:
         evaluation, train_acc = self._evaluate(on_progress)
         if on_evaluation is not None and self.accelerator.is_main_process:
             on_evaluation(self.epoch, evaluation)
-        measured: dict[str, Any] = dict(evaluation.metrics()) | self._activations()
+        measured: dict[str, Any] = dict(of_evaluation(evaluation)) | self._activations()
         extra = self._extra(evaluation) | self._stage_norms(sums)
         if self.epoch == self.config.train.epochs and self.dataset.test.labelled:
             measured["test_acc"] = self._evaluated(self.dataset.test, on_progress).accuracy
@@ -263,14 +263,14 @@ class Run:
             measured |= of_images
             extra |= of_classes
         seconds = time.perf_counter() - started
-        metrics = EpochMetrics(
+        metrics = EpochMetrics.of(
+            measured,
             epoch=self.epoch,
             step=self.step,
             lr=float(self.scheduler.get_last_lr()[0]),
             train_loss=sums.objective.item() / N,
             train_bpd=sums.bpd.item() / N,
             train_acc=train_acc,
-            **measured,
             grad_norm=sums.grad_norm.item() / self.world,  # the same in every replica
             seconds=seconds,
             train_seconds=train_seconds,

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -18,7 +18,7 @@ from orchestrator.choosing import decision, selection, where
 from orchestrator.choosing.candidates import Candidates, ChoiceError
 from orchestrator.choosing.judge import DEFAULT_RULE, Rule
 from orchestrator.process import streams
-from orchestrator.search.space import parse_data_root
+from orchestrator.search.settings import parse_data_root
 from orchestrator.views import standings
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class _Found:
     row: int
     table: Table
     sentences: Sequence[str]
-    described: dict[str, Any]
+    described: dict[str, object]
 
 
 @app.command()
@@ -151,7 +151,7 @@ def _show(console: Console, found: _Found, *, only_problems: bool) -> None:
 def _export(
     console: Console,
     found: _Found,
-    described: dict[str, Any],
+    described: dict[str, object],
     out: Path | None,
     *,
     force: bool,

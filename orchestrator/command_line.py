@@ -72,6 +72,10 @@ WandbOption = Annotated[
 TensorBoardOption = Annotated[
     bool, typer.Option("--tensorboard", help="Event files for TensorBoard in the sweep's folder.")
 ]
+TrackerOption = Annotated[
+    list[str] | None,
+    typer.Option("--tracker", metavar="NAME[=MODE]", help="Show trials in another tool, as wandb=offline; repeatable."),
+]
 
 
 class _Plain(Console):

@@ -15,6 +15,7 @@ from rich.console import Console
 from orchestrator import command_line as cli
 from orchestrator.machines import cluster_file, launch
 from orchestrator.machines.cluster import ClusterError
+from orchestrator.objectives import words
 from orchestrator.search import samplers, space
 from orchestrator.search.budget import Budget
 from orchestrator.text import calling
@@ -44,6 +45,10 @@ Trials = Annotated[int | None, typer.Option(min=1, help="How many configurations
 Name = Annotated[str | None, typer.Option(help="The sweep's name; the space file's.")]
 Sampler = Annotated[
     str | None, typer.Option(help=f"What chooses: {', '.join(samplers.SAMPLERS)}; the space's `sampler`.")
+]
+ObjectiveOption = Annotated[
+    str | None,
+    typer.Option("--objective", help="What to optimise, in a space file's words, as val_acc; the space's `objective`."),
 ]
 WarmStart = Annotated[
     list[str] | None,
@@ -101,6 +106,7 @@ def main(
     name: Name = None,
     seed: cli.Seed = 0,
     sampler: Sampler = None,
+    objective: ObjectiveOption = None,
     warm_start: WarmStart = None,
     scheduler: Scheduler = None,
     hours: Hours = None,
@@ -115,11 +121,14 @@ def main(
     pending_minutes: PendingMinutes = 30,
     wandb: cli.WandbOption = None,
     tensorboard: cli.TensorBoardOption = False,
+    tracker: cli.TrackerOption = None,
     check_cluster: CheckCluster = None,  # noqa: ARG001 - it has done its work
 ) -> None:
     """Search SPACE. The same command again resumes the sweep where it was stopped or killed."""
     console = cli.console()
-    asked = space.read(space_file, given or (), seed=seed, sampler=sampler)
+    trackers = tracking.asked(tracker or (), wandb=wandb, tensorboard=tensorboard)
+    wanted = None if objective is None else words.read(objective)
+    asked = space.read(space_file, given or (), seed=seed, sampler=sampler, objective=wanted)
     asked = replace(asked, schedule=asked.schedule.named(scheduler))
     plan = Plan(
         name=cli.folder_name(space_file.stem if name is None else name),
@@ -141,12 +150,10 @@ def main(
     elif submit is not None:
         _submit(console, context, plan, submit, space_file)
     else:
-        _run(console, plan, address, wandb, tensorboard)
+        _run(console, plan, address, trackers)
 
 
-def _run(
-    console: Console, plan: Plan, address: str | None, wandb: tracking.WandbMode | None, tensorboard: bool
-) -> None:
+def _run(console: Console, plan: Plan, address: str | None, trackers: tracking.Asked) -> None:
     """Run the sweep and show how it ended."""
     if address is not None:
         os.environ["RAY_ADDRESS"] = launch.check_address(address)
@@ -154,7 +161,7 @@ def _run(
         outcome = driver.run(
             plan,
             view,
-            beside=lambda: tracking.following(plan.store, wandb=wandb, tensorboard=tensorboard, say=console.print),
+            beside=lambda: tracking.following(plan.store, trackers, say=console.print),
         )
     _show_why_it_ended(console, plan, outcome)
     show(console, plan)

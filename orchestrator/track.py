@@ -24,17 +24,19 @@ def main(
     results: cli.Results = Path("results"),
     wandb: cli.WandbOption = None,
     tensorboard: cli.TensorBoardOption = False,
+    tracker: cli.TrackerOption = None,
     follow: Annotated[bool, typer.Option("--follow", help="Go on until stdin ends, rather than once.")] = False,
 ) -> None:
     """Show what has not been shown yet of a sweep's trials."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     _warn_plainly()
-    if wandb is None and not tensorboard:
-        raise StoreError("nothing to do: say --wandb online, --wandb offline or --tensorboard")
+    asked = tracking.asked(tracker or (), wandb=wandb, tensorboard=tensorboard)
+    if not asked:
+        raise StoreError("nothing to do: say --wandb online, --wandb offline, --tensorboard or --tracker NAME")
     store = Store((results / cli.known_name(sweep)).absolute())
     if not follow and sweep not in {found.folder.name for found in sweeps(results)}:
         raise StoreError(f"{results}: holds no sweep {sweep}")
-    tracking.track(store, wandb=wandb, tensorboard=tensorboard, until=_end_of_stdin() if follow else None)
+    tracking.track(store, asked, until=_end_of_stdin() if follow else None)
 
 
 def _end_of_stdin() -> threading.Event:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bdb
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +24,7 @@ from orchestrator.records import beginning, kinds, mixtures
 from orchestrator.records.ranking import is_of_training
 from orchestrator.records.store import Row, Store, as_int, as_number
 from orchestrator.search import space
+from orchestrator.search.settings import parse_settings
 from orchestrator.text.formatting import measured, plain
 from orchestrator.training import by_hand, continuing, importing, replaying, trainer
 from orchestrator.views import tracking
@@ -45,7 +46,7 @@ Renames = Annotated[
 class _DefaultRun(TyperGroup):
     """`trial SPACE ...` means `trial run SPACE ...`, and `trial --from ...` means `trial continue --from ...`."""
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # Any: a class that typer does not publish
         if any(arg == "--from" or arg.startswith("--from=") for arg in args) and args[0] not in self.commands:
             args = ["continue", *args]
         elif args and args[0] not in {*self.commands, "--help"}:
@@ -73,6 +74,7 @@ def run(
     seed: cli.Seed = 0,
     wandb: cli.WandbOption = None,
     tensorboard: cli.TensorBoardOption = False,
+    tracker: cli.TrackerOption = None,
 ) -> None:
     """Train the trial of SPACE that --set describes.
 
@@ -81,24 +83,18 @@ def run(
     accelerate launch, they train it together.
     """
     console = cli.console()
+    trackers = tracking.asked(tracker or (), wandb=wandb, tensorboard=tensorboard)
     place = environment.rendezvous()
     environment.forget_launchers(keep=place)
     asked = space.read(space_file, [*(given or ()), *([f"train.epochs={epochs}"] if epochs else [])], seed=seed)
     config = trainer.identified(trainer.with_one_extractor(asked.default()))
     store = Store((results / cli.folder_name(name or f"{space_file.stem}-trials")).absolute())
-    if place is not None and place.processes > 1 and store.is_remote:
-        raise ConfigError(f"--results {results}: {place.processes} processes of a trial need a folder that all see")
-    mixtures.check(store, config, way_out=_WAY_OUT)
-    if place is not None and place.rank > 0:
-        trainer.follow(config, store)
-        return
-    trainer.check(config)
-    with beginning.begun(store, config.trial_id):
+
+    def begin() -> None:
         kinds.introduce(store, "trials", asked.question, asked.source)
         _print_settings(console, config)
-        with tracking.following(store, wandb=wandb, tensorboard=tensorboard, say=console.print):
-            error = train(console, config, store, asked.objective)
-    _report_end(console, config, store, error)
+
+    _train_by_hand(console, config, store, asked.objective, trackers, place, begin)
 
 
 @app.command("continue")
@@ -118,6 +114,7 @@ def continue_(
     ] = None,
     wandb: cli.WandbOption = None,
     tensorboard: cli.TensorBoardOption = False,
+    tracker: cli.TrackerOption = None,
 ) -> None:
     """Go on from the last weights of a trial, or from a file of weights, as a new trial whose parent the tables name.
 
@@ -125,9 +122,10 @@ def continue_(
     its state is known. The same command again resumes an interrupted trial.
     """
     console = cli.console()
+    trackers = tracking.asked(tracker or (), wandb=wandb, tensorboard=tensorboard)
     place = environment.rendezvous()
     environment.forget_launchers(keep=place)
-    settings = space.parse_settings(given or ())
+    settings = parse_settings(given or ())
     length = continuing.Length(more_epochs, epochs)
     if continuing.is_file(source):
         into = Store((results / cli.folder_name(name or "continued")).absolute())
@@ -136,22 +134,46 @@ def continue_(
         holder = replaying.holder(results, source, None if sweep is None else cli.known_name(sweep))
         into = holder if name is None else Store((results / cli.folder_name(name)).absolute())
         start = continuing.of_trial(holder, source, length, settings)
-    if place is not None and place.processes > 1 and into.is_remote:
-        raise ConfigError(f"--results {results}: {place.processes} processes of a trial need a folder that all see")
-    config = start.config
-    mixtures.check(into, config, way_out=_WAY_OUT)
-    if place is not None and place.rank > 0:
-        trainer.follow(config, into)
-        return
-    trainer.check(config)
-    with beginning.begun(into, config.trial_id):
+
+    def begin() -> None:
         kinds.introduce(into, "trials", f"Trials that continue {source}.")
-        _print_settings(console, config)
+        _print_settings(console, start.config)
         for remark in start.remarks:
             console.print(f"{source}: {remark}", soft_wrap=True, highlight=False)
-        with tracking.following(into, wandb=wandb, tensorboard=tensorboard, say=console.print):
-            error = train(console, config, into, replaying.recorded_objective(into), start=start)
-    _report_end(console, config, into, error)
+
+    objective = replaying.recorded_objective(into)
+    _train_by_hand(console, start.config, into, objective, trackers, place, begin, start=start)
+
+
+def _train_by_hand(
+    console: Console,
+    config: TrialConfig,
+    store: Store,
+    objective: Objective | None,
+    trackers: tracking.Asked,
+    place: environment.Rendezvous | None,
+    begin: Callable[[], None],
+    *,
+    start: continuing.Start | None = None,
+) -> None:
+    """Train a trial in this process, or this process's share of it, and say where it is. Exit where it failed.
+
+    `begin` is called once nothing is in the way of it.
+    """
+    if place is not None and place.processes > 1 and store.is_remote:
+        raise ConfigError(f"--results {store.folder.parent}: a trial of several processes needs a folder that all see")
+    mixtures.check(store, config, way_out=_WAY_OUT)
+    if place is not None and place.rank > 0:
+        trainer.follow(config, store)
+        return
+    trainer.check(config)
+    with beginning.begun(store, config.trial_id):
+        begin()
+        with tracking.following(store, trackers, say=console.print):
+            error = train(console, config, store, objective, start=start)
+    if error is not None:
+        cli.fail(f"trial {config.trial_id}: {error}\nIts log is {store.log_file(config.trial_id)}", cli.FAILED)
+    console.print(f"Trial {config.trial_id} is in {store.folder}", soft_wrap=True, highlight=False)
 
 
 @app.command("import")
@@ -183,7 +205,7 @@ def import_(
     Sizes are read off the file's shapes. Without --set data.name the data set is cpen455, at --set data.root=PATH.
     """
     console = cli.console()
-    settings = space.parse_settings(given or ())
+    settings = parse_settings(given or ())
     importing.check_settings(settings)
     settings = {"data.name": "cpen455", **settings, "model.fusion": fusion}
     config = trainer.with_one_extractor(TrialConfig.from_flat(settings))
@@ -295,13 +317,6 @@ def replay(
     console.print(f"All metrics of {len(again.wanted)} epochs are as recorded.", highlight=False)
 
 
-def _report_end(console: Console, config: TrialConfig, store: Store, error: str | None) -> None:
-    """Say where the trial is. Exit where it failed."""
-    if error is not None:
-        cli.fail(f"trial {config.trial_id}: {error}\nIts log is {store.log_file(config.trial_id)}", cli.FAILED)
-    console.print(f"Trial {config.trial_id} is in {store.folder}", soft_wrap=True, highlight=False)
-
-
 def train(
     console: Console,
     config: TrialConfig,
@@ -327,7 +342,7 @@ def train(
             asked.check()
             bar.update(task, description=stage, completed=done, total=total)
 
-        def on_epoch(row: dict[str, Any]) -> None:
+        def on_epoch(row: Row) -> None:
             _print_epoch(console, row)
 
         try:

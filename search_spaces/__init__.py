@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeAlias
 
 __all__ = [
     "COURSE_GRADING",
@@ -43,6 +43,7 @@ __all__ = [
     "goal",
     "ints",
     "pareto",
+    "soft_goal",
 ]
 
 Scalar: TypeAlias = str | int | float | bool | None
@@ -192,20 +193,32 @@ def _check_log(distribution: Ints | Floats, log: object) -> None:
         raise TypeError(f"{distribution}: log must be True or False")
 
 
+Shape: TypeAlias = Literal["linear", "logistic", "log-logistic"]
+
+
 @dataclass(frozen=True)
 class Goal:
-    """A metric is worth nothing at `worst` or beyond, everything at `best` or beyond, and in between its share."""
+    """What a metric is worth, by its value.
+
+    A linear one is worth nothing at `worst` or beyond, everything at `best` or beyond, and in between its share. A
+    logistic one is worth a tenth at `worst` and nine tenths at `best`, and never nothing or everything.
+    """
 
     worst: float
     best: float
     weight: float = 1.0
+    shape: Shape = "linear"
 
 
 @dataclass(frozen=True)
 class Desirability:
-    """The weighted geometric mean of how near each metric has come to its goal (Derringer and Suich 1980)."""
+    """The weighted geometric mean of what each metric is worth (Derringer and Suich 1980).
+
+    Where two are worth the same, `tie_break` decides.
+    """
 
     goals: Mapping[str, Goal]
+    tie_break: Mapping[str, Goal] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -235,12 +248,23 @@ def goal(worst: float, best: float, *, weight: float = 1.0) -> Goal:
     return Goal(float(worst), float(best), float(weight))
 
 
+def soft_goal(worst: float, best: float, *, weight: float = 1.0, log: bool = False) -> Goal:
+    """A goal that nothing reaches and nothing misses wholly: worth 0.1 at `worst`, 0.9 at `best`, better always more.
+
+    It is logistic in the value (Lazic 2015), or with `log` in the value's logarithm, for a metric whose ratios count.
+    """
+    made = goal(worst, best, weight=weight)
+    if log and (made.worst <= 0 or made.best <= 0):
+        raise ValueError(f"soft_goal({worst!r}, {best!r}, log=True): both must be above 0")
+    return replace(made, shape="log-logistic" if log else "logistic")
+
+
 def desirability(**goals: Goal) -> Desirability:
-    """`desirability(val_acc=goal(0.25, 0.75), fid=goal(60, 30, weight=2))`; without goals `val_acc` and `fid` alike."""
+    """`desirability(val_acc=goal(0.25, 0.75), fid=goal(60, 30, weight=2))`; without goals, soft ones of both."""
     for name, wanted in goals.items():
         if not isinstance(wanted, Goal):
             raise TypeError(f"desirability({name}={wanted!r}): expected {name}=goal(worst, best)")
-    return Desirability(goals or {"val_acc": goal(0.0, 1.0), "fid": goal(100.0, 0.0)})
+    return Desirability(goals or _SOFT)
 
 
 def constrained(metric: str, **limits: float) -> Constrained:
@@ -269,5 +293,10 @@ def _is_number(value: object, *kinds: type) -> bool:
     return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)  # type: ignore[arg-type]
 
 
-COURSE_GRADING = desirability(val_acc=goal(0.25, 0.75), fid=goal(60.0, 30.0))
-"""The grading scheme of the course: accuracy from 25% to 75%, FID (192 features) from 60 to 30, both alike."""
+_SOFT = {"val_acc": soft_goal(0.5, 0.9), "fid": soft_goal(400.0, 10.0, log=True)}
+
+COURSE_GRADING = Desirability({"val_acc": goal(0.25, 0.75), "fid": goal(60.0, 30.0)}, tie_break=_SOFT)
+"""The grading scheme of the course: accuracy from 25% to 75%, FID (192 features) from 60 to 30, both alike.
+
+It gives full marks to all from 75% and 30 on. Of such, and of those without any marks, `desirability()` prefers one.
+"""

@@ -8,9 +8,14 @@ import os
 import signal
 import threading
 
+import hypothesis
 import torch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
+
+# A busy machine, or one that measures coverage, is slow now and then; a hang is what pytest's timeout is for.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 torch.set_num_threads(1)
 
 if threading.current_thread() is threading.main_thread():

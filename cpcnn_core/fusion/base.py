@@ -151,6 +151,7 @@ class Fusion(nn.Module):
     """Base of all variants. A variant builds its parameters for the sites it uses and returns their modulations."""
 
     Options: ClassVar[type[FusionOptions]] = FusionOptions
+    Diagnostics: ClassVar[tuple[str, ...]] = ()  # the names in `diagnostics`: each is a column of the results
 
     def __init__(self, sites: tuple[Site, ...], label_dim: int, options: FusionOptions) -> None:
         super().__init__()

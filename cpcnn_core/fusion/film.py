@@ -26,6 +26,7 @@ class Film(SiteFusion):
     """
 
     Options: ClassVar[type[FusionOptions]] = FilmOptions
+    Diagnostics: ClassVar[tuple[str, ...]] = ("gamma_mean", "gamma_std", "beta_mean", "beta_std")
 
     def __init__(self, sites: tuple[Site, ...], label_dim: int, options: FusionOptions) -> None:
         super().__init__(sites, label_dim, options)

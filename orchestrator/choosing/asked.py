@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from cpcnn_core.config import NOT_IDENTIFYING, PROTOCOL, SINCE_PROTOCOL_2, Scalar, field_defaults
 from orchestrator.choosing.where import Condition
 from orchestrator.records.ranking import Entry
 from orchestrator.records.space_record import RecordedChoice, RecordedField, RecordedSpace
-from orchestrator.records.store import OPTION_PREFIX
+from orchestrator.records.store import OPTION_PREFIX, Row, as_scalar
 from orchestrator.records.sweep_file import SweepRecord
 
 _QUANTIZE = "data.quantize"
@@ -57,7 +56,7 @@ def parted(entries: Iterable[Entry], sweep: SweepRecord) -> Parted:
     return found
 
 
-def asks_for(sweep: SweepRecord, row: Mapping[str, Any]) -> bool:
+def asks_for(sweep: SweepRecord, row: Row) -> bool:
     """Whether the sweep asks for the trial of this row of `trials`.
 
     Of a sweep of an earlier release, whose fields are not recorded or whose defaults were others, every trial that was
@@ -75,21 +74,21 @@ def asks_for(sweep: SweepRecord, row: Mapping[str, Any]) -> bool:
     defaults = field_defaults(str(settings.get("data.name") or field_defaults("digits")["data.name"]))
     options = [name for name, value in row.items() if name.startswith(OPTION_PREFIX) and value is not None]
     return all(
-        varied[name].admits(row.get(name)) if name in varied else _is_set(name, row, settings, defaults)
+        varied[name].admits(as_scalar(row.get(name))) if name in varied else _is_set(name, row, settings, defaults)
         for name in dict.fromkeys((*defaults, *settings, *varied, *options))
         if name not in NOT_IDENTIFYING
     )
 
 
-def _varied(fields: RecordedSpace, row: Mapping[str, Any]) -> Iterator[tuple[str, RecordedField]]:
+def _varied(fields: RecordedSpace, row: Row) -> Iterator[tuple[str, RecordedField]]:
     """How each field varies that is active under the row's options."""
     for field, recorded in fields.items():
         yield field, recorded
         if isinstance(recorded, RecordedChoice):
-            yield from _varied(recorded.branch(row.get(field)) or {}, row)
+            yield from _varied(recorded.branch(as_scalar(row.get(field))) or {}, row)
 
 
-def _is_set(name: str, row: Mapping[str, Any], settings: Mapping[str, Scalar], defaults: Mapping[str, Scalar]) -> bool:
+def _is_set(name: str, row: Row, settings: Mapping[str, Scalar], defaults: Mapping[str, Scalar]) -> bool:
     """Whether the row has what the settings say of a field that does not vary, or else its default."""
     wanted = settings.get(name, defaults.get(name))
     if name == _QUANTIZE and wanted is None:

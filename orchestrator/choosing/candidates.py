@@ -33,7 +33,7 @@ from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.text.formatting import plain
 
 Floats: TypeAlias = NDArray[np.float64]
-Column: TypeAlias = NDArray[Any]  # of floats, or of objects, as the table has it
+Column: TypeAlias = NDArray[Any]  # Any: of floats, or of objects, as the table has it
 Drawn: TypeAlias = tuple[str | None, int | None, str | None]  # extractor, images, reference of what was drawn
 
 _NAMED = 3  # trials in a message
@@ -72,7 +72,7 @@ class Trials:
         store, table = self._tables[part]
         if number not in self._rows:
             at = number - (self._ends[part] - len(table))
-            [self._rows[number]] = table.slice(at, 1).to_pylist()
+            [self._rows[number]] = arrays.rows(table.slice(at, 1))
         return store, self._rows[number]
 
     def column(self, name: str) -> Column:
@@ -125,7 +125,7 @@ class Candidates:
         """The trial with its epochs, and the row's epoch in full."""
         store, trial = self.trials[self.trial[row]]
         epochs = tuple(store.epochs_of(str(trial["trial_id"])))
-        [epoch] = [held for held in epochs if held["epoch"] == self.epoch[row]]
+        [epoch] = [each for each in epochs if each["epoch"] == self.epoch[row]]
         return Entry(store, trial, epochs), epoch
 
 
@@ -528,7 +528,8 @@ def _column(table: pa.Table, name: str) -> Column:
         column = column.fill_null(DEFAULTS[name])
     if pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or pa.types.is_null(column.type):
         return arrays.numbers(column)
-    return np.array(column.to_pylist(), dtype=object)
+    is_time = pa.types.is_timestamp(column.type)
+    return np.array(arrays.times(column) if is_time else column.to_pylist(), dtype=object)
 
 
 def folder_size(entry: tuple[Store, Row], epoch: int) -> float | None:

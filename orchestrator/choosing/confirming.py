@@ -11,11 +11,10 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import JsonValue
+from pydantic import BaseModel, ConfigDict, JsonValue
 from scipy import stats
 
 from cpcnn_core.config import Scalar, TrialConfig
@@ -77,29 +76,30 @@ class Question:
             "objective": self.objective.describe(),
             "source": self.source,
             "finalists": [
-                {"sweep": held.sweep, "trial_id": held.trial_id, "value": held.value, "settings": dict(held.settings)}
-                for held in self.finalists
+                {"sweep": each.sweep, "trial_id": each.trial_id, "value": each.value, "settings": dict(each.settings)}
+                for each in self.finalists
             ],
             "seeds": list(self.seeds),
             "rule": self.rule,
         }
 
     @classmethod
-    def from_description(cls, described: Mapping[str, Any]) -> Question:
+    def from_description(cls, described: Mapping[str, JsonValue]) -> Question:
         """From what `describe` gave."""
+        asked = _Description.model_validate(described)
         return cls(
-            described["metric"],
-            described["direction"],
-            Objective.from_description(described["objective"]),
-            described["source"],
-            tuple(Finalist(**held) for held in described["finalists"]),
-            tuple(described["seeds"]),
-            described["rule"],
+            asked.metric,
+            asked.direction,
+            Objective.from_description(asked.objective),
+            asked.source,
+            tuple(asked.finalists),
+            tuple(asked.seeds),
+            asked.rule,
         )
 
     def space(self) -> SearchSpace:
         """The grid of finalists and seeds."""
-        flats = [held.settings for held in self.finalists]
+        flats = [finalist.settings for finalist in self.finalists]
         shared = {key: value for key, value in flats[0].items() if all(_has(flat, key, value) for flat in flats)}
         varied = [key for key in dict.fromkeys(key for flat in flats for key in flat) if key not in shared]
         return SearchSpace(
@@ -112,6 +112,20 @@ class Question:
             sampler="grid",
             schedule=Schedule(name="none"),
         )
+
+
+class _Description(BaseModel):
+    """What `Question.describe` gives, as it comes back from sweep.json."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    metric: str
+    direction: Direction
+    objective: dict[str, JsonValue]
+    source: str | None
+    finalists: list[Finalist]
+    seeds: list[int]
+    rule: str
 
 
 def name_of(sweeps: Sequence[str], **asked: Scalar) -> str:
@@ -316,13 +330,13 @@ def compare(
     finalists, and estimated from all of them together with sum(R_k - 1) degrees of freedom. It adds to what the images
     leave open, with degrees of freedom after Satterthwaite 1946. A width is None where neither is known.
     """
-    means = np.array([held.mean() for held in runs])
-    freedom = sum(len(held) - 1 for held in runs)
-    within = sum(float(np.square(held - held.mean()).sum()) for held in runs) / freedom if freedom else 0.0
-    of_images = np.stack([held.mean(axis=1) for held in errors], axis=1)
+    means = np.array([values.mean() for values in runs])
+    freedom = sum(len(values) - 1 for values in runs)
+    within = sum(float(np.square(values - values.mean()).sum()) for values in runs) / freedom if freedom else 0.0
+    of_images = np.stack([values.mean(axis=1) for values in errors], axis=1)
     halves: list[float | None] = []
-    for index, held in enumerate(runs):
-        of_seeds = within / len(held)
+    for index, values in enumerate(runs):
+        of_seeds = within / len(values)
         variance = of_seeds + float(of_images[:, index].var())
         if not freedom and variance == 0:
             halves.append(None)
@@ -332,7 +346,7 @@ def compare(
     rng = np.random.default_rng(seed)
     shape = of_images.shape
     noise = rng.standard_t(freedom, shape) if freedom else np.zeros(shape)
-    drawn = means + of_images + noise * np.sqrt(within / np.array([len(held) for held in runs]))
+    drawn = means + of_images + noise * np.sqrt(within / np.array([len(values) for values in runs]))
     return means, halves, probability_of_best(drawn)
 
 

@@ -199,14 +199,14 @@ def describe(decision: Decision, *, top: int) -> dict[str, object]:
 
 def sentences(decision: Decision) -> list[str]:
     """What the table does not say."""
-    said = [f"{note}." for note in decision.notes]
+    lines = [f"{note}." for note in decision.notes]
     verdict, metric = decision.verdict, decision.epochs.objective.metric
     chosen = f"Chosen by --rule {decision.rule}: {_named(decision)}"
     if verdict is None:
-        return [*said, f"{chosen}."]
+        return [*lines, f"{chosen}."]
     bounds = interval(*_turned(decision, verdict.corrected_low, verdict.corrected_high))
     return [
-        *said,
+        *lines,
         f"{chosen}. Corrected for the choice its {metric} is {measured(decision.sign * verdict.corrected)} ({bounds}).",
         *_of_the_set(decision, verdict),
     ]
@@ -225,7 +225,7 @@ def _of_the_set(decision: Decision, verdict: Verdict) -> list[str]:
     count, judged = len(np.unique(trial[together])), len(np.unique(trial))
     share = probability(min(1.0, float(verdict.probability[together].sum())))
     known = "" if judged == decision.total_trials else f"; {decision.total_trials - judged} others are not judged"
-    said = [
+    lines = [
         (
             f"{count} of {judged} trials cannot be told from the best (*){known}. With 95% confidence the truly best "
             f"trial is among them; their P(best) adds up to {share}."
@@ -235,8 +235,8 @@ def _of_the_set(decision: Decision, verdict: Verdict) -> list[str]:
         why = f"--rule {decision.rule} goes by more than the best value of each trial, and the set by that alone"
         if decision.rule == "max" or not decision.epochs.kept[together].any():
             why = "the weights of their best epochs are not on disk"
-        said.append(f"The choice is not among them: {why}.")
-    return said
+        lines.append(f"The choice is not among them: {why}.")
+    return lines
 
 
 def ensemble_of(decision: Decision, count: int) -> Gain:

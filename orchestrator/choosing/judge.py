@@ -354,7 +354,7 @@ def _different(redrawn: Array, rows: Ints, rounding: float) -> list[int]:
     """The first of each kind among `rows`, of those that are equal in all redraws."""
     found: list[int] = []
     for row in rows.tolist():
-        if not any((np.abs(redrawn[:, row] - redrawn[:, held]) <= rounding).all() for held in found):
+        if not any((np.abs(redrawn[:, row] - redrawn[:, kept]) <= rounding).all() for kept in found):
             found.append(row)
     return found
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from cpcnn_core.config import NOT_IDENTIFYING
 from cpcnn_core.suggest import nearest
 from orchestrator.choosing.candidates import ChoiceError
-from orchestrator.records import data_kinds
+from orchestrator.records import arrays, data_kinds
 from orchestrator.records.data_kinds import DATA, Data
 from orchestrator.records.kinds import IN_WORDS, Kind, kind_of
 from orchestrator.records.location import Folder
-from orchestrator.records.store import Store, StoreError, sweeps
+from orchestrator.records.store import Store, StoreError, as_scalar, sweeps
 from orchestrator.records.sweep_file import Asked, SweepRecord
 from orchestrator.text import calling
 
@@ -45,16 +45,16 @@ class Selection:
         """What was chosen from, and what was not; None where the user said it."""
         if self.kind is None:
             return None
-        said = f"Chosen from {_listed(store.folder.name for store in self.stores)}"
+        sentence = f"Chosen from {_listed(store.folder.name for store in self.stores)}"
         if self.kind != "sweep":
-            said += f" ({IN_WORDS[self.kind]}; no sweep has an epoch)"
+            sentence += f" ({IN_WORDS[self.kind]}; no sweep has an epoch)"
         reasons: dict[str, list[str]] = {}
         for name, reason in self.left_out.items():
             reasons.setdefault(reason, []).append(name)
         if not reasons:
-            return f"{said}."
+            return f"{sentence}."
         rest = "; ".join(f"{_listed(names)} ({reason})" for reason, names in reasons.items())
-        return f"{said}. Left out: {rest}. --sweep NAME chooses from what it names."
+        return f"{sentence}. Left out: {rest}. --sweep NAME chooses from what it names."
 
     def describe(self) -> dict[str, object]:
         """As JSON."""
@@ -121,7 +121,7 @@ def select(results: Folder, names: Sequence[str]) -> Selection:
         left_out |= others
     order = {name: at for at, name in enumerate(found)}
     return Selection(
-        tuple(folder.store for folder in among), kind, dict(sorted(left_out.items(), key=lambda held: order[held[0]]))
+        tuple(folder.store for folder in among), kind, dict(sorted(left_out.items(), key=lambda item: order[item[0]]))
     )
 
 
@@ -152,8 +152,8 @@ def _of_the_latest_data(among: Sequence[_Folder]) -> tuple[list[_Folder], dict[s
     for folder in among:
         trials = folder.store.latest_attempts().columns
         data[folder.name] = set(data_kinds.kinds_of(trials, DATA))
-        begun = [] if folder.kind == "sweep" and folder.asked else trials["started"].to_pylist()
-        began[folder.name] = max([folder.asked, *map(str, begun)])
+        begun = [] if folder.kind == "sweep" and folder.asked else arrays.times(trials["started"])
+        began[folder.name] = max([folder.asked, *(str(as_scalar(time)) for time in begun)])
     latest = max(among, key=lambda folder: began[folder.name])
     alike = [folder for folder in among if data[folder.name] == data[latest.name]]
     others = {

@@ -6,17 +6,18 @@ import operator
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cpcnn_core.config import Scalar
 from cpcnn_core.errors import UserError
 from cpcnn_core.suggest import nearest
+from orchestrator.records.columns import Cell
 from orchestrator.text.formatting import plain, settings_apart
 
-_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {  # of numbers and texts as of whole arrays
+_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {  # Any: of numbers and texts as of whole arrays
     "<=": operator.le,
     ">=": operator.ge,
     "==": operator.eq,
@@ -50,16 +51,18 @@ class Condition:
         value = _quoted(self.value) if isinstance(self.value, str) else plain(self.value)
         return f"{self.column} {self.operator} {value}"
 
-    def holds(self, values: Iterable[Scalar]) -> NDArray[np.bool_]:
+    def holds(self, values: Iterable[Cell]) -> NDArray[np.bool_]:
         """Where it holds; never where a value is missing. Raise WhereError where text meets a number."""
         if isinstance(values, np.ndarray) and values.dtype.kind == "f" and isinstance(self.value, float):
             compared: NDArray[np.bool_] = _OPERATORS[self.operator](values, self.value) & ~np.isnan(values)
             return compared
         listed = np.asarray(values, dtype=object)
+        if any(isinstance(value, datetime) for value in listed):
+            return self._holds_of_times(listed)
         there = np.array([value is not None and value == value for value in listed], dtype=bool)  # NaN differs from NaN
-        held = np.zeros(len(listed), dtype=bool)
+        holds = np.zeros(len(listed), dtype=bool)
         if not there.any():
-            return held
+            return holds
         if len({isinstance(value, str) for value in listed[there]} | {isinstance(self.value, str)}) > 1:
             kind = "text, which is compared with text in quotes" if isinstance(self.value, float) else "numbers"
             if all(isinstance(value, bool) for value in listed[there]):
@@ -68,10 +71,21 @@ class Condition:
         if isinstance(self.value, str) and self.operator not in {"==", "!="}:
             raise WhereError(f"--where {self}: texts are equal (==) or not (!=)")
         kind_of = str if isinstance(self.value, str) else float
-        held[there] = _OPERATORS[self.operator](listed[there].astype(object if kind_of is str else float), self.value)
-        return held
+        holds[there] = _OPERATORS[self.operator](listed[there].astype(object if kind_of is str else float), self.value)
+        return holds
 
-    def nearest(self, values: Iterable[Scalar]) -> str | None:
+    def _holds_of_times(self, values: NDArray[np.object_]) -> NDArray[np.bool_]:
+        """Where it holds of times; one that is given without a zone is in UTC."""
+        try:
+            given = datetime.fromisoformat(str(self.value))
+        except ValueError:
+            example = Condition(self.column, ">=", "2026-01-31 12:00")
+            raise WhereError(f"--where {self}: {self.column} holds times, which are compared as in {example}") from None
+        asked = given if given.tzinfo else given.replace(tzinfo=UTC)
+        compare = _OPERATORS[self.operator]
+        return np.array([value is not None and bool(compare(value, asked)) for value in values], dtype=bool)
+
+    def nearest(self, values: Iterable[Cell]) -> str | None:
         """Of values that do not meet it, the one that misses it by least, or the texts that there are; None of none."""
         there = [value for value in values if value is not None and value == value]
         if not there:
@@ -80,7 +94,8 @@ class Condition:
             texts = sorted({str(value) for value in there})
             return ", ".join(texts[:_TEXTS]) + (f" and {len(texts) - _TEXTS} others" if len(texts) > _TEXTS else "")
         number = self.value
-        return settings_apart([min(map(float, there), key=lambda value: abs(value - number)), number])[0]
+        numbers = [float(value) for value in there if isinstance(value, int | float)]  # np.float64 is a float
+        return settings_apart([min(numbers, key=lambda value: abs(value - number)), number])[0]
 
 
 def parse(text: str) -> tuple[Condition, ...]:

@@ -5,23 +5,27 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cpcnn_core.config import LOCATIONS, PROTOCOL, Scalar, TrialConfig
 from orchestrator.exporting import submission
+from orchestrator.exporting.export_record import Choice, ExportRecord
 from orchestrator.records.ranking import Entry, is_of_training
-from orchestrator.records.store import StoreError
+from orchestrator.records.store import StoreError, as_number
 from orchestrator.records.sweep_file import SweepRecord
-from orchestrator.search.space import parse_settings
+from orchestrator.search.settings import parse_settings
 from orchestrator.text.formatting import interval, measured, plain, probability
 from orchestrator.text.markdown import block, code, prose
 
 if TYPE_CHECKING:
     from cpcnn_core.data import Dataset
 
+_MODEL_FILE = "model.py"
+
 _FILES = (
     ("weights.safetensors", "the weights, their configuration in the header"),
     ("conditional_pixelcnn.pth", "the same as a plain state_dict under the starter code's names"),
+    (_MODEL_FILE, "the network in one file that needs PyTorch alone and loads conditional_pixelcnn.pth"),
     ("config.json", "the configuration"),
     ("metrics.json", "what was recorded, what was measured again, the confusion matrix, how it was chosen"),
     (submission.PREDICTIONS, "predictions of the test images, header `id,label`, last row `fid`"),
@@ -32,8 +36,10 @@ _FILES = (
 )
 
 
-def written(entry: Entry, config: TrialConfig, held: Mapping[str, Any], data: Dataset) -> str:
-    """The card as Markdown. `held` is the content of metrics.json."""
+def written(
+    entry: Entry, config: TrialConfig, record: ExportRecord, data: Dataset, *, has_model_file: bool = True
+) -> str:
+    """The card as Markdown. `record` is the content of metrics.json."""
     network = (
         f"A class-conditional PixelCNN++ that draws and classifies {config.data.name} images of "
         f"{'x'.join(map(str, data.image_shape))} (channels, height, width) in {data.nr_classes} classes."
@@ -44,9 +50,9 @@ def written(entry: Entry, config: TrialConfig, held: Mapping[str, Any], data: Da
     lines = [
         "# Model card",
         "",
-        *described(entry, config, held, network, images),
-        f"- exported by commit `{held['exported']['git_commit']}` at {held['exported']['at']}",
-        *(f"- {name} {version}" for name, version in held["versions"].items()),
+        *described(entry, config, record, network, images),
+        f"- exported by commit `{record.exported['git_commit']}` at {record.exported['at']}",
+        *(f"- {name} {version}" for name, version in record.versions.items()),
         "",
         "To check this folder:" if len(commands) == 1 else "To train it again, and to check this folder:",
         "",
@@ -54,16 +60,16 @@ def written(entry: Entry, config: TrialConfig, held: Mapping[str, Any], data: Da
         "",
         "## Files",
         "",
-        *(f"- `{name}`: {what}" for name, what in _FILES),
+        *(f"- `{name}`: {what}" for name, what in _FILES if name != _MODEL_FILE or has_model_file),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _trained(entry: Entry, config: TrialConfig, held: Mapping[str, Any], network: str, images: str) -> list[str]:
+def _trained(entry: Entry, config: TrialConfig, record: ExportRecord, network: str, images: str) -> list[str]:
     """What there is to say of a network that was trained here."""
-    sweep, trained = _sweep(entry), held["trained"]
+    sweep, trained = _sweep(entry), record.origin
     trial = (
-        f"Epoch {held['recorded']['epoch']} of trial `{entry.trial_id}` of the sweep {code(entry.store.folder.name)}."
+        f"Epoch {record.recorded['epoch']} of trial `{entry.trial_id}` of the sweep {code(entry.store.folder.name)}."
     )
     place = f"on {prose(str(trained['device']))}, {trained['started']} to {trained['ended']}"
     return [
@@ -78,7 +84,7 @@ def _trained(entry: Entry, config: TrialConfig, held: Mapping[str, Any], network
         "",
         "## How sure",
         "",
-        *_certainty(held),
+        *_certainty(record),
         "",
         "## The configuration",
         "",
@@ -90,11 +96,11 @@ def _trained(entry: Entry, config: TrialConfig, held: Mapping[str, Any], network
     ]
 
 
-def _imported(entry: Entry, config: TrialConfig, held: Mapping[str, Any], network: str, images: str) -> list[str]:
+def _imported(entry: Entry, config: TrialConfig, record: ExportRecord, network: str, images: str) -> list[str]:
     """What there is to say of a network of which the weights are all that is known."""
     known = {name: value for name, value in config.flat().items() if not is_of_training(name) and name != "source"}
     of_file = {name: value for name, value in known.items() if name.startswith("model.")}
-    read = held["imported"]
+    read = record.origin
     return [
         f"{network} It was not trained here: its weights were imported from a file.",
         "",
@@ -120,7 +126,7 @@ def _imported(entry: Entry, config: TrialConfig, held: Mapping[str, Any], networ
         "",
         "## How sure",
         "",
-        *_certainty(held),
+        *_certainty(record),
         "",
         "## Where it comes from",
         "",
@@ -142,31 +148,31 @@ def _searched(sweep: SweepRecord) -> list[str]:
     return [*(f"- {code(name)}: {prose(str(value))}" for name, value in sweep.asked.space.items()), ""]
 
 
-def _certainty(held: Mapping[str, Any]) -> list[str]:
-    choice, own, graded = held["choice"], held["measured_again"], held["as_graded"]
-    said = [f"- measured again before the export: {name} {measured(value, 5)}" for name, value in own.items()]
+def _certainty(record: ExportRecord) -> list[str]:
+    choice, own, graded = record.choice, record.measured_again, record.as_graded
+    lines = [f"- measured again before the export: {name} {measured(value, 5)}" for name, value in own.items()]
     if graded is not None:
-        said.append(
+        lines.append(
             "- this trial rounds the pixels of resized images. On its own pixels, which the predictions handed in are "
             f"of, it has {_both(own)}; the course's scripts do not round, and give conditional_pixelcnn.pth "
             f"{_both(graded)}"
         )
-    handed = held["submission"]
+    handed = record.submission
     if handed["fid"] is not None:
-        said.append(
-            f"- FID of the {handed['fid_images']} images handed in: {measured(handed['fid'], 3)}, features "
+        lines.append(
+            f"- FID of the {handed['fid_images']} images handed in: {measured(as_number(handed['fid']), 3)}, features "
             f"{handed['fid_extractor']}, reference {handed['fid_reference']}; no FID measured otherwise compares"
         )
     else:
-        said.append(f"- no FID of the images handed in: {prose(str(handed['fid_error']))}")
+        lines.append(f"- no FID of the images handed in: {prose(str(handed['fid_error']))}")
     if choice is None:
-        return said
+        return lines
     if "confirmed" in choice:
-        return [*said, *_confirmed(choice)]
+        return [*lines, *_confirmed(choice)]
     sweeps = ", ".join(code(name) for name in choice["sweeps"])
-    said.append(f"- chosen by `--rule {choice['rule']}` among {choice['trials']} trials of {sweeps}")
+    lines.append(f"- chosen by `--rule {choice['rule']}` among {choice['trials']} trials of {sweeps}")
     if choice["corrected"] is not None:
-        said += [
+        lines += [
             (
                 f"- {choice['metric']} corrected for the choice: {measured(choice['corrected']['value'])}, "
                 f"95% interval {interval(*choice['corrected']['interval'])}; this, not the value that led to the "
@@ -177,14 +183,14 @@ def _certainty(held: Mapping[str, Any]) -> list[str]:
                 "confidence the truly best one is among them"
             ),
         ]
-    return [*said, *(f"- {prose(note)}" for note in choice["notes"])]
+    return [*lines, *(f"- {prose(note)}" for note in choice["notes"])]
 
 
 def _both(found: Mapping[str, float]) -> str:
     return f"val_acc {measured(found['val_acc'], 5)} and val_bpd {measured(found['val_bpd'], 5)}"
 
 
-def _confirmed(choice: Mapping[str, Any]) -> list[str]:
+def _confirmed(choice: Choice) -> list[str]:
     confirmed = choice["confirmed"]
     best = confirmed["finalists"][0]
     runs = ", ".join(f"{measured(run['value'])} (seed {run['seed']})" for run in best["runs"])

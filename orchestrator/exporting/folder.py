@@ -12,22 +12,29 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from cpcnn_core import checkpoint, evaluate, starter
 from cpcnn_core.config import Scalar, TrialConfig
-from cpcnn_core.data import Dataset
+from cpcnn_core.data import Dataset, to_model
 from cpcnn_core.errors import CpcnnError, LikelihoodError, RunError, UserError
+from cpcnn_core.evaluation import Evaluation
 from cpcnn_core.fid import Distance
 from cpcnn_core.files import sha256
-from orchestrator.exporting import card, submission
+from cpcnn_core.metrics import of_evaluation
+from cpcnn_core.model import ConditionalPixelCNN
+from cpcnn_core.sources import SOURCES
+from orchestrator.exporting import card, model_file, submission
+from orchestrator.exporting.export_record import Choice, ExportRecord
 from orchestrator.records import location, provenance
 from orchestrator.records.ranking import Entry
+from orchestrator.records.store import Row, as_number, as_scalar
 from orchestrator.text.names import identifier
 from orchestrator.training import trainer
+
+_COMPARED = 16  # validation images on which model.py must give what the network gives
 
 TOLERANCE = 1e-4  # of metrics and logits; relative ones allow for a temperature of some hundreds
 RELATIVE_TOLERANCE = 1e-5
@@ -54,7 +61,7 @@ class Exported:
     as_graded: Mapping[str, float] | None  # the same on unrounded pixels, where the trial's are rounded
 
 
-def usual(entry: Entry, epoch: Mapping[str, Any], metric: str) -> Path:
+def usual(entry: Entry, epoch: Row, metric: str) -> Path:
     """Where an epoch is exported to unless the user says otherwise: a folder within the sweep's, on this machine."""
     sweep = entry.store.folder
     exports = location.beside(sweep.parent) / sweep.name / "exports"
@@ -63,13 +70,13 @@ def usual(entry: Entry, epoch: Mapping[str, Any], metric: str) -> Path:
 
 def export(
     entry: Entry,
-    epoch: Mapping[str, Any],
+    epoch: Row,
     metric: str,
     out: Path,
     *,
     force: bool = False,
     data_root: Scalar = None,
-    choice: Mapping[str, Any] | None = None,
+    choice: Choice | None = None,
 ) -> Exported:
     """Write the epoch's weights and all that is handed in with them to `out`, once they measure what was recorded.
 
@@ -118,7 +125,7 @@ def _check_free(out: Path, *, force: bool) -> None:
 class _Again:
     """What the weights measure again."""
 
-    evaluation: evaluate.Evaluation
+    evaluation: Evaluation
     checked: Mapping[str, tuple[float, float]]
     as_graded: Mapping[str, float] | None
     distance: Distance | str  # of the images handed in, or why there is none
@@ -128,10 +135,10 @@ def _fill(
     folder: Path,
     source: location.Folder,
     entry: Entry,
-    epoch: Mapping[str, Any],
+    epoch: Row,
     metric: str,
     data_root: Scalar,
-    choice: Mapping[str, Any] | None,
+    choice: Choice | None,
 ) -> _Again:
     """Write all but the checksums. Raise ExportError, MismatchError, LikelihoodError."""
     try:
@@ -151,36 +158,61 @@ def _fill(
     submission.write_predictions(folder, predicted, None if isinstance(distance, str) else distance.value)
     layout = starter.Layout.of_notes(loaded.notes, source)
     starter.export_starter(folder / STARTER_WEIGHTS, loaded.model.cpu(), layout)
+    has_model_file = _write_model_file(folder / model_file.NAME, loaded.model, config, data, layout)
     _write_json(folder / CONFIG, loaded.config.model_dump(mode="json"))
     again = _Again(evaluation, checked, as_graded, distance)
-    content = _content(entry, epoch, again, {"chosen_by": metric, "choice": choice}, test_images=len(data.test))
-    _write_json(folder / METRICS, content)
-    (folder / CARD).write_text(card.written(entry, loaded.config, content, data), encoding="utf-8")
+    record = _record(entry, epoch, again, metric, choice, test_images=len(data.test))
+    _write_json(folder / METRICS, record.as_json())
+    (folder / CARD).write_text(
+        card.written(entry, loaded.config, record, data, has_model_file=has_model_file), encoding="utf-8"
+    )
     return again
 
 
-def _content(
-    entry: Entry, epoch: Mapping[str, Any], again: _Again, chosen: Mapping[str, Any], *, test_images: int
-) -> dict[str, Any]:
-    """What metrics.json says."""
+def _write_model_file(
+    path: Path, model: ConditionalPixelCNN, config: TrialConfig, data: Dataset, layout: starter.Layout | None
+) -> bool:
+    """Write the network as a file of its own, where it has one. Raise MismatchError where that gives other outputs."""
+    prior = evaluate.log_prior(config.eval.prior, data.train.labels, data.nr_classes)
+    text = model_file.written(model, prior, layout)
+    if text is None:
+        return False
+    some, labels = (part[:_COMPARED] for part in (data.validation.images, data.validation.labels))
+    difference = model_file.difference(text, starter.starter_state_dict(model, layout), model, to_model(some), labels)
+    if difference > TOLERANCE:
+        raise MismatchError(f"{path}: gives other outputs than the network, by {difference:.2g}; nothing was exported")
+    path.write_text(text, encoding="utf-8")
+    return True
+
+
+def _record(
+    entry: Entry, epoch: Row, again: _Again, metric: str, choice: Choice | None, *, test_images: int
+) -> ExportRecord:
+    return ExportRecord(
+        sweep=entry.store.folder.name,
+        trial_id=entry.trial_id,
+        chosen_by=metric,
+        choice=choice,
+        recorded=_recorded(epoch),
+        measured_again={name: measured for name, (_, measured) in again.checked.items()},
+        as_graded=again.as_graded,
+        confusion=again.evaluation.confusion.tolist(),
+        submission=_fid(again.distance) | {"images_per_class": submission.PER_CLASS, "test_images": test_images},
+        is_imported=entry.is_imported,
+        origin={key: as_scalar(entry.trial[key]) for key in ("git_commit", "host", "device", "started", "ended")},
+        exported={"at": provenance.now(), "git_commit": provenance.git_commit()},
+        versions=provenance.versions(),
+    )
+
+
+def _recorded(epoch: Row) -> dict[str, Scalar]:
+    """The epoch's row, without the columns in which other fusions log."""
     return {
-        "sweep": entry.store.folder.name,
-        "trial_id": entry.trial_id,
-        **chosen,
-        "recorded": dict(epoch),
-        "measured_again": {name: measured for name, (_, measured) in again.checked.items()},
-        "as_graded": again.as_graded,  # as the course's scripts, which do not round pixels, would measure the weights
-        "confusion": again.evaluation.confusion.tolist(),  # rows: true classes, columns: predicted ones
-        "submission": _fid(again.distance) | {"images_per_class": submission.PER_CLASS, "test_images": test_images},
-        "imported" if entry.is_imported else "trained": {
-            key: entry.trial[key] for key in ("git_commit", "host", "device", "started", "ended")
-        },
-        "exported": {"at": provenance.now(), "git_commit": provenance.git_commit()},
-        "versions": provenance.versions(),
+        name: as_scalar(value) for name, value in epoch.items() if value is not None or not name.startswith("fusion.")
     }
 
 
-def sentences(done: Exported, entry: Entry, epoch: Mapping[str, Any], metric: str) -> list[str]:
+def sentences(done: Exported, entry: Entry, epoch: Row, metric: str) -> list[str]:
     """What the user is told of an export."""
     compared = done.checked.get(metric)
     agreed = f": {metric} {compared[0]:.6f} recorded, {compared[1]:.6f} measured again" if compared else ""
@@ -222,13 +254,12 @@ def _verify(folder: Path, data_root: Scalar) -> dict[str, float]:
     if TrialConfig.from_tree(json.loads((folder / CONFIG).read_text())) != loaded.config:
         raise MismatchError(f"{folder / CONFIG}: is not the configuration of the weights beside it")
     data = trainer.dataset(config.data)
-    held = json.loads((folder / METRICS).read_text())
-    found = _evaluate(loaded, config, data).metrics()
-    for name, value in held["measured_again"].items():
-        if not _same(found[name], value):
-            raise MismatchError(
-                f"{folder}: {name} was {value:.6f} when exported, the loaded weights give {found[name]:.6f}"
-            )
+    record = json.loads((folder / METRICS).read_text())
+    found = of_evaluation(_evaluate(loaded, config, data))
+    for name, value in record["measured_again"].items():
+        again = found.get(name, math.nan)  # this release may lack a metric that the exporting one had
+        if not _same(again, value):
+            raise MismatchError(f"{folder}: {name} was {value:.6f} when exported, the loaded weights give {again:.6f}")
     predicted = submission.predictions(loaded.model, config, data)
     logits = np.load(folder / submission.LOGITS)
     rows = list(zip(predicted.names, predicted.labels, strict=True))
@@ -245,9 +276,9 @@ def verify_in_fresh_process(folder: Path, data_root: Scalar = None) -> None:
     command = [sys.executable, "-m", "orchestrator.export", str(folder.absolute()), *where]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
         raise MismatchError(
-            f"the exported folder does not hold when it is loaded afresh: {said[0]}; nothing was exported"
+            f"the exported folder does not hold when it is loaded afresh: {last[0]}; nothing was exported"
         )
 
 
@@ -255,7 +286,7 @@ def _located(config: TrialConfig, data_root: Scalar) -> TrialConfig:
     return config if data_root is None else config.with_settings({"data.root": data_root})
 
 
-def _fid(distance: Distance | str) -> dict[str, Any]:
+def _fid(distance: Distance | str) -> dict[str, Scalar]:
     if isinstance(distance, str):
         return {"fid": None, "fid_error": distance}
     return {
@@ -275,7 +306,7 @@ def _write_checksums(folder: Path) -> None:
     (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
 
 
-def _evaluate(loaded: checkpoint.Weights, config: TrialConfig, data: Dataset) -> evaluate.Evaluation:
+def _evaluate(loaded: checkpoint.Weights, config: TrialConfig, data: Dataset) -> Evaluation:
     """Measure the validation split again."""
     return evaluate.evaluate(
         loaded.model.to(_device()),
@@ -288,12 +319,13 @@ def _evaluate(loaded: checkpoint.Weights, config: TrialConfig, data: Dataset) ->
 
 def _as_graded(loaded: checkpoint.Weights, config: TrialConfig) -> dict[str, float] | None:
     """The validation metrics on the pixels that the course's scripts grade on; None where they are the trial's own."""
-    if config.data.name != "cpen455" or not config.data.quantize:
+    quantize = SOURCES[config.data.name].graded_with.get("data.quantize", config.data.quantize)
+    if quantize or not config.data.quantize:
         return None
     unrounded = trainer.dataset(config.data.model_copy(update={"quantize": False}))
     if unrounded.validation.images.dtype == torch.uint8:  # nothing was resized, so nothing was rounded
         return None
-    found = _evaluate(loaded, config, unrounded).metrics()
+    found = of_evaluation(_evaluate(loaded, config, unrounded))
     return {name: found[name] for name in ("val_acc", "val_bpd")}
 
 
@@ -301,12 +333,11 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _check(
-    evaluation: evaluate.Evaluation, epoch: Mapping[str, Any], metric: str, device: str
-) -> dict[str, tuple[float, float]]:
+def _check(evaluation: Evaluation, epoch: Row, metric: str, device: str) -> dict[str, tuple[float, float]]:
     """Recorded and measured, by metric. Raise MismatchError."""
-    again = evaluation.metrics()
-    checked = {name: (float(epoch[name]), value) for name, value in again.items() if epoch.get(name) is not None}
+    again = of_evaluation(evaluation)
+    recordings = {name: as_number(epoch.get(name)) for name in again}
+    checked = {name: (value, again[name]) for name, value in recordings.items() if value is not None}
     for name in [metric] if metric in checked else checked:
         recorded, measured = checked[name]
         if not _same(recorded, measured):

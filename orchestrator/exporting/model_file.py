@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, fx, nn
@@ -59,6 +60,19 @@ def written(model: ConditionalPixelCNN, log_prior: Tensor, layout: Layout | None
         _TO,
     ]
     return head + "\n".join(made) + network
+
+
+@torch.no_grad()
+def difference(
+    text: str, tensors: Mapping[str, Tensor], model: ConditionalPixelCNN, x: Tensor, labels: Tensor
+) -> float:
+    """How far the outputs of a file's text are from the network's on images x (B, C, H, W), relative to their size."""
+    module = types.ModuleType("model")
+    exec(compile(text, NAME, "exec"), module.__dict__)  # noqa: S102 - what was written a moment ago
+    net = module.PixelCNN()
+    net.load_state_dict(tensors)
+    want = model(x, labels)
+    return float(((net(x, labels) - want).abs() / (1 + want.abs())).max())
 
 
 def _is_of_label(name: str) -> bool:

@@ -19,6 +19,7 @@ from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.data import DataError, Dataset
 from cpcnn_core.evaluate import log_likelihoods, log_prior
 from cpcnn_core.fid import Distance, FidError, fid
+from cpcnn_core.sources import SOURCES
 
 if TYPE_CHECKING:
     from cpcnn_core.model import ConditionalPixelCNN
@@ -107,9 +108,10 @@ def measure(drawn: quality.Drawn, config: TrialConfig, dataset: Dataset, device:
     The course's is Inception's first 192 features against the files of `test`; without those weights, or for other
     data, what the trial's own configuration asks for.
     """
-    course = {"eval.fid_extractor": "inception-192", "eval.fid_reference": "test_files"}
+    graded = SOURCES[config.data.name].graded_with
+    course = {name: value for name, value in graded.items() if name.startswith("eval.")}
     reason = ""
-    for settings in ([course] if dataset.name == "cpen455" else []) + [{}]:
+    for settings in ([course] if course else []) + [{}]:
         try:
             evaluator = quality.evaluator(config.with_settings(settings), dataset, device)
             distance = fid(evaluator.extract(drawn.images), evaluator.reference)

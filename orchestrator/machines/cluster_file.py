@@ -25,15 +25,20 @@ TOKEN = "~/.ray/auth_token"  # noqa: S105 - where it lies, not what it is
 
 UNCHANGED = "CHANGE-ME"  # what a newcomer has to replace
 
+PROVIDERS: dict[str, str] = {
+    "aws": "cluster/gpu.yaml",
+    "gcp": "cluster/gcp.yaml",
+    "local": "cluster/local.yaml",
+}
+"""The file to start from, by Ray's name of whoever has the machines."""
+
 
 def load(path: Path) -> dict[str, object]:
     """The content of the file. Raise ClusterError where it is no YAML mapping."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ClusterError(
-            f"{path}: no such file; those to start from are cluster/gpu.yaml, gcp.yaml and local.yaml"
-        ) from None
+        raise ClusterError(f"{path}: no such file; those to start from are {', '.join(PROVIDERS.values())}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ClusterError(f"{path}: cannot be read: {error}") from None
     except yaml.YAMLError as error:
@@ -182,7 +187,7 @@ def _schema(content: dict[str, object]) -> Iterator[str]:
 
     provider = content.get("provider")
     if not isinstance(provider, Mapping) or not isinstance(provider.get("type"), str):
-        yield "provider.type: missing; it must be aws, gcp or local"
+        yield f"provider.type: missing; it must be one of {', '.join(PROVIDERS)}"
         return
     printed = io.StringIO()
     logging.getLogger("ray").setLevel(logging.WARNING)  # it tells which defaults it fills in

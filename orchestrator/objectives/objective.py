@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeAlias, TypeVar
+
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.errors import UserError
@@ -21,6 +23,9 @@ Direction = Literal["max", "min"]
 
 SCORE = "score"
 
+_LOGIT = math.log(9.0)  # of 0.9
+_OF_TIES = 1e-6
+
 # The settings without which a metric is null in every epoch, and a value of theirs that would do.
 _MEASURED_WITH = {
     "train_acc": {"eval.train_images": 512},
@@ -29,6 +34,10 @@ _MEASURED_WITH = {
     "fid_infinity": {"eval.fid_every": 1, "eval.fid_extrapolate": True},
 }
 
+Epoch: TypeAlias = Mapping[str, object]
+"""A row of `epochs`: its metrics by name."""
+
+E = TypeVar("E", bound=Epoch)
 T = TypeVar("T")
 
 
@@ -50,10 +59,11 @@ class Objective:
             case str():
                 _check_metrics((declared,))
                 return Objective(declared, direction_of(declared))
-            case Desirability(goals=goals):
-                _check_metrics(goals)
+            case Desirability(goals=goals, tie_break=tie_break):
+                _check_metrics((*goals, *tie_break))
                 _check_goals(goals)
-                return DesirabilityObjective(SCORE, "max", tuple(goals.items()))
+                _check_goals(tie_break)
+                return DesirabilityObjective(SCORE, "max", tuple(goals.items()), tuple(tie_break.items()))
             case Constrained(metric=metric, limits=limits):
                 _check_metrics((metric, *limits))
                 return ConstrainedObjective(metric, direction_of(metric), tuple(limits.items()))
@@ -66,19 +76,19 @@ class Objective:
         )
 
     @staticmethod
-    def from_description(described: Mapping[str, Any]) -> Objective:
+    def from_description(described: Mapping[str, JsonValue]) -> Objective:
         """The inverse of `describe`."""
-        metric, direction = described["metric"], described["direction"]
-        if "goals" in described:
-            goals = tuple((name, Goal(**held)) for name, held in described["goals"].items())
-            return DesirabilityObjective(metric, direction, goals)
-        if "limits" in described:
-            return ConstrainedObjective(metric, direction, tuple(described["limits"].items()))
-        if "front" in described:
-            return ParetoObjective(metric, direction, tuple(described["front"]))
-        return Objective(metric, direction)
+        asked = _Description.model_validate(described)
+        if asked.goals is not None:
+            ties = tuple((asked.tie_break or {}).items())
+            return DesirabilityObjective(asked.metric, asked.direction, tuple(asked.goals.items()), ties)
+        if asked.limits is not None:
+            return ConstrainedObjective(asked.metric, asked.direction, tuple(asked.limits.items()))
+        if asked.front is not None:
+            return ParetoObjective(asked.metric, asked.direction, tuple(asked.front))
+        return Objective(asked.metric, asked.direction)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, JsonValue]:
         """All of it, as JSON."""
         return {"metric": self.metric, "direction": self.direction}
 
@@ -97,16 +107,16 @@ class Objective:
         """The column of `epochs` by which `best` chooses what this objective would."""
         return self.metric
 
-    def value(self, epoch: Mapping[str, Any]) -> float | None:
+    def value(self, epoch: Epoch) -> float | None:
         """What one row of `epochs` is worth, in `direction`; None where that is unknown, or the row breaks a limit."""
         return _number(epoch, self.metric)
 
-    def values(self, epoch: Mapping[str, Any]) -> tuple[float, ...] | None:
+    def values(self, epoch: Epoch) -> tuple[float, ...] | None:
         """What a study is told of the row: a number for each of `directions`; None where one is not known."""
         value = self.value(epoch)
         return None if value is None else (value,)
 
-    def violations(self, epoch: Mapping[str, Any]) -> dict[str, float]:
+    def violations(self, epoch: Epoch) -> dict[str, float]:
         """By how much the row breaks each limit, relative to the limit; 0 or less where it is kept."""
         return {}
 
@@ -118,7 +128,7 @@ class Objective:
         """Whether `value` is strictly better, so that the earlier of two equals stays."""
         return value > than if self.direction == "max" else value < than
 
-    def order(self, epoch: Mapping[str, Any]) -> tuple[float, ...] | None:
+    def order(self, epoch: Epoch) -> tuple[float, ...] | None:
         """A key by which rows sort best first; None where the row has no value."""
         values = self.values(epoch)
         if values is None:
@@ -126,17 +136,17 @@ class Objective:
         broken = sum(max(0.0, violation) for violation in self.violations(epoch).values())
         return broken, *_signed(values, self.directions)
 
-    def keys(self, epoch: Mapping[str, Any]) -> tuple[tuple[float, ...], ...] | None:
+    def keys(self, epoch: Epoch) -> tuple[tuple[float, ...], ...] | None:
         """One key for each objective, smaller is better, by which rows are compared; None where there is no value."""
         order = self.order(epoch)
         return None if order is None else (order,)
 
-    def best(self, epochs: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    def best(self, epochs: Iterable[E]) -> E | None:
         """The best row, the earliest of equals; None where no row has a value.
 
         A trial is worth its best epoch, since that is the checkpoint that would be exported.
         """
-        keyed = [(key, int(row["epoch"]), row) for row in epochs if (key := self.order(row)) is not None]
+        keyed = [(key, _number_of(row), row) for row in epochs if (key := self.order(row)) is not None]
         return min(keyed, key=lambda item: item[:2])[2] if keyed else None
 
     def unmeasured(self, config: TrialConfig) -> str | None:
@@ -145,9 +155,9 @@ class Objective:
         for metric in self.reads:
             missing = {field: value for field, value in _MEASURED_WITH.get(metric, {}).items() if not flat[field]}
             if missing:
-                said = " and ".join(f"{field} is {plain(flat[field])}" for field in missing)
+                why = " and ".join(f"{field} is {plain(flat[field])}" for field in missing)
                 remedy = " ".join(f"--set {field}={plain(value)}" for field, value in missing.items())
-                return f"{metric} is not measured while {said}; change that in settings, or give {remedy}"
+                return f"{metric} is not measured while {why}; change that in settings, or give {remedy}"
         return None
 
 
@@ -155,31 +165,33 @@ class Objective:
 class DesirabilityObjective(Objective):
     """The weighted geometric mean of each metric's desirability, as `score` (Derringer and Suich 1980).
 
-    A metric's desirability rises linearly from 0 at its worst value to 1 at its best; weights are Derringer's of 1994.
+    A metric's desirability rises linearly from 0 at its worst value to 1 at its best, or is logistic between a tenth
+    and nine tenths there; weights are Derringer's of 1994.
     """
 
     goals: tuple[tuple[str, Goal], ...]
+    tie_break: tuple[tuple[str, Goal], ...] = ()
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, JsonValue]:
         """All of it, as JSON."""
-        return {**super().describe(), "goals": {name: asdict(goal) for name, goal in self.goals}}
+        described = {**super().describe(), "goals": _described(self.goals)}
+        return {**described, "tie_break": _described(self.tie_break)} if self.tie_break else described
 
     @property
     def reads(self) -> tuple[str, ...]:
         """The metrics that it depends on."""
-        return tuple(name for name, _ in self.goals)
+        return tuple(dict.fromkeys(name for name, _ in (*self.goals, *self.tie_break)))
 
-    def value(self, epoch: Mapping[str, Any]) -> float | None:
-        """The score, from the row's metrics: a row of another sweep may hold a score that another objective gave."""
-        total = weights = 0.0
-        for name, goal in self.goals:
-            measured = _number(epoch, name)
-            if measured is None:
-                return None
-            share = desirability_of(measured, goal)
-            total += goal.weight * (math.log(share) if share > 0 else -math.inf)
-            weights += goal.weight
-        return math.exp(total / weights)
+    def value(self, epoch: Epoch) -> float | None:
+        """The score, from the row's metrics: a row of another sweep may hold a score that another objective gave.
+
+        With a `tie_break` a millionth of it is that one's, which orders equals and moves nothing else that can be told.
+        """
+        score = _geometric_mean(self.goals, epoch)
+        if not self.tie_break or score is None:
+            return score
+        between = _geometric_mean(self.tie_break, epoch)
+        return None if between is None else (1 - _OF_TIES) * score + _OF_TIES * between
 
     def score(self, metrics: EpochMetrics) -> tuple[float | None, str | None]:
         """The value, or which metric is missing and why."""
@@ -194,7 +206,7 @@ class ConstrainedObjective(Objective):
 
     limits: tuple[tuple[str, float], ...]
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, JsonValue]:
         """All of it, as JSON."""
         return {**super().describe(), "limits": dict(self.limits)}
 
@@ -208,19 +220,19 @@ class ConstrainedObjective(Objective):
         """`score`, which is null where a limit is broken."""
         return SCORE
 
-    def value(self, epoch: Mapping[str, Any]) -> float | None:
+    def value(self, epoch: Epoch) -> float | None:
         """The metric where every limit is kept."""
         values = self.values(epoch)
         return None if values is None or any(broken > 0 for broken in self.violations(epoch).values()) else values[0]
 
-    def values(self, epoch: Mapping[str, Any]) -> tuple[float, ...] | None:
+    def values(self, epoch: Epoch) -> tuple[float, ...] | None:
         """The metric, limits kept or not, so that a study learns from both."""
         value = _number(epoch, self.metric)
         if value is None or any(_number(epoch, name) is None for name, _ in self.limits):
             return None
         return (value,)
 
-    def violations(self, epoch: Mapping[str, Any]) -> dict[str, float]:
+    def violations(self, epoch: Epoch) -> dict[str, float]:
         """By how much the row breaks each limit, relative to the limit; a metric that is null counts as broken."""
         broken = {}
         for name, limit in self.limits:
@@ -250,7 +262,7 @@ class ParetoObjective(Objective):
 
     metrics: tuple[str, ...]
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, JsonValue]:
         """All of it, as JSON."""
         return {**super().describe(), "front": list(self.metrics)}
 
@@ -264,25 +276,73 @@ class ParetoObjective(Objective):
         """Which way each of `values` is better."""
         return tuple(direction_of(name) for name in self.metrics)
 
-    def value(self, epoch: Mapping[str, Any]) -> float | None:
+    def value(self, epoch: Epoch) -> float | None:
         """The first metric, where all are known."""
         values = self.values(epoch)
         return None if values is None else values[0]
 
-    def keys(self, epoch: Mapping[str, Any]) -> tuple[tuple[float, ...], ...] | None:
+    def keys(self, epoch: Epoch) -> tuple[tuple[float, ...], ...] | None:
         """One key for each metric."""
         values = self.values(epoch)
         return None if values is None else tuple((key,) for key in _signed(values, self.directions))
 
-    def values(self, epoch: Mapping[str, Any]) -> tuple[float, ...] | None:
+    def values(self, epoch: Epoch) -> tuple[float, ...] | None:
         """All metrics; None where one is not known."""
         found = tuple(value for name in self.metrics if (value := _number(epoch, name)) is not None)
         return found if len(found) == len(self.metrics) else None
 
 
-def desirability_of(value: float, goal: Goal) -> float:
-    """How much of the way from `goal.worst` to `goal.best` the value has gone, from 0 to 1."""
-    return min(1.0, max(0.0, (value - goal.worst) / (goal.best - goal.worst)))
+class _Description(BaseModel):
+    """What `describe` gives, as it comes back from sweep.json."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    metric: str
+    direction: Direction
+    goals: dict[str, Goal] | None = None
+    tie_break: dict[str, Goal] | None = None
+    limits: dict[str, int | float] | None = None
+    front: list[str] | None = None
+
+
+def _described(goals: Iterable[tuple[str, Goal]]) -> dict[str, JsonValue]:
+    """Goals as JSON; the shape of a linear one is not told, as before there were others."""
+    return {
+        name: {key: value for key, value in asdict(goal).items() if (key, value) != ("shape", "linear")}
+        for name, goal in goals
+    }
+
+
+def _geometric_mean(goals: Iterable[tuple[str, Goal]], epoch: Epoch) -> float | None:
+    """The weighted geometric mean of what each metric of a row is worth; None where one is not known."""
+    total = weights = 0.0
+    for name, goal in goals:
+        measured = _number(epoch, name)
+        if measured is None:
+            return None
+        total += goal.weight * log_desirability(measured, goal)
+        weights += goal.weight
+    return math.exp(total / weights)
+
+
+def log_desirability(value: float, goal: Goal) -> float:
+    """The logarithm of what a value is worth, which is 0 to 1.
+
+    Linear (Derringer and Suich 1980) is how much of the way from `goal.worst` to `goal.best` it has gone. Curves that
+    never reach 0 or 1 are Harrington's (1965, "The desirability function"); the logistic one is Lazic's (2015,
+    "Ranking, selecting, and prioritising genes with desirability functions"). It is 0.1 at the worst and 0.9 at the
+    best. Its logarithm does not underflow, so that any two values that floats can tell are worth a different amount.
+    """
+    if goal.shape == "linear":
+        share = min(1.0, max(0.0, (value - goal.worst) / (goal.best - goal.worst)))
+        return math.log(share) if share > 0 else -math.inf
+    worst, best = goal.worst, goal.best
+    if goal.shape == "log-logistic":
+        if value <= 0:  # as near as a distance can come
+            return 0.0
+        value, worst, best = (math.log(number) for number in (value, worst, best))
+    logit = _LOGIT * (2 * (value - worst) / (best - worst) - 1)
+    return -math.log1p(math.exp(-logit)) if logit > 0 else logit - math.log1p(math.exp(logit))
 
 
 def direction_of(metric: str) -> Direction:
@@ -298,7 +358,7 @@ def non_domination_ranks(points: Sequence[Sequence[float]], directions: Sequence
     # Best first by the first coordinate, then the next: nothing is dominated by what comes after it.
     for index in sorted(range(len(points)), key=signed.__getitem__):
         point = signed[index]
-        free = (rank for rank, front in enumerate(fronts) if not any(_dominates(held, point) for held in front))
+        free = (rank for rank, front in enumerate(fronts) if not any(_dominates(other, point) for other in front))
         ranks[index] = next(free, len(fronts))
         if ranks[index] == len(fronts):
             fronts.append([])
@@ -311,7 +371,7 @@ def pareto_front(items: Iterable[T], point: Callable[[T], Sequence[float]], dire
     # Best first by the first coordinate, then the next: nothing is dominated by what comes after it.
     front: list[tuple[tuple[float, ...], T]] = []
     for signed, item in sorted(((_signed(point(item), directions), item) for item in items), key=lambda pair: pair[0]):
-        if not any(_dominates(held, signed) for held, _ in front):
+        if not any(_dominates(other, signed) for other, _ in front):
             front.append((signed, item))
     return [item for _, item in front]
 
@@ -326,12 +386,20 @@ def _signed(values: Sequence[float], directions: Sequence[Direction]) -> tuple[f
     return tuple(-value if way == "max" else value for value, way in zip(values, directions, strict=True))
 
 
-def _number(epoch: Mapping[str, Any], metric: str) -> float | None:
+def _number_of(epoch: Epoch) -> int:
+    number = epoch["epoch"]
+    assert isinstance(number, int)
+    return number
+
+
+def _number(epoch: Epoch, metric: str) -> float | None:
     value = epoch.get(metric)
-    return float(value) if value is not None and math.isfinite(value) and value >= least(metric) else None
+    if isinstance(value, int | float) and math.isfinite(value) and value >= least(metric):
+        return float(value)
+    return None
 
 
-def _why_null(row: Mapping[str, Any], metrics: Iterable[str]) -> str:
+def _why_null(row: Epoch, metrics: Iterable[str]) -> str:
     reasons = []
     for name in metrics:
         if _number(row, name) is None:

@@ -5,12 +5,15 @@ Otherwise its name would be taken, bound to a question that was never tried.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from orchestrator.records import alone
 from orchestrator.records.store import Store, StoreError
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -27,6 +30,8 @@ def begun(store: Store, trial_id: str) -> Generator[None]:
         _remove_empty(absent)
         raise
     try:
+        if not new:
+            _unify(store)
         yield
     except BaseException:
         if new:
@@ -36,6 +41,28 @@ def begun(store: Store, trial_id: str) -> Generator[None]:
                 if not any(file.name != "tracking.log" for file in others):
                     remove(store, absent)
         raise
+
+
+def _unify(store: Store) -> None:
+    """Give the files that earlier releases left in a folder of trials by hand the columns of this one's.
+
+    In the folder of a sweep its driver does it.
+    """
+    record = store.read_sweep()
+    if record is not None and record.asked is not None:
+        return
+
+    @contextmanager
+    def turn(trial_id: str) -> Generator[bool]:
+        """Keep others from resuming the trial; where locks do not do that, its file stays as it is."""
+        try:
+            with alone.locked(store.local_mirror / "checkpoints" / f"{trial_id}.lock") as sure:
+                yield sure
+        except alone.BusyError:
+            yield False
+
+    for line in store.unify(turn):
+        logger.warning("%s", line)
 
 
 def is_new(store: Store) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from typing import Any, Literal, TypeAlias
 
@@ -24,8 +25,14 @@ PREDICTION_KEY = ("trial_id", "epoch", "image", "label")
 
 OPTION_PREFIX = "model.fusion_options."
 
-Row: TypeAlias = Mapping[str, Scalar]
+Cell: TypeAlias = Scalar | datetime
+"""A value of a table; times have the zone UTC."""
+
+Row: TypeAlias = Mapping[str, Cell]
 """A row of a table: columns are open, since fusions and metrics bring their own."""
+
+TIME: pa.DataType = pa.timestamp("us", tz="UTC")
+"""The type of a column of times: Arrow's readers know the moment, whatever their own zone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +45,8 @@ class Attempt:
     state: State
     error: str | None = None  # why it is FAILED
     stopped: str | None = None  # why it is PRUNED, INTERRUPTED, PREEMPTED or STOPPED
-    started: str  # UTC, ISO 8601
-    ended: str | None = None
+    started: datetime  # with its zone, UTC
+    ended: datetime | None = None
     seconds: float | None = None  # from start to end of this attempt, the process's start apart
     epochs: int = 0  # finished epochs of the trial, those of earlier attempts and of trials that it continues included
     peak_memory_bytes: int | None = None
@@ -53,65 +60,62 @@ class Attempt:
 
 def attempt_of(row: Row) -> Attempt:
     """The attempt in a row of `trials`."""
-    # The columns' types are made of the fields'.
-    values: dict[str, Any] = {name: row[name] for name in Attempt.__dataclass_fields__ if name in row}
+    values: dict[str, Any] = {  # Any: the columns' types are made of the fields'
+        name: row[name] for name in Attempt.__dataclass_fields__ if name in row
+    }
     return Attempt(**values)
 
 
-def as_int(value: Scalar) -> int:
-    """A value of a column that has a whole number in each row. Raise TypeError where it is null."""
+def as_int(value: Cell) -> int:
+    """A value of a column that has a whole number in each row. Raise TypeError where it is null or no number."""
     if value is None:
         raise TypeError("a row lacks what every row has")
+    if isinstance(value, datetime):
+        raise TypeError(f"{value} is no number")
     return int(value)
 
 
-def as_number(value: Scalar) -> float | None:
-    """A value of a column of numbers, None where it is null. Raise TypeError where it is a text."""
-    if isinstance(value, str):
+def as_number(value: Cell) -> float | None:
+    """A value of a column of numbers, None where it is null. Raise TypeError where it is a text or a time."""
+    if isinstance(value, str | datetime):
         raise TypeError(f"{value!r} is no number")
     return value
+
+
+def as_time(value: Cell) -> datetime:
+    """A value of a column that has a time in each row. Raise TypeError where it has none."""
+    if not isinstance(value, datetime):
+        raise TypeError(f"{value!r} is no time")
+    return value
+
+
+def as_scalar(value: Cell) -> Scalar:
+    """The value where it may only be what JSON knows: a time as text, ISO 8601 to the millisecond."""
+    return value.isoformat(timespec="milliseconds") if isinstance(value, datetime) else value
 
 
 def config_of(row: Row) -> TrialConfig:
     """The configuration in a row of `trials`. Raise ConfigError where it is none of today's."""
     names = field_names()
     flat = {name: row[name] for name in names if name in row}
-    # A fusion's options are columns of all rows once one trial has them; in the other trials' rows they are null.
+    # Every fusion's options are columns of all rows; those that were not given are null, and stay as they are declared.
     options = {name: row[name] for name in row if name.startswith(OPTION_PREFIX) and row[name] is not None}
     return TrialConfig.from_record(flat | options)
 
 
-def schema_of(rows: Iterable[Row], known: Mapping[str, pa.DataType]) -> pa.Schema:
-    """Known columns with their types, then the others in order of appearance with the type of their values."""
-    fields: dict[str, pa.DataType] = {}
-    for row in rows:
-        for name, value in row.items():
-            if name in known:
-                fields[name] = known[name]
-            elif value is not None or name not in fields:
-                fields[name] = _type_of(value)
-    order = [name for name in known if name in fields] + [name for name in fields if name not in known]
-    return pa.schema([(name, fields[name]) for name in order])
+_TYPES: Mapping[object, pa.DataType] = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), datetime: TIME}
 
 
-def _type_of(value: Scalar) -> pa.DataType:
-    if isinstance(value, bool):
-        return pa.bool_()
-    if isinstance(value, int):
-        return pa.int64()
-    return pa.string() if isinstance(value, str) else pa.float64()
-
-
-def _annotated(annotation: Any) -> pa.DataType:
-    """The column type of a field's annotation: `Annotated[int, ...] | None` is int64."""
+def types_of(annotation: object) -> list[pa.DataType]:
+    """The column types of a field's annotation, None apart: `Annotated[int, ...] | None` has int64 alone."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
-        return _annotated(arguments[0])
+        return types_of(arguments[0])
     if origin is Literal:
-        return _type_of(arguments[0])
+        return list(dict.fromkeys(kind for value in arguments for kind in types_of(type(value))))
     if origin in {typing.Union, types.UnionType}:
-        return _annotated(next(part for part in arguments if part is not type(None)))
-    return {bool: pa.bool_(), int: pa.int64(), float: pa.float64()}.get(annotation, pa.string())
+        return list(dict.fromkeys(kind for part in arguments for kind in types_of(part)))
+    return [] if annotation is type(None) else [_TYPES.get(annotation, pa.string())]
 
 
 @cache
@@ -121,17 +125,18 @@ def config_columns() -> dict[str, pa.DataType]:
     for section, info in TrialConfig.model_fields.items():
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
             for name, field in info.annotation.model_fields.items():
-                columns[f"{section}.{name}"] = _annotated(field.annotation)
+                if name != "fusion_options":  # a column for each: `schema`
+                    [columns[f"{section}.{name}"]] = types_of(field.annotation)
         else:
-            columns[section] = _annotated(info.annotation)
+            [columns[section]] = types_of(info.annotation)
     return columns
 
 
 ATTEMPT_COLUMNS: dict[str, pa.DataType] = {
-    name: _annotated(annotation) for name, annotation in typing.get_type_hints(Attempt).items()
+    name: types_of(annotation)[0] for name, annotation in typing.get_type_hints(Attempt).items()
 }
 EPOCH_COLUMNS: dict[str, pa.DataType] = {"trial_id": pa.string(), "attempt": pa.int64()} | {
-    name: _annotated(annotation)
+    name: types_of(annotation)[0]
     for name, annotation in typing.get_type_hints(EpochMetrics).items()
     if name not in {"kept_epochs", "extra"}
 }

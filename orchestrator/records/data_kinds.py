@@ -8,7 +8,8 @@ from typing import TypeAlias
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from cpcnn_core.config import Scalar
-from orchestrator.records.columns import Row
+from orchestrator.records import arrays
+from orchestrator.records.columns import Row, as_scalar
 from orchestrator.text.formatting import plain, short
 
 DATA = ("data.name", "data.image_size", "data.channels", "data.digest", "protocol")
@@ -20,7 +21,7 @@ Data: TypeAlias = tuple[Scalar, ...]  # values of DATA
 
 def data_of(row: Row) -> Data:
     """What data a row of `trials` is about, and by which protocol: its values of DATA."""
-    return tuple(DEFAULTS.get(name) if row.get(name) is None else row[name] for name in DATA)
+    return _values(row, DATA)
 
 
 def described(data: Data, *others: Data) -> str:
@@ -43,8 +44,11 @@ def kinds_of(table: pa.Table, columns: Sequence[str]) -> list[Data]:
     """The different values that the rows of `trials` have in the columns."""
     there = [name for name in columns if name in table.column_names]
     rows = rows_of(table, there) if there else [{}]
-    found = (tuple(DEFAULTS.get(name) if row.get(name) is None else row[name] for name in columns) for row in rows)
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(_values(row, columns) for row in rows))
+
+
+def _values(row: Row, columns: Sequence[str]) -> Data:
+    return tuple(DEFAULTS.get(name) if row.get(name) is None else as_scalar(row[name]) for name in columns)
 
 
 def rows_of(table: pa.Table, names: Sequence[str]) -> list[Row]:
@@ -54,8 +58,7 @@ def rows_of(table: pa.Table, names: Sequence[str]) -> list[Row]:
         table = table.slice(0, 1)
     else:
         table = table.group_by(list(names)).aggregate([])
-    rows: list[Row] = table.to_pylist()
-    return rows
+    return arrays.rows(table)
 
 
 DEFAULTS = {"protocol": 1}  # of rows that do not say theirs

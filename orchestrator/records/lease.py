@@ -235,8 +235,8 @@ def seen(folder: Folder, kind: str, *, clock: Callable[[], float] = time.time) -
     while number := max(_numbers(folder, kind), default=0):
         file = _file(folder, kind, number)
         try:
-            held = json.loads(file.read_bytes())
-            return Seen(Holder(**held), max(0.0, clock() - location.modified(file)), number)
+            content = json.loads(file.read_bytes())
+            return Seen(Holder(**content), max(0.0, clock() - location.modified(file)), number)
         except FileNotFoundError:
             continue  # passed over between one look and the next
         except (ValueError, TypeError):

@@ -19,17 +19,20 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias, TypeVar
 
 from cpcnn_core import files, places
 from cpcnn_core.errors import UserError
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem as FileSystem  # takes a while, and results on a disk do without
 
 T = TypeVar("T")
 
@@ -122,11 +125,11 @@ class RemotePath:
     def listing(self) -> dict[str, str]:
         """The names in it, each with what changes when the file's content does."""
         try:
-            found = self._ask(lambda fs: fs.ls(self._path, detail=True))
+            listed = self._ask(lambda fs: fs.ls(self._path, detail=True))
         except FileNotFoundError:
             return {}
-        held = {info["name"].rstrip("/").rpartition("/")[2]: _tag(info) for info in found}
-        return {name: held[name] for name in sorted(held) if name}
+        tags = {info["name"].rstrip("/").rpartition("/")[2]: _tag(info) for info in listed}
+        return {name: tags[name] for name in sorted(tags) if name}
 
     def size(self) -> int:
         """Bytes. Raise FileNotFoundError."""
@@ -144,9 +147,10 @@ class RemotePath:
         """All of it, as UTF-8. Raise FileNotFoundError."""
         return self.read_bytes().decode()
 
-    def open(self) -> Any:
+    def open(self) -> BinaryIO:
         """A stream to read parts of it from."""
-        return self._ask(lambda fs: fs.open(self._path, "rb"))
+        stream: BinaryIO = self._ask(lambda fs: fs.open(self._path, "rb"))
+        return stream
 
     def write_bytes(self, content: bytes) -> None:
         """Put the content there in one request: a reader meets what was there, or all of this."""
@@ -167,7 +171,7 @@ class RemotePath:
     def upload(self, source: BinaryIO) -> None:
         """Put a file of any size there. It appears when all of it has arrived."""
 
-        def send(fs: Any) -> None:
+        def send(fs: FileSystem) -> None:
             source.seek(0)
             content = source.read()
             fs.pipe_file(self._path, content)
@@ -186,14 +190,14 @@ class RemotePath:
     def _path(self) -> str:
         return str(_filesystem(_scheme(self.url))._strip_protocol(self.url))
 
-    def _change(self, action: Callable[[Any], T]) -> T:
+    def _change(self, action: Callable[[FileSystem], T]) -> T:
         try:
             return self._ask(action)
         except FileNotFoundError as error:
             # Nothing but the bucket, or what this file system has in its place, can be missing for a new file.
             raise RemoteError(errno.EIO, f"cannot be written: {_said(error)}; make it first", self.url) from error
 
-    def _ask(self, action: Callable[[Any], T]) -> T:
+    def _ask(self, action: Callable[[FileSystem], T]) -> T:
         until = time.monotonic() + self.patience
         pause, longest = _PAUSES
         while True:
@@ -203,18 +207,18 @@ class RemotePath:
                 raise
             except Exception as error:
                 # Each file system has errors of its own; most are no OSError.
-                said = _said(error)
-                refused = isinstance(error, PermissionError) or self._is_refusal(f"{type(error).__name__} {said}")
+                text = _said(error)
+                refused = isinstance(error, PermissionError) or self._is_refusal(f"{type(error).__name__} {text}")
                 if refused or time.monotonic() + pause > until:
-                    raise RemoteError(errno.EIO, _advised(said, refused), self.url) from error
+                    raise RemoteError(errno.EIO, _advised(text, refused), self.url) from error
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, longest)
 
-    def _is_refusal(self, said: str) -> bool:
+    def _is_refusal(self, text: str) -> bool:
         """Whether that is what storage says which lets nobody in; a folder called `token` may be named in it."""
         for part in sorted(self.url.split("/"), key=len, reverse=True):
-            said = said.replace(part, "") if part else said
-        return _REFUSED.search(said) is not None
+            text = text.replace(part, "") if part else text
+        return _REFUSED.search(text) is not None
 
 
 Folder: TypeAlias = Path | RemotePath
@@ -406,7 +410,7 @@ def kind_of_disk(path: Path) -> str:
     import psutil
 
     there = path.resolve()
-    mounted = {Path(held.mountpoint): held.fstype for held in psutil.disk_partitions(all=True)}
+    mounted = {Path(partition.mountpoint): partition.fstype for partition in psutil.disk_partitions(all=True)}
     return next((mounted[place] for place in (there, *there.parents) if place in mounted), "")
 
 
@@ -425,14 +429,14 @@ def _scheme(url: str) -> str:
 
 
 @cache
-def _filesystem(scheme: str) -> Any:
+def _filesystem(scheme: str) -> FileSystem:
     import fsspec
 
     # What another machine has written since must be seen.
     return fsspec.filesystem(scheme, use_listings_cache=False)
 
 
-def _tag(info: dict[str, Any]) -> str:
+def _tag(info: Mapping[str, object]) -> str:
     for key in ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "created"):
         if info.get(key) is not None:
             return f"{info[key]} {info.get('size')}"
@@ -448,10 +452,10 @@ def _said(error: BaseException) -> str:
     return re.sub(r"//[^/@\s]+@", "//...@", text)
 
 
-def _advised(said: str, refused: bool) -> str:
+def _advised(text: str, refused: bool) -> str:
     if refused:
         return (
-            f"refused ({said}). Credentials are read from the environment (AWS_ACCESS_KEY_ID and the like, "
+            f"refused ({text}). Credentials are read from the environment (AWS_ACCESS_KEY_ID and the like, "
             "GOOGLE_APPLICATION_CREDENTIALS), the files of the storage's own tools, or the machine's role"
         )
-    return f"cannot be reached ({said}). Is the network up, and the address right?"
+    return f"cannot be reached ({text}). Is the network up, and the address right?"

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 
-SCHEMA = 3
+from orchestrator.records.columns import TIME
+
+SCHEMA = 4
 """The version of the tables, `schema_version` in their metadata.
 
-1 had none; 2 adds compacted files; 3 adds the states INTERRUPTED, PREEMPTED and STOPPED.
+1 had none; 2 adds compacted files; 3 adds the states INTERRUPTED, PREEMPTED and STOPPED; 4 has times with their zone
+where there were texts, and the same columns in each file of a sweep.
 """
 
 _SCHEMA_KEY = b"schema_version"
@@ -52,6 +55,12 @@ def migrated(table: pa.Table, version: int) -> pa.Table:
     return table.replace_schema_metadata(None)
 
 
+def columns_of(schema: pa.Schema) -> pa.Schema:
+    """The columns that a file of this or an earlier version has when it is read."""
+    version = version_of(schema)
+    return schema if version >= SCHEMA else migrated(schema.empty_table(), version).schema
+
+
 def _with_interruptions(table: pa.Table) -> pa.Table:
     """In version 2 what had been cut short was FAILED, PRUNED or still RUNNING, and its reason said what it was."""
     if "stopped" not in table.column_names:  # of version 1
@@ -74,6 +83,17 @@ def _with_interruptions(table: pa.Table) -> pa.Table:
     return table
 
 
+def _with_times(table: pa.Table) -> pa.Table:
+    """In version 3 a time was a text, ISO 8601 in UTC."""
+    for name in ("started", "ended"):
+        if name in table.column_names:
+            table = table.set_column(table.column_names.index(name), name, table[name].cast(TIME))
+    return table
+
+
 # By the version that they start from. None starts from 1: 2 only adds files, and columns that it added are null in
 # earlier rows anyway.
-_MIGRATIONS: dict[int, Migration] = {2: Migration(("state", "error"), _with_interruptions)}
+_MIGRATIONS: dict[int, Migration] = {
+    2: Migration(("state", "error"), _with_interruptions),
+    3: Migration(("started",), _with_times),
+}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from cpcnn_core.config import PROTOCOL, DataConfig, Scalar, TrialConfig
 from orchestrator.records import data_kinds
 from orchestrator.records.location import Folder
-from orchestrator.records.store import Store, StoreError
+from orchestrator.records.store import Store, StoreError, as_scalar, as_time
 from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.records.tables import Table
 
@@ -55,7 +55,7 @@ class Held:
     def check_data(self, data: DataConfig, digest: str | None, *, way_out: str) -> None:
         """Raise MixtureError where the folder's trials are of other data than those at `data`, with this digest."""
         asked = [self.sweep.settings[_DIGEST]] if _DIGEST in self.sweep.settings else []
-        others = [held for held in self._values(_DIGEST, asked) if held != digest]
+        others = [known for known in self._values(_DIGEST, asked) if known != digest]
         if not others:
             return
         where = f" at {data.root}" if data.root is not None else f" {data.name}"
@@ -72,8 +72,8 @@ class Held:
         return list(dict.fromkeys([*asked, *of_rows]))
 
     def _commits_of_rows(self, protocols: Sequence[Scalar]) -> Iterable[Scalar]:
-        rows = sorted(self.trials.rows(), key=lambda row: str(row["started"]))
-        return [row.get("git_commit") for row in rows if (row.get(_PROTOCOL) or 1) in protocols]
+        rows = sorted(self.trials.rows(), key=lambda row: as_time(row["started"]))
+        return [as_scalar(row.get("git_commit")) for row in rows if (row.get(_PROTOCOL) or 1) in protocols]
 
 
 def check(store: Store, config: TrialConfig, *, way_out: str) -> None:

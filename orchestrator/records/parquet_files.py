@@ -47,13 +47,13 @@ class ParquetFiles:
                 # Columns may have had other names in a version from which there are steps.
                 whole = columns is None or any(step.concerns(there) for step in migrations.steps(version))
                 table = file.read(None if whole else [column for column in columns or () if column in there])
+                table = migrations.migrated(table, version)
         except FileNotFoundError:
             return None, None
         except RemoteError as error:
             raise StoreError(str(error)) from error
         except (OSError, ValueError, pa.ArrowException) as error:
             return None, f"{path}: {UNREADABLE}, passed over ({str(error).splitlines()[0]})"
-        table = migrations.migrated(table, version)
         return table if columns is None else table.select(
             [column for column in columns if column in table.column_names]
         ), None
@@ -74,9 +74,3 @@ class ParquetFiles:
                 self._warned.add(name)
                 logger.warning("%s: %s, passed over (%s)", path, UNREADABLE, str(error).splitlines()[0])
             return None
-
-    def schema(self, name: str, tag: str | None = None) -> pa.Schema:
-        """The columns that a file has when it is read. Raise OSError or ArrowException where it cannot be."""
-        schema = self._place.schema(name, tag)
-        version = migrations.version_of(schema)
-        return schema if version >= migrations.SCHEMA else migrations.migrated(schema.empty_table(), version).schema

@@ -294,9 +294,9 @@ class BehindUrl(Place):
         path = self.folder / name
         if tag is None:
             return path.read_bytes()
-        held = self._remembered.get(name)
-        if held is not None and held[0] == tag:
-            return held[1]
+        remembered = self._remembered.get(name)
+        if remembered is not None and remembered[0] == tag:
+            return remembered[1]
         content = path.read_bytes()
         if len(content) + sum(len(kept) for _, kept in list(self._remembered.values())) < _REMEMBERED_BYTES:
             self._remembered[name] = (tag, content)

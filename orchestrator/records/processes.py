@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
 
 import psutil
 
 from orchestrator.records import lease
-from orchestrator.records.store import Store
+from orchestrator.records.store import Row, Store, as_int, as_time
 
 _CLOCKS_DIFFER_SECONDS = 60.0  # at most, that of the kernel and the one that rows go by
 
@@ -39,20 +36,20 @@ def driver_of(store: Store) -> Driver | None:
 def _before_leases(store: Store) -> Driver | None:
     """The same of a sweep on a disk whose last driver was of a release that left another file."""
     try:
-        held = json.loads((store.folder / "driver.json").read_text())
-        who = f"pid {held['pid']} on {held['host']}, since {held['since']}"
-        return Driver(who, None if held["host"] != platform.node() else psutil.pid_exists(int(held["pid"])))
+        content = json.loads((store.folder / "driver.json").read_text())
+        who = f"pid {content['pid']} on {content['host']}, since {content['since']}"
+        return Driver(who, None if content["host"] != platform.node() else psutil.pid_exists(int(content["pid"])))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def is_alive(trial: Mapping[str, Any]) -> bool | None:
+def is_alive(trial: Row) -> bool | None:
     """Whether the trial's process runs; None where that cannot be told from here."""
     if trial["pid"] is None or trial["host"] != platform.node():
         return None
     try:
-        process = psutil.Process(int(trial["pid"]))
-        begun = datetime.fromisoformat(trial["started"]).timestamp()
+        process = psutil.Process(as_int(trial["pid"]))
+        begun = as_time(trial["started"]).timestamp()
         # One that was started later has the number of one that has ended.
         is_its = bool(process.create_time() < begun + _CLOCKS_DIFFER_SECONDS)
         return is_its and process.status() != psutil.STATUS_ZOMBIE

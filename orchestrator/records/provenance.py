@@ -22,9 +22,14 @@ def cores() -> int:
     return int(joblib.cpu_count())
 
 
+def moment() -> datetime:
+    """The time, in UTC."""
+    return datetime.now(UTC)
+
+
 def now() -> str:
     """The time in UTC, ISO 8601, whole milliseconds."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+    return moment().isoformat(timespec="milliseconds")
 
 
 @cache

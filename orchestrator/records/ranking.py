@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
-from cpcnn_core.config import NOT_IDENTIFYING, field_names
+from cpcnn_core.config import NOT_IDENTIFYING, Scalar, field_names
 from orchestrator.objectives.objective import Objective, ParetoObjective, pareto_front
 from orchestrator.records.states import Meaning, meaning_of
-from orchestrator.records.store import OPTION_PREFIX, Row, Store
+from orchestrator.records.store import OPTION_PREFIX, Row, Store, as_scalar, as_time
 
 # What a checkpoint file does not tell of the network in it. The rest of an imported trial's configuration is read off
 # the file, or says how the trial was measured here.
@@ -40,18 +41,18 @@ class Entry:
     def best(self, objective: Objective, *, kept: bool = False) -> Row | None:
         """Its best epoch, or its best epoch whose weights are on disk; None where no epoch has the metric."""
         rows = [row for row in self.epochs if row["checkpoint"] is not None] if kept else self.epochs
-        return dict(best) if (best := objective.best(rows)) is not None else None
+        return objective.best(rows)
 
     @property
     def is_imported(self) -> bool:
         """Whether it is a checkpoint of somebody else's training."""
         return self.trial.get("source") is not None
 
-    def settings(self) -> Row:
+    def settings(self) -> dict[str, Scalar]:
         """Its configuration, flat; of an imported checkpoint what is known."""
         names = set(field_names())
         return {
-            key: value
+            key: as_scalar(value)
             for key, value in self.trial.items()
             if (key in names or (key.startswith(OPTION_PREFIX) and value is not None))
             and not (self.is_imported and is_of_training(key))
@@ -74,10 +75,10 @@ def read(stores: Iterable[Store]) -> tuple[list[Entry], list[str]]:
 def ranked(entries: Iterable[Entry], objective: Objective, *, kept: bool = False) -> list[Entry]:
     """Best first, of equals the one that began earlier; then those without the metric, last those that failed."""
 
-    def order(entry: Entry) -> tuple[bool, bool, tuple[float, ...], str]:
+    def order(entry: Entry) -> tuple[bool, bool, tuple[float, ...], datetime]:
         best = entry.best(objective, kept=kept)
         key = None if best is None else objective.order(best)
-        return entry.meaning.failed, key is None, key or (), str(entry.trial["started"])
+        return entry.meaning.failed, key is None, key or (), as_time(entry.trial["started"])
 
     return sorted(entries, key=order)
 
@@ -100,8 +101,8 @@ def sound(entries: Iterable[Entry]) -> list[Entry]:
 def front(entries: Iterable[Entry], objective: ParetoObjective) -> list[tuple[Entry, Row]]:
     """The Pareto front over all epochs of all trials that did not fail, the best by the first metric first."""
 
-    def point(held: tuple[Entry, Row]) -> tuple[float, ...]:
-        values = objective.values(held[1])
+    def point(measured: tuple[Entry, Row]) -> tuple[float, ...]:
+        values = objective.values(measured[1])
         assert values is not None
         return values
 
@@ -112,15 +113,15 @@ def front(entries: Iterable[Entry], objective: ParetoObjective) -> list[tuple[En
     return pareto_front(points, point, objective.directions)
 
 
-def differing(settings: Sequence[Row]) -> list[str]:
+def differing(settings: Sequence[Mapping[str, Scalar]]) -> list[str]:
     """The fields in which configurations differ, those apart that change no result.
 
     What is not known of one of them, an imported checkpoint, is no difference. A fusion's option that one does not have
     is.
     """
-    fields = dict.fromkeys(field for held in settings for field in held if field not in NOT_IDENTIFYING)
+    fields = dict.fromkeys(field for each in settings for field in each if field not in NOT_IDENTIFYING)
     return [field for field in fields if len(_known(field, settings)) > 1]
 
 
-def _known(field: str, settings: Sequence[Row]) -> set[str]:
-    return {repr(held.get(field)) for held in settings if field in held or field.startswith(OPTION_PREFIX)}
+def _known(field: str, settings: Sequence[Mapping[str, Scalar]]) -> set[str]:
+    return {repr(each.get(field)) for each in settings if field in each or field.startswith(OPTION_PREFIX)}

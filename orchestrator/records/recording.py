@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
-from orchestrator.records.provenance import git_commit, now
+from orchestrator.records.provenance import git_commit, moment
 from orchestrator.records.states import State, meaning_of
 from orchestrator.records.store import Attempt, Row, Store, as_int, attempt_of
 
@@ -47,7 +47,7 @@ class Recording:
             attempt=1 + max((as_int(row["attempt"]) for row in earlier), default=0),
             number=number,
             state="RUNNING",
-            started=now(),
+            started=moment(),
             epochs=store.reported_epochs(config),
             gpus=gpus,
             git_commit=git_commit(),
@@ -77,7 +77,9 @@ class Recording:
     def finish(self, state: State, error: str | None = None, *, stopped: str | None = None) -> None:
         """Write how the attempt ended, and why: `error` where it FAILED, else `stopped`."""
         seconds = time.monotonic() - self._begun
-        self._attempt = replace(self._attempt, state=state, error=error, stopped=stopped, ended=now(), seconds=seconds)
+        self._attempt = replace(
+            self._attempt, state=state, error=error, stopped=stopped, ended=moment(), seconds=seconds
+        )
         self._store.write_attempt(self._attempt, self.config)
 
 
@@ -106,5 +108,5 @@ def _as_far_as(attempt: Attempt, epochs: Iterable[Row]) -> Attempt:
     return replace(
         attempt,
         epochs=max([attempt.epochs, *(as_int(row["epoch"]) for row in own)]),
-        peak_memory_bytes=max((int(peak) for peak in peaks if peak is not None), default=None),
+        peak_memory_bytes=max((as_int(peak) for peak in peaks if peak is not None), default=None),
     )

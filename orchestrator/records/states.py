@@ -60,5 +60,5 @@ def meaning_of(state: object) -> Meaning:
 
 def reason_of(trial: Mapping[str, object]) -> str | None:
     """Why the trial is in its state, from a row of `trials`; None where nothing was said."""
-    said = trial.get("error") or trial.get("stopped")
-    return None if said is None else str(said)
+    reason = trial.get("error") or trial.get("stopped")
+    return None if reason is None else str(reason)

@@ -13,7 +13,7 @@ half of one, and a reader that meets a broken or foreign file names it and goes 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,9 +24,12 @@ from cpcnn_core.metrics import EpochMetrics
 from orchestrator.records import layout
 from orchestrator.records.columns import OPTION_PREFIX as OPTION_PREFIX
 from orchestrator.records.columns import Attempt as Attempt
+from orchestrator.records.columns import Cell as Cell
 from orchestrator.records.columns import Row as Row
 from orchestrator.records.columns import as_int as as_int
 from orchestrator.records.columns import as_number as as_number
+from orchestrator.records.columns import as_scalar as as_scalar
+from orchestrator.records.columns import as_time as as_time
 from orchestrator.records.columns import attempt_of as attempt_of
 from orchestrator.records.columns import config_of as config_of
 from orchestrator.records.errors import NotThereError as NotThereError
@@ -37,7 +40,7 @@ from orchestrator.records.place import Fence, place_of
 from orchestrator.records.predictions import Predictions
 from orchestrator.records.study_copy import StudyCopy
 from orchestrator.records.sweep_file import SweepFile, SweepRecord
-from orchestrator.records.tables import COMPACT_FROM, Table, Tables
+from orchestrator.records.tables import COMPACT_FROM, Table, Tables, Turn
 from orchestrator.records.tables import without_a_gap as without_a_gap
 
 if TYPE_CHECKING:
@@ -298,6 +301,13 @@ class Store:
         Only for the one who holds the sweep. Return how many files were replaced.
         """
         return self._tables.compact(at_least=at_least)
+
+    def unify(self, turn: Turn = lambda _: nullcontext(True)) -> list[str]:
+        """Write files anew that have other columns than this version gives them; a line on each that cannot be.
+
+        Only for the one who holds the sweep, or with a `turn` for each trial.
+        """
+        return self._tables.unify(turn)
 
     def set_damaged_aside(self) -> list[str]:
         """Move compacted files that cannot be read to where they lie in no reader's way; a line on each.

@@ -42,9 +42,9 @@ class StudyCopy:
         with TemporaryDirectory() as folder:
             copy = Path(folder) / layout.STUDY_FILE
             # Not the file's bytes: half of what the study knows may be in its write-ahead log.
-            with closing(sqlite3.connect(self.file)) as held, closing(sqlite3.connect(copy)) as made:
-                held.backup(made)
-                made.execute("pragma journal_mode = delete")  # so that a reader need not write beside it
+            with closing(sqlite3.connect(self.file)) as study, closing(sqlite3.connect(copy)) as published:
+                study.backup(published)
+                published.execute("pragma journal_mode = delete")  # so that a reader need not write beside it
             content = copy.read_bytes()
         # Those of a file that had the name before would be taken for this one's.
         self._place.remove(f"{layout.STUDY_FILE}{suffix}" for suffix in _LOGS)

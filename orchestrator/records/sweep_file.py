@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
@@ -33,11 +33,12 @@ Number: TypeAlias = int | float
 
 class _Part(BaseModel):
     # Strict: what is read is written again as it was, 1 as 1 and "1" as "1".
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True, defer_build=True)
 
-    def as_json(self) -> dict[str, Any]:  # whatever JSON can hold
+    def as_json(self) -> dict[str, JsonValue]:
         """What was given of it, as JSON."""
-        return self.model_dump(exclude_unset=True)
+        given: dict[str, JsonValue] = self.model_dump(exclude_unset=True)
+        return given
 
     def __bool__(self) -> bool:
         """Whether anything was given of it."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
@@ -21,26 +22,13 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
-from orchestrator.records import arrays, layout
-from orchestrator.records.columns import (
-    ATTEMPT_COLUMNS,
-    EPOCH_COLUMNS,
-    EPOCH_KEY,
-    EPOCHS,
-    OPTION_PREFIX,
-    TRIALS,
-    Attempt,
-    Kind,
-    Row,
-    as_int,
-    config_columns,
-    schema_of,
-)
+from orchestrator.records import arrays, layout, migrations, schema
+from orchestrator.records.columns import EPOCH_COLUMNS, EPOCH_KEY, EPOCHS, TRIALS, Attempt, Kind, Row, as_int
 from orchestrator.records.errors import StoreError
 from orchestrator.records.location import RemoteError
 from orchestrator.records.parquet_files import UNREADABLE, ParquetFiles
 from orchestrator.records.place import Place
-from orchestrator.records.states import ENDED
+from orchestrator.records.states import ENDED, meaning_of
 
 if TYPE_CHECKING:
     import pandas as pd  # takes a second to import, and who only asks for rows or columns does without
@@ -48,6 +36,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 COMPACT_FROM = 256  # files of ended trials from which on the driver compacts
+
+Turn: TypeAlias = Callable[[str], AbstractContextManager[bool]]
+"""Says, by the name of a trial's file, whether its rows may be written, and keeps others from it meanwhile."""
 
 _NAMED = 5  # trials in a message
 
@@ -69,8 +60,7 @@ class Table:
 
     def rows(self) -> list[Row]:
         """The rows as plain mappings, None where a value is null."""
-        rows: list[Row] = self.columns.to_pylist()
-        return rows
+        return arrays.rows(self.columns)
 
 
 class Tables:
@@ -79,6 +69,7 @@ class Tables:
     def __init__(self, place: Place, files: ParquetFiles) -> None:
         self._place = place
         self._files = files
+        self._there: dict[str, schema.Columns] = {}  # by table: the columns that the folder's files have
 
     # --- one trial
 
@@ -93,17 +84,7 @@ class Tables:
             rows[as_int(earlier["attempt"])] = earlier
         for attempt in attempts:
             rows[attempt.attempt] = dataclasses.asdict(attempt) | config.flat()
-        # The options of other trials' fusions, columns of the compacted file, are null in this one's rows.
-        ordered = [
-            {
-                name: value
-                for name, value in rows[number].items()
-                if value is not None or not name.startswith(OPTION_PREFIX)
-            }
-            for number in sorted(rows)
-        ]
-        schema = schema_of(ordered, ATTEMPT_COLUMNS | config_columns())
-        self._write(TRIALS, config.trial_id, ordered, schema)
+        self._write(TRIALS, config.trial_id, [rows[number] for number in sorted(rows)])
 
     def epochs_of(self, trial_id: str) -> list[Row]:
         """The trial's rows of `epochs`, in order."""
@@ -124,8 +105,7 @@ class Tables:
             if other["epoch"] != metrics.epoch
         ]
         rows = sorted([*others, row], key=lambda each: as_int(each["epoch"]))
-        schema = schema_of(rows, EPOCH_COLUMNS)
-        self._write(EPOCHS, trial_id, rows, schema)
+        self._write(EPOCHS, trial_id, rows)
 
     # --- all trials
 
@@ -148,16 +128,11 @@ class Tables:
 
     def epoch_columns(self) -> dict[str, pa.DataType]:
         """The columns that `epochs` has, by what the files' ends say of them."""
-        found = dict(EPOCH_COLUMNS)
-        for file, tag in self._place.tables(layout.EPOCHS).items():
-            try:
-                schema = self._files.schema(file, tag)
-            except RemoteError as error:
-                raise StoreError(str(error)) from None
-            except (OSError, pa.ArrowException):
-                continue  # whoever reads the rows names it
-            found |= {field.name: field.type for field in schema if field.name not in found}
-        return found
+        columns = dict(EPOCH_COLUMNS)
+        for _, each in self._schemas(EPOCHS):
+            there = schema.columns_in(migrations.columns_of(each))
+            columns |= {name: kind for name, kind in there.items() if name not in columns}
+        return columns
 
     def orphans(self, trials: pa.Table, epochs: pa.Table) -> list[str]:
         """A line on the trials that have epochs and no row in `trials`, of which nobody knows what was trained."""
@@ -196,10 +171,49 @@ class Tables:
             rows = table.columns.filter(pc.is_in(table.columns["trial_id"], pa.array(sorted(ended)))).sort_by(
                 [(name, "ascending") for name in kind.order]
             )
-            self._files.write(kind.compacted, rows)
+            self._files.write(kind.compacted, schema.conformed(rows, self._schema(kind, _types(rows))))
             self._place.remove(own)
             replaced += len(own)
         return replaced
+
+    def unify(self, turn: Turn = lambda _: nullcontext(True)) -> list[str]:
+        """Write files anew that have other columns than this version gives them; a line on each that cannot be.
+
+        Earlier releases, and those who had other fusions registered, wrote other ones; and readers that know nothing of
+        us go by the first file of a folder. Only for the one who holds the sweep, or with a `turn` for each trial.
+        Trials that are run by hand at this moment are left alone: they have another writer.
+        """
+        problems: list[str] = []
+        busy: frozenset[str] | None = None
+        for kind in (TRIALS, EPOCHS):
+            schemas = [each for each in self._schemas(kind) if set(kind.required) <= set(each[1].names)]
+            there: dict[str, pa.DataType] = {}
+            for _, each in schemas:
+                there |= schema.columns_in(migrations.columns_of(each))
+            self._there[kind.folder] = there
+            wanted = schema.schema_of(kind, there)
+            for name in [name for name, each in schemas if not each.equals(wanted)]:
+                busy = self._running_by_hand() if busy is None else busy
+                trial_id = PurePosixPath(name).stem
+                with turn(trial_id) as may:
+                    if may and trial_id not in busy:
+                        problems += self._conform(kind, name, wanted)
+        return problems
+
+    def _conform(self, kind: Kind, name: str, wanted: pa.Schema) -> Iterable[str]:
+        table, problem = self._files.read(name, kind.required)
+        if table is None:
+            return [] if problem is None else [problem]
+        try:
+            self._files.write(name, schema.conformed(schema.expanded(table), wanted))
+        except pa.ArrowException as error:
+            reason = str(error).splitlines()[0]
+            return [f"{self._place.path(name)}: has columns that do not go with the other files' ({reason})"]
+        return []
+
+    def _running_by_hand(self) -> frozenset[str]:
+        latest = self.latest_attempts().rows()
+        return frozenset(str(row["trial_id"]) for row in latest if row["number"] is None and _runs(row))
 
     def set_damaged_aside(self) -> list[str]:
         """Move compacted files that cannot be read to where they lie in no reader's way; a line on each.
@@ -216,6 +230,9 @@ class Tables:
 
     def _all(self, kind: Kind, columns: list[str] | None = None) -> Table:
         """All rows of a folder, each once, in order; those of the compacted file come first."""
+        asked = columns
+        if asked is not None and kind is EPOCHS and not set(asked) <= set(EPOCH_COLUMNS):
+            columns = [*asked, schema.UNDECLARED]
         tags = self._place.tables(kind.folder)
         files = [name for name in tags if name != kind.compacted]
         with ThreadPoolExecutor(self._place.readers) as pool:
@@ -242,6 +259,9 @@ class Tables:
             compacted_path, whole_path = (str(self._place.path(name)) for name in (kind.compacted, kind.folder))
             whole, more = _concatenate(empty, {compacted_path: compacted, whole_path: whole})
             clashes += more
+        whole = schema.expanded(whole)
+        if asked is not None:
+            whole = whole.select([name for name in whole.column_names if name in asked])
         return Table(whole, problems + clashes)
 
     def _rows(self, kind: Kind, trial_id: str, *, to_write: bool = False) -> list[Row]:
@@ -253,11 +273,31 @@ class Tables:
             logger.warning("%s It was moved to %s", f"{problem.rstrip('.')}.", aside)
         if table is None:
             table = self._files.read_trial(kind.compacted, trial_id)
-        rows: list[Row] = [] if table is None else table.to_pylist()
-        return rows
+        return [] if table is None else arrays.rows(schema.expanded(table))
 
-    def _write(self, kind: Kind, trial_id: str, rows: Sequence[Row], schema: pa.Schema) -> None:
-        self._files.write(layout.rows_of(kind.folder, trial_id), pa.Table.from_pylist(list(rows), schema=schema))
+    def _write(self, kind: Kind, trial_id: str, rows: Sequence[Row]) -> None:
+        table = schema.table_of(rows, self._schema(kind, schema.types_in(rows)))
+        self._files.write(layout.rows_of(kind.folder, trial_id), table)
+
+    def _schema(self, kind: Kind, needed: schema.Columns) -> pa.Schema:
+        """What a file of the table is written with: what this process knows of, and what the folder has already."""
+        if kind.folder not in self._there:
+            first = next((each for _, each in self._schemas(kind) if set(kind.required) <= set(each.names)), None)
+            there = {} if first is None else schema.columns_in(migrations.columns_of(first))
+            self._there[kind.folder] = there
+        return schema.schema_of(kind, {**self._there[kind.folder], **needed})
+
+    def _schemas(self, kind: Kind) -> Iterator[tuple[str, pa.Schema]]:
+        """The files of a table that can be read, each with the columns that it was written with."""
+        for name, tag in self._place.tables(kind.folder).items():
+            try:
+                each = self._place.schema(name, tag)
+            except RemoteError as error:
+                raise StoreError(str(error)) from None
+            except (OSError, pa.ArrowException):
+                continue  # whoever reads the rows names it
+            if migrations.version_of(each) <= migrations.SCHEMA:
+                yield name, each
 
 
 def without_a_gap(epochs: Container[int], before: int = 0) -> int:
@@ -266,6 +306,14 @@ def without_a_gap(epochs: Container[int], before: int = 0) -> int:
     while reported + 1 in epochs:
         reported += 1
     return reported
+
+
+def _runs(row: Row) -> bool:
+    return meaning_of(row["state"]).runs
+
+
+def _types(table: pa.Table) -> schema.Columns:
+    return {field.name: field.type for field in table.schema}
 
 
 def _last_of_each(table: pa.Table, order: Sequence[str], unique: Sequence[str]) -> pa.Table:

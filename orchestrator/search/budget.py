@@ -6,9 +6,8 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import datetime
 
-from orchestrator.records.columns import Row, as_int, as_number
+from orchestrator.records.columns import Row, as_int, as_number, as_time
 from orchestrator.text.formatting import plain
 
 _HOUR = 3600.0
@@ -41,7 +40,7 @@ def spent(attempts: Iterable[Row], epochs: Iterable[Row]) -> Spent:
         reported[key] = reported.get(key, 0.0) + (as_number(row["seconds"]) or 0.0)
     intervals, gpu_seconds = [], 0.0
     for row in attempts:
-        begun = datetime.fromisoformat(str(row["started"])).timestamp()
+        begun = as_time(row["started"]).timestamp()
         seconds = as_number(row["seconds"])
         if seconds is None:
             seconds = reported.get((str(row["trial_id"]), as_int(row["attempt"])), 0.0)

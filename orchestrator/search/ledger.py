@@ -20,7 +20,8 @@ from orchestrator.records.states import State, reason_of
 from orchestrator.records.store import Row, Store, StoreError, as_int, config_of, without_a_gap
 from orchestrator.search import study_file
 from orchestrator.search.failures import FailuresInARow
-from orchestrator.search.scheduling import Schedule, Scheduler, Stopped
+from orchestrator.search.scheduler import Scheduler, Stopped
+from orchestrator.search.scheduling import Schedule
 from orchestrator.search.study import Study, StudyError, Suggestion
 
 MAX_RESTARTS = 2  # how often a trial whose process died is started again; the next time it is failed

@@ -7,14 +7,14 @@ import logging
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from cpcnn_core.config import TrialConfig
 from orchestrator.objectives.objective import Objective
 from orchestrator.process import signals
 from orchestrator.records.recording import Recording
 from orchestrator.records.states import meaning_of
-from orchestrator.records.store import Store, StoreError
+from orchestrator.records.store import Row, Store, StoreError
 from orchestrator.training import replaying, trainer
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-OnEpoch = Callable[[dict[str, Any]], None]
+OnEpoch: TypeAlias = Callable[[Row], None]
 
 
 def is_finished(store: Store, config: TrialConfig) -> bool:

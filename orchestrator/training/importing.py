@@ -14,9 +14,9 @@ from cpcnn_core.checkpoint import CheckpointFolder
 from cpcnn_core.config import PROTOCOL, ConfigError, Scalar, TrialConfig
 from cpcnn_core.data import Dataset
 from cpcnn_core.errors import CheckpointError, LikelihoodError
-from cpcnn_core.evaluate import Evaluation
+from cpcnn_core.evaluation import Evaluation
 from cpcnn_core.files import sha256
-from cpcnn_core.metrics import EpochMetrics
+from cpcnn_core.metrics import EpochMetrics, of_evaluation
 from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.quality import Drawn
 from cpcnn_core.starter import Choices, Imported, import_starter
@@ -125,22 +125,22 @@ def _measured(file: Path, imported: Imported, config: TrialConfig, dataset: Data
     # Whether FID can be measured at all is found out before anything that takes long.
     evaluator = quality.evaluator(config, dataset) if config.eval.fid_every else None
     result, on_train = _evaluated(file, model, config, dataset)
-    measured: dict[str, Any] = dict(result.metrics())
+    of_split: dict[str, Any] = dict(of_evaluation(result))  # Any: fields of EpochMetrics, each with its type
     of_classes: dict[str, float] = {}
     drawn = None
     if evaluator is not None:
         drawn = quality.draw(model, config.eval.fid_images_per_class, seed=config.seed)
         of_images, of_classes = quality.metrics(evaluator.measure(drawn, seed=config.seed), dataset.class_names)
-        measured |= of_images
+        of_split |= of_images
     seconds = time.perf_counter() - started
-    metrics = EpochMetrics(
+    metrics = EpochMetrics.of(
+        of_split,
         epoch=EPOCH,
         step=0,
         lr=None,
         train_loss=None,
         train_bpd=None,
         train_acc=None if on_train is None else on_train.accuracy,
-        **measured,
         grad_norm=None,
         seconds=seconds,
         train_seconds=0.0,

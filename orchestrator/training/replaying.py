@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.suggest import nearest
 from orchestrator.objectives.objective import Objective
 from orchestrator.records.kinds import kind_of
 from orchestrator.records.location import Folder, remove_tree
-from orchestrator.records.store import Store, StoreError, config_of, sweeps
+from orchestrator.records.store import Row, Store, StoreError, as_int, config_of, sweeps
 from orchestrator.records.sweep_file import SweepRecord
-from orchestrator.search.space import parse_data_root
+from orchestrator.search.settings import parse_data_root
 
 if TYPE_CHECKING:
     from orchestrator.training.continuing import Start  # takes torch
@@ -42,7 +42,7 @@ class Replay:
 
     config: TrialConfig
     store: Store  # where the new rows go
-    wanted: Sequence[Mapping[str, Any]]  # the rows of the recorded epochs
+    wanted: Sequence[Row]  # the rows of the recorded epochs
     threads: Mapping[int, int]  # of torch, by epoch
     objective: Objective | None
     start: Start | None = None  # of a trial that continues another one
@@ -102,13 +102,13 @@ def _is_scratch(store: Store) -> bool:
     return record is None or kind_of(store.folder.name, record) == "replays"
 
 
-def threads_by_epoch(attempts: Iterable[Mapping[str, Any]], epochs: Iterable[Mapping[str, Any]]) -> dict[int, int]:
+def threads_by_epoch(attempts: Iterable[Row], epochs: Iterable[Row]) -> dict[int, int]:
     """How many threads of torch trained each epoch, where its attempt says so: another number adds up in another
     order.
     """
     of_attempt = {row["attempt"]: row.get("threads") for row in attempts}
-    held = {int(row["epoch"]): of_attempt.get(row["attempt"]) for row in epochs}
-    return {epoch: int(threads) for epoch, threads in held.items() if threads is not None}
+    of_epoch = {as_int(row["epoch"]): of_attempt.get(row["attempt"]) for row in epochs}
+    return {epoch: as_int(threads) for epoch, threads in of_epoch.items() if threads is not None}
 
 
 def recorded_config(store: Store, trial_id: str, given: Iterable[str]) -> TrialConfig:
@@ -141,7 +141,7 @@ def forget(store: Store, trial_id: str) -> None:
         (folder / f"{trial_id}.parquet").unlink(missing_ok=True)
 
 
-def differences(recorded: Sequence[Mapping[str, Any]], again: Sequence[Mapping[str, Any]]) -> list[str]:
+def differences(recorded: Sequence[Row], again: Sequence[Row]) -> list[str]:
     """One line for each metric of each epoch that is not what it was."""
     replayed = {row["epoch"]: row for row in again}
     found = []

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from cpcnn_core import environment
 from cpcnn_core.errors import RunError
@@ -84,7 +84,8 @@ class Replicated:
                 connection.close()
 
 
-_Replica = tuple["subprocess.Popen[bytes]", "Connection[Any, Any]"]
+_Channel: TypeAlias = "Connection[Any, Any]"  # Any: whatever is pickled goes through it, either way
+_Replica: TypeAlias = tuple["subprocess.Popen[bytes]", _Channel]
 
 
 def _next(replicas: list[_Replica], on_progress: OnProgress | None) -> EpochMetrics | None:
@@ -112,7 +113,7 @@ def _next(replicas: list[_Replica], on_progress: OnProgress | None) -> EpochMetr
                 return found
 
 
-def _start(rank: int, world: int, port: int, log: Any) -> _Replica:
+def _start(rank: int, world: int, port: int, log: BinaryIO) -> _Replica:
     ours, theirs = socket.socketpair()
     variables = environment.without_launchers(os.environ) | {
         "MASTER_ADDR": "127.0.0.1",
@@ -148,7 +149,7 @@ class _free_port:  # noqa: N801 - a context manager
         self._socket.close()
 
 
-def _work(connection: Connection[Any, Any]) -> None:
+def _work(connection: _Channel) -> None:
     """Be one of the processes."""
     import torch
 
@@ -190,7 +191,7 @@ def _die_with_parent() -> None:
 
 def _main(descriptor: int) -> None:
     _die_with_parent()
-    connection: Connection[Any, Any] = Connection(descriptor)
+    connection: _Channel = Connection(descriptor)
     try:
         _work(connection)
     except Exception as error:

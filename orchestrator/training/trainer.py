@@ -24,7 +24,7 @@ from orchestrator.records.store import Store
 
 if TYPE_CHECKING:
     from cpcnn_core.data import Dataset
-    from cpcnn_core.evaluate import Evaluation
+    from cpcnn_core.evaluation import Evaluation
     from cpcnn_core.quality import Drawn
 
 logger = logging.getLogger(__name__)
@@ -201,8 +201,8 @@ def check_each(configs: Iterable[TrialConfig]) -> None:
 
     largest: dict[DataConfig, TrialConfig] = {}
     for config in configs:
-        held = largest.setdefault(config.data, config)
-        if config.train.batch_size > held.train.batch_size:
+        known = largest.setdefault(config.data, config)
+        if config.train.batch_size > known.train.batch_size:
             largest[config.data] = config
     for config in largest.values():
         check_fits(config, dataset(config.data))

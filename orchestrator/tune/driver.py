@@ -76,6 +76,8 @@ def _run_in(
         if new:
             _check_data(plan)  # before the folder is bound to this question
         _agree(plan, store)
+        for line in store.unify():
+            view.note(f"warning: {line}")
         with beside():
             outcome = _search(plan, store, view, new=new)
         if new and outcome.interrupted:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
@@ -12,7 +11,7 @@ from rich.table import Table
 from cpcnn_core.config import Scalar
 from orchestrator.objectives.objective import Objective, ParetoObjective
 from orchestrator.records.ranking import Entry, differing
-from orchestrator.records.store import Row
+from orchestrator.records.store import Cell, Row, as_number
 from orchestrator.text.formatting import measured_apart, settings_apart, short
 
 _DIGESTS = frozenset({"source", "data.digest", "lineage.weights"})  # shown by their first digits
@@ -57,17 +56,17 @@ def _table(title: str, shown: Sequence[tuple[Entry, Row]], objective: Objective)
     return kept_whole(made, "", "sweep", "trial", *numbers, *limits)
 
 
-def _metric_cells(rows: Sequence[Mapping[str, Any]], objective: Objective) -> dict[str, list[str]]:
+def _metric_cells(rows: Sequence[Row], objective: Objective) -> dict[str, list[str]]:
     """The cells of each column of numbers: what the objective is and reads, and accuracy and bits per dimension."""
     names = dict.fromkeys((objective.metric, *objective.reads, "val_acc", "val_bpd"))
-    values: Sequence[Mapping[str, Any]] = rows
+    values: Sequence[Row] = rows
     if objective.metric not in objective.reads:
         # The score from the metrics, since the column of that name may be what another objective made of them.
         values = [{**row, objective.metric: objective.value(row)} for row in rows]
-    return {name: measured_apart([row.get(name) for row in values]) for name in names}
+    return {name: measured_apart([as_number(row.get(name)) for row in values]) for name in names}
 
 
-def _kept_limits(row: Mapping[str, Any], objective: Objective) -> str:
+def _kept_limits(row: Row, objective: Objective) -> str:
     if not row:
         return "-"
     return "broken" if any(violation > 0 for violation in objective.violations(row).values()) else "kept"
@@ -81,18 +80,18 @@ def kept_whole(table: Table, *heads: str) -> Table:
     return table
 
 
-def setting_cells(settings: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> list[list[str]]:
+def setting_cells(settings: Sequence[Mapping[str, Scalar]], fields: Sequence[str]) -> list[list[str]]:
     """A row of cells for each configuration, one for each field; empty where it does not have the field."""
     columns = []
     for field in fields:
-        values = [held[field] for held in settings if field in held]
+        values = [each[field] for each in settings if field in each]
         if field in _DIGESTS:
-            values = [value and short(value) for value in values]
+            values = [value and short(str(value)) for value in values]
         texts = iter(settings_apart(values))
-        columns.append([next(texts) if field in held else "" for held in settings])
+        columns.append([next(texts) if field in each else "" for each in settings])
     return [[column[row] for column in columns] for row in range(len(settings))]
 
 
-def epoch_of(epoch: Scalar, settings: Mapping[str, Any]) -> str:
+def epoch_of(epoch: Cell, settings: Mapping[str, Scalar]) -> str:
     """`3/10`: an epoch of as many as the trial was to have. - where there is none, as with an imported checkpoint."""
     return f"{epoch}/{settings['train.epochs']}" if epoch is not None and "train.epochs" in settings else "-"

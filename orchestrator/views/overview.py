@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -17,7 +16,7 @@ from orchestrator.records.kinds import Kind, kind_of
 from orchestrator.records.processes import Driver, driver_of, is_alive
 from orchestrator.records.ranking import Entry
 from orchestrator.records.states import meaning_of, reason_of
-from orchestrator.records.store import Store, StoreError
+from orchestrator.records.store import Row, Store, StoreError
 from orchestrator.records.sweep_file import Run, SweepRecord
 from orchestrator.search.budget import spent
 from orchestrator.text.formatting import measured, plain
@@ -84,7 +83,7 @@ def _running_trials(entries: Iterable[Entry], kind: Kind, *, gone: bool) -> list
     return by_driver + [_by_hand(entry, kind) for entry in running if _is_by_hand(entry)]
 
 
-def per_hour(attempts: Iterable[Mapping[str, Any]]) -> float | None:
+def per_hour(attempts: Iterable[Row]) -> float | None:
     """Trials that ended for each hour in which any of them ran; None where it cannot be told yet."""
     rows = [row for row in attempts if meaning_of(row["state"]).ended and row["ended"]]
     hours = spent(rows, ()).hours  # a night between two runs of the command is none of them

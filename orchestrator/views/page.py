@@ -7,12 +7,13 @@ import html
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 from plotly.offline import get_plotlyjs
 
+from cpcnn_core.config import Scalar
 from cpcnn_core.files import write_atomically
 from cpcnn_core.metrics import EpochMetrics, FidProtocol, fid_protocol_of
 from orchestrator.choosing.decision import Decision, sentences
@@ -23,7 +24,7 @@ from orchestrator.records.data_kinds import Data, data_of
 from orchestrator.records.provenance import now
 from orchestrator.records.ranking import Entry
 from orchestrator.records.states import reason_of
-from orchestrator.records.store import StoreError
+from orchestrator.records.store import Row, StoreError, as_number, as_time
 from orchestrator.text.formatting import measured, measured_apart, plain
 from orchestrator.views import leaderboard
 from orchestrator.views.standings import sure_cells, sure_heads
@@ -69,7 +70,7 @@ def _page(selected: Selection, decision: Decision) -> str:
     if not selected.imports:
         entries = [entry for entry in entries if not entry.is_imported]
     title = _text(", ".join(store.folder.name for store in selected.stores))
-    entries.sort(key=lambda entry: str(entry.trial["started"]))
+    entries.sort(key=lambda entry: as_time(entry.trial["started"]))
     body = [
         f"<h1>{title}</h1>",
         f"<p>{len(entries)} trials, {sum(len(entry.epochs) for entry in entries)} epochs; written {now()}.</p>",
@@ -95,21 +96,21 @@ def _best(_: Sequence[Entry], decision: Decision) -> str:
         cells = [str(rank), one.sweep, one.trial_id, str(one.epoch), values[rank - 1]]
         cells += [*sure_cells(one), *settings[rank - 1]]
         rows.append((f' class="{"chosen" if one.chosen else ""}"', cells))
-    said = "".join(f"<p>{_text(line)}</p>" for line in sentences(decision))
-    return _table([*head, *(field.rpartition(".")[2] for field in differing)], rows) + said
+    text = "".join(f"<p>{_text(line)}</p>" for line in sentences(decision))
+    return _table([*head, *(field.rpartition(".")[2] for field in differing)], rows) + text
 
 
 def _progress(entries: Sequence[Entry], decision: Decision) -> str:
     objective = decision.epochs.objective
     values = [(entry, _value(entry, objective)) for entry in entries]
     found = [(number, entry, value) for number, (entry, value) in enumerate(values, start=1) if value is not None]
-    numbers, held, reached = zip(*found, strict=True)
+    numbers, entries_of, reached = zip(*found, strict=True)
     counted = [(number, value) for number, entry, value in found if not entry.meaning.failed]
     best = np.array([value for _, value in counted])
     running = np.maximum.accumulate(best) if objective.direction == "max" else np.minimum.accumulate(best)
     figure = go.Figure(
         [
-            _points(numbers, reached, held, "trials"),
+            _points(numbers, reached, entries_of, "trials"),
             go.Scatter(
                 x=[number for number, _ in counted], y=running, mode="lines", line_shape="hv", name="best so far"
             ),
@@ -128,16 +129,16 @@ def _pareto(entries: Sequence[Entry], _: Decision) -> str:
     if not rows:
         return _nothing("No epoch has a FID: eval.fid_every was 0, or it could not be measured.")
     # Values that were not measured alike, on the same data, never share a figure.
-    kinds: dict[tuple[FidProtocol, Data], list[tuple[Entry, Mapping[str, Any]]]] = {}
+    kinds: dict[tuple[FidProtocol, Data], list[tuple[Entry, Row]]] = {}
     for entry, epoch in rows:
         kinds.setdefault((fid_protocol_of(epoch), data_of(entry.trial)), []).append((entry, epoch))
     parts = []
     for ((extractor, images, reference), _data), alike in kinds.items():
-        ordered = sorted(alike, key=lambda row: (row[1]["fid"], -row[1]["val_acc"]))
+        ordered = sorted(alike, key=lambda row: (_fid_and_accuracy(row)[0], -_fid_and_accuracy(row)[1]))
         sound = [row for row in ordered if not row[0].meaning.failed]
-        front = pareto_front(sound, lambda row: (row[1]["fid"], row[1]["val_acc"]), ("min", "max"))
+        front = pareto_front(sound, _fid_and_accuracy, ("min", "max"))
         figure = go.Figure()
-        shown: tuple[tuple[str, list[tuple[Entry, Mapping[str, Any]]]], ...]
+        shown: tuple[tuple[str, list[tuple[Entry, Row]]], ...]
         shown = (("epochs", ordered), ("Pareto front", front))
         for name, of in shown:
             figure.add_trace(
@@ -184,8 +185,8 @@ def _class_fids(drawn: Sequence[Entry]) -> str:
         for color, name in enumerate(names):
             _add_curve(figure, entry, name, name, color, "solid")
         if names:
-            said = f"<p>By class, of {_text(entry.trial_id)}, the best trial that has it.</p>"
-            return said + _figure(figure, "epoch", "FID of a class")
+            caption = f"<p>By class, of {_text(entry.trial_id)}, the best trial that has it.</p>"
+            return caption + _figure(figure, "epoch", "FID of a class")
     return ""
 
 
@@ -257,11 +258,12 @@ def _importance(entries: Sequence[Entry], decision: Decision) -> str:
     )
 
 
-def _explained(given: Sequence[Any], values: np.ndarray[Any, np.dtype[np.float64]]) -> float:
+def _explained(given: Sequence[Scalar], values: NDArray[np.float64]) -> float:
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in given)
-    groups: Sequence[Any] = list(map(str, given))
+    groups = list(map(str, given))
     if numbers and len(set(given)) > 3:
-        groups = np.digitize(np.array(given, float), np.quantile(np.array(given, float), [1 / 3, 2 / 3])).tolist()
+        thirds = np.quantile(np.array(given, float), [1 / 3, 2 / 3])
+        groups = list(map(str, np.digitize(np.array(given, float), thirds)))
     kinds = sorted(set(groups))
     if len(kinds) >= len(values):
         return 0.0
@@ -272,7 +274,7 @@ def _explained(given: Sequence[Any], values: np.ndarray[Any, np.dtype[np.float64
     return max(0.0, 1 - (within / (n - len(kinds))) / (total / (n - 1)))
 
 
-def _dimension(field: str, given: Sequence[Any]) -> dict[str, Any]:
+def _dimension(field: str, given: Sequence[Scalar]) -> dict[str, object]:
     label = _label(field.rpartition(".")[2])
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in given):
         return {"label": label, "values": given}
@@ -343,12 +345,19 @@ def _samples(entries: Sequence[Entry], decision: Decision) -> str:
     return "".join(parts) or _nothing("No samples were drawn: eval.fid_every was 0.")
 
 
-def _fids(row: Mapping[str, Any]) -> str:
+def _fid_and_accuracy(row: tuple[Entry, Row]) -> tuple[float, float]:
+    fid, accuracy = (as_number(row[1][name]) for name in ("fid", "val_acc"))
+    assert fid is not None
+    assert accuracy is not None
+    return fid, accuracy
+
+
+def _fids(row: Row) -> str:
     """FID of the images, and of each class's."""
     if row.get("fid") is None:
         return ""
-    classes = [measured(value, 1) for name, value in sorted(row.items()) if _is_class_fid(name, value)]
-    return f"; FID {measured(row['fid'], 1)}" + (f", by class {' '.join(classes)}" if classes else "")
+    classes = [measured(as_number(value), 1) for name, value in sorted(row.items()) if _is_class_fid(name, value)]
+    return f"; FID {measured(as_number(row['fid']), 1)}" + (f", by class {' '.join(classes)}" if classes else "")
 
 
 def _failures(entries: Sequence[Entry], _: Decision) -> str:
@@ -403,8 +412,8 @@ _SECTIONS: tuple[tuple[str, Section], ...] = (
 
 
 def _points(
-    x: Sequence[Any],
-    y: Sequence[Any],
+    x: Sequence[object],
+    y: Sequence[object],
     entries: Sequence[Entry],
     name: str,
     more: Sequence[str] = (),

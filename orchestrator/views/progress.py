@@ -77,8 +77,8 @@ class Progress(AbstractContextManager["Progress"]):
     def epoch(self, number: int, config: TrialConfig, metrics: EpochMetrics, value: float | None) -> None:
         """A trial finished an epoch."""
         self._running[number] = (config, metrics)
-        held = self._bests.get(config.trial_id)
-        if value is not None and (held is None or self._objective.better(value, held[0])):
+        before = self._bests.get(config.trial_id)
+        if value is not None and (before is None or self._objective.better(value, before[0])):
             self._bests[config.trial_id] = (value, config, metrics.epoch)
         if self._live is None:
             values = f"{self._objective.metric} {measured(value)}, val_bpd {measured(metrics.val_bpd)}"
@@ -109,9 +109,9 @@ class Progress(AbstractContextManager["Progress"]):
     def _best(self) -> Best | None:
         """The best so far, the earliest of equals."""
         best = self._earlier_best
-        for held in self._bests.values():
-            if best is None or self._objective.better(held[0], best[0]):
-                best = held
+        for candidate in self._bests.values():
+            if best is None or self._objective.better(candidate[0], best[0]):
+                best = candidate
         return best
 
     def _render(self) -> Group:

@@ -1,4 +1,4 @@
-"""Trackers: Weights & Biases and TensorBoard as views of a sweep's tables.
+"""Trackers, in one table: other tools as views of a sweep's tables.
 
 They follow the files and nothing else. So they run in a process of their own, which no trial and no driver waits for;
 may be killed, and go on where they stood; and show a sweep that ended long ago as well as one that runs. What was shown
@@ -7,24 +7,20 @@ of each trial stands in `tracking.json` of the sweep's folder.
 
 from __future__ import annotations
 
-import io
 import json
 import logging
-import math
-import os
-import re
-import shlex
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, Protocol, TypeAlias
+from dataclasses import dataclass
+from typing import TypeAlias
 
-import numpy as np
-from PIL import Image
+from pydantic import ConfigDict, JsonValue, TypeAdapter
 
-from cpcnn_core.config import LOCATIONS
+from cpcnn_core.errors import UserError
+from cpcnn_core.suggest import nearest
 from orchestrator.objectives.objective import Objective
 from orchestrator.records import alone, location
 from orchestrator.records.location import Folder, write_atomically
@@ -32,161 +28,56 @@ from orchestrator.records.ranking import Entry
 from orchestrator.records.store import Store, StoreError, as_int
 from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.text import calling
-from orchestrator.text.names import identifier
+from orchestrator.views.tensorboard import TensorBoard
+from orchestrator.views.tracker import Tracker
+from orchestrator.views.weights_and_biases import Wandb, WandbMode
 
-WandbMode: TypeAlias = Literal["online", "offline"]
+Asked: TypeAlias = Mapping[str, str]
+"""The trackers that a command was asked for, each with its mode, or "" where it has none."""
 
-PROJECT = "cpcnn-sweeps"  # of Weights & Biases, unless WANDB_PROJECT says otherwise
-INIT_SECONDS = "20"  # in which its server has to answer, or runs are kept offline; WANDB_INIT_TIMEOUT says otherwise
 LAST_SECONDS = 60  # that a sweep's end waits for the trackers
 _POLL_SECONDS = 2.0
 WARNING = "warning: "  # how a line of the log begins that the user shall see
-_LONGEST_GROUP = 128  # characters that Weights & Biases takes
-_TAG = re.compile(r"[\w.-][\w./-]*")  # what tensorboardX leaves as it is; it would make one of two others
-_NO_METRICS = ("trial_id", "attempt", "epoch", "checkpoint")
+
+Shown: TypeAlias = tuple[int, int | None]
+"""What a tracker has shown of a trial: its last epoch, and the attempt whose end it has shown."""
+
+_SHOWN = TypeAdapter(dict[str, dict[str, Shown]], config=ConfigDict(defer_build=True))
 
 logger = logging.getLogger(__name__)
 
 
-class Tracker(Protocol):
-    """Where trials are shown."""
-
-    def epoch(self, trial: Entry, row: Mapping[str, Any], samples: Folder | None) -> None:
-        """Show an epoch; `samples` is the picture of what was drawn after it."""
-        ...
-
-    def end(self, trial: Entry, best: Mapping[str, Any] | None) -> None:
-        """The trial has ended, for now at least; `best` is its best epoch."""
-        ...
-
-    def close(self) -> None:
-        """Nothing more comes."""
-        ...
+class TrackerError(UserError, ValueError):
+    """A tracker that there is not, or not in this mode."""
 
 
-class TensorBoard:
-    """Event files in `tensorboard/<trial_id>`."""
+@dataclass(frozen=True)
+class Known:
+    """A tracker that `--tracker NAME` or `--tracker NAME=MODE` starts."""
 
-    def __init__(self, store: Store) -> None:
-        self._folder = store.local_mirror / "tensorboard"
-        self._writers: dict[str, Any] = {}
-
-    def epoch(self, trial: Entry, row: Mapping[str, Any], samples: Folder | None) -> None:
-        """See `Tracker`."""
-        epoch = as_int(row["epoch"])
-        writer = self._writer(trial, epoch)
-        for name, value in _metrics(row).items():
-            writer.add_scalar(_tag(name), value, epoch)
-        if samples is not None:
-            writer.add_image("samples", _pixels(samples), epoch, dataformats="HWC")
-        writer.flush()
-
-    def end(self, trial: Entry, best: Mapping[str, Any] | None) -> None:
-        """See `Tracker`."""
-        writer = self._writers.pop(trial.trial_id, None)
-        if writer is not None:
-            writer.close()
-
-    def close(self) -> None:
-        """See `Tracker`."""
-        while self._writers:
-            self._writers.popitem()[1].close()
-
-    def _writer(self, trial: Entry, epoch: int) -> Any:
-        if trial.trial_id not in self._writers:
-            from tensorboardX import SummaryWriter  # type: ignore[import-untyped]
-
-            # Whatever an earlier process wrote of this epoch or a later one is not shown twice.
-            folder = str(self._folder / trial.trial_id)
-            writer = SummaryWriter(folder, purge_step=epoch, filename_suffix=f".from-{epoch}")
-            text = "\n".join(f"    {name}: {value}" for name, value in _settings(trial).items())
-            writer.add_text("configuration", text, epoch)
-            self._writers[trial.trial_id] = writer
-        return self._writers[trial.trial_id]
+    make: Callable[[Store, str], Tracker]  # is given one of `modes`, or ""
+    modes: tuple[str, ...] = ()  # the first is that of a name alone
 
 
-class Wandb:
-    """A run of Weights & Biases per trial, grouped by sweep, with the same id whenever the trial goes on.
+TRACKERS: dict[str, Known] = {
+    "wandb": Known(Wandb, ("online", "offline")),
+    "tensorboard": Known(TensorBoard),
+}
 
-    Without a key, or where the server does not answer, runs are kept offline in `wandb/`; `wandb sync` sends them.
-    """
 
-    def __init__(self, store: Store, mode: WandbMode) -> None:
-        self._store = store
-        self._mode: WandbMode = mode
-        self._runs: dict[str, Any] = {}
-
-    def epoch(self, trial: Entry, row: Mapping[str, Any], samples: Folder | None) -> None:
-        """See `Tracker`."""
-        import wandb
-
-        shown: dict[str, Any] = dict(_metrics(row))
-        if samples is not None:
-            shown["samples"] = wandb.Image(_pixels(samples))
-        self._run(trial).log({"epoch": as_int(row["epoch"]), **shown}, step=as_int(row["epoch"]))
-
-    def end(self, trial: Entry, best: Mapping[str, Any] | None) -> None:
-        """See `Tracker`."""
-        run = self._run(trial)
-        if best is not None:
-            run.summary.update({"best_epoch": int(best["epoch"])})
-            run.summary.update({f"best/{name}": value for name, value in _metrics(best).items()})
-        run.summary.update({name: trial.trial[name] for name in ("state", "error", "stopped")})
-        del self._runs[trial.trial_id]
-        run.finish(exit_code=int(trial.meaning.failed))
-
-    def close(self) -> None:
-        """See `Tracker`."""
-        while self._runs:
-            self._runs.popitem()[1].finish()
-
-    def _run(self, trial: Entry) -> Any:
-        if trial.trial_id not in self._runs:
-            try:
-                self._runs[trial.trial_id] = self._begun(trial)
-            except Exception as error:
-                if self._mode == "offline":
-                    raise
-                import wandb
-
-                wandb.teardown()  # its service still waits for the server, and holds the run's id
-                self._stay_offline(next(iter(str(error).splitlines()), type(error).__name__))
-                self._runs[trial.trial_id] = self._begun(trial)
-        return self._runs[trial.trial_id]
-
-    def _begun(self, trial: Entry) -> Any:
-        import wandb
-
-        sweep = self._store.folder.name
-        run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", PROJECT),
-            group=sweep if len(sweep) <= _LONGEST_GROUP else identifier(sweep),
-            name=trial.trial_id,
-            id=f"{identifier(sweep)}-{trial.trial_id}",
-            config=_settings(trial),
-            dir=str(self._store.local_mirror),
-            mode=self._mode,
-            # An offline run cannot ask what there is; its id makes it part of the same run when it is sent.
-            resume="allow" if self._mode == "online" else None,
-            reinit="create_new",
-            settings=wandb.Settings(
-                console="off",
-                silent=True,
-                init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", INIT_SECONDS)),
-                x_disable_stats=True,  # they would be this process's
-                save_code=False,
-            ),
-        )
-        run.define_metric("*", step_metric="epoch")
-        return run
-
-    def _stay_offline(self, reason: str) -> None:
-        self._mode = "offline"
-        logger.warning(
-            "wandb: %s; runs are kept offline from here on. To send them: wandb sync %s/wandb/offline-run-*",
-            reason,
-            shlex.quote(str(self._store.local_mirror)),
-        )
+def asked(texts: Iterable[str], *, wandb: WandbMode | None, tensorboard: bool) -> Asked:
+    """What the options ask for: `--tracker` as often as it was typed, and the two short ones. Raise TrackerError."""
+    short = [*([f"wandb={wandb}"] if wandb else []), *(["tensorboard"] if tensorboard else [])]
+    modes: dict[str, str] = {}
+    for text in [*short, *texts]:
+        name, _, mode = text.partition("=")
+        if name not in TRACKERS:
+            raise TrackerError(f"--tracker: {name!r} is no tracker{nearest(name, TRACKERS)}")
+        known = TRACKERS[name].modes
+        if mode and mode not in known:
+            raise TrackerError(f"--tracker: {name} has no mode {mode!r}{nearest(mode, known)}")
+        modes[name] = mode or next(iter(known), "")
+    return modes
 
 
 class Follower:
@@ -196,7 +87,7 @@ class Follower:
         self._store = store
         self._trackers = dict(trackers)
         self._file = store.folder / "tracking.json"
-        self._shown: dict[str, dict[str, list[Any]]] = self._read()  # by tracker and trial: last epoch, end
+        self._shown: dict[str, dict[str, Shown]] = self._read()  # by tracker and trial
         self._tags: dict[Folder, str] = {}
         self._objective = Objective.from_description(_described(store))
         self._stale = {str(row["trial_id"]) for row in store.latest_attempts().rows()}
@@ -221,9 +112,9 @@ class Follower:
 
     def _show(self, name: str, trial: Entry) -> None:
         of_tracker = self._shown.setdefault(name, {})
-        last, ended = of_tracker.get(trial.trial_id, [0, None])
+        last, ended = of_tracker.get(trial.trial_id, (0, None))
         tracker = self._trackers[name]
-        attempt = None if trial.meaning.runs else trial.trial["attempt"]
+        attempt = None if trial.meaning.runs else as_int(trial.trial["attempt"])
         rows = [row for row in trial.epochs if as_int(row["epoch"]) > last]
         if not rows and (attempt is None or attempt == ended):
             return
@@ -231,10 +122,10 @@ class Follower:
             for row in rows:
                 samples = self._store.samples_file(trial.trial_id, as_int(row["epoch"]))
                 tracker.epoch(trial, row, samples if samples.exists() else None)
-                of_tracker[trial.trial_id] = [as_int(row["epoch"]), ended]
+                of_tracker[trial.trial_id] = (as_int(row["epoch"]), ended)
             if attempt is not None and attempt != ended:
                 tracker.end(trial, trial.best(self._objective))
-                of_tracker[trial.trial_id] = [max([last, *(as_int(row["epoch"]) for row in rows)]), attempt]
+                of_tracker[trial.trial_id] = (max([last, *(as_int(row["epoch"]) for row in rows)]), attempt)
         except Exception:
             # A view that fails must not take the others with it, and the tables have everything.
             logger.exception("%s failed", name)
@@ -251,28 +142,22 @@ class Follower:
                     self._tags[path] = tag
                     yield path.stem
 
-    def _read(self) -> dict[str, dict[str, list[Any]]]:
+    def _read(self) -> dict[str, dict[str, Shown]]:
         try:
-            held: dict[str, dict[str, list[Any]]] = json.loads(self._file.read_text())
+            return _SHOWN.validate_json(self._file.read_bytes())
         except (OSError, ValueError):
             return {}  # shown anew; each tracker knows its epochs apart
-        return held
 
     def _write(self) -> None:
         write_atomically(self._file, lambda stream: stream.write(json.dumps(self._shown).encode()))
 
 
-def trackers(store: Store, *, wandb: WandbMode | None, tensorboard: bool) -> dict[str, Tracker]:
+def trackers(store: Store, asked: Asked) -> dict[str, Tracker]:
     """Those that are asked for."""
-    made: dict[str, Tracker] = {}
-    if wandb is not None:
-        made["wandb"] = Wandb(store, wandb)
-    if tensorboard:
-        made["tensorboard"] = TensorBoard(store)
-    return made
+    return {name: TRACKERS[name].make(store, mode) for name, mode in asked.items()}
 
 
-def track(store: Store, *, wandb: WandbMode | None, tensorboard: bool, until: threading.Event | None = None) -> None:
+def track(store: Store, asked: Asked, *, until: threading.Event | None = None) -> None:
     """Show what has not been shown yet, and what comes before `until` is set. Raise StoreError where another one does.
 
     Without `until`, what is there now.
@@ -283,7 +168,7 @@ def track(store: Store, *, wandb: WandbMode | None, tensorboard: bool, until: th
         over.set()
     try:
         with alone.alone(store.local_mirror / "tracking.lock"):
-            follower = Follower(store, trackers(store, wandb=wandb, tensorboard=tensorboard))
+            follower = Follower(store, trackers(store, asked))
             while not over.wait(_POLL_SECONDS):
                 follower.step()
             follower.close()
@@ -292,14 +177,12 @@ def track(store: Store, *, wandb: WandbMode | None, tensorboard: bool, until: th
 
 
 @contextmanager
-def following(
-    store: Store, *, wandb: WandbMode | None, tensorboard: bool, say: Callable[[str], None]
-) -> Iterator[None]:
+def following(store: Store, asked: Asked, *, say: Callable[[str], None]) -> Iterator[None]:
     """Have another process track the sweep meanwhile; afterwards wait for it, but not for long."""
-    options = [*(["--wandb", wandb] if wandb else []), *(["--tensorboard"] if tensorboard else [])]
-    if not options:
+    if not asked:
         yield
         return
+    options = [f"--tracker={name}={mode}" if mode else f"--tracker={name}" for name, mode in asked.items()]
     arguments = ["--results", str(store.folder.parent), "--sweep", store.folder.name, *options]
     store.create()
     log = store.log_file("tracking")
@@ -339,29 +222,6 @@ def _reported(name: str) -> Iterator[None]:
         logger.exception("%s failed at its end", name)
 
 
-def _described(store: Store) -> Mapping[str, Any]:
+def _described(store: Store) -> Mapping[str, JsonValue]:
     described = (store.read_sweep() or SweepRecord()).objective
     return Objective("val_acc", "max").describe() if described is None else described
-
-
-def _tag(name: str) -> str:
-    return name if _TAG.fullmatch(name) else identifier(name)
-
-
-def _metrics(row: Mapping[str, Any]) -> dict[str, float]:
-    numbers = {
-        name: float(value)
-        for name, value in row.items()
-        if name not in _NO_METRICS and isinstance(value, int | float) and not isinstance(value, bool)
-    }
-    return {name: value for name, value in numbers.items() if math.isfinite(value)}
-
-
-def _settings(trial: Entry) -> dict[str, Any]:
-    """The configuration, without where things lie on this machine."""
-    return {name: value for name, value in trial.settings().items() if name not in LOCATIONS}
-
-
-def _pixels(file: Folder) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    with Image.open(io.BytesIO(file.read_bytes())) as image:
-        return np.asarray(image.convert("RGB"))

@@ -112,6 +112,13 @@ class FusionContract:
         assert out.isfinite().all()
         assert self.fusion == "none" or (out[1:] - out[:1]).abs().amax(dim=(1, 2, 3)).gt(1e-4).all()
 
+    def test_it_logs_what_it_declares(self) -> None:
+        """Else its quantities would be no columns of the results, but entries of `extra`."""
+        model = network(self.fusion)
+        parts = parse_name(self.fusion)
+        declared = {f"fusion.{part}.{quantity}" for part in parts for quantity in FUSIONS[part].Diagnostics}
+        assert set(model.fusion.diagnostics(model.label.table())) == declared
+
     def test_conditioning_touches_only_sites_of_the_network(self) -> None:
         model = network(self.fusion)
         sites = {site.name: site for site in model.sites}

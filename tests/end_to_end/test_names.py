@@ -72,7 +72,7 @@ def test_a_trial_of_odd_names_is_trained_shown_tracked_reported_and_exported(
     assert trained.endswith(f"Trial {row['trial_id']} is in {store.folder}\n")
 
     assert call(status.app, "--results", results).startswith(f"{NAME}: 1 of 1 trials have ended (1 COMPLETE)")
-    tracking.Follower(store, tracking.trackers(store, wandb=None, tensorboard=True)).close()
+    tracking.Follower(store, tracking.trackers(store, {"tensorboard": ""})).close()
     assert list((store.folder / "tensorboard" / row["trial_id"]).iterdir())
     assert f"{results / 'report.html'}: 1 sweep(s), 1 trials" in call(report.app, "--results", results)
 

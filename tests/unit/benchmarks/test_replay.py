@@ -11,7 +11,8 @@ import pytest
 from benchmarks import record_curves, search
 from benchmarks.record_curves import SPACE, Epoch, append, key_of, missing, read
 from benchmarks.search import METHODS, START_SECONDS, Method, regrets, replay
-from orchestrator.search.scheduling import SCHEDULERS, Scheduler, Stopped
+from orchestrator.search.scheduler import Scheduler, Stopped
+from orchestrator.search.scheduling import SCHEDULERS
 
 EVERY = list(SPACE.all())
 # More filters and the first fusion are better; each epoch costs a second and adds a little.

@@ -386,7 +386,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.data())
 def test_whatever_happens_to_a_weights_file_is_no_error_or_one(sound: Path, data: st.DataObject) -> None:
     content = (sound / weights_name(2)).read_bytes()
@@ -421,7 +421,7 @@ def elsewhere(tree: Any, draw: st.DataObject) -> Any:
     return tree
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.data())
 def test_whatever_stands_in_the_header_is_no_error_or_one(sound: Path, data: st.DataObject) -> None:
     path = sound / "damaged.safetensors"
@@ -434,7 +434,7 @@ def test_whatever_stands_in_the_header_is_no_error_or_one(sound: Path, data: st.
         load_weights(path)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.data())
 def test_whatever_stands_in_the_index_training_goes_on_from_somewhere_or_says_why(
     sound: Path, data: st.DataObject

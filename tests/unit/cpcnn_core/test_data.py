@@ -21,6 +21,7 @@ from torch.testing import assert_close
 from cpcnn_core import cache, data
 from cpcnn_core.config import DataConfig
 from cpcnn_core.data import DataError
+from cpcnn_core.data.listing import Row
 from tests.support.paths import SHARED
 
 REAL = SHARED / "data" / "cpen455"
@@ -126,7 +127,7 @@ def test_unrounded_digits_are_floats_of_the_same_images() -> None:
 
 
 @pytest.mark.usefixtures("digits_cache")
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(fractions=st.tuples(st.floats(1e-6, 1), st.floats(1e-6, 1)))
 def test_smaller_training_fractions_nest_in_larger_ones_and_keep_every_class(fractions: tuple[float, float]) -> None:
     small, large = (
@@ -411,13 +412,13 @@ def test_images_of_one_split_under_two_labels_are_said_with_counts(
 def decodings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the images decoded from now on."""
     seen: list[str] = []
-    decode = data._Row.decode
+    decode = Row.decode
 
-    def spy(row: data._Row, file: bytes) -> NDArray[np.uint8]:
+    def spy(row: Row, file: bytes) -> NDArray[np.uint8]:
         seen.append(row.name)
         return decode(row, file)
 
-    monkeypatch.setattr(data._Row, "decode", spy)
+    monkeypatch.setattr(Row, "decode", spy)
     return seen
 
 
@@ -452,14 +453,14 @@ def test_sources_are_in_memory_one_at_a_time(root: Path) -> None:
         def __del__(self) -> None:
             open_ones.pop()
 
-    def noted(row: data._Row) -> bytes:
+    def noted(row: Row) -> bytes:
         open_ones.append(row.name)
         most.append(len(open_ones))
         return Noted(row.path.read_bytes())
 
     most: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data._Row, "read", noted)
+        patch.setattr(Row, "read", noted)
         data.load(config(root))
     assert len(most) == sum(SIZES.values())
     assert max(most) <= 2  # the next one is read before the last one's name is bound anew

@@ -20,7 +20,8 @@ from cpcnn_core import evaluate as evaluate_module
 from cpcnn_core.classify import class_log_likelihoods, log_posterior, predict, with_close_calls_settled
 from cpcnn_core.data import Split
 from cpcnn_core.errors import LikelihoodError
-from cpcnn_core.evaluate import Evaluation, evaluate, log_likelihoods, log_prior
+from cpcnn_core.evaluate import evaluate, log_likelihoods, log_prior
+from cpcnn_core.evaluation import Evaluation
 from cpcnn_core.likelihood import log_prob
 from cpcnn_core.loss import Loss
 from tests.contract.networks import NR_CLASSES, images, network
@@ -44,7 +45,7 @@ def tables(draw: st.DrawFn) -> Evaluation:
 
 
 @given(tables())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_metrics_are_sklearns(found: Evaluation) -> None:
     labels, predicted = found.labels.numpy(), found.predictions.numpy()
     classes = list(range(NR_CLASSES))
@@ -56,7 +57,7 @@ def test_metrics_are_sklearns(found: Evaluation) -> None:
 
 
 @given(tables())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_temperature_minimises_the_class_nll_and_changes_no_prediction(found: Evaluation) -> None:
     best = found.class_nll(found.temperature)
     for factor in (0.8, 1.25):
@@ -214,7 +215,7 @@ def test_the_same_close_calls_are_settled_however_many_processes_there_are(monke
 
 
 @given(st.integers(0, 10_000), st.integers(0, 200), st.sampled_from([0.1, 3.0, 30.0]), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_close_calls_are_computed_again(seed: int, count: int, error: float, with_prior: bool) -> None:
     generator = torch.Generator().manual_seed(seed)
     exact = 20 * torch.randn(count, NR_CLASSES, generator=generator).double() - 500

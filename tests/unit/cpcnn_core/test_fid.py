@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -84,7 +84,6 @@ def split_of(images: Tensor, labels: Tensor) -> data.Split:
 # ------------------------------------------------------------------------------------- closed forms between Gaussians
 
 
-@settings(deadline=None)
 @given(a=variances, b=variances, shift=st.floats(-1e3, 1e3))
 def test_independent_features_differ_by_the_squared_differences_of_their_deviations(
     a: list[float], b: list[float], shift: float
@@ -100,7 +99,6 @@ def test_independent_features_differ_by_the_squared_differences_of_their_deviati
     assert abs(frechet_distance(left, right) - expected) <= 1e-6 * scale + 1e-60
 
 
-@settings(deadline=None)
 @given(scale=st.floats(1e-12, 1e12))
 def test_it_scales_with_the_square_of_the_features(scale: float) -> None:
     a, b = normal(1, 20, 5), normal(2, 30, 5) * 2 + 1
@@ -109,7 +107,6 @@ def test_it_scales_with_the_square_of_the_features(scale: float) -> None:
     assert_close(scaled / scale**2, plain, rtol=1e-9, atol=0)
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 10**6), n=st.integers(2, 30), m=st.integers(2, 30), dims=st.integers(1, 20))
 def test_it_is_a_distance(seed: int, n: int, m: int, dims: int) -> None:
     x, y = normal(seed, n, dims), normal(seed + 1, m, dims) * 3 + 1

@@ -40,19 +40,19 @@ def assert_a_distribution(log_p: Tensor) -> None:
 
 
 @given(st.integers(1, 6), st.floats(0.1, 8.0), st.just(0.0) | SHIFT, st.integers(0, 1000))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_all_256_values_of_one_channel_sum_to_one(n_mix: int, spread: float, shift: float, seed: int) -> None:
     assert_a_distribution(log_mass_of_each_value(parameters(1, n_mix, spread, shift, seed), n_mix))
 
 
 @given(st.integers(1, 3).flatmap(lambda n_mix: st.lists(HUGE, min_size=3 * n_mix, max_size=3 * n_mix)))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_whatever_the_parameters_are_the_masses_are_a_distribution(values: list[float]) -> None:
     assert_a_distribution(log_mass_of_each_value(torch.tensor(values), len(values) // 3))
 
 
 @given(st.integers(1, 6), st.floats(0.1, 3.0), st.just(0.0) | SHIFT, st.integers(0, 1000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_last_channels_values_sum_to_the_mass_of_the_first_two(
     n_mix: int, spread: float, shift: float, seed: int
 ) -> None:
@@ -72,7 +72,7 @@ def test_the_last_channels_values_sum_to_the_mass_of_the_first_two(
 
 
 @given(st.integers(1, 6), SHIFT, st.integers(0, 1000))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_what_is_added_to_all_logits_changes_nothing_that_float32_keeps(n_mix: int, shift: float, seed: int) -> None:
     params = parameters(1, n_mix, 1.0, 0.0, seed)
     shifted = params.clone()
@@ -84,7 +84,7 @@ def test_what_is_added_to_all_logits_changes_nothing_that_float32_keeps(n_mix: i
 
 
 @given(st.integers(1, 3), st.lists(HUGE, min_size=30, max_size=30), st.sampled_from([0.0, 0.9, 1.0]), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_whatever_the_parameters_are_a_sample_is_a_pixel(
     n_mix: int, values: list[float], temperature: float, grey: bool
 ) -> None:

@@ -20,6 +20,8 @@ from typer.testing import CliRunner
 from cpcnn_core import evaluate
 from cpcnn_core.checkpoint import build_model, load_weights, save_weights
 from cpcnn_core.config import TrialConfig
+from cpcnn_core.data import to_model
+from cpcnn_core.metrics import of_evaluation
 from orchestrator import best
 from orchestrator.choosing import decision as decisions
 from orchestrator.choosing import selection
@@ -34,6 +36,7 @@ from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.training import trainer
 from tests.support.fakes import metrics
 from tests.support.paths import local
+from tests.support.times import at
 
 CONFIG = TrialConfig.from_flat({"model.nr_filters": 2, "model.nr_logistic_mix": 1, "model.fusion": "stem_add"})
 
@@ -51,7 +54,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
     data = trainer.dataset(CONFIG.data)
     model = build_model(CONFIG, data.image_shape, data.nr_classes)
     prior = evaluate.log_prior("uniform", data.train.labels, data.nr_classes)
-    values = evaluate.evaluate(model, data.validation, prior, batch_size=640).metrics()
+    values = of_evaluation(evaluate.evaluate(model, data.validation, prior, batch_size=640))
     file = tmp_path_factory.mktemp("weights") / "weights-0001.safetensors"
     shape, classes = data.image_shape, data.nr_classes
     save_weights(
@@ -77,7 +80,9 @@ def add(
     """A trial whose epochs have these val_acc, with no weights behind them."""
     store = Store(results / sweep)
     store.create()
-    attempt = Attempt(trial_id=config.trial_id, attempt=1, number=0, state="COMPLETE", started=started, device="cpu")
+    attempt = Attempt(
+        trial_id=config.trial_id, attempt=1, number=0, state="COMPLETE", started=at(started), device="cpu"
+    )
     store.write_attempt(attempt, config)
     for epoch, value in enumerate(values, start=1):
         keep = tuple(range(1, epoch + 1)) if kept is None else kept
@@ -89,7 +94,7 @@ def add_real(results: Path, measured: Measured, **recorded: float) -> Store:
     """A trial of one epoch with real weights."""
     store = Store(results / "one")
     store.create()
-    attempt = Attempt(trial_id=CONFIG.trial_id, attempt=1, number=0, state="COMPLETE", started="2025", device="cpu")
+    attempt = Attempt(trial_id=CONFIG.trial_id, attempt=1, number=0, state="COMPLETE", started=at(), device="cpu")
     store.write_attempt(attempt, CONFIG)
     store.add_epoch(CONFIG.trial_id, 1, metrics(1, **(measured.values | recorded)))
     folder = local(store.checkpoint_folder(CONFIG.trial_id))
@@ -524,12 +529,27 @@ def test_the_exported_folder_holds_all_that_is_handed_in_and_is_checked_afresh(
     card = (out / "model_card.md").read_text()
     assert CONFIG.trial_id in card
     assert "not measured" in card
+    assert "`model.py`" in card
+    assert labels_of_the_file_alone(out, data.test.images) == logits.argmax(axis=1).tolist()
     listed = {line.split("  ")[1] for line in (out / "SHA256SUMS").read_text().splitlines()}
     assert listed == {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} - {"SHA256SUMS"}
 
     (out / "submission.csv").write_text("id,label\n")
     with pytest.raises(folder_of.MismatchError, match=r"submission.csv: is not the file that was exported"):
         folder_of.verify(out)
+
+
+def labels_of_the_file_alone(out: Path, images: torch.Tensor) -> list[int]:
+    """What the exported model.py predicts, in a process that starts beside it."""
+    torch.save(to_model(images), out.parent / "images.pt")
+    program = (
+        "import torch; from model import get_label, load; net = load('conditional_pixelcnn.pth'); "
+        "print(get_label(net, torch.load('../images.pt'), 'cpu').tolist())"
+    )
+    done = subprocess.run([sys.executable, "-B", "-c", program], cwd=out, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    labels: list[int] = json.loads(done.stdout)
+    return labels
 
 
 def test_a_submission_in_the_course_s_form(tmp_path: Path) -> None:

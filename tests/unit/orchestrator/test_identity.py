@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 from typer.testing import CliRunner
 
 from cpcnn_core.checkpoint import load_weights
@@ -24,9 +21,9 @@ from orchestrator.search.space import SpaceError, read
 from orchestrator.training import trainer
 from orchestrator.tune import driver
 from orchestrator.tune.plan import Plan
-from tests.support.paths import DATA
+from tests.support import old_results
+from tests.support.pictures import write_course
 
-OLD = DATA / "results-0.1"
 OLD_TRIALS = {"71a511c4e3cc": "none", "e70f652de265": "block_film"}
 
 SPACE = '''"""Which?"""
@@ -38,28 +35,14 @@ trials = 2
 '''
 
 
-def images(folder: Path, seed: int) -> Path:
-    """A data set of 4 classes in the course's layout."""
-    random = np.random.default_rng(seed)
-    for split in ("train", "validation", "test"):
-        (folder / split).mkdir(parents=True)
-        rows = []
-        for index in range(8):
-            name = f"{split}/{index:07d}.png"
-            Image.fromarray(random.integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(folder / name)
-            rows.append(f"{name},{index % 4}\n")
-        (folder / f"{split}.csv").write_text("".join(rows))
-    return folder
-
-
 @pytest.fixture
 def cats(tmp_path: Path) -> Path:
-    return images(tmp_path / "cats", 0)
+    return write_course(tmp_path / "cats", 0)
 
 
 @pytest.fixture
 def dogs(tmp_path: Path) -> Path:
-    return images(tmp_path / "dogs", 1)
+    return write_course(tmp_path / "dogs", 1)
 
 
 @pytest.fixture
@@ -197,8 +180,7 @@ def test_what_all_trials_of_a_sweep_share_cannot_be_searched(tmp_path: Path, fie
 @pytest.fixture
 def old(tmp_path: Path) -> Store:
     """A sweep as release 0.1 left it."""
-    shutil.copytree(OLD, tmp_path / "results")
-    return Store(tmp_path / "results" / "two_fusions")
+    return old_results.of_0_1(tmp_path / "results")
 
 
 def test_an_old_sweep_s_rows_and_weights_have_the_ids_that_they_had(old: Store) -> None:

@@ -33,6 +33,7 @@ from orchestrator import command_line as cli
 from orchestrator.choosing.where import Condition, parse
 from orchestrator.exporting import card
 from orchestrator.exporting import folder as folder_of
+from orchestrator.exporting.export_record import ExportRecord
 from orchestrator.machines import cluster_file, launch
 from orchestrator.machines.cluster import ClusterError
 from orchestrator.objectives.objective import Objective
@@ -41,11 +42,13 @@ from orchestrator.records.location import RemotePath
 from orchestrator.records.ranking import Entry
 from orchestrator.records.store import Attempt, Store, StoreError
 from orchestrator.search import space, study_file
+from orchestrator.search.settings import parse_settings
 from orchestrator.search.study_file import StudyFile
 from orchestrator.text import markdown, names
 from orchestrator.tune.plan import Plan
 from tests.support import odd, remote
 from tests.support.fakes import metrics
+from tests.support.times import at
 from tests.unit.orchestrator.test_best import CONFIG, fids, judged
 
 # --- which names there are
@@ -191,7 +194,7 @@ def test_a_data_set_may_lie_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for name in ("true", "123", '"x"', "a=b", "[1]"):
         assert root(f"data.root={name}") == str(tmp_path / name)
     with pytest.raises(ConfigError, match=r"data\.root"):
-        TrialConfig.from_flat({"data.name": "cpen455", **space.parse_settings(["data.root=null"])})
+        TrialConfig.from_flat({"data.name": "cpen455", **parse_settings(["data.root=null"])})
     file.write_text("1 / 0\n")
     with pytest.raises(space.SpaceError, match=f"^{re.escape(str(file))}:1: ZeroDivisionError"):
         space.read(file)
@@ -484,8 +487,12 @@ def test_a_model_card_names_a_sweep_of_any_name(tmp_path: Path, described: Any) 
         trial_of = Entry(Store(tmp_path / name), {"trial_id": "0123456789ab"}, ())
         place = {"git_commit": "0123abc", "device": name, "started": "2025", "ended": "2025"}
         handed = {"fid": None, "fid_error": name}
-        held = {"recorded": {"epoch": 1}, "trained": place, "imported": place, "choice": None, "submission": handed}
-        lines = described(trial_of, CONFIG, held | {"measured_again": {}, "as_graded": None}, "a network", "images")
+        record = ExportRecord(
+            sweep=name, trial_id="0123456789ab", chosen_by="val_acc", choice=None, recorded={"epoch": 1},
+            measured_again={}, as_graded=None, confusion=[], submission=handed, is_imported=False, origin=place,
+            exported={}, versions={},
+        )  # fmt: skip
+        lines = described(trial_of, CONFIG, record, "a network", "images")
         shown = read("\n".join(lines))
         assert any(f"<{name}>" in block for block in shown)
         assert sum(name.strip() in block for block in shown) >= 3  # the sweep, the device, and why there is no FID
@@ -540,7 +547,7 @@ def test_a_report_shows_names_and_nothing_that_they_could_mean(tmp_path: Path) -
             store.add_epoch(trial_id, 1, metrics(epoch, val_acc=0.5, extra=extra, kept_epochs=(1, 2)))
         failed = CONFIG.with_settings({"seed": 9})
         error = f"ValueError: {name} {column}"
-        attempt = Attempt(trial_id=failed.trial_id, attempt=1, number=1, state="FAILED", started="2025", error=error)
+        attempt = Attempt(trial_id=failed.trial_id, attempt=1, number=1, state="FAILED", started=at(), error=error)
         store.write_attempt(attempt, failed)
         page = page_of(results)
         assert page.kinds == expected.kinds

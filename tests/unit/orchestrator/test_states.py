@@ -46,6 +46,7 @@ from orchestrator.views.tracking import Follower
 from search_spaces import ints, pareto
 from tests.support.fakes import metrics
 from tests.support.paths import ROOT
+from tests.support.times import at
 
 STATES = get_args(State)
 SPACE = SearchSpace(
@@ -81,10 +82,10 @@ def store(tmp_path: Path) -> Store:
         epochs = 3 if state == "COMPLETE" else 2
         for epoch in range(1, epochs + 1):
             made.add_epoch(config.trial_id, 1, metrics(epoch, val_acc=accuracy + epoch / 100, kept_epochs=(1, 2, 3)))
-        ended = None if state in RUNS else f"2025-01-01T{number:02d}:30:00.000+00:00"
+        ended = None if state in RUNS else at(f"2025-01-01T{number:02d}:30")
         row = Attempt(
             trial_id=config.trial_id, attempt=1, number=number, state=state, epochs=epochs, gpus=1.0,
-            started=f"2025-01-01T{number:02d}:00:00.000+00:00", ended=ended, seconds=None if state in RUNS else 1800.0,
+            started=at(f"2025-01-01T{number:02d}:00"), ended=ended, seconds=None if state in RUNS else 1800.0,
             error=f"why {state}" if state in FAILED else None,
             stopped=None if state in {"COMPLETE", "FAILED", "RUNNING"} else f"why {state}",
         )  # fmt: skip

@@ -19,6 +19,7 @@ from orchestrator.choosing.candidates import ChoiceError
 from orchestrator.choosing.confirming import Finalist, Question, ask, compare, decide
 from orchestrator.objectives.objective import Objective
 from orchestrator.records.store import Attempt, Store
+from tests.support.times import at
 
 NO_ERRORS = np.zeros((50, 2))
 
@@ -105,7 +106,7 @@ def write(store: Store, config: TrialConfig, values: list[float]) -> None:
             number=None,
             state="COMPLETE" if ended else "FAILED",
             error=None if ended else "out of memory",
-            started="2026-01-01T00:00:00.000+00:00",
+            started=at(),
             epochs=len(values),
         ),
         config,

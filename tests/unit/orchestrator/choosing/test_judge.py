@@ -153,7 +153,7 @@ def test_the_smallest_of_those_that_cannot_be_told_apart() -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_verdict_is_whole_whatever_the_candidates(data: st.DataObject) -> None:
     M, n = data.draw(st.integers(1, 6)), data.draw(st.integers(4, 30))
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
@@ -211,7 +211,7 @@ def drawn(data: st.DataObject) -> tuple[NDArray[np.float64], NDArray[np.float64]
 
 
 @given(data=st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_set_and_the_probabilities_agree(data: st.DataObject) -> None:
     values, redrawn, trial = drawn(data)
     together, shares = standing(values, redrawn, trial)
@@ -229,7 +229,7 @@ def test_the_set_and_the_probabilities_agree(data: st.DataObject) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_neither_order_nor_scale_nor_another_copy_changes_what_is_said(data: st.DataObject) -> None:
     values, redrawn, trial = drawn(data)
     together, shares = standing(values, redrawn, trial)

@@ -20,6 +20,7 @@ from orchestrator.choosing.candidates import ChoiceError
 from orchestrator.records.kinds import IMPORTED, KINDS, introduce, kind_of
 from orchestrator.records.store import Attempt, Store
 from orchestrator.records.sweep_file import Run, SweepRecord
+from tests.support.times import at
 from tests.unit.orchestrator.test_best import CONFIG, add, call
 
 ASKED: dict[str, Any] = {
@@ -327,9 +328,7 @@ def test_what_could_not_be_chosen_anyway_is_not_counted_among_what_conditions_ru
     add(results, [0.5, 0.8])
     failed = CONFIG.with_settings({"seed": 5})
     store = add(results, [0.95], config=failed)
-    attempt = Attempt(
-        trial_id=failed.trial_id, attempt=1, number=0, state="FAILED", started="2025-01-01", error="diverged"
-    )
+    attempt = Attempt(trial_id=failed.trial_id, attempt=1, number=0, state="FAILED", started=at(), error="diverged")
     store.write_attempt(attempt, failed)
     imported(results, "one", value=0.9)
     arguments = ["--metric", "val_acc", "--results", results, "--no-export", "--where", "val_acc > 0.99"]

@@ -11,10 +11,12 @@ import pytest
 
 from cpcnn_core.config import TrialConfig
 from orchestrator.exporting import card
+from orchestrator.exporting.export_record import ExportRecord
 from orchestrator.records.kinds import introduce
 from orchestrator.records.ranking import Entry
 from orchestrator.records.store import Attempt, Store
 from tests.support.fakes import metrics
+from tests.support.times import at
 
 DATA: Any = SimpleNamespace(
     image_shape=(1, 8, 8), nr_classes=10, train=range(1000), validation=range(300), test=range(297)
@@ -28,17 +30,22 @@ def written(tmp_path: Path, config: TrialConfig, **changes: Any) -> str:
     store = Store(tmp_path / "digits")
     store.create()
     introduce(store, "sweep" if config.source is None else "imported", "Which is best?", "space.py")
-    attempt = Attempt(trial_id=config.trial_id, attempt=1, number=0, state="COMPLETE", started="2026", device="cpu")
+    attempt = Attempt(trial_id=config.trial_id, attempt=1, number=0, state="COMPLETE", started=at(), device="cpu")
     store.write_attempt(attempt, config)
     store.add_epoch(config.trial_id, 1, metrics(1, val_acc=0.99996))
     entry = Entry(store, store.attempts_of(config.trial_id)[-1], tuple(store.epochs_of(config.trial_id)))
     origin = {"git_commit": "c0ffee", "host": "here", "device": "cpu", "started": "2026", "ended": "2027"}
-    held = {
+    content: dict[str, Any] = {
+        "sweep": "digits",
+        "trial_id": config.trial_id,
+        "chosen_by": "val_acc",
+        "confusion": [],
         "recorded": {"epoch": 1},
         "measured_again": {"val_acc": 0.999996, "val_bpd": 3.2},
         "as_graded": None,
         "submission": {"fid": None, "fid_error": "not measured"},
-        "imported" if entry.is_imported else "trained": origin,
+        "is_imported": entry.is_imported,
+        "origin": origin,
         "exported": {"git_commit": "c0ffee", "at": "2028"},
         "versions": {"torch": "2"},
         "choice": {
@@ -52,7 +59,7 @@ def written(tmp_path: Path, config: TrialConfig, **changes: Any) -> str:
             "notes": [],
         },
     } | changes
-    return card.written(entry, config, held, DATA)
+    return card.written(entry, config, ExportRecord(**content), DATA)
 
 
 def test_every_setting_is_on_the_card_with_all_its_digits(tmp_path: Path) -> None:

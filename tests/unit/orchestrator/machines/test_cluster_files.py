@@ -26,7 +26,7 @@ from orchestrator.machines.cluster import PRICE, ClusterError, price_of
 from tests.support.paths import ROOT
 
 CLUSTER = ROOT / "cluster"
-FOR_RAY_UP = ("gpu", "gcp", "local")
+FOR_RAY_UP = tuple(Path(file).stem for file in cluster_file.PROVIDERS.values())
 HOME_ON_NODES = "~/cpcnn-sweeps/"
 
 

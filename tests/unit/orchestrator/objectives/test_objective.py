@@ -17,9 +17,10 @@ from orchestrator.objectives.objective import (
     Objective,
     ObjectiveError,
     ParetoObjective,
+    log_desirability,
     pareto_front,
 )
-from search_spaces import COURSE_GRADING, constrained, desirability, goal, pareto
+from search_spaces import COURSE_GRADING, Desirability, Goal, constrained, desirability, goal, pareto, soft_goal
 from tests.support.fakes import metrics
 
 GRADING = Objective.of(COURSE_GRADING)
@@ -39,7 +40,70 @@ def row(epoch: int = 1, /, **values: float | None) -> dict[str, Any]:
 def test_the_courses_grading_is_the_geometric_mean_of_the_way_that_each_metric_has_gone(
     accuracy: float, fid: float, score: float
 ) -> None:
-    assert GRADING.value(row(val_acc=accuracy, fid=fid)) == pytest.approx(score)
+    assert GRADING.value(row(val_acc=accuracy, fid=fid)) == pytest.approx(score, abs=1e-6)
+
+
+# (accuracy, FID), best first: what anybody would say who wants both.
+BEST_FIRST = [
+    (0.88, 25.0), (0.85, 25.0), (0.85, 30.0), (0.76, 25.0), (0.73, 41.0), (0.60, 61.0), (0.40, 61.0), (0.40, 150.0),
+]  # fmt: skip
+DEFAULT = Objective.of(desirability())
+
+
+@pytest.mark.parametrize("objective", [DEFAULT, GRADING], ids=["the default", "the course's grading"])
+def test_both_put_results_in_the_order_that_anybody_would(objective: Objective) -> None:
+    scores = [objective.value(row(val_acc=accuracy, fid=fid)) for accuracy, fid in BEST_FIRST]
+    assert all(score is not None for score in scores)
+    assert sorted(set(scores), reverse=True) == scores  # none equal
+    assert all(0 < score < 1 for score in scores if score is not None)
+
+
+def test_the_course_s_grading_moves_by_less_than_can_be_told() -> None:
+    linear = Objective.of(Desirability(COURSE_GRADING.goals))
+    for accuracy, fid in BEST_FIRST:
+        epoch = row(val_acc=accuracy, fid=fid)
+        assert GRADING.value(epoch) == pytest.approx(linear.value(epoch), abs=1e-6)
+
+
+@given(
+    accuracy=st.integers(0, 10_000), more=st.integers(1, 10_000), fid=st.floats(1e-3, 1e6), factor=st.floats(1.001, 1e3)
+)
+def test_the_default_is_strictly_better_for_more_accuracy_and_for_less_fid(
+    accuracy: int, more: int, fid: float, factor: float
+) -> None:
+    """Over everything that occurs: a class's share of ten thousand images, FIDs from a thousandth to a million."""
+    one = DEFAULT.value(row(val_acc=accuracy / 10_000, fid=fid))
+    assert one is not None
+    assert 0 < one < 1
+    if accuracy + more <= 10_000:
+        better = DEFAULT.value(row(val_acc=(accuracy + more) / 10_000, fid=fid))
+        assert better is not None
+        assert better > one
+    worse = DEFAULT.value(row(val_acc=accuracy / 10_000, fid=fid * factor))
+    assert worse is not None
+    assert worse < one
+
+
+@pytest.mark.parametrize("wanted", [soft_goal(0.5, 0.9), soft_goal(100, 25, log=True), soft_goal(0.9, 0.5)])
+def test_a_soft_goal_is_a_tenth_at_its_worst_and_nine_tenths_at_its_best(wanted: Goal) -> None:
+    assert math.exp(log_desirability(wanted.worst, wanted)) == pytest.approx(0.1)
+    assert math.exp(log_desirability(wanted.best, wanted)) == pytest.approx(0.9)
+
+
+def test_a_distance_of_nothing_is_worth_everything() -> None:
+    assert log_desirability(0.0, soft_goal(100, 25, log=True)) == 0.0
+
+
+@pytest.mark.parametrize("declared", [desirability(), COURSE_GRADING, desirability(val_acc=goal(0, 1))], ids=str)
+def test_what_is_recorded_of_it_gives_it_again(declared: Desirability) -> None:
+    objective = Objective.of(declared)
+    assert Objective.from_description(json.loads(json.dumps(objective.describe()))) == objective
+
+
+def test_a_linear_goal_is_recorded_as_before_there_were_others() -> None:
+    described = Objective.of(desirability(val_acc=goal(0, 1))).describe()
+    assert described["goals"] == {"val_acc": {"worst": 0.0, "best": 1.0, "weight": 1.0}}
+    assert "tie_break" not in described
 
 
 def test_a_weight_of_two_counts_like_the_same_metric_twice() -> None:
@@ -150,6 +214,8 @@ def test_an_objective_that_means_nothing_is_refused(declare: Any, says: str) -> 
         lambda: goal(1, 1),
         lambda: goal(0, 1, weight=0),
         lambda: goal(0, math.inf),
+        lambda: soft_goal(1, 1),
+        lambda: soft_goal(0, 1, log=True),
         lambda: desirability(fid=(60, 30)),
         lambda: constrained("val_acc"),
         lambda: constrained("val_acc", fid="30"),

@@ -29,6 +29,7 @@ from orchestrator.tune.holding import holding
 from orchestrator.tune.plan import SweepError
 from tests.support.locks import ALWAYS, KINDS, broken
 from tests.support.paths import local
+from tests.support.times import at
 
 HOLD = """
 import sys, time
@@ -186,7 +187,7 @@ def test_a_trial_whose_process_slept_too_long_writes_nothing_more(
     store: Store, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = lease._clock
-    row = Attempt(trial_id="aaa", attempt=1, number=None, state="RUNNING", started="2026")
+    row = Attempt(trial_id="aaa", attempt=1, number=None, state="RUNNING", started=at())
     with trainer._alone(store, "aaa") as own:
         own.write_attempt(row, TrialConfig())
         folder = store.local_mirror / "checkpoints" / "aaa.locks"

@@ -26,7 +26,8 @@ from orchestrator.views.progress import Progress
 from search_spaces import ints
 from tests.end_to_end.test_commands import call_here
 from tests.support.fakes import metrics
-from tests.unit.orchestrator.test_identity import SPACE, images
+from tests.support.pictures import write_course
+from tests.unit.orchestrator.test_identity import SPACE
 
 CATS, DOGS = "c" * 32, "d" * 32
 PLAIN = TrialConfig()
@@ -102,7 +103,7 @@ def test_no_command_brings_other_data_into_a_folder(
     tmp_path: Path, space: Path, checkpoint: Path, first: str, second: str
 ) -> None:
     torch.manual_seed(0)
-    roots = {"cats": images(tmp_path / "cats", 0), "dogs": images(tmp_path / "dogs", 1)}
+    roots = {"cats": write_course(tmp_path / "cats", 0), "dogs": write_course(tmp_path / "dogs", 1)}
     results = tmp_path / "results"
 
     def run(command: str, data: str, name: str = "c") -> tuple[int, str]:

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -18,11 +19,12 @@ from orchestrator.records.layout import COMPACTED
 from orchestrator.records.location import Folder, located
 from orchestrator.records.migrations import SCHEMA, Migration
 from orchestrator.records.states import State
-from orchestrator.records.store import Attempt, Store, StoreError, config_of, sweeps
+from orchestrator.records.store import OPTION_PREFIX, Attempt, Store, StoreError, config_of, sweeps
 from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.records.tables import Table
 from tests.support.fakes import metrics
 from tests.support.paths import ROOT, local
+from tests.support.times import at
 
 CONFIG = TrialConfig()
 ID = CONFIG.trial_id
@@ -42,7 +44,7 @@ everywhere = pytest.mark.parametrize("store", ["disk", "memory"], indirect=True)
 
 
 def attempt(number: int = 1, state: State = "RUNNING", trial_id: str = ID) -> Attempt:
-    return Attempt(trial_id=trial_id, attempt=number, number=0, state=state, started="2025-01-01T00:00:00.000+00:00")
+    return Attempt(trial_id=trial_id, attempt=number, number=0, state=state, started=at())
 
 
 @everywhere
@@ -457,20 +459,20 @@ def documented(title: str) -> dict[str, tuple[str, str]]:
     return {row[0].strip("`"): (row[1], row[2]) for row in rows}
 
 
+def named_type(kind: pa.DataType) -> str:
+    return f"map<{kind.key_type}, {kind.item_type}>" if pa.types.is_map(kind) else str(kind)
+
+
 @pytest.mark.parametrize("title", ["trials", "epochs", "predictions"])
 def test_the_schema_s_page_has_every_column_of_the_files_and_no_other(store: Store, title: str) -> None:
     store.write_attempt(attempt(), CONFIG)
     store.add_epoch(ID, 1, metrics(1))
     store.write_predictions(ID, 1, images=["a"], labels=[0], log_likelihood=[[-1.0, -2.0]])
     [file] = (store.folder / title).glob("*.parquet")
-    types = {field.name: str(field.type) for field in pq.read_schema(file)}
+    types = {field.name: named_type(field.type) for field in pq.read_schema(file)}
     page = documented(title)
-    named = {name: kind for name, kind in types.items() if not name.startswith("log_p_")}
-    assert {
-        name: kind
-        for name, (kind, _) in page.items()
-        if "LABEL" not in name and "CLASS" not in name and "OPTION" not in name
-    } == named
+    named = {name: kind for name, kind in types.items() if not name.startswith(("log_p_", OPTION_PREFIX, "fusion."))}
+    assert {name: kind for name, (kind, _) in page.items() if not re.search(r"[A-Z]{4}", name)} == named
     assert all(unit for _, unit in page.values())
 
 

@@ -24,6 +24,7 @@ from orchestrator.search.study import Study
 from orchestrator.views.progress import Progress
 from search_spaces import ints
 from tests.support.fakes import metrics
+from tests.support.times import at
 
 HERE = Place("here", "cpu", 1)
 EPOCHS = 4
@@ -309,7 +310,7 @@ def test_a_machine_that_was_taken_away_is_not_the_trials_fault(store: Store) -> 
 def row(
     trial: str, started: str, seconds: float | None, gpus: float | None = 1.0, attempt: int = 1
 ) -> dict[str, object]:
-    begun = f"2025-01-01T{started}:00.000+00:00"
+    begun = at(f"2025-01-01T{started}")
     return {"trial_id": trial, "attempt": attempt, "started": begun, "seconds": seconds, "gpus": gpus}
 
 

@@ -4,11 +4,10 @@ import itertools
 import random
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from orchestrator.objectives.objective import Objective
-from orchestrator.search.scheduling import SCHEDULERS, Schedule, ScheduleError, Scheduler, Stopped
+from orchestrator.search.scheduler import Scheduler, Stopped
+from orchestrator.search.scheduling import Schedule, ScheduleError
 from search_spaces import constrained, pareto
 
 ACCURACY = Objective("val_acc", "max")
@@ -125,30 +124,6 @@ def test_none_takes_up_what_another_scheduler_stopped() -> None:
     assert show(scheduler, "a", 0.1, 0.1, 0.1) is None
     assert scheduler.resumes({"a": Stopped(3)}, nothing_new=False) == "a"
     assert scheduler.resumes({}, nothing_new=True) is None
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.integers(0, 2**32), st.sampled_from(sorted(SCHEDULERS)))
-def test_a_scheduler_rebuilt_from_the_curves_decides_as_the_one_that_was_lost(seed: int, name: str) -> None:
-    rng = random.Random(seed)
-    whole, epochs = Schedule(name=name, grace_epochs=1).scheduler(10), 10
-    curves: dict[str, list[float | None]] = {}
-    going = [f"t{i}" for i in range(12)]
-    for _ in range(60):
-        if not going:
-            break
-        trial = rng.choice(going)
-        curve = curves.setdefault(trial, [])
-        curve.append(rng.choice([None, rng.random(), round(rng.random(), 1)]))
-        whole.observe(trial, len(curve), ACCURACY.keys({"val_acc": curve[-1]}))
-        rebuilt = Schedule(name=name, grace_epochs=1).scheduler(epochs)
-        for known in rng.sample(sorted(curves), len(curves)):  # files come in any order
-            show(rebuilt, known, *curves[known])
-        assert rebuilt.stops(trial, len(curve)) == whole.stops(trial, len(curve))
-        if whole.stops(trial, len(curve)) or len(curve) == epochs:
-            going.remove(trial)
-    stopped = {trial: Stopped(len(curve)) for trial, curve in curves.items() if trial not in going}
-    assert (rebuilt.resumes(stopped, nothing_new=True) is None) == (whole.resumes(stopped, nothing_new=True) is None)
 
 
 def test_several_objectives_are_judged_by_their_front() -> None:

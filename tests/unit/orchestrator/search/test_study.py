@@ -16,6 +16,7 @@ from orchestrator.search.space import SearchSpace
 from orchestrator.search.study import Study, StudyError, Suggestion
 from search_spaces import Distribution, choice, floats, ints
 from tests.support.fakes import metrics
+from tests.support.times import at
 
 FIELDS: dict[str, Distribution] = {
     "model.fusion": choice({"none": {}, "input_concat": {"model.fusion_options.input_concat.dim": ints(8, 64)}}),
@@ -47,7 +48,7 @@ def studying(store: Store, space: SearchSpace = SPACE, *, trials: int = 6, seed:
 def write_rows(store: Store, config: TrialConfig, state: State, epochs: int = 2) -> None:
     for epoch in range(1, epochs + 1):
         store.add_epoch(config.trial_id, 1, metrics(epoch, val_acc=config.train.lr * 50 + epoch / 100))
-    row = Attempt(trial_id=config.trial_id, attempt=1, number=None, state=state, started="2025")
+    row = Attempt(trial_id=config.trial_id, attempt=1, number=None, state=state, started=at())
     store.write_attempt(row, config)
 
 

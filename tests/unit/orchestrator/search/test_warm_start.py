@@ -22,6 +22,7 @@ from orchestrator.tune.plan import Plan, SweepError
 from orchestrator.views.progress import Progress
 from search_spaces import COURSE_GRADING, ints
 from tests.support.fakes import metrics
+from tests.support.times import at
 
 SPACE = SearchSpace(
     "a test", "", {"model.nr_filters": ints(8, 11)}, {"train.epochs": 2, "seed": 5}, 4, Objective("val_acc", "max")
@@ -43,7 +44,7 @@ def add(
     for epoch in range(1, epochs + 1):
         value = config.model.nr_filters / 100 + epoch / 1000
         store.add_epoch(config.trial_id, 1, metrics(epoch, **{"val_acc": value, **(measured or {})}))
-    attempt = Attempt(trial_id=config.trial_id, attempt=1, number=None, state=state, started="2025")
+    attempt = Attempt(trial_id=config.trial_id, attempt=1, number=None, state=state, started=at())
     store.write_attempt(attempt, config)
     return config
 

@@ -18,6 +18,7 @@ from orchestrator.tune.plan import Plan
 from orchestrator.views import leaderboard
 from search_spaces import COURSE_GRADING, constrained, ints, pareto
 from tests.support.fakes import metrics
+from tests.support.times import at
 
 
 def test_the_leaderboard_shows_the_score_limits_and_the_front(tmp_path: Path) -> None:
@@ -27,7 +28,9 @@ def test_the_leaderboard_shows_the_score_limits_and_the_front(tmp_path: Path) ->
     for filters, accuracy, fid in ((8, 0.9, 50.0), (9, 0.6, 20.0), (10, 0.5, 25.0), (11, 0.4, 15.0)):
         config = TrialConfig.from_flat({"model.nr_filters": filters})
         store.add_epoch(config.trial_id, 1, metrics(1, val_acc=accuracy, fid=fid))
-        attempt = Attempt(trial_id=config.trial_id, attempt=1, number=None, state="COMPLETE", started=f"{filters}")
+        attempt = Attempt(
+            trial_id=config.trial_id, attempt=1, number=None, state="COMPLETE", started=at(f"2025-01-{filters:02}")
+        )
         store.write_attempt(attempt, config)
         ids[config.trial_id] = filters
     entries, _ = ranking.read([store])
@@ -87,7 +90,7 @@ def test_however_many_settings_differ_the_metric_stays_whole(tmp_path: Path) -> 
         changed = {name: held * (1 - number / 3) for name, held in every.items()} | {"train.optimizer": "adamw"}
         config = TrialConfig.from_flat({**changed, "model.label_encoding": ("embedding", "one_hot")[number]})
         store.add_epoch(config.trial_id, 1, metrics(1, val_acc=value))
-        attempt = Attempt(trial_id=config.trial_id, attempt=1, number=None, state="COMPLETE", started="1")
+        attempt = Attempt(trial_id=config.trial_id, attempt=1, number=None, state="COMPLETE", started=at())
         store.write_attempt(attempt, config)
     entries, _ = ranking.read([store])
     console = Console(width=60, record=True, file=io.StringIO())

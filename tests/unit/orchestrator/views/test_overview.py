@@ -19,6 +19,7 @@ from orchestrator.tune.holding import holding
 from orchestrator.views import overview
 from tests.support.fakes import metrics
 from tests.support.paths import local
+from tests.support.times import at
 
 
 @pytest.fixture
@@ -94,7 +95,7 @@ def test_a_trial_by_hand_whose_process_is_gone_is_said_with_the_way_on(store: St
 
 
 def test_a_number_that_another_process_has_now_is_not_the_trial(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recording, "now", lambda: "2025-01-01T00:00:00.000+00:00")  # before this process was there
+    monkeypatch.setattr(recording, "moment", at)  # before this process was there
     Recording(store, TrialConfig(), None, place=Place(platform.node(), "cpu", os.getpid()))
     assert f"pid {os.getpid()} on this machine, is gone" in shown(store)
 
@@ -117,9 +118,9 @@ def test_what_the_nodes_have_cost_is_added_up_over_all_runs(store: Store) -> Non
 
 def test_the_rate_is_that_of_the_hours_in_which_trials_ran() -> None:
     def ended(day: int, hour: int) -> dict[str, object]:
-        started = f"2025-01-0{day}T{hour:02d}:00:00+00:00"
+        started = at(f"2025-01-0{day}T{hour:02d}:00")
         row = {"trial_id": f"{day}{hour}", "attempt": 1, "state": "COMPLETE", "started": started, "seconds": 3600.0}
-        return row | {"ended": f"2025-01-0{day}T{hour + 1:02d}:00:00+00:00"}
+        return row | {"ended": at(f"2025-01-0{day}T{hour + 1:02d}:00")}
 
     # two at a time for two hours, then a night, then one more hour
     assert overview.per_hour([ended(1, 20), ended(1, 20), ended(1, 21), ended(1, 21), ended(2, 9), ended(2, 9)]) == 2

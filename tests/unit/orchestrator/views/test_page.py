@@ -17,6 +17,7 @@ from orchestrator.records.store import Attempt
 from tests.support.browser import Browser
 from tests.support.fakes import metrics
 from tests.support.paths import local
+from tests.support.times import at
 from tests.unit.orchestrator.test_best import CONFIG, add, fids, judged
 
 
@@ -74,7 +75,7 @@ def test_failures_say_why_and_their_text_is_no_markup(results: Path) -> None:
     store = add(results, [], config=failed)
     error = "ValueError: <script>alert('x')</script>"
     store.write_attempt(
-        Attempt(trial_id=failed.trial_id, attempt=1, number=1, state="FAILED", started="2025", error=error), failed
+        Attempt(trial_id=failed.trial_id, attempt=1, number=1, state="FAILED", started=at(), error=error), failed
     )
     store.add_epoch(CONFIG.with_settings({"seed": 1}).trial_id, 1, metrics(2, fid_error="too few images", val_acc=0.1))
     page = written(results)
@@ -117,7 +118,7 @@ def searched(results: Path) -> set[str]:
             store.add_epoch(trial_id, 1, again)
             Image.new("RGB", (256, 40), (90, 90, 200)).save(local(store.samples_file(trial_id, epoch)))
     failed = CONFIG.with_settings({"model.nr_filters": 4})
-    attempt = Attempt(trial_id=failed.trial_id, attempt=1, number=9, state="FAILED", started="2025", error="disk full")
+    attempt = Attempt(trial_id=failed.trial_id, attempt=1, number=9, state="FAILED", started=at(), error="disk full")
     store.write_attempt(attempt, failed)
     return trials
 

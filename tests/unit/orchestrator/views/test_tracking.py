@@ -24,10 +24,11 @@ from orchestrator.records.ranking import Entry
 from orchestrator.records.states import State
 from orchestrator.records.store import Attempt, Store
 from orchestrator.text.names import identifier
-from orchestrator.views import tracking
-from orchestrator.views.tracking import Follower, TensorBoard, following
+from orchestrator.views.tensorboard import TensorBoard
+from orchestrator.views.tracking import Follower, following
 from tests.support import odd
 from tests.support.paths import local
+from tests.support.times import at
 
 KEY = "0123456789abcdef" * 2 + "01234567"
 CONFIG = TrialConfig.from_flat({"train.epochs": 3, "model.fusion": "block_film"})
@@ -42,8 +43,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def attempt(store: Store, state: State, number: int = 1) -> None:
-    started = "2026-01-01T00:00:00.000+00:00"
-    store.write_attempt(Attempt(trial_id=TRIAL, attempt=number, number=0, state=state, started=started), CONFIG)
+    store.write_attempt(Attempt(trial_id=TRIAL, attempt=number, number=0, state=state, started=at()), CONFIG)
 
 
 def epoch(store: Store, number: int, number_of_attempt: int = 1) -> None:
@@ -163,8 +163,7 @@ def test_without_a_network_runs_are_kept_on_disk_and_nobody_waits(
             monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{closed.getsockname()[1]}")
         monkeypatch.setenv("WANDB_API_KEY", KEY)
     said: list[str] = []
-    mode: tracking.WandbMode = "offline" if case == "offline" else "online"
-    with following(store, wandb=mode, tensorboard=False, say=said.append):
+    with following(store, {"wandb": case if case == "offline" else "online"}, say=said.append):
         attempt(store, "RUNNING")
         for number in (1, 2, 3):
             epoch(store, number)
@@ -192,12 +191,12 @@ def test_what_to_type_where_tracking_failed_can_be_pasted(tmp_path: Path, monkey
     monkeypatch.setattr(sys, "executable", "/bin/false")
     store = Store(tmp_path / odd.ALL / odd.ALL)
     said: list[str] = []
-    with following(store, wandb=None, tensorboard=True, say=said.append):
+    with following(store, {"tensorboard": ""}, say=said.append):
         pass
     [line] = said
     assert line.startswith(f"Tracking failed; {store.log_file('tracking')} says why. The rest: ")
     words = shlex.split(line.partition("The rest: ")[2])
-    assert words[-5:] == ["--results", str(store.folder.parent), "--sweep", odd.ALL, "--tensorboard"]
+    assert words[-5:] == ["--results", str(store.folder.parent), "--sweep", odd.ALL, "--tracker=tensorboard"]
 
 
 def test_nothing_of_wandb_is_loaded_unless_it_is_asked_for() -> None:

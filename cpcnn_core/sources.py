@@ -1,0 +1,40 @@
+"""The table of data sets: what each is by default, and which module loads it. Free of torch, as configurations are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Setting = str | int | bool
+
+
+@dataclass(frozen=True)
+class Source:
+    """One data set. What a configuration leaves open is decided here, so that it is the same in every trial."""
+
+    module: str  # has `load(config) -> Dataset`; imported only where data is read, since it takes torch
+    image_size: int  # unless data.image_size says otherwise
+    channels: Literal[1, 3]  # unless data.channels says otherwise
+    quantize: bool = True  # unless data.quantize says otherwise: whether resized pixels are rounded to 256 levels
+    root: str | None = None  # what data.root has to be, in words; None where the data needs no folder
+    has_files: bool = False  # whether each image is a file below data.root, at a size of its own
+    graded_with: Mapping[str, Setting] = field(default_factory=dict)  # settings of whoever grades models of this data
+
+
+SOURCES: dict[str, Source] = {
+    "digits": Source("cpcnn_core.data.digits", image_size=8, channels=1),
+    "cpen455": Source(
+        "cpcnn_core.data.cpen455",
+        image_size=32,
+        channels=3,
+        quantize=False,
+        root="the folder that holds train.csv",
+        has_files=True,
+        graded_with={
+            "data.quantize": False,
+            "eval.fid_extractor": "inception-192",
+            "eval.fid_reference": "test_files",
+        },
+    ),
+}

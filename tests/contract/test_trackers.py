@@ -1,0 +1,75 @@
+"""What every tracker of the table keeps: it shows epochs and ends, writes in one place, and goes on when restarted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cpcnn_core.config import TrialConfig
+from cpcnn_core.metrics import EpochMetrics
+from orchestrator.records.ranking import Entry
+from orchestrator.records.store import Attempt, Store
+from orchestrator.views.tracking import TRACKERS, TrackerError, asked
+from tests.support.paths import local
+
+CONFIG = TrialConfig.from_flat({"train.epochs": 3})
+TRIAL = CONFIG.trial_id
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # no key in a file there
+    (tmp_path / "home").mkdir()
+    made = Store(tmp_path / "results" / "digits")
+    made.create()
+    started = "2026-01-01T00:00:00.000+00:00"
+    made.write_attempt(Attempt(trial_id=TRIAL, attempt=1, number=0, state="COMPLETE", started=started), CONFIG)
+    Image.new("RGB", (4, 6)).save(local(made.samples_file(TRIAL, 2)))
+    return made
+
+
+def entry(store: Store, epochs: int) -> Entry:
+    for number in range(1, epochs + 1):
+        row = {"epoch": number, "step": number, "kept_epochs": [number], "val_acc": number / 10, "fid": None}
+        store.add_epoch(TRIAL, 1, EpochMetrics.from_record({**row, "extra": {"val_acc.7": 0.5}}))
+    return Entry(store, store.attempts_of(TRIAL)[-1], tuple(store.epochs_of(TRIAL)))
+
+
+def contents(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", TRACKERS)
+def test_what_is_shown_lies_in_the_sweeps_folder_and_grows(name: str, store: Store, tmp_path: Path) -> None:
+    mode = (TRACKERS[name].modes or ("",))[-1]  # of Weights & Biases the one that needs no network
+    trial = entry(store, 3)
+    before = contents(tmp_path)
+    first = TRACKERS[name].make(store, mode)
+    first.epoch(trial, trial.epochs[0], None)
+    first.close()  # killed here, as far as the trial is concerned
+    after_one = contents(tmp_path)
+    assert after_one != before
+    second = TRACKERS[name].make(store, mode)
+    second.epoch(trial, trial.epochs[1], store.samples_file(TRIAL, 2))
+    second.epoch(trial, trial.epochs[2], None)
+    second.end(trial, trial.epochs[1])
+    second.end(trial, None)  # of an attempt without an epoch
+    second.close()
+    after_all = contents(tmp_path)
+    assert sum(after_all.values()) > sum(after_one.values())
+    outside = [path for path in after_all if path not in before and not path.is_relative_to(local(store.folder))]
+    assert [path for path in outside if not path.is_relative_to(tmp_path / "home")] == []
+
+
+def test_options_are_names_with_modes() -> None:
+    assert asked(["wandb"], wandb=None, tensorboard=True) == {"tensorboard": "", "wandb": "online"}
+    assert asked(["wandb=offline"], wandb="online", tensorboard=False) == {"wandb": "offline"}
+    for text, says in (
+        ("wand", r"'wand' is no tracker; did you mean wandb\?"),
+        ("wandb=ofline", r"wandb has no mode 'ofline'; did you mean offline\?"),
+        ("tensorboard=online", "tensorboard has no mode 'online'"),
+    ):
+        with pytest.raises(TrackerError, match=says):
+            asked([text], wandb=None, tensorboard=False)
