@@ -34,6 +34,10 @@ KEEPING = frozenset({"train.keep_every", "train.keep_most"})
 # What two runs of the same trial may differ in.
 NOT_IDENTIFYING = LOCATIONS | KEEPING
 
+# The schedules whose whole course depends on the total number of epochs: a trial under one of them is not the beginning
+# of a longer one.
+OF_THE_TOTAL = frozenset({"linear", "cosine"})
+
 # Settings that a trial of protocol 1 did not have, and so no part of its identity.
 SINCE_PROTOCOL_2 = frozenset({"protocol", "data.digest", "train.adam_eps"})
 

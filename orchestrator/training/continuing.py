@@ -17,7 +17,7 @@ from torch import Tensor
 from cpcnn_core import checkpoint_index
 from cpcnn_core.checkpoint import CheckpointFolder, fingerprint, load_weights, read_state
 from cpcnn_core.checkpoint_index import DamagedIndexError
-from cpcnn_core.config import LOCATIONS, ConfigError, Scalar, TrialConfig, check_field
+from cpcnn_core.config import LOCATIONS, OF_THE_TOTAL, ConfigError, Scalar, TrialConfig, check_field
 from cpcnn_core.data import Dataset
 from cpcnn_core.errors import CheckpointError
 from cpcnn_core.optim import lr_factor
@@ -29,9 +29,6 @@ from orchestrator.records.store import Row, Store, StoreError, as_int, config_of
 from orchestrator.text import calling
 from orchestrator.text.formatting import plain
 from orchestrator.training import trainer
-
-OF_THE_TOTAL = frozenset({"linear", "cosine"})
-"""The schedules whose whole course depends on the total number of epochs."""
 
 _NETWORK = "the weights that go on are of the network as it was"
 _DATA = "a trial goes on with the data that it began with"

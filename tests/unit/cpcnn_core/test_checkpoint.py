@@ -499,3 +499,27 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> Non
         write_atomically(path, fail)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def drawn(epoch: int, **values: float) -> EpochMetrics:
+    return metrics(epoch, **values).replaced(sample_seconds=1.0)
+
+
+def test_epochs_with_a_picture_and_every_so_manieth_are_kept_the_most_valuable_ones() -> None:
+    """The values are such that the first epoch is the best, and each one after it worse."""
+    history = [(drawn if epoch % 4 == 0 else metrics)(epoch, val_bpd=float(epoch)) for epoch in range(1, 14)]
+    there = range(1, 14)
+    assert kept_epochs(history, TrainConfig(), there) == (1, 4, 8, 12, 13)
+    assert kept_epochs(history, TrainConfig(keep_every=5), there) == (1, 4, 5, 8, 10, 12, 13)
+    assert kept_epochs(history, TrainConfig(keep_every=5, keep_most=2), there) == (1, 4, 5, 13)
+    assert kept_epochs(history, TrainConfig(keep_most=0), there) == (1, 13)
+    assert kept_epochs(history, TrainConfig(keep_every=5), {1, 8, 13}) == (1, 8, 13), "what is gone does not come back"
+
+
+def test_what_is_kept_on_disk_is_what_is_named(tmp_path: Path) -> None:
+    config = CONFIG.with_settings({"train.keep_every": 2, "train.keep_most": 2})
+    folder = CheckpointFolder(tmp_path, config)
+    for epoch in range(1, 8):
+        last = save(folder, epoch, val_bpd=float(epoch))
+        assert sorted(p.name for p in tmp_path.glob("weights-*")) == [weights_name(e) for e in last.kept_epochs]
+    assert last.kept_epochs == (1, 2, 4, 7)

@@ -14,6 +14,7 @@ from cpcnn_core.config import ConfigError, DataConfig, Scalar, TrialConfig
 from cpcnn_core.data import Dataset
 from cpcnn_core.files import write_atomically
 from cpcnn_core.starter import export_starter
+from orchestrator.records import lineage
 from orchestrator.records.columns import config_of
 from orchestrator.records.recording import Recording
 from orchestrator.records.store import Row, Store, StoreError
@@ -184,9 +185,9 @@ def test_a_file_of_weights_is_a_parent_without_a_name(store: Store, tmp_path: Pa
     export_starter(tmp_path / "theirs.pth", model)
     given: dict[str, Scalar] = {"data.name": "digits", "model.fusion": "stem_add", "train.batch_size": 16}
     start = continuing.of_file(tmp_path / "theirs.pth", Length(2, None), given)
-    lineage = start.config.lineage
-    assert (lineage.parent, lineage.root, lineage.epochs_before, lineage.fresh_optimizer) == (None, None, 0, True)
-    assert lineage.weights == fingerprint(model.state_dict())
+    own = start.config.lineage
+    assert (own.parent, own.root, own.epochs_before, own.fresh_optimizer) == (None, None, 0, True)
+    assert own.weights == fingerprint(model.state_dict())
     assert [row["epoch"] for row in train(store, start.config, start)] == [1, 2]
     with pytest.raises(StoreError, match="continues a file of weights; run it again by the command that began it"):
         continuing.recorded(store, start.config)
@@ -207,6 +208,20 @@ def test_it_is_replayed_from_its_parent_s_end(store: Store, tmp_path: Path) -> N
     again = replaying.prepared(store, start.config.trial_id, (), scratch)
     train(again.store, again.config, again.start)
     assert again.differences() == []
+
+
+def test_only_a_line_that_went_straight_on_is_what_a_longer_trial_would_have_been(store: Store) -> None:
+    config = parent(store, 1)
+    child = of(store, config)
+    train(store, child.config, child)
+    grandchild = of(store, child.config)
+    longer = lineage.from_the_start(store, grandchild.config)
+    assert longer == config.with_settings({"train.epochs": 3})
+    assert lineage.from_the_start(store, config) == config
+    bent = of(store, child.config, **{"train.batch_size": 8})
+    train(store, bent.config, bent)
+    for other in (bent.config, of(store, bent.config).config, of(store, config, **{"train.schedule": "linear"}).config):
+        assert lineage.from_the_start(store, other) is None
 
 
 KillAt = Callable[[pytest.MonkeyPatch], None]
