@@ -64,6 +64,9 @@ GpuHours = Annotated[float | None, typer.Option(min=0, help="The same, counting 
 Extend = Annotated[
     bool, typer.Option("--extend", help="Go on with a sweep whose space has grown since: more options, wider bounds.")
 ]
+MoreEpochs = Annotated[
+    int | None, typer.Option(min=1, help="Once the sweep has finished: let its COMPLETE trials go on for so many more.")
+]
 RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Run the trials that FAILED again, each from its last checkpoint.")
 ]
@@ -112,6 +115,7 @@ def main(
     hours: Hours = None,
     gpu_hours: GpuHours = None,
     extend: Extend = False,
+    more_epochs: MoreEpochs = None,
     retry_failed: RetryFailed = False,
     dry_run: DryRun = False,
     cluster: ClusterFile = None,
@@ -139,6 +143,7 @@ def main(
         warm_start=tuple(warm_start or ()),
         budget=Budget(hours, gpu_hours),
         extend=extend,
+        more_epochs=more_epochs,
         retry_failed=retry_failed,
         pending_minutes=pending_minutes,
         max_cost=max_cost,

@@ -16,6 +16,10 @@ from orchestrator.records.store import OPTION_PREFIX, Row, Store, as_scalar, as_
 _OF_TRAINING = frozenset({"data.train_fraction", "model.dropout", "model.dropout_kind", "seed"})
 
 
+# What follows from which trial another one continues.
+_OF_THE_PARENT = frozenset({"lineage.root", "lineage.weights", "lineage.epochs_before", "lineage.steps_before"})
+
+
 def is_of_training(field: str) -> bool:
     """Whether the field says how a network was trained, which nobody knows of an imported one."""
     return field.startswith("train.") or field in _OF_TRAINING
@@ -116,10 +120,11 @@ def front(entries: Iterable[Entry], objective: ParetoObjective) -> list[tuple[En
 def differing(settings: Sequence[Mapping[str, Scalar]]) -> list[str]:
     """The fields in which configurations differ, those apart that change no result.
 
-    What is not known of one of them, an imported checkpoint, is no difference. A fusion's option that one does not have
-    is.
+    Of a trial that continues another one its parent tells the rest of its lineage. What is not known of one of them, an
+    imported checkpoint, is no difference. A fusion's option that one does not have is.
     """
-    fields = dict.fromkeys(field for each in settings for field in each if field not in NOT_IDENTIFYING)
+    apart = NOT_IDENTIFYING | _OF_THE_PARENT
+    fields = dict.fromkeys(field for each in settings for field in each if field not in apart)
     return [field for field in fields if len(_known(field, settings)) > 1]
 
 

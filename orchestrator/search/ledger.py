@@ -22,7 +22,7 @@ from orchestrator.search import study_file
 from orchestrator.search.failures import FailuresInARow
 from orchestrator.search.scheduler import Scheduler, Stopped
 from orchestrator.search.scheduling import Schedule
-from orchestrator.search.study import Study, StudyError, Suggestion
+from orchestrator.search.study import StudyError, Suggestion
 
 MAX_RESTARTS = 2  # how often a trial whose process died is started again; the next time it is failed
 
@@ -44,6 +44,20 @@ class View(Protocol):
     ) -> None: ...
 
 
+class Suggesting(Protocol):
+    """What knows which trials to run: a study, or what continues a sweep without one."""
+
+    @property
+    def is_over(self) -> bool: ...
+    @property
+    def waiting(self) -> tuple[Suggestion, ...]: ...
+    def next(self) -> Suggestion | None: ...
+    def put_back(self, suggestion: Suggestion) -> None: ...
+    def reopen(self, config: TrialConfig) -> Suggestion | None: ...
+    def report(self, number: int, metrics: Row) -> None: ...
+    def end(self, number: int, state: State, best: Row | None) -> None: ...
+
+
 @dataclass
 class _Trial:
     config: TrialConfig
@@ -63,7 +77,7 @@ class Ledger:
     """Turns the events of a sweep's trials into rows, into what the study knows, and into what is shown."""
 
     def __init__(
-        self, study: Study, store: Store, objective: Objective, view: View, scheduler: Scheduler | None = None
+        self, study: Suggesting, store: Store, objective: Objective, view: View, scheduler: Scheduler | None = None
     ) -> None:
         self.fatal: Exception | None = None
         self.gpus: float | None = None  # that each trial holds

@@ -76,8 +76,8 @@ class Start:
         The index comes last: killed before, it is put there again.
         """
         trial_id = self.config.trial_id
-        if (store.checkpoint_folder(trial_id) / checkpoint_index.INDEX).is_file():
-            return  # behind a URL, perhaps, from where it will be fetched
+        if _has_begun(store, trial_id):
+            return
         state = begin_state(self.known, self.weights, self.config, None if self.parent is None else self.parent.train)
         CheckpointFolder(store.training_folder(trial_id), self.config).begin(state)
 
@@ -171,6 +171,17 @@ def recorded(store: Store, config: TrialConfig) -> Start:
             f"that trial {config.trial_id} began with"
         )
     return Start(config, weights, known, parent, ())
+
+
+def begin(store: Store, config: TrialConfig) -> None:
+    """Put there what a trial begins with that continues another one of the same folder, unless it has begun."""
+    if not _has_begun(store, config.trial_id):
+        recorded(store, config).begin(store)
+
+
+def _has_begun(store: Store, trial_id: str) -> bool:
+    """Whether the trial has a state to go on from, perhaps behind a URL, from where it will be fetched."""
+    return (store.checkpoint_folder(trial_id) / checkpoint_index.INDEX).is_file()
 
 
 def check_settings(config: TrialConfig, given: Mapping[str, Scalar]) -> None:
