@@ -268,6 +268,10 @@ class Store:
         """Add the epoch's row, or replace it; rows whose weights are no longer on disk lose their `checkpoint`."""
         self._tables.add_epoch(trial_id, attempt, metrics)
 
+    def forget_weights(self, trial_id: str, epoch: int) -> None:
+        """Have the epoch's row say that its weights are no longer on disk."""
+        self._tables.forget_weights(trial_id, epoch)
+
     def trials(self) -> Table:
         """All attempts of all trials."""
         return self._tables.trials()

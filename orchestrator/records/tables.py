@@ -107,6 +107,14 @@ class Tables:
         rows = sorted([*others, row], key=lambda each: as_int(each["epoch"]))
         self._write(EPOCHS, trial_id, rows)
 
+    def forget_weights(self, trial_id: str, epoch: int) -> None:
+        """Have the epoch's row say that its weights are no longer on disk."""
+        rows = [
+            {**row, "checkpoint": None} if row["epoch"] == epoch else row
+            for row in self._rows(EPOCHS, trial_id, to_write=True)
+        ]
+        self._write(EPOCHS, trial_id, rows)
+
     # --- all trials
 
     def trials(self) -> Table:

@@ -16,6 +16,7 @@ from cpcnn_core.metrics import EpochMetrics
 from orchestrator.objectives.objective import Objective
 from orchestrator.records.ranking import Entry
 from orchestrator.records.recording import Place, Recording, close_orphaned
+from orchestrator.records.room import Room
 from orchestrator.records.states import State, reason_of
 from orchestrator.records.store import Row, Store, StoreError, as_int, config_of, without_a_gap
 from orchestrator.search import study_file
@@ -82,6 +83,7 @@ class Ledger:
         self.fatal: Exception | None = None
         self.gpus: float | None = None  # that each trial holds
         self.retrying = "the same command with --retry-failed"  # what runs trials that failed again
+        self.room: Room | None = None  # that the checkpoints may take on disk
         self._study = study
         self._store = store
         self._objective = objective
@@ -238,6 +240,10 @@ class Ledger:
         self._view.epoch(number, trial.config, metrics, self._objective.value(row))
         self._scheduler.observe(trial.config.trial_id, metrics.epoch, self._objective.keys(row))
         trial.stopped = self._judge(trial.config, metrics.epoch)
+        if self.room is not None:
+            full = self.room.make({each.config.trial_id for each in self._trials.values()})
+            if full is not None:
+                self._view.note(f"warning: {full}")
         return trial.stopped is not None
 
     def _died(self, number: int, error: str, its_fault: bool) -> None:

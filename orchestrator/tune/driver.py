@@ -22,6 +22,7 @@ from orchestrator.machines import launch
 from orchestrator.process import signals
 from orchestrator.records import beginning, mixtures, provenance, ranking
 from orchestrator.records.ranking import Entry
+from orchestrator.records.room import Room
 from orchestrator.records.store import Store, as_int, config_of, sweeps
 from orchestrator.records.sweep_file import Asked, Run, SweepRecord
 from orchestrator.search import growth, study_file, warm_start
@@ -45,6 +46,10 @@ def run(plan: Plan, view: View, *, beside: Callable[[], AbstractContextManager[N
     nothing behind. Raise SweepError, StoreError, StudyError, ClusterError or what is wrong with the data.
     """
     store = plan.store
+    if plan.disk is not None and store.is_remote:
+        raise SweepError(
+            f"--disk: bounds what a folder on disk holds, and {store.folder} is behind a URL; leave it out"
+        )
     address = launch.cluster_address()
     new = beginning.is_new(store)
     if new and address is not None:
@@ -127,6 +132,7 @@ def _run_all(
     plan: Plan, store: Store, ledger: Ledger, meter: BudgetMeter, view: View, finished: Callable[[], int]
 ) -> Outcome:
     """Run all trials of the ledger. Raise what keeps it from writing, or FailingError."""
+    ledger.room = None if plan.disk is None else Room(store, plan.disk)
     limit = _run(plan, store, ledger, stop := _Stop(), meter, view.note)
     if ledger.fatal is not None:
         raise ledger.fatal

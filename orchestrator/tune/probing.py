@@ -86,7 +86,7 @@ def probe(config: TrialConfig, dataset: Dataset) -> Probe:
 
 def _kept_weights(config: TrialConfig) -> int:
     """Of how many epochs the weights are kept at most: the best by each metric that is measured, the last, and some."""
-    from cpcnn_core.checkpoint import KEPT_BEST_BY
+    from cpcnn_core.keeping import KEPT_BEST_BY
     from cpcnn_core.metrics import OF_IMAGES
 
     measured = KEPT_BEST_BY.keys() - (frozenset() if config.eval.fid_every else OF_IMAGES)

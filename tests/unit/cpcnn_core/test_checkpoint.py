@@ -20,13 +20,13 @@ from safetensors.torch import save_file
 from cpcnn_core.checkpoint import (
     CheckpointError,
     CheckpointFolder,
-    kept_epochs,
     load_weights,
     save_weights,
     weights_name,
 )
 from cpcnn_core.config import TrainConfig, TrialConfig
 from cpcnn_core.files import sha256
+from cpcnn_core.keeping import kept_epochs
 from cpcnn_core.metrics import EpochMetrics
 from tests.contract.networks import images, network
 

@@ -17,12 +17,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cpcnn_core import evaluate as evaluation
 from cpcnn_core import fid, quality
 from cpcnn_core import train as training
-from cpcnn_core.checkpoint import kept_epochs, load_weights
+from cpcnn_core.checkpoint import load_weights
 from cpcnn_core.classify import class_log_likelihoods
 from cpcnn_core.config import ConfigError, TrainConfig, TrialConfig
 from cpcnn_core.data import HIDDEN, Dataset, Split
 from cpcnn_core.evaluate import evaluate, log_prior
 from cpcnn_core.evaluation import Evaluation
+from cpcnn_core.keeping import kept_epochs
 from cpcnn_core.loss import Loss
 from cpcnn_core.metrics import EpochMetrics
 from cpcnn_core.quality import Drawn

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cpcnn_core.checkpoint import KEPT_BEST_BY, kept_epochs
 from cpcnn_core.config import TrialConfig
+from cpcnn_core.keeping import KEPT_BEST_BY, kept_epochs
 from cpcnn_core.metrics import OF_IMAGES
 from orchestrator.objectives.objective import Objective
 from orchestrator.records.recording import Recording
