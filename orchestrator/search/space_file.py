@@ -12,19 +12,14 @@ from typing import Annotated, TypeAlias
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 import search_spaces
-from cpcnn_core.errors import UserError
 from cpcnn_core.suggest import nearest
 from cpcnn_core.validation import IsInstance, a_mapping, mistakes, must_be
 from orchestrator.machines.resources import Resources
 from orchestrator.objectives.objective import Objective
 from orchestrator.search import samplers
 from orchestrator.search.scheduling import Schedule
+from orchestrator.search.settings import SpaceError
 from search_spaces import Distribution, Scalar
-
-
-class SpaceError(UserError, ValueError):
-    """A space file, or a setting given beside it, that cannot be used; the message names the file and the field."""
-
 
 _Field: TypeAlias = Annotated[str, must_be("a text, the name of a field")]
 _Setting: TypeAlias = Annotated[Scalar, must_be("one finite number, text, True, False or None")]
@@ -39,7 +34,7 @@ _Space: TypeAlias = Annotated[
 _Settings: TypeAlias = Annotated[Mapping[_Field, _Setting], a_mapping("from fields to values")]
 _Trials: TypeAlias = Annotated[int, Field(ge=1), must_be("a whole number of at least 1")]
 _Sampler: TypeAlias = Annotated[str, BeforeValidator(samplers.named)]
-_Objective: TypeAlias = Annotated[Annotated[Objective, IsInstance()], BeforeValidator(Objective.of)]
+_Objective: TypeAlias = Annotated[Annotated[Objective, IsInstance()] | None, BeforeValidator(Objective.of)]
 _Scheduler: TypeAlias = Annotated[Schedule, BeforeValidator(Schedule.of)]
 _Resources: TypeAlias = Annotated[Resources, BeforeValidator(Resources.of)]
 _Minutes: TypeAlias = Annotated[float, Field(ge=0), must_be("a number of minutes, or 0 for never")]
@@ -48,37 +43,31 @@ _Name: TypeAlias = Annotated[
 ]
 
 
-class _Sayings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+class _Words(BaseModel):
+    """What a space file and its presets may say."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
+
+    space: _Space = Field(default_factory=dict)
+    settings: _Settings = Field(default_factory=dict)
+    trials: _Trials = 16
+    sampler: _Sampler = samplers.DEFAULT
+    objective: _Objective = None  # None: not said
+    scheduler: _Scheduler = Schedule()
+    resources: _Resources = Resources()
+    stall_minutes: _Minutes = 30.0
 
 
-class Preset(_Sayings):
+class Preset(_Words):
     """What a space file says otherwise under a name. A field of `space` or `settings` replaces what the file has of it,
     or comes beside it; of the rest, what is not said stays.
     """
 
-    space: _Space = Field(default_factory=dict)
-    settings: _Settings = Field(default_factory=dict)
-    trials: _Trials | None = None
-    sampler: _Sampler | None = None
-    objective: _Objective | None = None
-    scheduler: _Scheduler | None = None
-    resources: _Resources | None = None
-    stall_minutes: _Minutes | None = None
 
-
-class SpaceFile(_Sayings):
+class SpaceFile(_Words):
     """What a space file may say. `SearchSpace.check` then tries it on the configuration."""
 
     question: str = ""  # the file's docstring
-    space: _Space
-    settings: _Settings = Field(default_factory=dict)
-    trials: _Trials = 16
-    sampler: _Sampler = samplers.DEFAULT
-    objective: _Objective | None = None  # None: not said
-    scheduler: _Scheduler = Schedule()
-    resources: _Resources = Resources()
-    stall_minutes: _Minutes = 30.0
     presets: Annotated[Mapping[_Name, Preset], a_mapping("from names to what differs")] = Field(default_factory=dict)
 
     def preset(self, name: str, source: str) -> Preset:
@@ -90,13 +79,12 @@ class SpaceFile(_Sayings):
 
     def under(self, preset: Preset) -> SpaceFile:
         """What the file says under a preset, but for the preset's settings, which fix fields of branches too."""
-        said = {name: value for name in _REPLACED if (value := getattr(preset, name)) is not None}
+        said = {name: getattr(preset, name) for name in preset.model_fields_set - {"space", "settings"}}
         settings = {field: value for field, value in self.settings.items() if field not in preset.space}
         return self.model_copy(update={**said, "space": {**self.space, **preset.space}, "settings": settings})
 
 
 _NAMES = tuple(name for name in SpaceFile.model_fields if name != "question")
-_REPLACED = tuple(name for name in Preset.model_fields if name not in {"space", "settings"})
 
 
 def read(path: Path) -> SpaceFile:

@@ -17,8 +17,7 @@ from orchestrator.records.mixtures import Held, MixtureError
 from orchestrator.records.store import Store, config_of
 from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.search import warm_start
-from orchestrator.search.space import read
-from orchestrator.search.space_file import SpaceError
+from orchestrator.search.space import SpaceError, read
 from orchestrator.training import trainer
 from orchestrator.tune import driver
 from orchestrator.tune.plan import Plan

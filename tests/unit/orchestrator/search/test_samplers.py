@@ -9,8 +9,7 @@ import pytest
 
 from orchestrator.records.store import Store
 from orchestrator.search import samplers
-from orchestrator.search.space import read
-from orchestrator.search.space_file import SpaceError
+from orchestrator.search.space import SpaceError, read
 from orchestrator.search.study import Study
 from search_spaces import constrained, floats, ints, pareto
 from tests.support.studies import row_of, run_all, space_of, studying

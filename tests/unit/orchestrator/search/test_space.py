@@ -14,8 +14,8 @@ from orchestrator.machines.resources import Resources
 from orchestrator.objectives.objective import Objective
 from orchestrator.search import space_file
 from orchestrator.search.scheduling import Schedule
-from orchestrator.search.space import SearchSpace, at_random, parse_settings, read
-from orchestrator.search.space_file import SpaceError
+from orchestrator.search.settings import parse_settings
+from orchestrator.search.space import SearchSpace, SpaceError, at_random, read
 from search_spaces import COURSE_GRADING, Choice, Distribution, choice, floats, ints
 
 HEAD = "from search_spaces import choice, floats, ints\n"
@@ -360,6 +360,8 @@ def test_settings_come_after_the_preset(tmp_path: Path) -> None:
         ('{"smal": {}}', "--preset small: there is no such preset; did you mean smal?"),
         ("{}", "--preset small: there is no such preset; the file has none"),
         ('{"small": {"setings": {}}}', "presets.small.setings: no such field; did you mean settings?"),
+        ('{"small": {"trials": None}}', "presets.small.trials is None; it must be a whole number of at least 1"),
+        ('{"small": {"objective": None}}', "presets.small.objective: None is neither the name of a metric nor"),
         ('{"small": {"trials": 0}}', "presets.small.trials is 0; it must be a whole number of at least 1"),
         ('{"small": {"objective": "val_ac"}}', "presets.small.objective: 'val_ac' is no metric; did you mean val_acc?"),
         ('{"small": {"scheduler": "ash"}}', "presets.small.scheduler: 'ash' is no scheduler; did you mean asha?"),
