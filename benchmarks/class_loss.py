@@ -140,7 +140,12 @@ def figures(asked: Asked) -> list[Figure]:
     took = times(3 if asked.short else 10)
     return [
         Figure("bias of the class loss's gradient, 1 other class", one.bias, "the gradient of all 10", "smaller"),
-        Figure("its standard deviation", one.spread, "the gradient of all 10", "smaller"),
+        Figure(
+            "standard deviation of the class loss's gradient, 1 other class",
+            one.spread,
+            "the gradient of all 10",
+            "smaller",
+        ),
         Figure("step with a class loss of 1 other class", took["1"] / took["all"], "of all 10", "smaller"),
     ]
 
