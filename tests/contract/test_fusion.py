@@ -117,7 +117,17 @@ class FusionContract:
         model = network(self.fusion)
         parts = parse_name(self.fusion)
         declared = {f"fusion.{part}.{quantity}" for part in parts for quantity in FUSIONS[part].Diagnostics}
-        assert set(model.fusion.diagnostics(model.label.table())) == declared
+        logged = set(model.fusion.diagnostics(model.label.table()))
+        assert declared <= logged
+        # Of each place apart, which a declaration cannot know, under the declared names.
+        places = {site.name.removesuffix(f".{site.kind}") for site in model.sites} | {site.name for site in model.sites}
+        of_places = {
+            f"fusion.{part}.{place}.{quantity}"
+            for part in parts
+            for place in places
+            for quantity in FUSIONS[part].Diagnostics
+        }
+        assert logged - declared <= of_places
 
     def test_conditioning_touches_only_sites_of_the_network(self) -> None:
         model = network(self.fusion)
