@@ -24,6 +24,7 @@ from rich.table import Table
 
 from benchmarks import (
     choosing,
+    class_loss,
     classification,
     compiled,
     cpu_hour,
@@ -41,6 +42,7 @@ from benchmarks.timing import machine
 
 BENCHMARKS: dict[str, Callable[[Asked], list[Figure]]] = {
     "training": training.figures,
+    "class_loss": class_loss.figures,
     "classification": classification.figures,
     "sampling": sampling.figures,
     "fid": fid.figures,

@@ -53,6 +53,10 @@ SpaceFile = Annotated[
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Fix a configuration field. May be repeated.")
 ]
+Preset = Annotated[
+    str | None,
+    typer.Option("--preset", metavar="NAME", help="What SPACE says otherwise under this name, as cpu; before --set."),
+]
 _RESULTS = typer.Option(
     parser=_results, metavar="FOLDER|URL", help="What holds a folder per sweep: a folder, or as s3://bucket/results."
 )
@@ -121,6 +125,11 @@ def folder_name(name: str) -> str:
     if (problem := names.problem(name)) is not None:
         raise StoreError(f"--name {name if name.isprintable() else repr(name)}: {problem}")
     return name
+
+
+def named_after(space_file: Path, preset: str | None) -> str:
+    """The name of what a space file asks, where none is given: a preset asks something else."""
+    return space_file.stem if preset is None else f"{space_file.stem}-{preset}"
 
 
 def known_name(name: str) -> str:

@@ -43,7 +43,7 @@ def _check_cluster(file: Path | None) -> None:
 
 
 Trials = Annotated[int | None, typer.Option(min=1, help="How many configurations; the space's `trials`.")]
-Name = Annotated[str | None, typer.Option(help="The sweep's name; the space file's.")]
+Name = Annotated[str | None, typer.Option(help="The sweep's name; the space file's, and the preset's.")]
 Sampler = Annotated[
     str | None, typer.Option(help=f"What chooses: {', '.join(samplers.SAMPLERS)}; the space's `sampler`.")
 ]
@@ -108,6 +108,7 @@ def main(
     context: typer.Context,
     space_file: cli.SpaceFile,
     trials: Trials = None,
+    preset: cli.Preset = None,
     given: cli.Settings = None,
     results: cli.Results = Path("results"),
     name: Name = None,
@@ -137,10 +138,10 @@ def main(
     console = cli.console()
     trackers = tracking.asked(tracker or (), wandb=wandb, tensorboard=tensorboard)
     wanted = None if objective is None else words.read(objective)
-    asked = space.read(space_file, given or (), seed=seed, sampler=sampler, objective=wanted)
+    asked = space.read(space_file, given or (), preset=preset, seed=seed, sampler=sampler, objective=wanted)
     asked = replace(asked, schedule=asked.schedule.named(scheduler))
     plan = Plan(
-        name=cli.folder_name(space_file.stem if name is None else name),
+        name=cli.folder_name(cli.named_after(space_file, preset) if name is None else name),
         space=asked,
         results=results,
         trials=trials or asked.trials,

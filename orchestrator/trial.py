@@ -67,10 +67,13 @@ def main() -> None:
 @cli.stoppable()
 def run(
     space_file: cli.SpaceFile,
+    preset: cli.Preset = None,
     given: cli.Settings = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Short for --set train.epochs=N.")] = None,
     results: cli.Results = Path("results"),
-    name: Annotated[str | None, typer.Option(help="The folder in RESULTS; the space file's name and -trials.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The folder in RESULTS; the space file's name, the preset's, and -trials.")
+    ] = None,
     seed: cli.Seed = 0,
     wandb: cli.WandbOption = None,
     tensorboard: cli.TensorBoardOption = False,
@@ -86,9 +89,10 @@ def run(
     trackers = tracking.asked(tracker or (), wandb=wandb, tensorboard=tensorboard)
     place = environment.rendezvous()
     environment.forget_launchers(keep=place)
-    asked = space.read(space_file, [*(given or ()), *([f"train.epochs={epochs}"] if epochs else [])], seed=seed)
+    settings = [*(given or ()), *([f"train.epochs={epochs}"] if epochs else [])]
+    asked = space.read(space_file, settings, preset=preset, seed=seed)
     config = trainer.identified(trainer.with_one_extractor(asked.default()))
-    store = Store((results / cli.folder_name(name or f"{space_file.stem}-trials")).absolute())
+    store = Store((results / cli.folder_name(name or f"{cli.named_after(space_file, preset)}-trials")).absolute())
 
     def begin() -> None:
         kinds.introduce(store, "trials", asked.question, asked.source)

@@ -12,7 +12,9 @@ A space file is a Python file with
 - `scheduler`: which trials are stopped early: "asha" (the default), "promote", "median" or "none", or a mapping
   `{"name": "asha", "grace_epochs": 3, "reduction_factor": 3}`;
 - `resources`: what one trial gets, as `{"gpus": 0.5, "cpus": 2}` or `{"processes": 4}`;
-- `stall_minutes`: after how long without a sign of life a trial is started again.
+- `stall_minutes`: after how long without a sign of life a trial is started again;
+- `presets`: what is otherwise under a name, `{"cpu": {"settings": {"train.epochs": 2}, "trials": 4}}`, in the words
+  above. `--preset cpu` takes it.
 
 `orchestrator.search.space` interprets it; nothing here knows what a field means.
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -12,17 +12,21 @@ from cpcnn_core.fusion.base import Conditioning, FusionOptions, Modulation, Site
 
 
 class FilmOptions(FusionOptions):
-    """`hidden`: width of the MLP between label and (gamma, beta). `gamma_clamp`: how far gamma may leave 1."""
+    """`hidden`: width of the MLP between label and (gamma, beta). `gamma_clamp`: how far gamma may leave 1.
+
+    `init` is where they start: `identity` is gamma 1 and beta 0; `random` is what torch gives an MLP, both around 0.
+    """
 
     hidden: int = Field(64, ge=1)
     gamma_clamp: float | None = Field(None, gt=0, allow_inf_nan=False)
+    init: Literal["identity", "random"] = "identity"
 
 
 class Film(SiteFusion):
     """gamma(y) * h + beta(y) at each site of `used`; gamma starts at 1 and beta at 0, for every class.
 
     A gamma that starts near 0 suppresses the network it should modulate ("Project-455": FID grew for thirty epochs), so
-    the MLP gives gamma - 1 and its last layer starts at zero.
+    the MLP gives gamma - 1 and its last layer starts at zero, unless `init` is random.
     """
 
     Options: ClassVar[type[FusionOptions]] = FilmOptions
@@ -32,7 +36,7 @@ class Film(SiteFusion):
         super().__init__(sites, label_dim, options)
         assert isinstance(options, FilmOptions)
         self.gamma_clamp = options.gamma_clamp
-        self.mlp = nn.ModuleDict({key(site): _mlp(label_dim, options.hidden, site.channels) for site in self.used})
+        self.mlp = nn.ModuleDict({key(site): _mlp(label_dim, options, site.channels) for site in self.used})
 
     def gamma_beta(self, label: Tensor, site: Site) -> tuple[Tensor, Tensor]:
         """Scale and shift at `site`, (B, C) each."""
@@ -68,8 +72,12 @@ def _summary(prefix: str, gamma: Tensor, beta: Tensor) -> dict[str, float]:
     }
 
 
-def _mlp(label_dim: int, hidden: int, channels: int) -> nn.Sequential:
-    last = nn.Linear(hidden, 2 * channels)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
-    return nn.Sequential(nn.Linear(label_dim, hidden), nn.SiLU(), last)
+def _mlp(label_dim: int, options: FilmOptions, channels: int) -> nn.Sequential:
+    last = nn.Linear(options.hidden, 2 * channels)
+    with torch.no_grad():
+        if options.init == "random":
+            last.bias[:channels] -= 1  # it gives gamma - 1
+        else:
+            last.weight.zero_()
+            last.bias.zero_()
+    return nn.Sequential(nn.Linear(label_dim, options.hidden), nn.SiLU(), last)

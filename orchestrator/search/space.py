@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import itertools
 import math
 import random
-import runpy
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    JsonValue,
-    ValidationError,
-)
+from pydantic import JsonValue
 
-import search_spaces
 from cpcnn_core.config import NOT_IDENTIFYING, PROTOCOL, ConfigError, TrialConfig, check_field
 from cpcnn_core.errors import UserError
 from cpcnn_core.metrics import OF_PIXELS
-from cpcnn_core.validation import IsInstance, a_mapping, mistakes, must_be
 from orchestrator.machines.resources import Resources
 from orchestrator.objectives.objective import Objective
-from orchestrator.search import samplers
+from orchestrator.search import samplers, space_file
 from orchestrator.search.scheduling import Schedule
 from orchestrator.search.settings import SpaceError as SpaceError
 from orchestrator.search.settings import absolute, check_protocol, parse_settings
@@ -53,36 +41,6 @@ class Suggester(Protocol):
     def suggest_categorical(self, name: str, choices: tuple[Scalar, ...]) -> Scalar: ...
     def suggest_int(self, name: str, low: int, high: int, *, step: int, log: bool) -> int: ...
     def suggest_float(self, name: str, low: float, high: float, *, step: float | None, log: bool) -> float: ...
-
-
-_Field: TypeAlias = Annotated[str, must_be("a text, the name of a field")]
-_Setting: TypeAlias = Annotated[Scalar, must_be("one finite number, text, True, False or None")]
-_Varied: TypeAlias = Annotated[
-    Distribution,
-    IsInstance(),
-    must_be("choice(...), ints(...) or floats(...). A fixed value belongs into settings"),
-]
-
-
-class SpaceFile(BaseModel):
-    """What a space file may say. `SearchSpace.check` then tries it on the configuration."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
-
-    question: str = ""  # the file's docstring
-    space: Annotated[Mapping[_Field, _Varied], a_mapping("from fields to choice(...), ints(...) or floats(...)")]
-    settings: Annotated[Mapping[_Field, _Setting], a_mapping("from fields to values")] = Field(default_factory=dict)
-    trials: Annotated[int, Field(ge=1), must_be("a whole number of at least 1")] = 16
-    sampler: Annotated[str, BeforeValidator(samplers.named)] = samplers.DEFAULT
-    objective: Annotated[Annotated[Objective, IsInstance()] | None, BeforeValidator(Objective.of)] = (
-        None  # None: not said
-    )
-    scheduler: Annotated[Schedule, BeforeValidator(Schedule.of)] = Schedule()
-    resources: Annotated[Resources, BeforeValidator(Resources.of)] = Resources()
-    stall_minutes: Annotated[float, Field(ge=0), must_be("a number of minutes, or 0 for never")] = 30.0
-
-
-_NAMES = tuple(name for name in SpaceFile.model_fields if name != "question")
 
 
 @dataclass(frozen=True)
@@ -185,16 +143,16 @@ class SearchSpace:
             "objective": self.objective.describe(),
         }
 
-    def with_settings(self, given: Mapping[str, Scalar]) -> SearchSpace:
-        """A copy in which each given field is fixed. Raise SpaceError where that cannot be."""
+    def with_settings(self, given: Mapping[str, Scalar], *, said_by: str = "--set ") -> SearchSpace:
+        """A copy in which each given field is fixed. Raise SpaceError, `said_by` first, where that cannot be."""
         fields = self.fields
         settings = dict(self.settings)
         for key, value in given.items():
             try:
                 check_field(key)
-            except ConfigError as error:
-                raise SpaceError(f"--set {error}") from None
-            located = absolute(key, value)
+                located = absolute(key, value)
+            except (ConfigError, SpaceError) as error:
+                raise SpaceError(f"{said_by}{error}") from None
             fixed = _fix(fields, key, located)
             if fixed is None:
                 settings[key] = located
@@ -304,20 +262,24 @@ class SearchSpace:
         return f"{field}{_WHERE}{condition}" if repeated and condition else field
 
 
-def load(path: Path, given: Mapping[str, Scalar] | None = None) -> SearchSpace:
-    """Read a space file; `SearchSpace.check` checks what it says. Raise SpaceError.
+def load(path: Path, given: Mapping[str, Scalar] | None = None, *, preset: str | None = None) -> SearchSpace:
+    """Read a space file, perhaps under one of its presets; `SearchSpace.check` checks what it says. Raise SpaceError.
 
     A file without an objective wants accuracy and FID alike where FID is measured, which `given` may say, else
     accuracy.
     """
-    content = _read_file(path)
-    default = desirability() if {**content.settings, **(given or {})}.get("eval.fid_every") else "val_acc"
+    content = space_file.read(path)
+    source, fixed = str(path), dict[str, Scalar]()
+    if preset is not None:
+        chosen = content.preset(preset, source)
+        content, fixed, source = content.under(chosen), dict(chosen.settings), f"{path}, preset {preset}"
+    default = desirability() if {**content.settings, **fixed, **(given or {})}.get("eval.fid_every") else "val_acc"
     try:
         settings = {key: absolute(key, value) for key, value in content.settings.items()}
     except SpaceError as error:
-        raise SpaceError(f"{path}: settings: {error}") from None
-    return SearchSpace(
-        str(path),
+        raise SpaceError(f"{source}: settings: {error}") from None
+    space = SearchSpace(
+        source,
         content.question,
         content.space,
         settings,
@@ -328,48 +290,24 @@ def load(path: Path, given: Mapping[str, Scalar] | None = None) -> SearchSpace:
         resources=content.resources,
         stall_minutes=content.stall_minutes,
     )
-
-
-def _read_file(path: Path) -> SpaceFile:
-    """What a space file says, checked for itself. Raise SpaceError with each mistake."""
-    names = _run_file(path)
-    for name, value in names.items():
-        # Names that are not ours are the file's own, for its own use, but for what is nearly one of ours.
-        close = difflib.get_close_matches(name.lower(), _NAMES, n=1, cutoff=0.8)
-        if close and name not in _NAMES and value is not getattr(search_spaces, name, None):
-            raise SpaceError(f"{path}: {name} means nothing in a space file; did you mean {close[0]}?")
-    if "space" not in names:
-        raise SpaceError(f"{path}: `space` is missing; it maps configuration fields to choice, ints or floats")
-    question = names.get("__doc__") or ""
-    content = {name: names[name] for name in _NAMES if name in names}
-    try:
-        return SpaceFile.model_validate({**content, "question": str(question).strip()})
-    except ValidationError as error:
-        lines = "\n".join(mistakes(error, _NAMES)).splitlines()
-        raise SpaceError("\n".join(f"{path}: {line}" for line in lines)) from None
-
-
-def _run_file(path: Path) -> Mapping[str, object]:
-    """The names that a space file defines."""
-    if not path.is_file():
-        raise SpaceError(f"{path}: there is no such space file{_nearby(path)}")
-    try:
-        return runpy.run_path(str(path), run_name="space")
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's program; whatever it raises is its mistake
-        raise SpaceError(f"{path}{_line_of(error, path)}: {type(error).__name__}: {error}") from None
+    return space.with_settings(fixed, said_by=f"{source}: settings: ")
 
 
 def read(
     path: Path,
     given: Iterable[str] = (),
     *,
+    preset: str | None = None,
     seed: int = 0,
     sampler: str | None = None,
     objective: Objective | None = None,
 ) -> SearchSpace:
-    """The space in `path` with `key=value` settings and perhaps another sampler or objective. Raise SpaceError."""
+    """The space in `path`, perhaps under a preset, with `key=value` settings and perhaps another sampler or objective.
+
+    Settings come after the preset. Raise SpaceError.
+    """
     settings = parse_settings(given)
-    space = load(path, settings).with_settings(settings).with_seed(seed)
+    space = load(path, settings, preset=preset).with_settings(settings).with_seed(seed)
     if objective is not None:
         space = replace(space, objective=objective)
     if sampler is not None:
@@ -614,18 +552,3 @@ def _fix(fields: Space, key: str, value: Scalar) -> dict[str, Distribution | Sca
                     {option: branches[option] or branch for option, branch in declared.branches.items()},
                 )
     return {**fields, **changed} if changed else None
-
-
-def _nearby(path: Path) -> str:
-    there = sorted(str(other) for other in path.parent.glob("*.py") if other.name != "__init__.py")
-    close = difflib.get_close_matches(str(path), there, n=1)
-    if close:
-        return f"; did you mean {close[0]}?"
-    return f"; there are {', '.join(there)}" if there else ""
-
-
-def _line_of(error: BaseException, path: Path) -> str:
-    if isinstance(error, SyntaxError) and error.lineno is not None:
-        return f":{error.lineno}"
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    return f":{lines[-1]}" if lines else ""

@@ -189,6 +189,17 @@ def test_film_starts_at_the_identity_for_every_class(fusion: str) -> None:
     assert moved[f"fusion.{fusion}.beta_std"] > 0
 
 
+@pytest.mark.parametrize("fusion", ["block_film", "bottleneck_film"])
+def test_film_may_start_at_random_around_zero(fusion: str) -> None:
+    model = network(fusion, settled=False, **{f"fusion_options.{fusion}.init": "random"})
+    stats = model.fusion.diagnostics(model.label.table())
+    assert abs(stats[f"fusion.{fusion}.gamma_mean"]) < 0.1
+    assert abs(stats[f"fusion.{fusion}.beta_mean"]) < 0.1
+    assert stats[f"fusion.{fusion}.gamma_std"] > 0.01
+    out = model(images(1).expand(2, -1, -1, -1), torch.tensor([0, 1]))
+    assert not torch.equal(out[0], out[1])
+
+
 def test_three_biases_leave_the_value_half_alone() -> None:
     model = network("block_three_bias")
     for name, modulation in model.condition(torch.tensor([1])).items():

@@ -8,12 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cpcnn_core.config import PROTOCOL, TrialConfig
+from cpcnn_core.fusion import FUSIONS
+from cpcnn_core.labels import ENCODINGS
 from orchestrator.machines.resources import Resources
 from orchestrator.objectives.objective import Objective
+from orchestrator.search import space_file
 from orchestrator.search.scheduling import Schedule
 from orchestrator.search.settings import parse_settings
 from orchestrator.search.space import SearchSpace, SpaceError, at_random, read
-from search_spaces import Choice, Distribution, choice, floats, ints
+from search_spaces import COURSE_GRADING, Choice, Distribution, choice, floats, ints
 
 HEAD = "from search_spaces import choice, floats, ints\n"
 SPACES = sorted(path for path in Path("search_spaces").glob("*.py") if path.name != "__init__.py")
@@ -253,12 +256,145 @@ def test_a_relative_data_root_is_made_absolute_and_is_no_part_of_the_question(tm
     assert one.describe() == space_of(tmp_path, BRANCHED).describe()
 
 
-@pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
-def test_every_space_that_ships_is_sound_and_says_what_it_asks(path: Path) -> None:
-    space = read(path, ["data.root=anywhere"])
+ASKED = [(path, preset) for path in SPACES for preset in (None, *space_file.read(path).presets)]
+
+
+@pytest.mark.parametrize(("path", "preset"), ASKED, ids=[f"{path.stem}-{preset}" for path, preset in ASKED])
+def test_every_space_that_ships_is_sound_and_says_what_it_asks_and_so_is_every_preset(
+    path: Path, preset: str | None
+) -> None:
+    space = read(path, ["data.root=anywhere"], preset=preset)
     assert "?" in space.question
     assert "Cost" in space.question
+    assert f"--preset {preset}" in space.question or preset is None
+    assert space.trials <= space.size
     space.default()
+
+
+def test_what_the_reports_asked_can_be_looked_at_on_a_cpu() -> None:
+    of_course = [path for path in SPACES if space_file.read(path).settings["data.name"] == "cpen455"]
+    assert len(of_course) >= 6
+    for path in of_course:
+        small = read(path, ["data.root=anywhere"], preset="cpu")
+        large = read(path, ["data.root=anywhere"])
+        assert small.settings["data.image_size"] == 16
+        assert max(config.model.nr_filters for config in small.extremes()) <= 24
+        assert small.epochs < large.epochs
+        assert set(small.searched) <= set(large.searched)
+
+
+def test_the_courses_space_holds_what_the_reports_used() -> None:
+    space = read(Path("search_spaces/cpen455.py"), ["data.root=anywhere"])
+    fusions = space.fields["model.fusion"]
+    assert isinstance(fusions, Choice)
+    assert set(fusions.options) >= FUSIONS.keys()
+    largest = {"model.nr_resnet": 5, "model.nr_filters": 160, "model.nr_logistic_mix": 10, "model.dropout": 0.5}
+    for encoding in ENCODINGS:
+        used = space.default().with_settings({**largest, "model.label_encoding": encoding, "train.lr": 5e-3})
+        assert space.params_of(used) is not None
+    assert space.params_of(used.with_settings({"train.class_loss_weight": 0.001, "train.class_loss_others": 1}))
+
+
+def test_the_courses_grading_is_asked_as_the_course_grades() -> None:
+    space = read(Path("search_spaces/cpen455.py"), ["data.root=anywhere"], preset="grading")
+    assert space.objective == Objective.of(COURSE_GRADING)
+    asked = space.default().eval
+    assert (asked.fid_extractor, asked.fid_reference, asked.fid_images_per_class) == ("inception-192", "test_files", 25)
+    assert asked.fid_every == space.schedule.grace_epochs == 5
+    assert read(Path("search_spaces/cpen455.py"), ["data.root=anywhere"]).fields == space.fields
+
+
+# ------------------------------------------------------------------------------------------------------- presets
+
+PRESETS = f"""{BRANCHED}
+scheduler = "median"
+presets = {{
+    "small": {{"settings": {{"model.nr_filters": 8, "train.epochs": 1}}, "trials": 3}},
+    "wide": {{
+        "space": {{"model.nr_filters": ints(8, 32, step=8), "train.epochs": choice(1, 2)}},
+        "objective": "val_acc",
+        "scheduler": "none",
+        "sampler": "random",
+        "resources": {{"cpus": 1}},
+        "stall_minutes": 3,
+    }},
+    "dim": {{"settings": {{"model.fusion_options.input_concat.dim": 16}}}},
+}}
+"""
+
+
+def test_a_preset_says_what_is_otherwise(tmp_path: Path) -> None:
+    path = tmp_path / "question.py"
+    path.write_text(HEAD + PRESETS)
+    plain, small, wide, dim = (read(path, preset=preset) for preset in (None, "small", "wide", "dim"))
+    assert plain.describe() == space_of(tmp_path, BRANCHED).describe()
+    path.write_text(HEAD + PRESETS)
+    assert (small.trials, small.epochs, small.default().model.nr_filters) == (3, 1, 8)
+    assert "model.nr_filters" not in small.searched
+    assert (small.objective, small.schedule) == (plain.objective, plain.schedule)
+    assert wide.searched == (*plain.searched, "train.epochs")
+    assert {config.model.nr_filters for config in wide.extremes()} >= {8, 32}
+    assert (wide.trials, wide.objective.metric, wide.schedule.name, wide.sampler) == (5, "val_acc", "none", "random")
+    assert (wide.resources, wide.stall_minutes) == (Resources(cpus=1), 3.0)
+    assert {config.flat().get("model.fusion_options.input_concat.dim") for config in dim.extremes()} == {None, 16}
+
+
+def test_a_preset_is_what_the_same_settings_are(tmp_path: Path) -> None:
+    path = tmp_path / "question.py"
+    path.write_text(HEAD + PRESETS)
+    preset, given = read(path, preset="small"), read(path, ["model.nr_filters=8", "train.epochs=1"])
+    assert preset.describe() == given.describe() != read(path).describe()
+    assert preset.default().trial_id == given.default().trial_id
+
+
+def test_settings_come_after_the_preset(tmp_path: Path) -> None:
+    path = tmp_path / "question.py"
+    path.write_text(HEAD + PRESETS)
+    space = read(path, ["train.epochs=4"], preset="small")
+    assert (space.default().train.epochs, space.default().model.nr_filters) == (4, 8)
+
+
+@pytest.mark.parametrize(
+    ("presets", "says"),
+    [
+        ('{"smal": {}}', "--preset small: there is no such preset; did you mean smal?"),
+        ("{}", "--preset small: there is no such preset; the file has none"),
+        ('{"small": {"setings": {}}}', "presets.small.setings: no such field; did you mean settings?"),
+        ('{"small": {"trials": None}}', "presets.small.trials is None; it must be a whole number of at least 1"),
+        ('{"small": {"objective": None}}', "presets.small.objective: None is neither the name of a metric nor"),
+        ('{"small": {"trials": 0}}', "presets.small.trials is 0; it must be a whole number of at least 1"),
+        ('{"small": {"objective": "val_ac"}}', "presets.small.objective: 'val_ac' is no metric; did you mean val_acc?"),
+        ('{"small": {"scheduler": "ash"}}', "presets.small.scheduler: 'ash' is no scheduler; did you mean asha?"),
+        ('{"small": {"space": {"train.lr": 3}}}', "presets.small.space['train.lr'] is 3; it must be choice(...)"),
+        ('{"small": {"settings": {"train.lr": [3]}}}', "presets.small.settings['train.lr'] is [3]; it must be one"),
+        ('{"small": 3}', "presets.small"),
+        ("3", "presets is 3; it must be a mapping from names to what differs"),
+        ('{"a b": {}}', "presets: the key 'a b' must be a name of letters, digits, _ and -"),
+        (
+            '{"small": {"settings": {"train.epoch": 3}}}',
+            "question.py, preset small: settings: train.epoch: no such field; did you mean train.epochs?",
+        ),
+        ('{"small": {"settings": {"train.epochs": 0}}}', "question.py, preset small: train.epochs: 0 is not allowed"),
+        (
+            '{"small": {"space": {"model.nr_filters": ints(0, 8)}}}',
+            "question.py, preset small: space['model.nr_filters'] = ints(0, 8): model.nr_filters: 0 is not allowed",
+        ),
+    ],
+)
+def test_a_mistake_in_a_preset_is_named(tmp_path: Path, presets: str, says: str) -> None:
+    path = tmp_path / "question.py"
+    path.write_text(f"{HEAD}{BRANCHED}\npresets = {presets}")
+    with pytest.raises(SpaceError) as raised:
+        read(path, preset="small")
+    assert says in str(raised.value)
+
+
+def test_a_field_that_a_preset_searches_is_fixed_no_longer(tmp_path: Path) -> None:
+    text = BRANCHED + "\npresets = {'longer': {'space': {'train.epochs': ints(2, 4)}}}"
+    path = tmp_path / "question.py"
+    path.write_text(HEAD + text)
+    assert read(path, preset="longer").epochs == 4
+    assert "train.epochs" not in read(path, preset="longer").settings
 
 
 @pytest.mark.parametrize(

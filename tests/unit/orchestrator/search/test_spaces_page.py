@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.search.space import SearchSpace, SpaceError, SpaceFile, read
+from orchestrator.search.space import SearchSpace, SpaceError, read
+from orchestrator.search.space_file import SpaceFile
 from search_spaces import Choice, Ints, floats, ints
 from tests.support.paths import ROOT
 
