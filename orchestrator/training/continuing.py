@@ -138,7 +138,7 @@ def of_file(file: Path, length: Length, given: Mapping[str, Scalar]) -> Start:
     weights = found.model.state_dict()
     lineage: dict[str, Scalar] = {"lineage.weights": fingerprint(weights), "lineage.fresh_optimizer": True}
     child = found.config.with_settings(lineage)
-    said = f"{file} does not say for how long it was trained; epochs are counted from here"
+    said = "it does not say for how long it was trained; epochs are counted from here"
     return Start(child, weights, None, None, (*found.remarks, said, _begins_anew(child, "a file of weights has none")))
 
 
