@@ -1,4 +1,4 @@
-"""What a running sweep shows: a live table on a terminal, plain lines elsewhere."""
+"""What a running sweep shows: a live table on a terminal, plain lines elsewhere and where somebody debugs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.text import Text
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator.objectives.objective import Objective
-from orchestrator.process import streams
+from orchestrator.process import debugging, streams
 from orchestrator.records.states import State, meaning_of
 from orchestrator.text.formatting import measured, plain
 
@@ -25,9 +25,11 @@ if TYPE_CHECKING:
 
 
 class Progress(AbstractContextManager["Progress"]):
-    """A View of a sweep of `total` trials."""
+    """A View of a sweep of `total` trials; with `plain`, in lines on a terminal too."""
 
-    def __init__(self, console: Console, objective: Objective, searched: tuple[str, ...], *, total: int) -> None:
+    def __init__(
+        self, console: Console, objective: Objective, searched: tuple[str, ...], *, total: int, plain: bool = False
+    ) -> None:
         self._console = console
         self._objective = objective
         self._searched = searched
@@ -41,7 +43,7 @@ class Progress(AbstractContextManager["Progress"]):
         self._open = ExitStack()
         self._live = (
             Live(console=console, get_renderable=self._render, refresh_per_second=2, transient=True)
-            if console.is_terminal
+            if console.is_terminal and not plain and not debugging.is_debugged()
             else None
         )
 
@@ -50,7 +52,14 @@ class Progress(AbstractContextManager["Progress"]):
         if self._live is not None:
             self._live.start()
             self._open.callback(self._live.stop)
+            self._open.enter_context(debugging.leaving(self._fall_back))
         return self
+
+    def _fall_back(self) -> None:
+        """Go on in plain lines."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

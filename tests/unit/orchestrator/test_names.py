@@ -45,6 +45,7 @@ from orchestrator.search import space, study_file
 from orchestrator.search.study_file import StudyFile
 from orchestrator.text import markdown, names
 from orchestrator.tune.plan import Plan
+from orchestrator.views import bar
 from tests.support import odd, remote
 from tests.support.fakes import metrics
 from tests.support.times import at
@@ -271,9 +272,9 @@ def test_what_is_printed_is_what_was_given(capsys: pytest.CaptureFixture[str]) -
         with pytest.raises(typer.Exit):
             cli.fail(text, 2)
         assert capsys.readouterr().err == f"error: {text}\n"
-        bar = trial._bar(cli.console())
-        bar.add_task(text, total=1)
-        [shown] = [column.render(bar.tasks[0]) for column in bar.columns if isinstance(column, TextColumn)]
+        progress = bar.made(cli.console())
+        progress.add_task(text, total=1)
+        [shown] = [column.render(progress.tasks[0]) for column in progress.columns if isinstance(column, TextColumn)]
         assert shown.plain == text
 
 
