@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from cpcnn_core import alarms
 from cpcnn_core.config import TrialConfig
 from orchestrator.records.store import Row, as_number
 from orchestrator.text.formatting import measured
@@ -25,11 +26,13 @@ class Epochs:
         self._console.print("epoch  " + "  ".join(f"{name:>{_WIDTH}}" for name in self._columns), highlight=False)
 
     def print_epoch(self, row: Row) -> None:
-        """An epoch, and below it why a FID that was due could not be measured."""
+        """An epoch, and below it what alarms, and why a FID that was due is missing."""
         values = "  ".join(f"{measured(as_number(row.get(name))):>{_WIDTH}}" for name in self._columns)
         self._console.print(f"{row['epoch']:5d}  {values}", highlight=False)
         if row.get("fid_error"):
             self._print_below(f"no FID: {row['fid_error']}")
+        for sentence in alarms.of_epoch(row):
+            self._print_below(f"warning: {sentence}")
         if row.get("test_acc") is not None:
             told = (
                 f"test_acc {measured(as_number(row['test_acc']))}, of the last epoch's weights; nothing is chosen by it"
