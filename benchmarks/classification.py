@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -155,6 +155,34 @@ def figures(asked: Asked) -> list[Figure]:
     ]
 
 
+def _table(results: Sequence[Result], images: int, peak: Mapping[str, float]) -> Table:
+    title = f"log p(x | y) of {NR_CLASSES} classes, {images} images of 32x32x3, {machine()}"
+    table = Table(
+        "config", "fusion", "precision", "ours", "plain", "ratio", "ratio, wall", "against 32", "shared", "GFLOP/s",
+        "of peak", "nats", "same", "again",
+        title=title,
+    )  # fmt: skip
+    for result in results:
+        speed = result.ours_gflop * 1e9 / counted(result.ours)
+        table.add_row(
+            result.config,
+            result.fusion,
+            result.precision,
+            f"{result.ours.wall:.3g} s",
+            f"{result.plain.wall:.3g} s",
+            f"{result.ratio:.2f}x",
+            f"{result.plain.wall / result.ours.wall:.2f}x",
+            f"{result.ratio_small:.2f}x",
+            f"{1 - result.ours_gflop / result.plain_gflop:.0%}",
+            f"{speed / 1e9:.1f}",
+            f"{speed / peak[result.precision]:.0%}",
+            f"{result.largest_difference:.1e}",
+            f"{result.same_predictions}/{result.images}",
+            str(result.again),
+        )
+    return table
+
+
 @app.command()
 def main(
     full: Annotated[bool, typer.Option("--full", help="5/120/10 too: some minutes more.")] = False,
@@ -176,36 +204,12 @@ def main(
     if full:
         large = 1 if device().type == "cpu" else turns
         asked += [(network(name, (5, 120, 10)), large) for name in FUSIONS[1:3]]
-    title = f"log p(x | y) of {NR_CLASSES} classes, {images} images of 32x32x3, {machine()}"
-    table = Table(
-        "config", "fusion", "precision", "ours", "plain", "ratio", "ratio, wall", "against 32", "shared", "GFLOP/s",
-        "of peak", "nats", "same", "again",
-        title=title,
-    )  # fmt: skip
     results = [
         result
         for settings, count in track(asked, description="measuring")
         for result in measure(settings, images, count, peak)
     ]
-    for result in results:
-        speed = result.ours_gflop * 1e9 / counted(result.ours)
-        table.add_row(
-            result.config,
-            result.fusion,
-            result.precision,
-            f"{result.ours.wall:.3g} s",
-            f"{result.plain.wall:.3g} s",
-            f"{result.ratio:.2f}x",
-            f"{result.plain.wall / result.ours.wall:.2f}x",
-            f"{result.ratio_small:.2f}x",
-            f"{1 - result.ours_gflop / result.plain_gflop:.0%}",
-            f"{speed / 1e9:.1f}",
-            f"{speed / peak[result.precision]:.0%}",
-            f"{result.largest_difference:.1e}",
-            f"{result.same_predictions}/{result.images}",
-            str(result.again),
-        )
-    Console(width=None if os.isatty(1) else 160).print(table)
+    Console(width=None if os.isatty(1) else 160).print(_table(results, images, peak))
     rows = [
         asdict(result)
         | {"ratio": result.ratio, "ratio_small": result.ratio_small, "peak_flops": peak[result.precision]}

@@ -26,7 +26,7 @@ from benchmarks.figure import Asked, Figure, NotMeasuredError
 from cpcnn_core import data, environment
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.train import Run, fit, has_bf16_units
-from orchestrator.search.space import parse_settings
+from orchestrator.search.settings import parse_settings
 
 SETTINGS = {
     "data.name": "cpen455",

@@ -27,7 +27,7 @@ from rich.table import Table
 from benchmarks.figure import Asked, Figure
 from cpcnn_core import data, environment, train
 from cpcnn_core.config import TrialConfig
-from orchestrator.search.space import parse_settings
+from orchestrator.search.settings import parse_settings
 
 DIGITS = {
     "data.name": "digits",

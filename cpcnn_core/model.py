@@ -162,13 +162,7 @@ class ConditionalPixelCNN(nn.Module):
                 ul = self._block("down", stage, "ul", i, conditioning, mask, ul, skip)
             if stage < NR_LEVELS - 1:
                 u, ul = self.upsize_u[stage](u), self.upsize_ul[stage](ul)
-        with torch.autocast(x.device.type, enabled=False):
-            head = at("head", IDENTITY)
-            ul = F.elu(head(ul)).float()
-            if head.extra is not None:
-                ul = beside(ul, F.elu(head.extra).float().expand(-1, -1, *ul.shape[2:]))
-            params = self.nin_out(ul)
-        return per_label(params, len(labels))
+        return per_label(self._head(ul, at("head", IDENTITY)), len(labels))
 
     def _block(
         self,
@@ -217,6 +211,15 @@ class ConditionalPixelCNN(nn.Module):
             outs = [conv(x) for conv in (self.u_init, *self.ul_init)]
         device = x.device.type
         return [out.to(torch.get_autocast_dtype(device)) for out in outs] if torch.is_autocast_enabled(device) else outs
+
+    def _head(self, ul: Tensor, head: Modulation) -> Tensor:
+        """The last 1x1 convolution, in float32 as the first ones."""
+        with torch.autocast(ul.device.type, enabled=False):
+            ul = F.elu(head(ul)).float()
+            if head.extra is not None:
+                ul = beside(ul, F.elu(head.extra).float().expand(-1, -1, *ul.shape[2:]))
+            out: Tensor = self.nin_out(ul)
+        return out
 
     def dropout_masks(self, batch: int, generator: torch.Generator) -> list[Tensor] | None:
         """One mask per gated block for `batch` images, scaled by 1 / keep probability; None where the rate is 0.

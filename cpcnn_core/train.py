@@ -202,9 +202,7 @@ class Run:
         self.sums = Sums.zero(device, len(self.grad_norms.stages))
         state = self.checkpoints.load_state()
         if state is None and config.train.data_dependent_init:
-            some = seeds.generator(config.seed, Purpose.INITIALISATION)
-            first = torch.randperm(len(self.labels), generator=some)[:INIT_IMAGES].to(device)
-            data_dependent_init(self.model, to_model(self.images[first]), self.labels[first])
+            self._initialise()
         self.optimizer = build_optimizer(config.train, self.model, dataset.image_shape)
         self.scheduler = build_scheduler(config.train, self.optimizer, self.steps_per_epoch)
         self.ema = Average(self.model, config.train.ema_decay) if config.train.ema_decay is not None else None
@@ -213,6 +211,12 @@ class Run:
         loss = self._loss()
         self.replicated: nn.Module = accelerator.prepare(loss) if self.world > 1 else loss
         self.loss = torch.compile(self.replicated, dynamic=False) if config.train.compile else self.replicated
+
+    def _initialise(self) -> None:
+        """Set scales and biases by some of the training images."""
+        some = seeds.generator(self.config.seed, Purpose.INITIALISATION)
+        first = torch.randperm(len(self.labels), generator=some)[:INIT_IMAGES].to(self.device)
+        data_dependent_init(self.model, to_model(self.images[first]), self.labels[first])
 
     def _loss(self) -> nn.Module:
         """The network and its loss as one module."""
@@ -247,10 +251,8 @@ class Run:
         evaluation, train_acc = self._evaluate(on_progress)
         if on_evaluation is not None and self.accelerator.is_main_process:
             on_evaluation(self.epoch, evaluation)
-        measured: dict[str, Any] = dict(of_evaluation(evaluation)) | self._activations()
+        measured: dict[str, Any] = dict(of_evaluation(evaluation)) | self._activations() | self._on_test(on_progress)
         extra = self._extra(evaluation) | self._stage_norms(sums)
-        if self.epoch == self.config.train.epochs and self.dataset.test.labelled:
-            measured["test_acc"] = self._evaluated(self.dataset.test, on_progress).accuracy
         if self._fid_is_due():
             of_images, of_classes = self._measure_images(on_drawn, on_progress)
             measured |= of_images
@@ -492,6 +494,12 @@ class Run:
             fusion = model.fusion.diagnostics(model.label.table())
         distances = diagnostics.class_distances(model, self.dataset.class_names)
         return evaluation.class_accuracies(self.dataset.class_names) | fusion | distances
+
+    def _on_test(self, on_progress: OnProgress) -> dict[str, float]:
+        """After the last epoch the accuracy on the test images, where their labels are known."""
+        if self.epoch < self.config.train.epochs or not self.dataset.test.labelled:
+            return {}
+        return {"test_acc": self._evaluated(self.dataset.test, on_progress).accuracy}
 
     def _activations(self) -> dict[str, float]:
         """How large activations are, and how stuck gates, on a few images that are the same in each epoch."""

@@ -18,7 +18,7 @@ from orchestrator.choosing import decision, selection, where
 from orchestrator.choosing.candidates import Candidates, ChoiceError
 from orchestrator.choosing.judge import DEFAULT_RULE, Rule
 from orchestrator.process import streams
-from orchestrator.search.space import parse_data_root
+from orchestrator.search.settings import parse_data_root
 from orchestrator.views import standings
 
 if TYPE_CHECKING:

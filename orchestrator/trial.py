@@ -24,6 +24,7 @@ from orchestrator.records import beginning, kinds, mixtures
 from orchestrator.records.ranking import is_of_training
 from orchestrator.records.store import Store
 from orchestrator.search import space
+from orchestrator.search.settings import parse_settings
 from orchestrator.text.formatting import measured, plain
 from orchestrator.training import by_hand, importing, replaying, trainer
 from orchestrator.training.replicas import Replicated
@@ -142,7 +143,7 @@ def import_(
     Sizes are read off the file's shapes. Without --set data.name the data set is cpen455, at --set data.root=PATH.
     """
     console = cli.console()
-    settings = space.parse_settings(given or ())
+    settings = parse_settings(given or ())
     importing.check_settings(settings)
     settings = {"data.name": "cpen455", **settings, "model.fusion": fusion}
     config = trainer.with_one_extractor(TrialConfig.from_flat(settings))

@@ -117,7 +117,7 @@ class Question:
 class _Description(BaseModel):
     """What `Question.describe` gives, as it comes back from sweep.json."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     metric: str
     direction: Direction

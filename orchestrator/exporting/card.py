@@ -14,7 +14,7 @@ from orchestrator.exporting.export_record import Choice, ExportRecord
 from orchestrator.records.ranking import Entry, is_of_training
 from orchestrator.records.store import StoreError, as_number
 from orchestrator.records.sweep_file import SweepRecord
-from orchestrator.search.space import parse_settings
+from orchestrator.search.settings import parse_settings
 from orchestrator.text.formatting import interval, measured, plain, probability
 from orchestrator.text.markdown import block, code, prose
 

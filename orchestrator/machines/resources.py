@@ -38,7 +38,7 @@ class Resources(BaseModel):
     Without a number of `cpus`, each process gets one core, or the trials divide all cores where fewer run at once.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
 
     cpus: Annotated[_Count | None, _A_COUNT] = None
     gpus: Annotated[_Gpus | Literal["auto"] | None, _A_NUMBER_OF_GPUS] = None

@@ -295,7 +295,7 @@ class ParetoObjective(Objective):
 class _Description(BaseModel):
     """What `describe` gives, as it comes back from sweep.json."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     metric: str
     direction: Direction
@@ -330,8 +330,8 @@ def log_desirability(value: float, goal: Goal) -> float:
 
     Linear (Derringer and Suich 1980) is how much of the way from `goal.worst` to `goal.best` it has gone. Curves that
     never reach 0 or 1 are Harrington's (1965, "The desirability function"); the logistic one is Lazic's (2015,
-    "Ranking, selecting, and prioritising genes with desirability functions"). It is 0.1 at the worst and 0.9 at the best. Its
-    logarithm does not underflow, so that any two values that floats can tell are worth a different amount.
+    "Ranking, selecting, and prioritising genes with desirability functions"). It is 0.1 at the worst and 0.9 at the
+    best. Its logarithm does not underflow, so that any two values that floats can tell are worth a different amount.
     """
     if goal.shape == "linear":
         share = min(1.0, max(0.0, (value - goal.worst) / (goal.best - goal.worst)))

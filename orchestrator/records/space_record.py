@@ -13,7 +13,7 @@ from cpcnn_core.config import Scalar
 
 class _Recorded(BaseModel):
     # As `sweep_file` has it for the rest of the file: read and written again as it was, with keys of another release.
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True, defer_build=True)
 
 
 class RecordedChoice(_Recorded):

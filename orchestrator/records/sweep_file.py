@@ -33,7 +33,7 @@ Number: TypeAlias = int | float
 
 class _Part(BaseModel):
     # Strict: what is read is written again as it was, 1 as 1 and "1" as "1".
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True, defer_build=True)
 
     def as_json(self) -> dict[str, JsonValue]:
         """What was given of it, as JSON."""

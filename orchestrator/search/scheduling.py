@@ -34,7 +34,7 @@ def _known(name: object) -> object:
 class Schedule(BaseModel):
     """What a space file's `scheduler` says: a name, or a mapping of the name and the numbers below."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     name: Annotated[str, BeforeValidator(_known)] = "asha"
     # No trial stops before; None: a ninth of the epochs, at least 3.

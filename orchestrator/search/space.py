@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import itertools
-import json
 import math
 import random
 import runpy
@@ -25,7 +24,6 @@ from pydantic import (
 )
 
 import search_spaces
-from cpcnn_core import places
 from cpcnn_core.config import LOCATIONS, PROTOCOL, ConfigError, TrialConfig, check_field
 from cpcnn_core.errors import UserError
 from cpcnn_core.metrics import OF_PIXELS
@@ -34,18 +32,15 @@ from orchestrator.machines.resources import Resources
 from orchestrator.objectives.objective import Objective
 from orchestrator.search import samplers
 from orchestrator.search.scheduling import Schedule
+from orchestrator.search.settings import SpaceError as SpaceError
+from orchestrator.search.settings import absolute, check_protocol, parse_settings
 from orchestrator.text.formatting import plain
 from search_spaces import Choice, Distribution, Floats, Ints, Scalar, Space, desirability
 
 _ALL_CORNERS = 4096  # beyond this many combinations of extremes, a random part of them is checked
 _SOME_CORNERS = 512
 _WHERE = " where "
-_PYTHONS: Mapping[str, Scalar] = {"True": True, "False": False, "None": None}  # where JSON has true, false and null
 _OF_ALL_TRIALS = frozenset({"data.name", "data.root", "data.digest", "protocol", "source"})
-
-
-class SpaceError(UserError, ValueError):
-    """A space file, or a setting given beside it, that cannot be used; the message names the file and the field."""
 
 
 Picker: TypeAlias = Callable[[str, Distribution], Scalar]
@@ -72,7 +67,7 @@ _Varied: TypeAlias = Annotated[
 class SpaceFile(BaseModel):
     """What a space file may say. `SearchSpace.check` then tries it on the configuration."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
 
     question: str = ""  # the file's docstring
     space: Annotated[Mapping[_Field, _Varied], a_mapping("from fields to choice(...), ints(...) or floats(...)")]
@@ -199,7 +194,7 @@ class SearchSpace:
                 check_field(key)
             except ConfigError as error:
                 raise SpaceError(f"--set {error}") from None
-            located = _absolute(key, value)
+            located = absolute(key, value)
             fixed = _fix(fields, key, located)
             if fixed is None:
                 settings[key] = located
@@ -224,7 +219,7 @@ class SearchSpace:
             except ConfigError as error:
                 raise SpaceError(f"{where}settings: {error}") from None
             if field == "protocol":
-                _check_protocol(f"{where}settings: protocol", value)
+                check_protocol(f"{where}settings: protocol", value)
         if self.sampler == samplers.GRID:
             self._check_finite(where)
         self._try(where, {})
@@ -316,7 +311,7 @@ def load(path: Path, given: Mapping[str, Scalar] | None = None) -> SearchSpace:
     content = _read_file(path)
     default = desirability() if {**content.settings, **(given or {})}.get("eval.fid_every") else "val_acc"
     try:
-        settings = {key: _absolute(key, value) for key, value in content.settings.items()}
+        settings = {key: absolute(key, value) for key, value in content.settings.items()}
     except SpaceError as error:
         raise SpaceError(f"{path}: settings: {error}") from None
     return SearchSpace(
@@ -384,39 +379,6 @@ def read(
     return space
 
 
-def parse_data_root(given: Iterable[str]) -> dict[str, Scalar]:
-    """The settings of what is as recorded but for where the data lies now. Raise SpaceError for any but data.root."""
-    settings = parse_settings(given)
-    if set(settings) - {"data.root"}:
-        raise SpaceError(f"--set {', '.join(settings)}: only data.root can be set here; the rest is as recorded")
-    return settings
-
-
-def parse_settings(given: Iterable[str]) -> dict[str, Scalar]:
-    """`["model.fusion=stem_add", "train.lr=1e-3"]` as a mapping. A value is a JSON or Python scalar, else a string.
-
-    A place (`data.root`) is null or a string whatever it looks like, and made absolute. Raise SpaceError.
-    """
-    settings: dict[str, Scalar] = {}
-    for item in given:
-        key, equals, text = item.partition("=")
-        key = key.strip()
-        if not equals or not key:
-            raise SpaceError(f"--set {item}: expected key=value, as in --set model.fusion=stem_add")
-        try:
-            value = _absolute(key, text) if key in LOCATIONS and text != "null" else json.loads(text)
-        except json.JSONDecodeError:
-            value = _PYTHONS.get(text, text)
-        except SpaceError as error:
-            raise SpaceError(f"--set {error}") from None
-        if isinstance(value, list | dict):
-            raise SpaceError(f"--set {item}: the value must be one number, string, true, false or null")
-        if key == "protocol":
-            _check_protocol(f"--set {item}", value)
-        settings[key] = value
-    return settings
-
-
 def _check_taken_as_written(picked: Mapping[str, Scalar], config: TrialConfig) -> None:
     """Raise ConfigError for a value that the configuration takes for another: `"3"` or True for a number, 1 for True.
 
@@ -426,15 +388,6 @@ def _check_taken_as_written(picked: Mapping[str, Scalar], config: TrialConfig) -
     for field, value in picked.items():
         if value is not None and not _same(value, flat[field]):
             raise ConfigError(f"{field}: {value!r} would be taken as {flat[field]!r}; write {flat[field]!r}")
-
-
-def _check_protocol(where: str, value: Scalar) -> None:
-    """A protocol is not chosen: a new trial has the one by which this release makes its numbers. Raise SpaceError."""
-    if value != PROTOCOL or isinstance(value, bool):
-        raise SpaceError(
-            f"{where}: {plain(value)} cannot be chosen; this release trains by protocol {PROTOCOL} alone, so leave it "
-            "out. Another protocol needs the release that has it"
-        )
 
 
 class _NotAdmittedError(UserError):
@@ -659,17 +612,6 @@ def _fix(fields: Space, key: str, value: Scalar) -> dict[str, Distribution | Sca
                     {option: branches[option] or branch for option, branch in declared.branches.items()},
                 )
     return {**fields, **changed} if changed else None
-
-
-def _absolute(field: str, value: Scalar) -> Scalar:
-    """The value of a setting; a path among them absolute. Raise SpaceError for what is no place."""
-    if field not in LOCATIONS or not isinstance(value, str) or (field == "data.root" and places.is_url(value)):
-        return value
-    try:
-        # A trial may run in another working folder than the one that the path was typed in.
-        return str(places.path(value).absolute())
-    except ValueError as error:
-        raise SpaceError(f"{field}: {error}") from None
 
 
 def _nearby(path: Path) -> str:

@@ -13,7 +13,7 @@ from orchestrator.records.kinds import kind_of
 from orchestrator.records.location import Folder, remove_tree
 from orchestrator.records.store import Row, Store, StoreError, as_int, config_of, sweeps
 from orchestrator.records.sweep_file import SweepRecord
-from orchestrator.search.space import parse_data_root
+from orchestrator.search.settings import parse_data_root
 
 # What two runs of the same trial may differ in; and the score, which follows from the metrics.
 _NOT_COMPARED = {

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from pydantic import JsonValue, TypeAdapter
+from pydantic import ConfigDict, JsonValue, TypeAdapter
 
 from cpcnn_core.errors import UserError
 from cpcnn_core.suggest import nearest
@@ -42,7 +42,7 @@ WARNING = "warning: "  # how a line of the log begins that the user shall see
 Shown: TypeAlias = tuple[int, int | None]
 """What a tracker has shown of a trial: its last epoch, and the attempt whose end it has shown."""
 
-_SHOWN = TypeAdapter(dict[str, dict[str, Shown]])
+_SHOWN = TypeAdapter(dict[str, dict[str, Shown]], config=ConfigDict(defer_build=True))
 
 logger = logging.getLogger(__name__)
 

@@ -42,6 +42,7 @@ from orchestrator.records.location import RemotePath
 from orchestrator.records.ranking import Entry
 from orchestrator.records.store import Attempt, Store, StoreError
 from orchestrator.search import space, study_file
+from orchestrator.search.settings import parse_settings
 from orchestrator.search.study_file import StudyFile
 from orchestrator.text import markdown, names
 from orchestrator.tune.plan import Plan
@@ -194,7 +195,7 @@ def test_a_data_set_may_lie_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for name in ("true", "123", '"x"', "a=b", "[1]"):
         assert root(f"data.root={name}") == str(tmp_path / name)
     with pytest.raises(ConfigError, match=r"data\.root"):
-        TrialConfig.from_flat({"data.name": "cpen455", **space.parse_settings(["data.root=null"])})
+        TrialConfig.from_flat({"data.name": "cpen455", **parse_settings(["data.root=null"])})
     file.write_text("1 / 0\n")
     with pytest.raises(space.SpaceError, match=f"^{re.escape(str(file))}:1: ZeroDivisionError"):
         space.read(file)

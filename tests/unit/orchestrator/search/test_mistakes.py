@@ -8,7 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator import sweep
-from orchestrator.search.space import parse_settings, read
+from orchestrator.search.settings import parse_settings
+from orchestrator.search.space import read
 from tests.unit.orchestrator.search.test_space import HEAD
 
 SOUND = 'space = {"model.nr_filters": ints(8, 9)}\n'

@@ -11,7 +11,8 @@ from cpcnn_core.config import PROTOCOL, TrialConfig
 from orchestrator.machines.resources import Resources
 from orchestrator.objectives.objective import Objective
 from orchestrator.search.scheduling import Schedule
-from orchestrator.search.space import SearchSpace, SpaceError, at_random, parse_settings, read
+from orchestrator.search.settings import parse_settings
+from orchestrator.search.space import SearchSpace, SpaceError, at_random, read
 from search_spaces import Choice, Distribution, choice, floats, ints
 
 HEAD = "from search_spaces import choice, floats, ints\n"
