@@ -26,6 +26,15 @@ CONFIG = TrialConfig.from_flat(
 )
 
 
+LINEAGE = {
+    "lineage.parent": "0123456789ab",
+    "lineage.root": "0123456789ab",
+    "lineage.weights": "a" * 64,
+    "lineage.epochs_before": 5,
+    "train.epochs": 9,
+}
+
+
 def written(tmp_path: Path, config: TrialConfig, **changes: Any) -> str:
     store = Store(tmp_path / "digits")
     store.create()
@@ -145,3 +154,12 @@ def test_what_was_seen_of_images_and_classes_is_told_with_what_alarms(tmp_path: 
     assert "recites" not in text
     text = written(tmp_path, CONFIG, recorded={"epoch": 1} | seen | {"nearest_train": 0.5})
     assert "- **the model recites its training images: what it draws is at 0.5 from the nearest" in text
+
+
+def test_a_trial_that_continues_another_one_says_which_and_is_trained_again_by_a_replay(tmp_path: Path) -> None:
+    config = CONFIG.with_settings(LINEAGE)
+    text = written(tmp_path, config)
+    assert "- `lineage.parent`: 0123456789ab" in text
+    assert f"python -m orchestrator.trial replay {config.trial_id}" in text
+    without_a_name = CONFIG.with_settings({"lineage.weights": "a" * 64})
+    assert "orchestrator.trial" not in written(tmp_path, without_a_name)
