@@ -13,9 +13,6 @@ from cpcnn_core.model import ConditionalPixelCNN
 
 CLOSED, OPEN = 0.01, 0.99  # beyond these a gate hardly moves any more
 
-MORE_SATURATED = 0.25  # share of sub-pixels by which samples may be more saturated than the data before it is said
-
-
 MOST_PAIRED = 5  # classes of which each pair has a distance of its own
 
 

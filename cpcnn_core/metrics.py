@@ -50,6 +50,14 @@ def of_evaluation(evaluation: Evaluation) -> dict[str, float]:
 LEAST_BPD = 1e-6
 """No images are as predictable as this: it is what float32's rounding makes of a probability of one."""
 
+HELD_OUT: Mapping[str, str] = {
+    "test_acc": (
+        "test_acc is of the test images, by which nothing is chosen: the best of many by it would owe some of its "
+        "value to luck, and no images would be left to say how good it is; choose by val_acc"
+    )
+}
+"""Columns that nothing is optimised, chosen or sorted out by, and why."""
+
 OF_IMAGES = frozenset({"fid", "fid_infinity", "kid"})
 """The metrics of drawn images; two values of one compare only where the columns of `FID_PROTOCOL` agree."""
 
@@ -113,6 +121,7 @@ class EpochMetrics:
     activation_max: float | None = None  # largest absolute output of a gated block, on a few fixed images
     gate_saturation: float | None = None  # share of the gates there that let through less than .01 or more than .99
     sample_saturation: float | None = None  # share of the drawn sub-pixels that are 0 or 255
+    sample_saturation_validation: float | None = None  # of the validation images'; far above it, the network blows up
     seconds: float  # the whole epoch: training, evaluation and checkpoint
     train_seconds: float
     compile_seconds: float  # spent in torch.compile, part of train_seconds

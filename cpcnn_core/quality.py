@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,25 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from cpcnn_core import data, fid, seeds
+from cpcnn_core import data, fid, grid, seeds
 from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.data import Dataset
 from cpcnn_core.features import Extractor, FidError, extractor
 from cpcnn_core.fid import Reference, Scores
-from cpcnn_core.files import write_atomically
 from cpcnn_core.memorisation import Neighbours
 from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.sampling import draw_noise, sample
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-_SHOWN_SIDE = 64  # pixels; smaller images are enlarged by a whole factor, so that one sees their pixels
-_GAP = 2  # pixels between two images of a grid
-_COLUMNS = 25  # images of a class that a grid shows at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,21 +33,7 @@ class Drawn:
 
     def write_grid(self, path: Path) -> None:
         """A PNG with one row per class, of its first 25 images at most."""
-        classes = self.labels.unique().tolist()
-        columns = min(_COLUMNS, max(int((self.labels == label).sum()) for label in classes))
-        channels, height, width = self.images.shape[1:]
-        factor = max(1, _SHOWN_SIDE // max(height, width))
-        height, width = factor * height + _GAP, factor * width + _GAP
-        grid = torch.full((channels, len(classes) * height - _GAP, columns * width - _GAP), 255, dtype=torch.uint8)
-        for row, label in enumerate(classes):
-            for column, image in enumerate(self.images[self.labels == label][:columns]):
-                enlarged = image.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
-                top, left = row * height, column * width
-                grid[:, top : top + enlarged.shape[1], left : left + enlarged.shape[2]] = enlarged
-        pixels = grid.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, format="PNG")
-        write_atomically(path, lambda stream: stream.write(buffer.getvalue()))
+        grid.write(path, self.images, self.labels)
 
 
 def draw(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cpcnn_core import augment, diagnostics, environment, evaluate, quality, seeds
+from cpcnn_core import alarms, augment, diagnostics, environment, evaluate, quality, seeds
 from cpcnn_core.checkpoint import CheckpointFolder, build_model
 from cpcnn_core.config import ConfigError, TrainConfig, TrialConfig
 from cpcnn_core.data import Dataset, Split, to_model, to_uint8
@@ -477,22 +477,16 @@ class Run:
                     on_drawn(self.epoch, drawn)
                 except OSError:
                     logger.exception("the picture of epoch %d was not kept", self.epoch)
-        fields["sample_saturation"] = self._saturation(drawn)
+        fields |= self._saturation(drawn)
         return fields | {"sample_seconds": time.perf_counter() - started}, of_classes
 
-    def _saturation(self, drawn: Drawn) -> float:
-        """The share of black and white in the images drawn; a warning where it is far from the data's."""
-        share = diagnostics.saturation(drawn.images)
-        of_data = diagnostics.saturation(to_uint8(self.dataset.validation.images))
-        if share > of_data + diagnostics.MORE_SATURATED:
-            logger.warning(
-                "epoch %d: %.0f%% of the drawn sub-pixels are 0 or 255, and %.0f%% of the data's; the network blows up "
-                "or is about to: look at activation_max, and lower train.lr or train.grad_clip",
-                self.epoch,
-                100 * share,
-                100 * of_data,
-            )
-        return share
+    def _saturation(self, drawn: Drawn) -> dict[str, float]:
+        """The share of black and white in the images drawn, and in the data's."""
+        of_data = to_uint8(self.dataset.validation.images)
+        return {
+            "sample_saturation": diagnostics.saturation(drawn.images),
+            "sample_saturation_validation": diagnostics.saturation(of_data),
+        }
 
     def _evaluated_model(self) -> ConditionalPixelCNN:
         if self.ema is None:
@@ -526,6 +520,8 @@ class Run:
         return {f"grad_norm.{stage}": norm for stage, norm in zip(self.grad_norms.stages, norms, strict=True)}
 
     def _commit(self, metrics: EpochMetrics) -> EpochMetrics:
+        for alarm in alarms.of_epoch(metrics.row()):
+            logger.warning("epoch %d: %s", metrics.epoch, alarm)
         if self.score is not None:
             score, error = self.score(metrics)
             metrics = metrics.replaced(score=score, score_error=error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bdb
 import io
 import os
 import sys
@@ -17,7 +18,7 @@ from rich.text import Text
 
 from cpcnn_core import places
 from cpcnn_core.errors import CpcnnError, RunError, UserError
-from orchestrator.process import signals, streams
+from orchestrator.process import debugging, signals, streams
 from orchestrator.records.location import Folder, located
 from orchestrator.records.store import StoreError
 from orchestrator.text import calling, names
@@ -81,6 +82,10 @@ TrackerOption = Annotated[
     typer.Option("--tracker", metavar="NAME[=MODE]", help="Show trials in another tool, as wandb=offline; repeatable."),
 ]
 
+PlainOption = Annotated[
+    bool, typer.Option("--plain", help="Plain lines instead of a display that is drawn over itself.")
+]
+
 
 class _Plain(Console):
     """Prints what it is given and nothing else: no markup, no codes of emoji, no control characters."""
@@ -141,10 +146,15 @@ def known_name(name: str) -> str:
 
 @contextmanager
 def plain_errors() -> Generator[None]:
-    """Turn an error that is ours into one message on stderr and the exit code of its class."""
+    """Turn an error that is ours into one message on stderr and the exit code of its class.
+
+    Under a debugger it stays what it is: pdb looks into what was raised, and at an exit it only begins anew.
+    """
     try:
         yield
     except CpcnnError as error:
+        if debugging.is_run_by_debugger():
+            raise
         fail(str(error), error.exit_code)
     except FileNotFoundError as error:
         if error.filename is not None or "temporary directory" not in str(error):
@@ -155,16 +165,23 @@ def plain_errors() -> Generator[None]:
 
 @contextmanager
 def stoppable() -> Generator[None]:
-    """End at SIGTERM and SIGHUP as at Ctrl-C, with exit code 130."""
+    """End at SIGTERM and SIGHUP, and where a debugger is left, as at Ctrl-C, with exit code 130."""
     with signals.as_interrupts():
         try:
             yield
         except KeyboardInterrupt as error:
             stopped(console(), f"Stopped by {signals.why(error)}. The same command goes on, or begins anew:")
+        except bdb.BdbQuit as error:
+            stopped(console(), "Stopped, as the debugger was left. The same command goes on, or begins anew:", error)
 
 
-def stopped(here: Console, what: str) -> NoReturn:
-    """Print what was stopped, and below it the command to type once more; exit as after Ctrl-C."""
+def stopped(here: Console, what: str, why: BaseException | None = None) -> NoReturn:
+    """Print what was stopped, and below it the command to type once more; exit as after Ctrl-C.
+
+    Where the debugger was left that runs this program, it gets the exception by which it leaves, and is left itself.
+    """
+    if isinstance(why, bdb.BdbQuit) and debugging.is_run_by_debugger():
+        raise why
     here.print(f"{what}\n  {calling.same()}", soft_wrap=True, highlight=False)
     raise typer.Exit(STOPPED) from None
 

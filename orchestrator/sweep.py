@@ -129,6 +129,7 @@ def main(
     submit: Submit = None,
     max_cost: MaxCost = None,
     pending_minutes: PendingMinutes = 30,
+    plain: cli.PlainOption = False,
     wandb: cli.WandbOption = None,
     tensorboard: cli.TensorBoardOption = False,
     tracker: cli.TrackerOption = None,
@@ -162,14 +163,14 @@ def main(
     elif submit is not None:
         _submit(console, context, plan, submit, space_file)
     else:
-        _run(console, plan, address, trackers)
+        _run(console, plan, address, trackers, plain=plain)
 
 
-def _run(console: Console, plan: Plan, address: str | None, trackers: tracking.Asked) -> None:
+def _run(console: Console, plan: Plan, address: str | None, trackers: tracking.Asked, *, plain: bool) -> None:
     """Run the sweep and show how it ended."""
     if address is not None:
         os.environ["RAY_ADDRESS"] = launch.check_address(address)
-    with Progress(console, plan.space.objective, plan.space.searched, total=plan.trials) as view:
+    with Progress(console, plan.space.objective, plan.space.searched, total=plan.trials, plain=plain) as view:
         outcome = driver.run(
             plan,
             view,

@@ -1,15 +1,16 @@
-"""`python -m orchestrator.trial SPACE`: one trial in this process, without Ray; imports, replays, images of trials."""
+"""`python -m orchestrator.trial SPACE`: one trial by hand, without Ray; imports, replays, images of trials and data."""
 
 from __future__ import annotations
 
 import bdb
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typer.core import TyperGroup
 
 from cpcnn_core import environment, renaming
@@ -19,18 +20,19 @@ from cpcnn_core.starter import Choices
 from orchestrator import command_line as cli
 from orchestrator.exporting import drawing, submission
 from orchestrator.objectives.objective import Objective
-from orchestrator.process import signals, streams
+from orchestrator.process import launcher, signals, streams
 from orchestrator.records import beginning, kinds, mixtures
 from orchestrator.records.ranking import is_of_training
-from orchestrator.records.store import Row, Store, as_int, as_number
+from orchestrator.records.store import Store, as_int
 from orchestrator.search import space
 from orchestrator.search.settings import parse_settings
 from orchestrator.text.formatting import measured, plain
 from orchestrator.training import by_hand, continuing, importing, replaying, trainer
-from orchestrator.views import tracking
+from orchestrator.training.replicas import Replicated
+from orchestrator.views import bar, tracking
+from orchestrator.views.epochs import Epochs
 
 _WAY_OUT = "give this trial another --name"  # where the folder holds trials of other data, or of another protocol
-_COLUMNS = ("train_bpd", "val_bpd", "val_acc", "seconds")
 
 Renames = Annotated[
     list[str] | None,
@@ -40,6 +42,9 @@ Renames = Annotated[
         help="The file's name of a parameter (or what names begin with up to a dot), and ours. `*` stands for any "
         "characters; A+B=NEW joins two tensors; the same OLD again uses it twice. docs/import.md has examples.",
     ),
+]
+Processes = Annotated[
+    int | None, typer.Option(min=1, help="How many processes share each batch, with a GPU each where there are any.")
 ]
 
 
@@ -75,6 +80,8 @@ def run(
         str | None, typer.Option(help="The folder in RESULTS; the space file's name, the preset's, and -trials.")
     ] = None,
     seed: cli.Seed = 0,
+    processes: Processes = None,
+    plain: cli.PlainOption = False,
     wandb: cli.WandbOption = None,
     tensorboard: cli.TensorBoardOption = False,
     tracker: cli.TrackerOption = None,
@@ -83,12 +90,11 @@ def run(
 
     A searched field that is not set takes the configuration's default where the space allows it, else the first option
     or the low bound. The same command again resumes an interrupted trial. Started several times by torchrun or
-    accelerate launch, they train it together.
+    accelerate launch, they train it together. `python -m pdb -m orchestrator.trial SPACE` debugs it.
     """
     console = cli.console()
     trackers = tracking.asked(tracker or (), wandb=wandb, tensorboard=tensorboard)
-    place = environment.rendezvous()
-    environment.forget_launchers(keep=place)
+    way = _way(trackers, processes, plain=plain)
     settings = [*(given or ()), *([f"train.epochs={epochs}"] if epochs else [])]
     asked = space.read(space_file, settings, preset=preset, seed=seed)
     config = trainer.identified(trainer.with_one_extractor(asked.default()))
@@ -98,7 +104,7 @@ def run(
         kinds.introduce(store, "trials", asked.question, asked.source)
         _print_settings(console, config)
 
-    _train_by_hand(console, config, store, asked.objective, trackers, place, begin)
+    _train_by_hand(console, config, store, asked.objective, way, begin)
 
 
 @app.command("continue")
@@ -116,6 +122,8 @@ def continue_(
     name: Annotated[
         str | None, typer.Option(help="The folder in RESULTS; the trial's own, and `continued` for a file.")
     ] = None,
+    processes: Processes = None,
+    plain: cli.PlainOption = False,
     wandb: cli.WandbOption = None,
     tensorboard: cli.TensorBoardOption = False,
     tracker: cli.TrackerOption = None,
@@ -127,8 +135,7 @@ def continue_(
     """
     console = cli.console()
     trackers = tracking.asked(tracker or (), wandb=wandb, tensorboard=tensorboard)
-    place = environment.rendezvous()
-    environment.forget_launchers(keep=place)
+    way = _way(trackers, processes, plain=plain)
     settings = parse_settings(given or ())
     length = continuing.Length(more_epochs, epochs)
     if continuing.is_file(source):
@@ -146,7 +153,27 @@ def continue_(
             console.print(f"{source}: {remark}", soft_wrap=True, highlight=False)
 
     objective = replaying.recorded_objective(into)
-    _train_by_hand(console, start.config, into, objective, trackers, place, begin, start=start)
+    _train_by_hand(console, start.config, into, objective, way, begin, start=start)
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How a trial is trained by hand, which changes nothing of it."""
+
+    trackers: tracking.Asked
+    place: environment.Rendezvous | None
+    processes: int  # that this one starts
+    plain: bool
+
+
+def _way(trackers: tracking.Asked, processes: int | None, *, plain: bool) -> _Way:
+    """How, by the options and by the environment, from which the launchers' variables go. Raise ConfigError."""
+    launched = launcher.processes()
+    place = None if launched is not None else environment.rendezvous()
+    if processes is not None and (launched is not None or place is not None):
+        raise ConfigError(f"--processes {processes}: a launcher starts this trial's processes already; leave one out")
+    environment.forget_launchers(keep=place)
+    return _Way(trackers, place, processes or launched or 1, plain)
 
 
 def _train_by_hand(
@@ -154,8 +181,7 @@ def _train_by_hand(
     config: TrialConfig,
     store: Store,
     objective: Objective | None,
-    trackers: tracking.Asked,
-    place: environment.Rendezvous | None,
+    way: _Way,
     begin: Callable[[], None],
     *,
     start: continuing.Start | None = None,
@@ -164,6 +190,7 @@ def _train_by_hand(
 
     `begin` is called once nothing is in the way of it.
     """
+    place = way.place
     if place is not None and place.processes > 1 and store.is_remote:
         raise ConfigError(f"--results {store.folder.parent}: a trial of several processes needs a folder that all see")
     mixtures.check(store, config, way_out=_WAY_OUT)
@@ -173,8 +200,9 @@ def _train_by_hand(
     trainer.check(config)
     with beginning.begun(store, config.trial_id):
         begin()
-        with tracking.following(store, trackers, say=console.print):
-            error = train(console, config, store, objective, start=start)
+        with tracking.following(store, way.trackers, say=console.print):
+            several = _several(way.processes)
+            error = train(console, config, store, objective, several=several, plain=way.plain, start=start)
     if error is not None:
         cli.fail(f"trial {config.trial_id}: {error}\nIts log is {store.log_file(config.trial_id)}", cli.FAILED)
     console.print(f"Trial {config.trial_id} is in {store.folder}", soft_wrap=True, highlight=False)
@@ -261,15 +289,41 @@ def sample(
     asked = drawing.requested(
         weights, count or (), seed=seed, temperature=temperature, complete=complete, from_row=from_row
     )
-    with _bar(console) as bar:
-        task = bar.add_task("rows drawn", total=None)
-        drawn = drawing.draw(weights, asked, lambda done, total: bar.update(task, completed=done, total=total))
+    with bar.shown(console) as advance:
+        drawn = drawing.draw(weights, asked, partial(advance, "rows drawn"))
     drawing.write(out, drawn, asked, file, checksum)
     console.print(
         f"{len(drawn.labels)} images by {file} are in {out / submission.SAMPLES}, all in {out / submission.GRID}",
         soft_wrap=True,
         highlight=False,
     )
+
+
+@app.command()
+@cli.plain_errors()
+def look(
+    space_file: cli.SpaceFile,
+    given: cli.Settings = None,
+    split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Whose images to show.")] = "train",
+    out: Annotated[
+        Path | None, typer.Option(parser=cli.local, metavar="FILE", help="The PNG; DATA-SPLIT.png in this folder.")
+    ] = None,
+) -> None:
+    """Show the data that SPACE trains on: a picture with a row per class, as the network sees the images."""
+    console = cli.console()
+    config = space.read(space_file, given or ()).default()
+    data = trainer.dataset(config.data)
+    from orchestrator.views import look as looking  # torch takes seconds; a mistake is answered before
+
+    file = Path(f"{data.name}-{split}.png") if out is None else out
+    if file.suffix.lower() != ".png":
+        raise ConfigError(f"--out {file}: the picture is a PNG; let its name end in .png")
+    size = "x".join(map(str, data.image_shape))
+    console.print(f"{data.name}: images of {size} (channels, height, width)", soft_wrap=True, highlight=False)
+    console.print(looking.counts(data))
+    most = looking.write(data, split, file)
+    told = f"The first {most} images of each class of {split} are in {file}, a row per class."
+    console.print(told, soft_wrap=True, highlight=False)
 
 
 @app.command()
@@ -327,46 +381,58 @@ def train(
     store: Store,
     objective: Objective | None,
     *,
+    several: Replicated | None = None,
+    plain: bool = False,
     until: int | None = None,
     threads: Mapping[int, int] | None = None,
     start: continuing.Start | None = None,
 ) -> str | None:
     """Train by hand, as `by_hand.train` does, and show each epoch. Return what went wrong."""
-    console.print("epoch  " + "  ".join(f"{name:>9}" for name in _COLUMNS))
+    epochs = Epochs(console, config)
+    epochs.print_head()
     if until is None:
         for row in store.epochs_of(config.trial_id):
-            _print_epoch(console, row)
+            epochs.print_epoch(row)
         if by_hand.is_finished(store, config):
             console.print("All epochs were there already; another --seed or --set makes another trial.")
             return None
-    with signals.as_interrupts() as asked, streams.unheld(), _bar(console) as bar:
-        task = bar.add_task("trained", total=None)
+    with signals.as_interrupts() as asked, streams.unheld(), bar.shown(console, plain=plain) as advance:
 
         def on_progress(stage: str, done: int, total: int) -> None:
             asked.check()
-            bar.update(task, description=stage, completed=done, total=total)
-
-        def on_epoch(row: Row) -> None:
-            _print_epoch(console, row)
+            advance(stage, done, total)
 
         try:
             return by_hand.train(
                 config,
                 store,
                 objective,
-                on_epoch=on_epoch,
+                on_epoch=epochs.print_epoch,
                 on_progress=on_progress,
+                train=several,
                 until=until,
                 threads=threads,
                 start=start,
             )
-        except (KeyboardInterrupt, bdb.BdbQuit):
-            cli.stopped(console, "Stopped. To go on where it stands:")
+        except (KeyboardInterrupt, bdb.BdbQuit) as error:
+            cli.stopped(console, "Stopped. To go on where it stands:", error)
 
 
-def _bar(console: Console) -> Progress:
-    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    return Progress(*columns, console=console, transient=True)
+def _several(processes: int) -> Replicated | None:
+    """So many processes that train a trial and share this one's threads; None where it trains alone."""
+    if processes == 1:
+        return None
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if 0 < gpus < processes:
+        raise ConfigError(
+            f"--processes {processes}: each takes a GPU, and there are {gpus}; with CUDA_VISIBLE_DEVICES= before the "
+            "command they train on the CPU"
+        )
+    threads = max(1, torch.get_num_threads() // processes)
+    torch.set_num_threads(threads)  # what the attempt's row says of each
+    return Replicated(trainer.TRAINER, processes, threads)
 
 
 def _print_settings(console: Console, config: TrialConfig) -> None:
@@ -374,11 +440,6 @@ def _print_settings(console: Console, config: TrialConfig) -> None:
     known = [key for key in flat if config.source is None or not is_of_training(key)]
     shown = [f"{key}={plain(flat[key])}" for key in known if defaults.get(key) != flat[key]]
     console.print(f"Trial {config.trial_id}, {', '.join(shown) or 'all defaults'}", soft_wrap=True, highlight=False)
-
-
-def _print_epoch(console: Console, row: Row) -> None:
-    values = "  ".join(f"{measured(as_number(row[name])):>9}" for name in _COLUMNS)
-    console.print(f"{row['epoch']:5d}  {values}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from cpcnn_core.errors import UserError
-from cpcnn_core.metrics import DIRECTIONS, FID_PROTOCOL, OF_PIXELS, least
+from cpcnn_core.metrics import DIRECTIONS, FID_PROTOCOL, HELD_OUT, OF_PIXELS, least
 from cpcnn_core.suggest import nearest
 from orchestrator.choosing import where
 from orchestrator.objectives.objective import SCORE, Direction, Objective
@@ -159,6 +159,8 @@ def _read(
     imports: bool,
 ) -> Candidates:
     """`read`, which adds to `problems` as it meets them."""
+    if metric in HELD_OUT:
+        raise ChoiceError(f"--metric {metric}: {HELD_OUT[metric]}")
     query = _query(stores, metric, conditions, problems, imports=imports)
     objective = _objective(metric, mode)
     trials = Trials(list(zip(stores, query.tables, strict=True)))

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpcnn_core.errors import UserError
+from cpcnn_core.metrics import HELD_OUT
 from cpcnn_core.suggest import nearest
 from orchestrator.records.columns import Cell
 from orchestrator.text.formatting import plain, settings_apart
@@ -133,8 +134,10 @@ def _quoted(text: str) -> str:
 
 
 def check(conditions: Iterable[Condition], columns: Iterable[str]) -> None:
-    """Raise WhereError, with the nearest name, for a column that no table has."""
+    """Raise WhereError for a column that nothing is chosen by or, with the nearest name, that no table has."""
     known = list(columns)
     for condition in conditions:
+        if condition.column in HELD_OUT:
+            raise WhereError(f"--where {condition}: {HELD_OUT[condition.column]}")
         if condition.column not in known:
             raise WhereError(f"--where {condition}: no such column{nearest(condition.column, known)}")

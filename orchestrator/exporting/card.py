@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from cpcnn_core import alarms
 from cpcnn_core.config import LOCATIONS, PROTOCOL, Scalar, TrialConfig
 from orchestrator.exporting import submission
 from orchestrator.exporting.export_record import Choice, ExportRecord
@@ -82,10 +83,12 @@ def _trained(entry: Entry, config: TrialConfig, record: ExportRecord, network: s
         *_searched(sweep),
         f"Data: {images}. The choice was made on the validation images; the test images' labels had no part in it.",
         "",
+        *_accuracy(record),
         "## How sure",
         "",
         *_certainty(record),
         "",
+        *_seen(record),
         "## The configuration",
         "",
         *(f"- {code(name)}: {prose(plain(value))}" for name, value in config.flat().items()),
@@ -124,10 +127,12 @@ def _imported(entry: Entry, config: TrialConfig, record: ExportRecord, network: 
         *(f"- {code(name)}: {prose(plain(value))}" for name, value in known.items() if name not in of_file),
         f"- `seed`: {plain(config.seed)}, of the images drawn here",
         "",
+        *_accuracy(record),
         "## How sure",
         "",
         *_certainty(record),
         "",
+        *_seen(record),
         "## Where it comes from",
         "",
         f"- trial `{entry.trial_id}` in {code(entry.store.folder.name)}",
@@ -184,6 +189,39 @@ def _certainty(record: ExportRecord) -> list[str]:
             ),
         ]
     return [*lines, *(f"- {prose(note)}" for note in choice["notes"])]
+
+
+def _accuracy(record: ExportRecord) -> list[str]:
+    """The exported weights' accuracy on each split."""
+    lines = ["## Accuracy", "", "| split | accuracy | images |", "| --- | --- | --- |"]
+    for split, found in record.accuracy.items():
+        value = measured(found.value) if found.reason is None else found.reason
+        images = f"{found.images}" if found.images in {0, found.of} else f"{found.images} of {found.of}"
+        lines.append(f"| {split.capitalize()} | {value} | {images} |")
+    return [*lines, ""]
+
+
+def _seen(record: ExportRecord) -> list[str]:
+    """What the epoch's row says of the images drawn then, of copies among them, and of how it tells the classes."""
+    row = record.recorded
+    lines = [f"- **{prose(sentence)}**" for sentence in alarms.of_epoch(row)]
+    of_classes = {name.removeprefix("fid."): as_number(value) for name, value in row.items() if name.startswith("fid.")}
+    if known := {name: value for name, value in of_classes.items() if value is not None}:
+        listed = ", ".join(f"{code(name)} {measured(value, 3)}" for name, value in known.items())
+        lines.append(f"- FID of each class: {listed}")
+    if (reason := row.get("fid_class_error")) is not None:
+        lines.append(f"- FID of some classes is missing: {prose(str(reason))}")
+    nearest, of_validation = (as_number(row.get(name)) for name in ("nearest_train", "nearest_train_validation"))
+    if nearest is not None and of_validation is not None:
+        lines.append(
+            f"- distance to the nearest training image, between features, median: images drawn {measured(nearest)}, "
+            f"validation images {measured(of_validation)}"
+        )
+    distances = {name: as_number(value) for name, value in row.items() if name.startswith("class_distance.")}
+    if distances:
+        listed = ", ".join(f"{code(name.partition('.')[2])} {measured(value)}" for name, value in distances.items())
+        lines.append(f"- distance between classes, in what the network does for each: {listed}")
+    return ["## What was seen of the images drawn and the classes", "", *lines, ""] if lines else []
 
 
 def _both(found: Mapping[str, float]) -> str:

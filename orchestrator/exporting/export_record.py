@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
 from cpcnn_core.config import Scalar
 
 Choice: TypeAlias = Mapping[str, Any]  # Any: JSON whose shape is that of `Decision` or of `Confirmation` in `choosing`
 """What `best` says of how an epoch was chosen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """The exported weights' accuracy on images of one split."""
+
+    value: float | None
+    images: int  # that it was measured on
+    of: int  # the split's
+    reason: str | None = None  # why there is none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +32,7 @@ class ExportRecord:
     choice: Choice | None  # None where the epoch was named and not chosen
     recorded: Mapping[str, Scalar]  # the row of `epochs`
     measured_again: Mapping[str, float]  # by the exported weights
+    accuracy: Mapping[str, Accuracy]  # by split: train, validation, test; the choice is by validation alone
     as_graded: Mapping[str, float] | None  # as the course's scripts, which do not round pixels, would measure them
     confusion: Sequence[Sequence[int]]  # rows: true classes, columns: predicted ones
     submission: Mapping[str, Scalar]  # what is handed in, with the FID of its images or why there is none
@@ -39,6 +50,7 @@ class ExportRecord:
             "choice": self.choice,
             "recorded": self.recorded,
             "measured_again": self.measured_again,
+            "accuracy": {split: asdict(found) for split, found in self.accuracy.items()},
             "as_graded": self.as_graded,
             "confusion": self.confusion,
             "submission": self.submission,

@@ -12,13 +12,14 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from cpcnn_core import checkpoint, evaluate, starter
 from cpcnn_core.config import Scalar, TrialConfig
-from cpcnn_core.data import Dataset, to_model
+from cpcnn_core.data import Dataset, Split, to_model
 from cpcnn_core.errors import CpcnnError, LikelihoodError, RunError, UserError
 from cpcnn_core.evaluation import Evaluation
 from cpcnn_core.fid import Distance
@@ -27,7 +28,7 @@ from cpcnn_core.metrics import of_evaluation
 from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.sources import SOURCES
 from orchestrator.exporting import card, model_file, submission
-from orchestrator.exporting.export_record import Choice, ExportRecord
+from orchestrator.exporting.export_record import Accuracy, Choice, ExportRecord
 from orchestrator.records import location, provenance
 from orchestrator.records.ranking import Entry
 from orchestrator.records.store import Row, as_number, as_scalar
@@ -126,6 +127,7 @@ class _Again:
     """What the weights measure again."""
 
     evaluation: Evaluation
+    accuracy: Mapping[str, Accuracy]  # by split
     checked: Mapping[str, tuple[float, float]]
     as_graded: Mapping[str, float] | None
     distance: Distance | str  # of the images handed in, or why there is none
@@ -148,10 +150,11 @@ def _fill(
     loaded = checkpoint.load_weights(folder / WEIGHTS, origin=source)
     config = _located(loaded.config, data_root)
     data = trainer.dataset(config.data)
-    evaluation = _evaluate(loaded, config, data)
+    evaluation = _evaluate(loaded, config, data, data.validation)
     checked = _check(evaluation, epoch, metric, str(entry.trial["device"]))
     as_graded = _as_graded(loaded, config)
     predicted = submission.predictions(loaded.model, config, data)
+    accuracy = _accuracy(loaded, config, data, evaluation, predicted)
     drawn = submission.draw(loaded.model, config)
     distance = submission.measure(drawn, config, data, _device())
     submission.write_samples(folder, drawn)
@@ -160,7 +163,7 @@ def _fill(
     starter.export_starter(folder / STARTER_WEIGHTS, loaded.model.cpu(), layout)
     has_model_file = _write_model_file(folder / model_file.NAME, loaded.model, config, data, layout)
     _write_json(folder / CONFIG, loaded.config.model_dump(mode="json"))
-    again = _Again(evaluation, checked, as_graded, distance)
+    again = _Again(evaluation, accuracy, checked, as_graded, distance)
     record = _record(entry, epoch, again, metric, choice, test_images=len(data.test))
     _write_json(folder / METRICS, record.as_json())
     (folder / CARD).write_text(
@@ -195,6 +198,7 @@ def _record(
         choice=choice,
         recorded=_recorded(epoch),
         measured_again={name: measured for name, (_, measured) in again.checked.items()},
+        accuracy=again.accuracy,
         as_graded=again.as_graded,
         confusion=again.evaluation.confusion.tolist(),
         submission=_fid(again.distance) | {"images_per_class": submission.PER_CLASS, "test_images": test_images},
@@ -255,7 +259,7 @@ def _verify(folder: Path, data_root: Scalar) -> dict[str, float]:
         raise MismatchError(f"{folder / CONFIG}: is not the configuration of the weights beside it")
     data = trainer.dataset(config.data)
     record = json.loads((folder / METRICS).read_text())
-    found = of_evaluation(_evaluate(loaded, config, data))
+    found = of_evaluation(_evaluate(loaded, config, data, data.validation))
     for name, value in record["measured_again"].items():
         again = found.get(name, math.nan)  # this release may lack a metric that the exporting one had
         if not _same(again, value):
@@ -267,7 +271,20 @@ def _verify(folder: Path, data_root: Scalar) -> dict[str, float]:
         logits, predicted.logits.numpy(), rtol=RELATIVE_TOLERANCE, atol=TOLERANCE
     ):
         raise MismatchError(f"{folder}: the loaded weights predict the test images otherwise than its files say")
+    _check_test_accuracy(folder, record, predicted, data)
     return found
+
+
+def _check_test_accuracy(
+    folder: Path, record: Mapping[str, Any], predicted: submission.Predictions, data: Dataset
+) -> None:
+    """Raise MismatchError where metrics.json says another one; that of an earlier release says none."""
+    said = record.get("accuracy", {}).get("test", {}).get("value")
+    again = predicted.accuracy(data.test)
+    if said is not None and (again is None or not _same(again, said)):
+        raise MismatchError(
+            f"{folder}: the test accuracy was {said:.6f} when exported, the loaded weights give {again}"
+        )
 
 
 def verify_in_fresh_process(folder: Path, data_root: Scalar = None) -> None:
@@ -306,11 +323,39 @@ def _write_checksums(folder: Path) -> None:
     (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
 
 
-def _evaluate(loaded: checkpoint.Weights, config: TrialConfig, data: Dataset) -> Evaluation:
-    """Measure the validation split again."""
+def _accuracy(
+    loaded: checkpoint.Weights,
+    config: TrialConfig,
+    data: Dataset,
+    evaluation: Evaluation,
+    predicted: submission.Predictions,
+) -> dict[str, Accuracy]:
+    """The accuracy on the training images that `train_acc` is of, on the validation images and on the test images."""
+    some = evaluate.fixed_subset(data.train, config.eval.train_images, config.seed)
+    of_train = _evaluate(loaded, config, data, some).accuracy if len(some) else None
+    of_test = predicted.accuracy(data.test)
+    return {
+        "train": Accuracy(
+            value=of_train,
+            images=len(some),
+            of=len(data.train),
+            reason=None if len(some) else "not measured: eval.train_images is 0",
+        ),
+        "validation": Accuracy(value=evaluation.accuracy, images=len(data.validation), of=len(data.validation)),
+        "test": Accuracy(
+            value=of_test,
+            images=0 if of_test is None else len(data.test),
+            of=len(data.test),
+            reason="not known: the data set hides the labels" if of_test is None else None,
+        ),
+    }
+
+
+def _evaluate(loaded: checkpoint.Weights, config: TrialConfig, data: Dataset, split: Split) -> Evaluation:
+    """Measure a split of the data again."""
     return evaluate.evaluate(
         loaded.model.to(_device()),
-        data.validation,
+        split,
         evaluate.log_prior(config.eval.prior, data.train.labels, data.nr_classes),
         batch_size=config.eval.batch_size,
         bf16=config.eval.precision == "bf16",
@@ -325,7 +370,7 @@ def _as_graded(loaded: checkpoint.Weights, config: TrialConfig) -> dict[str, flo
     unrounded = trainer.dataset(config.data.model_copy(update={"quantize": False}))
     if unrounded.validation.images.dtype == torch.uint8:  # nothing was resized, so nothing was rounded
         return None
-    found = of_evaluation(_evaluate(loaded, config, unrounded))
+    found = of_evaluation(_evaluate(loaded, config, unrounded, unrounded.validation))
     return {name: found[name] for name in ("val_acc", "val_bpd")}
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cpcnn_core import quality
 from cpcnn_core.config import ConfigError, TrialConfig
-from cpcnn_core.data import DataError, Dataset
+from cpcnn_core.data import DataError, Dataset, Split
 from cpcnn_core.evaluate import log_likelihoods, log_prior
 from cpcnn_core.fid import Distance, FidError, fid
 from cpcnn_core.sources import SOURCES
@@ -43,9 +43,15 @@ class Predictions:
         """The likeliest class of each image."""
         return [int(label) for label in self.logits.argmax(dim=1)]
 
+    def accuracy(self, split: Split) -> float | None:
+        """The share of the split's images that are classified rightly; None where its labels are hidden."""
+        if not split.labelled or not len(split):
+            return None
+        return (self.logits.argmax(dim=1) == split.labels).double().mean().item()
+
 
 def predictions(model: ConditionalPixelCNN, config: TrialConfig, dataset: Dataset) -> Predictions:
-    """Predict the test split; its labels are not looked at."""
+    """Predict the test split; its labels are not looked at here."""
     prior = log_prior(config.eval.prior, dataset.train.labels, dataset.nr_classes)
     log_p = log_likelihoods(
         model,

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.errors import UserError
-from cpcnn_core.metrics import DIRECTIONS, EpochMetrics, least
+from cpcnn_core.metrics import DIRECTIONS, HELD_OUT, EpochMetrics, least
 from cpcnn_core.suggest import nearest
 from orchestrator.text.formatting import plain, settings_apart
 from search_spaces import Constrained, Desirability, Goal, Pareto
@@ -416,6 +416,8 @@ def _check_metrics(names: Iterable[str]) -> None:
                 "objective: 'score' is what desirability(...) makes of other metrics; write "
                 "objective = desirability(val_acc=goal(0.25, 0.75), fid=goal(60, 30)), or COURSE_GRADING"
             )
+        if name in HELD_OUT:
+            raise ObjectiveError(f"objective: {HELD_OUT[name]}")
         if name not in DIRECTIONS:
             raise ObjectiveError(f"objective: {name!r} is no metric{nearest(name, DIRECTIONS)}")
 

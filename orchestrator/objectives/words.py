@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 
 import search_spaces
-from cpcnn_core.metrics import DIRECTIONS
+from cpcnn_core.metrics import DIRECTIONS, HELD_OUT
 from cpcnn_core.suggest import nearest
 from orchestrator.objectives.objective import Objective, ObjectiveError
 
@@ -41,7 +41,7 @@ def _value(node: ast.expr) -> object:
         case ast.Name(id=name):
             if name in _NAMES:
                 return getattr(search_spaces, name)
-            if name in DIRECTIONS:
+            if name in DIRECTIONS or name in HELD_OUT:  # the latter for Objective to refuse
                 return name
             raise ValueError(f"{name!r} is no metric{nearest(name, [*DIRECTIONS, *_CALLS, *_NAMES])}")
         case ast.Call(func=ast.Name(id=name), args=given, keywords=named):

@@ -5,6 +5,7 @@ They are handled as Ctrl-C is. One that whoever started the process has had igno
 
 from __future__ import annotations
 
+import bdb
 import signal
 import threading
 from collections.abc import Callable, Generator
@@ -69,6 +70,8 @@ def name_of(number: int) -> str:
     return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
 
 
-def why(error: KeyboardInterrupt) -> str:
-    """What interrupted: the signal's name."""
+def why(error: KeyboardInterrupt | bdb.BdbQuit) -> str:
+    """What interrupted: the signal's name, or that a debugger was left."""
+    if isinstance(error, bdb.BdbQuit):
+        return "the debugger was left"
     return str(error) if isinstance(error, AskedToEndError) else "Ctrl-C"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from cpcnn_core.config import TrialConfig
 from orchestrator.objectives.objective import Objective
-from orchestrator.process import signals
+from orchestrator.process import debugging, signals
 from orchestrator.records.recording import Recording
 from orchestrator.records.states import meaning_of
 from orchestrator.records.store import Row, Store, StoreError
@@ -42,6 +42,7 @@ def train(
     *,
     on_epoch: OnEpoch,
     on_progress: trainer.OnProgress,
+    train: trainer.Trainer | None = None,
     until: int | None = None,
     threads: Mapping[int, int] | None = None,
     start: Start | None = None,
@@ -50,8 +51,9 @@ def train(
 
     `start` is what a trial begins with that continues another one.
 
-    `on_epoch` gets each epoch's row. `threads` says with how many of torch's an epoch is trained; those that it does
-    not name with as many as before. An interruption, or leaving the debugger, is recorded and raised.
+    `train` is what trains, this process if it is not given. `on_epoch` gets each epoch's row. `threads` says with how
+    many of torch's an epoch is trained; those that it does not name with as many as before. An interruption, or leaving
+    the debugger, is recorded and raised; so is every error where a debugger runs this program.
     """
     begun: list[Recording] = []  # one, once this process alone trains the trial
     with trainer.log_to(store.log_file(config.trial_id), redirect=False):
@@ -63,12 +65,13 @@ def train(
                 begun,
                 on_epoch=on_epoch,
                 on_progress=on_progress,
+                train=train or trainer.train,
                 until=until,
                 threads=threads or {},
                 start=start,
             )
         except (KeyboardInterrupt, bdb.BdbQuit) as error:
-            _interrupt(begun, "the debugger was left" if isinstance(error, bdb.BdbQuit) else signals.why(error))
+            _interrupt(begun, signals.why(error))
             raise
         except Exception:
             raise
@@ -85,6 +88,7 @@ def _recorded(
     *,
     on_epoch: OnEpoch,
     on_progress: trainer.OnProgress,
+    train: trainer.Trainer,
     until: int | None,
     threads: Mapping[int, int],
     start: Start | None,
@@ -104,7 +108,7 @@ def _recorded(
 
     try:
         prepare(1 + config.lineage.epochs_before)
-        epochs = trainer.run(config, store, trainer.train, objective=objective, on_begin=begin, on_progress=on_progress)
+        epochs = trainer.run(config, store, train, objective=objective, on_begin=begin, on_progress=on_progress)
         for metrics in epochs:
             begun[0].add(metrics, trainer.place())
             on_epoch(metrics.row())
@@ -118,10 +122,12 @@ def _recorded(
         if not begun:
             raise
         logger.exception("the trial failed")
-        traceback.print_exc()
         with suppress(OSError):  # which is then what went wrong, and said already
             store.publish_log(config.trial_id)
         begun[0].finish("FAILED", trainer.describe(error))
+        if debugging.is_run_by_debugger():  # which looks into it, and prints it too
+            raise
+        traceback.print_exc()
         return trainer.describe(error)
     whole = begun[0].attempt.epochs >= config.train.epochs
     begun[0].finish("COMPLETE" if whole else "PRUNED", stopped=None if whole else "as far as the recorded trial went")

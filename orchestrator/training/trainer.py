@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bdb
 import errno
 import importlib
 import logging
@@ -256,6 +257,8 @@ def log_to(path: Path, *, redirect: bool = True) -> Generator[None]:
 
 def describe(error: BaseException) -> str:
     """One line for the table: what kind of error, and what it says."""
+    if isinstance(error, bdb.BdbQuit):  # of a process without a terminal; by hand it is no error
+        return "BdbQuit: a breakpoint stopped where nobody can type; the `trial` command runs one on your terminal"
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from cpcnn_core import alarms
 from orchestrator.choosing.asked import Parted, parted
 from orchestrator.objectives.objective import Objective
 from orchestrator.records import ranking
@@ -22,7 +23,7 @@ from orchestrator.search.budget import spent
 from orchestrator.text.formatting import measured, plain
 from orchestrator.views.progress import duration
 
-_SHOWN = 5  # of the trials that failed, and of those that wait
+_SHOWN = 5  # of the trials that failed, of those that wait, and of what alarms
 
 
 def render(store: Store) -> RenderableType:
@@ -50,6 +51,7 @@ def render(store: Store) -> RenderableType:
     lines += _some([entry for entry in every if entry.meaning.failed], "red", "failed")
     if failed := [entry for entry in parts.own if entry.meaning.failed]:
         lines.append(Text(f"  the same command with --retry-failed runs the {len(failed)} that failed again"))
+    lines += _alarming(every)
     lines += [Text(f"warning: {problem}", style="yellow") for problem in problems]
     return Group(*lines)
 
@@ -124,6 +126,23 @@ def _by_hand(entry: Entry, kind: Kind) -> Text:
     after = f"the `trial` command that began it goes on after epoch {len(entry.epochs)}"
     process = f"its process, pid {entry.trial['pid']} on this machine, is gone"
     return Text(f"  {entry.trial_id} RUNNING: {process}; {way.get(kind, after)}", style="yellow")
+
+
+def _alarming(entries: Sequence[Entry]) -> list[Text]:
+    """What alarms in the last epochs of trials; of so many that this is read, and of the latest ones."""
+    found = [
+        (entry, entry.epochs[-1], sentence)
+        for entry in entries
+        if entry.epochs and not entry.meaning.failed
+        for sentence in alarms.of_epoch(entry.epochs[-1])
+    ]
+    lines = [
+        Text(f"  {entry.trial_id} epoch {epoch['epoch']}: {sentence}", style="yellow")
+        for entry, epoch, sentence in found[-_SHOWN:]
+    ]
+    if len(found) > _SHOWN:
+        lines.append(Text(f"  and {len(found) - _SHOWN} more like these", style="yellow"))
+    return lines
 
 
 def _some(entries: Sequence[Entry], style: str, what: str) -> list[Text]:

@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.offline import get_plotlyjs
 
+from cpcnn_core import alarms
 from cpcnn_core.config import Scalar
 from cpcnn_core.files import write_atomically
 from cpcnn_core.metrics import EpochMetrics, FidProtocol, fid_protocol_of
@@ -164,6 +165,14 @@ def _curves(entries: Sequence[Entry], decision: Decision) -> str:
         ("bits per dimension (dotted: training)", ("train_bpd", "val_bpd")),
         ("accuracy (dotted: training)", ("train_acc", "val_acc")),
         ("FID (compares where measured alike)", ("fid",)),
+        (
+            "distance of drawn images to the nearest training image (dotted: of validation images)",
+            ("nearest_train_validation", "nearest_train"),
+        ),
+        (
+            "share of drawn sub-pixels that are 0 or 255 (dotted: of validation images)",
+            ("sample_saturation_validation", "sample_saturation"),
+        ),
     ]
     figures += [(name, (name,)) for name in _of_fusions(drawn)]
     parts = [f"<p>The best {len(drawn)} trials. A click on a point leads to its trial.</p>"]
@@ -338,6 +347,7 @@ def _samples(entries: Sequence[Entry], decision: Decision) -> str:
             epoch = int(files[index].stem.rpartition("-")[2])
             measured = rows.get((store.folder.name, trial_id, epoch), {})
             caption = f"{trial_id}, epoch {epoch}, a row per class{_fids(measured)}"
+            caption += "".join(f"; {sentence}" for sentence in alarms.of_epoch(measured))
             parts.append(
                 f'<figure><img alt="{_text(caption)}" src="data:image/png;base64,{content}">'
                 f"<figcaption>{_text(caption)}</figcaption></figure>"
@@ -357,7 +367,8 @@ def _fids(row: Row) -> str:
     if row.get("fid") is None:
         return ""
     classes = [measured(as_number(value), 1) for name, value in sorted(row.items()) if _is_class_fid(name, value)]
-    return f"; FID {measured(as_number(row['fid']), 1)}" + (f", by class {' '.join(classes)}" if classes else "")
+    text = f"; FID {measured(as_number(row['fid']), 1)}" + (f", by class {' '.join(classes)}" if classes else "")
+    return text + (f", not of every class: {row['fid_class_error']}" if row.get("fid_class_error") else "")
 
 
 def _failures(entries: Sequence[Entry], _: Decision) -> str:

@@ -1,4 +1,4 @@
-"""What a running sweep shows: a live table on a terminal, plain lines elsewhere."""
+"""What a running sweep shows: a live table on a terminal, plain lines elsewhere and where somebody debugs."""
 
 from __future__ import annotations
 
@@ -16,18 +16,24 @@ from rich.text import Text
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator.objectives.objective import Objective
-from orchestrator.process import streams
+from orchestrator.process import debugging, streams
+from orchestrator.records.columns import as_number
 from orchestrator.records.states import State, meaning_of
 from orchestrator.text.formatting import measured, plain
 
 if TYPE_CHECKING:
     from orchestrator.search.ledger import Best  # which imports Optuna; readers of results do without
 
+_SHOWN = ("val_bpd", "train_acc", "val_acc", "fid")  # beside the objective
+_WIDE = 110  # columns of a terminal, from which on seconds and memory have room too
+
 
 class Progress(AbstractContextManager["Progress"]):
-    """A View of a sweep of `total` trials."""
+    """A View of a sweep of `total` trials; with `plain`, in lines on a terminal too."""
 
-    def __init__(self, console: Console, objective: Objective, searched: tuple[str, ...], *, total: int) -> None:
+    def __init__(
+        self, console: Console, objective: Objective, searched: tuple[str, ...], *, total: int, plain: bool = False
+    ) -> None:
         self._console = console
         self._objective = objective
         self._searched = searched
@@ -41,7 +47,7 @@ class Progress(AbstractContextManager["Progress"]):
         self._open = ExitStack()
         self._live = (
             Live(console=console, get_renderable=self._render, refresh_per_second=2, transient=True)
-            if console.is_terminal
+            if console.is_terminal and not plain and not debugging.is_debugged()
             else None
         )
 
@@ -50,7 +56,14 @@ class Progress(AbstractContextManager["Progress"]):
         if self._live is not None:
             self._live.start()
             self._open.callback(self._live.stop)
+            self._open.enter_context(debugging.leaving(self._fall_back))
         return self
+
+    def _fall_back(self) -> None:
+        """Go on in plain lines."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -81,7 +94,8 @@ class Progress(AbstractContextManager["Progress"]):
         if value is not None and (before is None or self._objective.better(value, before[0])):
             self._bests[config.trial_id] = (value, config, metrics.epoch)
         if self._live is None:
-            values = f"{self._objective.metric} {measured(value)}, val_bpd {measured(metrics.val_bpd)}"
+            shown = {self._objective.metric: value} | self._beside(metrics)
+            values = ", ".join(f"{name} {measured(number)}" for name, number in shown.items())
             at = f"trial {config.trial_id} epoch {metrics.epoch}/{config.train.epochs}"
             self._say(f"{at}: {values}, {metrics.seconds:.1f} s")
 
@@ -95,6 +109,12 @@ class Progress(AbstractContextManager["Progress"]):
         elif self._live is None:
             why = f" ({reason})" if reason else ""
             self._say(f"trial {config.trial_id} {state}: best {self._objective.metric} {measured(value)}{why}")
+
+    def _beside(self, metrics: EpochMetrics) -> dict[str, float]:
+        """What is shown beside the objective: training, validation and drawn images, as far as they were measured."""
+        row = metrics.row()
+        values = {name: as_number(row[name]) for name in _SHOWN if name != self._objective.metric}
+        return {name: value for name, value in values.items() if value is not None}
 
     def _say(self, text: str) -> None:
         # A trial of an earlier run that goes on here and ends again is counted once, as nearly as one can tell.
@@ -134,20 +154,32 @@ class Progress(AbstractContextManager["Progress"]):
                 )
             )
         table = Table(box=None, pad_edge=False)
-        for column in ("running", "epoch", self._objective.metric, "val_bpd", "s/epoch", "memory", "settings"):
-            table.add_column(column)
-        for config, metrics in self._running.values():
+        beside = {
+            number: {} if metrics is None else self._beside(metrics) for number, (_, metrics) in self._running.items()
+        }
+        others = [name for name in _SHOWN if any(name in values for values in beside.values())]
+        costs = ("s/epoch", "memory") if self._console.width >= _WIDE else ()
+        for column in ("running", "epoch", self._objective.metric, *others, *costs):
+            table.add_column(column, no_wrap=True)
+        table.add_column("settings")
+        for number, (config, metrics) in self._running.items():
             shown = metrics.row() if metrics is not None else {}
             table.add_row(
                 config.trial_id,
                 f"{shown.get('epoch', 0)}/{config.train.epochs}",
                 measured(self._objective.value(shown)),
-                measured(metrics.val_bpd if metrics is not None else None),
-                f"{metrics.seconds:.1f}" if metrics is not None else "",
-                f"{metrics.peak_memory_bytes / 2**30:.1f} GiB" if metrics is not None else "",  # the GPU's, or RAM
+                *(measured(beside[number].get(name)) for name in others),
+                *(_costs(metrics) if costs else ()),
                 settings(config, self._searched),
             )
         return Group(*lines, table)
+
+
+def _costs(metrics: EpochMetrics | None) -> tuple[str, str]:
+    """Seconds of an epoch, and the peak of the GPU's memory, or of the process's."""
+    if metrics is None:
+        return "", ""
+    return f"{metrics.seconds:.1f}", f"{metrics.peak_memory_bytes / 2**30:.1f} GiB"
 
 
 def settings(config: TrialConfig, fields: tuple[str, ...]) -> str:

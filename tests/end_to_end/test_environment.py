@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,15 @@ def alone(tmp_path_factory: pytest.TempPathFactory, space: Path) -> list[dict[st
     return epochs(results)
 
 
-def start(module: str, space: Path, results: Path, variables: Mapping[str, str]) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", module, str(space), "--results", str(results), "--name", "here"]
+def start(
+    module: str,
+    space: Path,
+    results: Path,
+    variables: Mapping[str, str],
+    *more: str,
+    before: Sequence[str] = (sys.executable,),
+) -> subprocess.Popen[str]:
+    command = [*before, "-m", module, str(space), "--results", str(results), "--name", "here", *more]
     clean = environment.without_launchers(os.environ) | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, env={**clean, **variables}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -113,6 +120,37 @@ def test_processes_of_a_rendezvous_train_one_trial_together(
         assert both["micro_batch"] < one["micro_batch"]  # each process its share
         for name in ("train_loss", "val_bpd"):
             assert both[name] == pytest.approx(one[name], abs=1e-3)
+
+
+_ACCELERATE = (sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2")
+
+
+@pytest.mark.parametrize(
+    ("before", "more"),
+    [((sys.executable,), ("--processes", "2")), (_ACCELERATE, ())],
+    ids=["--processes", "accelerate launch"],
+)
+def test_one_command_starts_two_processes_of_a_trial(
+    tmp_path: Path, space: Path, alone: list[dict[str, Any]], before: Sequence[str], more: Sequence[str]
+) -> None:
+    hidden = {"CUDA_VISIBLE_DEVICES": ""}
+    output(start("orchestrator.trial", space, tmp_path / "two", hidden, *more, before=before))
+    for one, both in zip(alone, epochs(tmp_path / "two"), strict=True):
+        assert 2 * both["micro_batch"] == one["micro_batch"]  # each process its share
+        assert both["val_bpd"] == pytest.approx(one["val_bpd"], abs=1e-3)
+
+
+def test_processes_are_started_by_one_of_two_and_not_by_both(tmp_path: Path, space: Path) -> None:
+    arguments = [str(space), "--results", str(tmp_path / "results"), "--processes", "2"]
+    whole = {"MASTER_ADDR": "x", "MASTER_PORT": "1", "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
+    refused = CliRunner().invoke(trial.app, arguments, env=whole)
+    assert refused.exit_code == 2
+    assert "--processes 2: a launcher starts this trial's processes already" in refused.output
+    of_accelerate = {"MASTER_ADDR": "x", "MASTER_PORT": "1", "ACCELERATE_MIXED_PRECISION": "no"}
+    refused = CliRunner().invoke(trial.app, arguments[:-2], env=of_accelerate)
+    assert refused.exit_code == 2
+    assert "how many of this machine it was asked for cannot be told; give it --num_processes N" in refused.output
+    assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.parametrize("command", [[], ["replay", "0123456789ab"]])

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from cpcnn_core import diagnostics
+from cpcnn_core import diagnostics, quality
+from cpcnn_core.config import TrialConfig
 from cpcnn_core.diagnostics import StageNorms, activations, saturation, stage_of
 from cpcnn_core.quality import Drawn
-from cpcnn_core.train import Run, fit
+from cpcnn_core.train import fit
 from tests.contract.networks import images, network
 from tests.support.training import SETTINGS, tiny_dataset
 
@@ -132,18 +133,17 @@ def test_each_epoch_records_them(tmp_path: Path) -> None:
 def test_saturated_samples_are_warned_of(
     saturated: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from accelerate import Accelerator
-
-    from cpcnn_core.config import TrialConfig
-
     dataset = tiny_dataset()
-    run = Run(TrialConfig.from_flat(SETTINGS), dataset, tmp_path, Accelerator(cpu=True))
     of_data = diagnostics.saturation(dataset.validation.images)
     value = 255 if saturated else 128
-    drawn = Drawn(torch.full((4, *dataset.image_shape), value, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
+    images = torch.full((4, *dataset.image_shape), value, dtype=torch.uint8)
+    monkeypatch.setattr(quality, "draw", lambda *_, **__: Drawn(images, torch.zeros(4, dtype=torch.int64)))
+    config = TrialConfig.from_flat(SETTINGS | {"eval.fid_every": 1, "eval.fid_extractor": "classifier"})
     with caplog.at_level(logging.WARNING):
-        assert run._saturation(drawn) == (1.0 if saturated else 0.0)
+        epoch = next(fit(config, dataset, tmp_path))
+    assert epoch.sample_saturation == (1.0 if saturated else 0.0)
+    assert epoch.sample_saturation_validation == of_data
     said = [line for line in caplog.messages if "drawn sub-pixels" in line]
     assert len(said) == saturated
     if said:
-        assert f"100% of the drawn sub-pixels are 0 or 255, and {100 * of_data:.0f}% of the data" in said[0]
+        assert f"epoch 1: 100% of the drawn sub-pixels are 0 or 255, and {of_data:.0%} of the validation" in said[0]

@@ -164,6 +164,22 @@ def test_what_an_earlier_version_recorded_of_a_network_that_diverged_is_no_value
     assert {one.trial_id for one in decision.standings()} == {CONFIG.trial_id}
 
 
+@pytest.mark.parametrize(
+    ("asked", "option"),
+    [
+        (("--metric", "test_acc", "--mode", "max"), "--metric"),
+        (("--metric", "val_acc", "--where", "test_acc > 0.5"), ""),
+    ],
+)
+def test_nothing_is_chosen_by_the_test_images(results: Path, asked: tuple[str, ...], option: str) -> None:
+    store = add(results, [0.5])
+    store.add_epoch(CONFIG.trial_id, 1, metrics(1, test_acc=0.75))
+    code, output = call(*asked, "--results", results)
+    assert code == 2
+    said = "test_acc is of the test images, by which nothing is chosen"
+    assert f"{option or '--where test_acc > 0.5'}{' test_acc' if option else ''}: {said}" in " ".join(output.split())
+
+
 def test_the_winner_is_exported_with_weights_configuration_and_metrics(results: Path, measured: Measured) -> None:
     add_real(results, measured)
     out = results.parent / "winner"
@@ -175,6 +191,13 @@ def test_the_winner_is_exported_with_weights_configuration_and_metrics(results: 
     held = json.loads((out / "metrics.json").read_text())
     assert held["recorded"]["val_bpd"] == pytest.approx(held["measured_again"]["val_bpd"], abs=1e-9)
     assert held["trial_id"] == CONFIG.trial_id
+    accuracy = held["accuracy"]
+    assert accuracy["validation"]["value"] == pytest.approx(measured.values["val_acc"])
+    assert accuracy["train"]["images"] <= accuracy["train"]["of"]
+    labels, rows = trainer.dataset(CONFIG.data).test.labels.tolist(), submission.read_predictions(out)
+    right = sum(label == predicted for label, (_, predicted) in zip(labels, rows, strict=True))
+    assert accuracy["test"] == {"value": right / len(rows), "images": len(rows), "of": len(rows), "reason": None}
+    assert f"| Test | {accuracy['test']['value']:.4f} | {len(rows)} |" in (out / "model_card.md").read_text()
     assert [path.name for path in results.parent.iterdir() if path.name.startswith(".")] == []
 
     before = (out / "metrics.json").stat().st_mtime_ns

@@ -46,6 +46,7 @@ from orchestrator.search.settings import parse_settings
 from orchestrator.search.study_file import StudyFile
 from orchestrator.text import markdown, names
 from orchestrator.tune.plan import Plan
+from orchestrator.views import bar
 from tests.support import odd, remote
 from tests.support.fakes import metrics
 from tests.support.times import at
@@ -272,9 +273,9 @@ def test_what_is_printed_is_what_was_given(capsys: pytest.CaptureFixture[str]) -
         with pytest.raises(typer.Exit):
             cli.fail(text, 2)
         assert capsys.readouterr().err == f"error: {text}\n"
-        bar = trial._bar(cli.console())
-        bar.add_task(text, total=1)
-        [shown] = [column.render(bar.tasks[0]) for column in bar.columns if isinstance(column, TextColumn)]
+        progress = bar.made(cli.console())
+        progress.add_task(text, total=1)
+        [shown] = [column.render(progress.tasks[0]) for column in progress.columns if isinstance(column, TextColumn)]
         assert shown.plain == text
 
 
@@ -489,8 +490,8 @@ def test_a_model_card_names_a_sweep_of_any_name(tmp_path: Path, described: Any) 
         handed = {"fid": None, "fid_error": name}
         record = ExportRecord(
             sweep=name, trial_id="0123456789ab", chosen_by="val_acc", choice=None, recorded={"epoch": 1},
-            measured_again={}, as_graded=None, confusion=[], submission=handed, is_imported=False, origin=place,
-            exported={}, versions={},
+            measured_again={}, accuracy={}, as_graded=None, confusion=[], submission=handed, is_imported=False,
+            origin=place, exported={}, versions={},
         )  # fmt: skip
         lines = described(trial_of, CONFIG, record, "a network", "images")
         shown = read("\n".join(lines))

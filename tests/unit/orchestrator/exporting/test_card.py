@@ -11,7 +11,7 @@ import pytest
 
 from cpcnn_core.config import TrialConfig
 from orchestrator.exporting import card
-from orchestrator.exporting.export_record import ExportRecord
+from orchestrator.exporting.export_record import Accuracy, ExportRecord
 from orchestrator.records.kinds import introduce
 from orchestrator.records.ranking import Entry
 from orchestrator.records.store import Attempt, Store
@@ -51,6 +51,11 @@ def written(tmp_path: Path, config: TrialConfig, **changes: Any) -> str:
         "confusion": [],
         "recorded": {"epoch": 1},
         "measured_again": {"val_acc": 0.999996, "val_bpd": 3.2},
+        "accuracy": {
+            "train": Accuracy(value=0.99, images=100, of=1000),
+            "validation": Accuracy(value=0.999996, images=300, of=300),
+            "test": Accuracy(value=0.75, images=297, of=297),
+        },
         "as_graded": None,
         "submission": {"fid": None, "fid_error": "not measured"},
         "is_imported": entry.is_imported,
@@ -127,6 +132,28 @@ def test_a_confirmed_choice_is_told_by_its_runs(tmp_path: Path, interval: list[f
     assert "with probability >0.99" in text
     assert "1.0000 is what the search found" in text
     assert ("95% interval" in text) == (interval is not None)
+
+
+def test_the_accuracy_of_each_split_is_told_and_why_one_is_not_known(tmp_path: Path) -> None:
+    text = written(tmp_path, CONFIG)
+    for row in ("| Train | 0.9900 | 100 of 1000 |", "| Validation | 0.999996 | 300 |", "| Test | 0.7500 | 297 |"):
+        assert row in text.splitlines()
+    hidden = {"test": Accuracy(value=None, images=0, of=297, reason="not known: the data set hides the labels")}
+    assert "| Test | not known: the data set hides the labels | 0 |" in written(tmp_path, CONFIG, accuracy=hidden)
+
+
+def test_what_was_seen_of_images_and_classes_is_told_with_what_alarms(tmp_path: Path) -> None:
+    assert "What was seen" not in written(tmp_path, CONFIG)
+    seen: dict[str, Any] = {"fid.cat": 12.3456, "fid.dog": None, "fid_class_error": "dog: 1 image is too few"}
+    seen |= {"nearest_train": 1.0, "nearest_train_validation": 1.5, "class_distance.cat.dog": 0.25}
+    text = " ".join(written(tmp_path, CONFIG, recorded={"epoch": 1} | seen).split())
+    assert "FID of each class: `cat` 12.346" in text
+    assert "FID of some classes is missing: dog: 1 image is too few" in text
+    assert "images drawn 1.0000, validation images 1.5000" in text
+    assert "what the network does for each: `cat.dog` 0.2500" in text
+    assert "recites" not in text
+    text = written(tmp_path, CONFIG, recorded={"epoch": 1} | seen | {"nearest_train": 0.5})
+    assert "- **the model recites its training images: what it draws is at 0.5 from the nearest" in text
 
 
 def test_a_trial_that_continues_another_one_says_which_and_is_trained_again_by_a_replay(tmp_path: Path) -> None:

@@ -196,6 +196,8 @@ def test_the_default_combination_is_accuracy_and_fid() -> None:
         (lambda: pareto("val_acc", "fidd"), "'fidd' is no metric; did you mean fid?"),
         (lambda: constrained("val_ac", fid=30), "did you mean val_acc?"),
         (lambda: constrained("val_acc", fd=30), "'fd' is no metric"),
+        (lambda: "test_acc", "objective: test_acc is of the test images, by which nothing is chosen"),
+        (lambda: constrained("val_acc", test_acc=0.5), "objective: test_acc is of the test images"),
         (lambda: desirability(fid=goal(30, 60)), "fid, which is better when smaller: the worst value comes first"),
         (lambda: desirability(val_acc=goal(0.9, 0.1)), "better when larger"),
         (lambda: "score", "objective = desirability"),

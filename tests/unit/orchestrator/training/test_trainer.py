@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bdb
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,3 +110,8 @@ def test_a_trial_without_a_gpu_sees_none(gpus: float, visible: str, monkeypatch:
     monkeypatch.setattr(TrialProcess, "_begin", lambda *_: None)
     TrialProcess.setup(TrialProcess.__new__(TrialProcess), assignment(Path(), gpus=gpus).to_ray())
     assert os.environ["CUDA_VISIBLE_DEVICES"] == visible
+
+
+def test_a_breakpoint_without_a_terminal_says_where_there_is_one() -> None:
+    assert trainer.describe(ValueError("a bad\nvalue")) == "ValueError: a bad value"
+    assert "the `trial` command runs one on your terminal" in trainer.describe(bdb.BdbQuit())

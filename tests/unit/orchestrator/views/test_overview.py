@@ -165,3 +165,15 @@ def test_a_number_that_another_process_has_now_is_not_the_driver(store: Store) -
 def test_looking_takes_neither_torch_nor_ray_nor_optuna() -> None:
     code = "import sys, orchestrator.status; assert not {'torch', 'ray', 'optuna'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_alarms_in_the_last_epoch_of_a_trial_is_a_line(store: Store) -> None:
+    made = record(store, 8, 0.5)
+    made.add(metrics(2, nearest_train=0.1, nearest_train_validation=1.0), Place("here", "cpu", 1))
+    assert f"{made.config.trial_id} epoch 2: the model recites its training images" in shown(store)
+    made.add(metrics(3, nearest_train=0.9, nearest_train_validation=1.0), Place("here", "cpu", 1))
+    assert "recites" not in shown(store)
+    made.add(metrics(4, gate_saturation=0.9), Place("here", "cpu", 1))
+    assert f"{made.config.trial_id} epoch 4: 90% of the gates" in shown(store)
+    made.finish("FAILED", "it diverged")
+    assert "of the gates" not in shown(store)
