@@ -32,13 +32,11 @@ from cpcnn_core.checkpoint_index import FORMAT, INDEX, INDEX_BEFORE, DamagedInde
 from cpcnn_core.config import ConfigError, Scalar, TrialConfig
 from cpcnn_core.errors import CheckpointError as CheckpointError
 from cpcnn_core.files import sha256, write_atomically
-from cpcnn_core.metrics import OF_IMAGES, EpochMetrics, fid_protocol_of
+from cpcnn_core.keeping import kept_epochs
+from cpcnn_core.metrics import EpochMetrics
 from cpcnn_core.model import ConditionalPixelCNN
 
 logger = logging.getLogger(__name__)
-
-KEPT_BEST_BY = {"val_acc": "max", "val_bpd": "min", "score": "max", "fid": "min", "fid_infinity": "min", "kid": "min"}
-"""The metrics whose best epoch keeps its weights; one that was not measured keeps nothing."""
 
 KEPT_STATES = 2  # the last, and the one before in case the last is damaged
 _METADATA = "cpcnn"  # the key of our header in that of safetensors
@@ -197,6 +195,16 @@ def _scalars(tree: Mapping[str, Any]) -> list[Scalar]:
     return [x for value in tree.values() for x in (_scalars(value) if isinstance(value, Mapping) else [value])]
 
 
+def fingerprint(weights: Mapping[str, Tensor]) -> str:
+    """The SHA-256 of weights by their names, types, shapes and values, whatever file they lie in."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 # --- training state ---
 
 
@@ -226,16 +234,27 @@ class CheckpointFolder:
         for name in sorted(self._index["states"], reverse=True):
             entry = self._index["states"][name]
             try:
-                state = self._read_state(name, entry["sha256"])
+                state = read_state(self.folder / name, entry["sha256"])
             except CheckpointError as error:
                 logger.warning("checkpoint %s; going back to the one before", error)
                 continue
             # Not passed over: training would come to the same weights again.
             tensor_files.require_finite(self.folder / name, _weights_of(state))
-            self._index["history"] = self._index["history"][: entry["epoch"]]
+            self._index["history"] = self._index["history"][: entry["epoch"] - self.config.lineage.epochs_before]
             return state
         self._index["history"] = []
         return None
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is a state to go on from, however damaged."""
+        return bool(self._index["states"])
+
+    def begin(self, state: dict[str, Any]) -> None:
+        """Commit what a trial begins with that continues another one, unless it has begun. See `train.begin_state`."""
+        if not self.is_begun:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.save_state(state, epoch=state["epoch"], step=state["step"])
 
     def save_state(self, state: dict[str, Any], *, epoch: int, step: int) -> None:
         """Commit a training state in the middle of an epoch, after `epoch` finished ones."""
@@ -257,7 +276,8 @@ class CheckpointFolder:
         Imported weights have no `state` to resume from. `notes` go into the header of the weights file.
         """
         history = [*self.history, metrics]
-        keep = kept_epochs(history)
+        there = {*self._weights_there(), metrics.epoch}
+        keep = kept_epochs(history, self.config.train, there)
         name = weights_name(metrics.epoch)
         save_weights(
             self.folder / name,
@@ -279,6 +299,10 @@ class CheckpointFolder:
         self._commit()
         return metrics
 
+    def _weights_there(self) -> set[int]:
+        """The epochs whose weights were kept so far, here or where this folder is mirrored."""
+        return {int(name.removeprefix("weights-").partition(".")[0]) for name in self._index["weights"]}
+
     def _add_state(self, state: dict[str, Any], epoch: int, step: int) -> None:
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -299,19 +323,6 @@ class CheckpointFolder:
                 if file.name not in known:
                     file.unlink()
 
-    def _read_state(self, name: str, checksum: str) -> dict[str, Any]:
-        path = self.folder / name
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            raise CheckpointError(f"{path}: missing") from None
-        if hashlib.sha256(content).hexdigest() != checksum:
-            raise CheckpointError(f"{path}: damaged (its SHA-256 is not the recorded one)")
-        state = tensor_files.read_state(content, path)
-        if not isinstance(state, dict):
-            raise CheckpointError(f"{path}: holds a {type(state).__name__}, expected a training state")
-        return state
-
     def _read_index(self) -> dict[str, Any]:
         """The index, the one before where it is damaged, or a fresh one."""
         for name in (INDEX, INDEX_BEFORE):
@@ -323,6 +334,20 @@ class CheckpointFolder:
             except DamagedIndexError as error:
                 logger.warning("checkpoint index %s: damaged (%s); going back to the one before", path, error)
         return {"format": FORMAT, "trial_id": self.config.trial_id, "history": [], "weights": {}, "states": {}}
+
+
+def read_state(path: Path, checksum: str) -> dict[str, Any]:
+    """A training state, on the CPU. Raise CheckpointError where it is missing or not the one with this SHA-256."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: missing") from None
+    if hashlib.sha256(content).hexdigest() != checksum:
+        raise CheckpointError(f"{path}: damaged (its SHA-256 is not the recorded one)")
+    state = tensor_files.read_state(content, path)
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: holds a {type(state).__name__}, expected a training state")
+    return state
 
 
 def _weights_of(state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -340,21 +365,3 @@ def _weights_of(state: Mapping[str, Any]) -> dict[str, Tensor]:
 def weights_name(epoch: int) -> str:
     """The file name of an epoch's weights."""
     return f"weights-{epoch:04d}.safetensors"
-
-
-def kept_epochs(history: list[EpochMetrics]) -> tuple[int, ...]:
-    """The epochs whose weights stay: the best by each of `KEPT_BEST_BY` (the earliest of equals), and the last."""
-    keep = {history[-1].epoch}
-    # Resumed on another machine, a trial may go on with other features; its earlier FIDs do not compare with those.
-    rows: list[dict[str, Any]] = [epoch.row() for epoch in history]
-    protocol = next((fid_protocol_of(row) for row in reversed(rows) if row["fid_extractor"] is not None), None)
-    for metric, direction in KEPT_BEST_BY.items():
-        values = [
-            (float(value), row["epoch"])
-            for row in rows
-            if (value := row.get(metric)) is not None and (metric not in OF_IMAGES or fid_protocol_of(row) == protocol)
-        ]
-        if values:
-            sign = 1 if direction == "min" else -1
-            keep.add(min(values, key=lambda pair: (sign * pair[0], pair[1]))[1])
-    return tuple(sorted(keep))

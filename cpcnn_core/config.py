@@ -28,12 +28,31 @@ others, so that trials before and after are never taken for one another.
 # Where the files lie says nothing about what was trained, so it is no part of a trial's identity.
 LOCATIONS = frozenset({"data.root", "eval.fid_weights"})
 
+# Nor does it change any result of which epochs the weights are kept.
+KEEPING = frozenset({"train.keep_every", "train.keep_most"})
+
+# What two runs of the same trial may differ in.
+NOT_IDENTIFYING = LOCATIONS | KEEPING
+
+# The schedules whose whole course depends on the total number of epochs: a trial under one of them is not the beginning
+# of a longer one.
+OF_THE_TOTAL = frozenset({"linear", "cosine"})
+
 # Settings that a trial of protocol 1 did not have, and so no part of its identity.
 SINCE_PROTOCOL_2 = frozenset({"protocol", "data.digest", "train.adam_eps"})
 
 # Settings that a later release added, each with the value that does what the releases before it did. At that value they
 # are no part of a trial's identity either: what was trained without them is the same trial.
-ADDED: dict[str, Scalar] = {"model.norm": "none", "train.class_loss_others": None}
+ADDED: dict[str, Scalar] = {
+    "model.norm": "none",
+    "train.class_loss_others": None,
+    "lineage.parent": None,
+    "lineage.root": None,
+    "lineage.weights": None,
+    "lineage.epochs_before": 0,
+    "lineage.steps_before": 0,
+    "lineage.fresh_optimizer": False,
+}
 
 
 class ConfigError(UserError, ValueError):
@@ -145,6 +164,8 @@ class TrainConfig(_Section):
 
     `class_loss_others` is how many classes the class loss sees beside the true one, drawn anew for each image and step;
     where it is not given, all of them.
+    `keep_every` keeps the weights of every so-manieth epoch, and `keep_most` bounds how many are kept beside the best
+    ones and the last; neither changes any result.
     `adam_eps` is Adam's eps for the gradient of a sum of nats over the batch, as starter code and papers have it.
     """
 
@@ -172,6 +193,8 @@ class TrainConfig(_Section):
     class_temperature: Annotated[float, Field(gt=0.0)] = 1.0
     class_loss_others: Positive | None = None
     data_dependent_init: bool = False
+    keep_every: Positive | None = None
+    keep_most: Annotated[int, Field(ge=0)] = 10
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -223,6 +246,34 @@ class EvalConfig(_Section):
         return self
 
 
+TrialId = Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class LineageConfig(_Section):
+    """What a trial continues; one from the start has none of it.
+
+    `parent` is the trial whose last weights it began with, and `root` the first one of that line; both are None where
+    the weights came from a file. `weights` is the SHA-256 of their values. Epochs and steps are numbered on from
+    `epochs_before` and `steps_before`. With `fresh_optimizer` the optimizer's state began anew.
+    """
+
+    parent: TrialId | None = None
+    root: TrialId | None = None
+    weights: Digest | None = None
+    epochs_before: Annotated[int, Field(ge=0)] = 0
+    steps_before: Annotated[int, Field(ge=0)] = 0
+    fresh_optimizer: bool = False
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.weights is None and self != LineageConfig.model_construct():
+            raise ValueError("lineage.weights: a trial that continues another one names the weights it began with")
+        if (self.parent is None) != (self.root is None):
+            raise ValueError("lineage.root: a trial has a root where it has a parent, and nowhere else")
+        return self
+
+
 class TrialConfig(_Section):
     """One trial: data, model, training, evaluation and the seed that all its generators start from.
 
@@ -235,8 +286,21 @@ class TrialConfig(_Section):
     train: TrainConfig = Field(default_factory=TrainConfig)
     eval: EvalConfig = Field(default_factory=EvalConfig)
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    source: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    source: Digest | None = None
+    lineage: LineageConfig = Field(default_factory=LineageConfig)
     protocol: Annotated[int, Field(ge=1, le=PROTOCOL)] = PROTOCOL
+
+    @model_validator(mode="after")
+    def _epochs_beyond_those_before(self) -> Self:
+        before, epochs = self.lineage.epochs_before, self.train.epochs
+        if before >= epochs:
+            raise ValueError(f"train.epochs: {epochs} is the total, and {before} of them were trained before")
+        return self
+
+    @property
+    def continues(self) -> bool:
+        """Whether it goes on from weights that another trial, or a file, ended with."""
+        return self.lineage.weights is not None
 
     @classmethod
     def from_flat(cls, settings: Mapping[str, Any]) -> TrialConfig:
@@ -250,7 +314,7 @@ class TrialConfig(_Section):
         A row of protocol 1 does not name its protocol. An earlier release's row has nulls for what a later one added
         where they stand in one table.
         """
-        later = SINCE_PROTOCOL_2 | ADDED.keys()
+        later = SINCE_PROTOCOL_2 | ADDED.keys() | KEEPING
         given = {key: value for key, value in settings.items() if value is not None or key not in later}
         return cls.from_tree(_nested(given))
 
@@ -272,8 +336,8 @@ class TrialConfig(_Section):
 
     @property
     def trial_id(self) -> str:
-        """12 hex digits: SHA-256 of the canonical JSON of every setting but the data's location."""
-        ignored = LOCATIONS if self.protocol > 1 else LOCATIONS | SINCE_PROTOCOL_2
+        """12 hex digits: SHA-256 of the canonical JSON of every setting that can change a result."""
+        ignored = NOT_IDENTIFYING if self.protocol > 1 else NOT_IDENTIFYING | SINCE_PROTOCOL_2
         canonical = {
             key: value
             for key, value in self.flat().items()

@@ -132,6 +132,11 @@ class EpochMetrics:
         others = {name: value for name, value in measured.items() if name not in own}
         return cls(**own, **values, extra={**others, **extra})
 
+    @property
+    def was_drawn(self) -> bool:
+        """Whether images were drawn after this epoch, of which there is a picture."""
+        return self.sample_seconds is not None
+
     def row(self) -> dict[str, Scalar]:
         """Flat scalars: `extra` entries under their own names, `kept_epochs` left out."""
         plain: dict[str, Scalar] = {

@@ -37,25 +37,33 @@ def _is_matrix(parameter: Tensor) -> bool:
     return parameter.dim() >= 2 and parameter[0].numel() > 1
 
 
-def lr_factor(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
-    """What `lr` is multiplied by at a 0-based step. Defined in epochs, so that curves of equal epochs compare."""
+def lr_factor(config: TrainConfig, step: int, steps_per_epoch: int, before: tuple[int, int] = (0, 0)) -> float:
+    """What `lr` is multiplied by at a 0-based step. Defined in epochs, so that curves of equal epochs compare.
+
+    `before` are the epochs and steps of the trial that this one continues, whose epochs may have had other numbers of
+    steps. An exponential decay counts the steps that were really taken.
+    """
+    epochs_before, steps_before = before
+    at = epochs_before * steps_per_epoch + step - steps_before
     warmup = config.warmup_epochs * steps_per_epoch
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
+    if at < warmup:
+        return (at + 1) / (warmup + 1)
     if config.schedule == "constant":
         return 1.0
     if config.schedule == "exponential":
-        return max(config.lr_floor, math.pow(config.lr_gamma, step - warmup))
+        return max(config.lr_floor, math.pow(config.lr_gamma, max(0.0, step - warmup)))
     total = config.epochs * steps_per_epoch
-    done = min(1.0, (step - warmup) / max(1.0, total - warmup))
+    done = min(1.0, (at - warmup) / max(1.0, total - warmup))
     if config.schedule == "linear":
         return config.lr_floor + (1 - config.lr_floor) * (1 - done)
     return config.lr_floor + (1 - config.lr_floor) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def build_scheduler(config: TrainConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> LambdaLR:
-    """The schedule as a scheduler that is stepped once per optimizer step."""
-    return LambdaLR(optimizer, lambda step: lr_factor(config, step, steps_per_epoch))
+def build_scheduler(
+    config: TrainConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int, before: tuple[int, int] = (0, 0)
+) -> LambdaLR:
+    """The schedule as a scheduler that is stepped once per optimizer step; `before` as in `lr_factor`."""
+    return LambdaLR(optimizer, lambda step: lr_factor(config, step, steps_per_epoch, before))
 
 
 class Average(AveragedModel):

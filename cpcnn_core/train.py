@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from cpcnn_core import augment, diagnostics, environment, evaluate, quality, seeds
 from cpcnn_core.checkpoint import CheckpointFolder, build_model
-from cpcnn_core.config import ConfigError, TrialConfig
+from cpcnn_core.config import ConfigError, TrainConfig, TrialConfig
 from cpcnn_core.data import Dataset, Split, to_model, to_uint8
 from cpcnn_core.diagnostics import StageNorms
-from cpcnn_core.errors import LikelihoodError, RunError
+from cpcnn_core.errors import CheckpointError, LikelihoodError, RunError
 from cpcnn_core.evaluation import Evaluation
 from cpcnn_core.fid import FidError
 from cpcnn_core.initialise import data_dependent_init
@@ -81,7 +81,8 @@ def fit(
     """Train the trial that `config` describes, with its checkpoints in `folder`; yield one EpochMetrics per epoch.
 
     Where `folder` holds a training state, go on from it: on a CPU the result is the same, bit for bit, as without the
-    interruption. Epochs that it holds beyond the `reported` first ones are yielded again, not trained again. In each
+    interruption. A trial that continues another one finds there what `CheckpointFolder.begin` put there. Epochs beyond
+    `reported`, the last one that was recorded, are yielded again, not trained again. In each
     epoch `on_evaluation` gets (epoch, validation likelihoods), where FID is due `on_drawn` gets (epoch, images), then
     `score` says what the epoch is worth (and why, where that is null), then the checkpoint is committed, then the
     metrics are yielded; all along `on_progress` hears (what is done to images, how many are done, how many there are).
@@ -94,7 +95,7 @@ def fit(
     check_fits(config, dataset)
     accelerator = accelerator or environment.accelerator()
     run = Run(config, dataset, folder, accelerator, score)
-    yield from run.checkpoints.history[reported:]
+    yield from run.checkpoints.history[max(0, reported - config.lineage.epochs_before) :]
     while run.epoch < config.train.epochs:
         yield run.train_epoch(
             on_evaluation=on_evaluation,
@@ -201,10 +202,16 @@ class Run:
         self.grad_norms = StageNorms(self.model.named_parameters())
         self.sums = Sums.zero(device, len(self.grad_norms.stages))
         state = self.checkpoints.load_state()
+        if state is None and config.continues:
+            raise CheckpointError(
+                f"{folder}: the state that trial {config.trial_id} was to begin with is missing or damaged; "
+                "begin it anew by the command that continues its parent"
+            )
         if state is None and config.train.data_dependent_init:
             self._initialise()
         self.optimizer = build_optimizer(config.train, self.model, dataset.image_shape)
-        self.scheduler = build_scheduler(config.train, self.optimizer, self.steps_per_epoch)
+        before = config.lineage.epochs_before, config.lineage.steps_before
+        self.scheduler = build_scheduler(config.train, self.optimizer, self.steps_per_epoch, before)
         self.ema = Average(self.model, config.train.ema_decay) if config.train.ema_decay is not None else None
         if state is not None:
             self._load_state_dict(state)
@@ -563,15 +570,62 @@ class Run:
         """
         self.model.load_state_dict(state["model"])
         if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
+            if state["ema"] is None:  # the average begins with the weights
+                self.ema.module.load_state_dict(state["model"])
+            else:
+                self.ema.load_state_dict(state["ema"])
         self.scheduler.last_epoch = state["scheduler"]["last_epoch"]
-        if self.accelerator.scaler is not None:
+        self._load_optimizer(state["optimizer"])
+        if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.epoch, self.position, self.step = state["epoch"], state["position"], state["step"]
         # A state of release 0.1 has no norms of stages: theirs begin here.
         self.sums = self.sums._replace(**{name: total.to(self.device) for name, total in state["sums"].items()})
-        self.micro_batch = state["micro_batch"]
+        self.micro_batch = state["micro_batch"] or self.micro_batch
+
+    def _load_optimizer(self, state: dict[str, Any] | None) -> None:
+        """Take in the optimizer's state, or begin anew without one, with the settings of this configuration.
+
+        Those in the state are of the trial that this one continues, which may have had others.
+        """
+        groups = self.optimizer.param_groups
+        settings = [{name: value for name, value in group.items() if name != "params"} for group in groups]
+        if state is not None:
+            self.optimizer.load_state_dict(state)
+        factor = self.scheduler.lr_lambdas[0](self.scheduler.last_epoch)
+        for group, own, lr in zip(self.optimizer.param_groups, settings, self.scheduler.base_lrs, strict=True):
+            group.update(own | {"lr": lr * factor})
+
+
+def begin_state(
+    known: dict[str, Any] | None, weights: dict[str, Tensor], config: TrialConfig, parent: TrainConfig | None
+) -> dict[str, Any]:
+    """What a trial that continues another one begins with: `known`, the state that it ended with, or `weights` alone.
+
+    What is not known, or no longer fits under the configuration, is None, and begins anew.
+    """
+    lineage, train = config.lineage, config.train
+    start = {
+        "model": weights,
+        "ema": None,
+        "optimizer": None,
+        "scheduler": {"last_epoch": lineage.steps_before},
+        "scaler": None,
+        "epoch": lineage.epochs_before,
+        "position": 0,
+        "step": lineage.steps_before,
+        "sums": {},
+        "micro_batch": None,
+    }
+    if known is None or parent is None:
+        return start
+    start |= {part: known[part] for part in ("model", "ema", "scaler")}
+    if not lineage.fresh_optimizer:
+        start["optimizer"] = known["optimizer"]
+    # Which micro-batches a batch is summed from shows in the last bits.
+    if (train.batch_size, train.accumulate) == (parent.batch_size, parent.accumulate):
+        start["micro_batch"] = known["micro_batch"]
+    return start
 
 
 def _warn_of_slow_bf16(config: TrialConfig, device: torch.device) -> None:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from cpcnn_core.config import Scalar
 from orchestrator import command_line as cli
-from orchestrator.choosing import decision, selection, where
+from orchestrator.choosing import decision, pinned, selection, where
 from orchestrator.choosing.candidates import Candidates, ChoiceError
 from orchestrator.choosing.judge import DEFAULT_RULE, Rule
 from orchestrator.process import streams
@@ -31,6 +31,8 @@ Metric = Annotated[str, typer.Option(help="The column of `epochs` to choose by."
 Where = Annotated[
     str, typer.Option("--where", metavar="CONDITIONS", help='As in "fid <= 30 and model.nr_filters < 100".')
 ]
+Trial = Annotated[str | None, typer.Option(metavar="TRIAL_ID", help="Choose among this trial's epochs alone.")]
+Epoch = Annotated[int | None, typer.Option(min=1, help="With --trial: this epoch, if its weights were kept.")]
 Mode = Annotated[Literal["max", "min"] | None, typer.Option(help="Which way is better; the metric's own.")]
 RuleOption = Annotated[Rule, typer.Option(help="How to choose; docs/choosing.md says which does what.")]
 Top = Annotated[int, typer.Option(min=1, help="How many trials to print.")]
@@ -69,6 +71,8 @@ def main(
     results: cli.Results = Path("results"),
     sweep: cli.Sweeps = None,
     condition: Where = "",
+    trial: Trial = None,
+    epoch: Epoch = None,
     mode: Mode = None,
     rule: RuleOption = DEFAULT_RULE,
     top: Top = 10,
@@ -85,7 +89,7 @@ def main(
     console = cli.console(stderr=as_json)
     data_root = parse_data_root(given or ()).get("data.root")
     selected = selection.select(results, sweep or ())
-    conditions = where.parse(condition) if condition else ()
+    conditions = (*(where.parse(condition) if condition else ()), *pinned.conditions(selected.stores, trial, epoch))
 
     def chosen() -> decision.Decision:
         return decision.choose(decision.read(selected, metric, mode=mode, conditions=conditions), rule)
@@ -94,6 +98,8 @@ def main(
         console.print(selected.sentence, soft_wrap=True, highlight=False)
     if confirm is None:
         found = _chosen(chosen(), top, ensemble)
+    elif trial is not None:
+        raise ChoiceError("--confirm and --trial do not go together: one trial is no choice to confirm")
     elif ensemble is not None:
         raise ChoiceError("--confirm and --ensemble do not go together")
     else:

@@ -16,6 +16,7 @@ from orchestrator import command_line as cli
 from orchestrator.machines import cluster_file, launch
 from orchestrator.machines.cluster import ClusterError
 from orchestrator.objectives import words
+from orchestrator.records.room import parse_size
 from orchestrator.search import samplers, space
 from orchestrator.search.budget import Budget
 from orchestrator.text import calling
@@ -63,6 +64,12 @@ Hours = Annotated[
 GpuHours = Annotated[float | None, typer.Option(min=0, help="The same, counting each GPU that a trial holds.")]
 Extend = Annotated[
     bool, typer.Option("--extend", help="Go on with a sweep whose space has grown since: more options, wider bounds.")
+]
+Disk = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="As 5GB: what checkpoints may take; the least valuable go first.")
+]
+MoreEpochs = Annotated[
+    int | None, typer.Option(min=1, help="Once the sweep has finished: let its COMPLETE trials go on for so many more.")
 ]
 RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Run the trials that FAILED again, each from its last checkpoint.")
@@ -113,6 +120,8 @@ def main(
     hours: Hours = None,
     gpu_hours: GpuHours = None,
     extend: Extend = False,
+    more_epochs: MoreEpochs = None,
+    disk: Disk = None,
     retry_failed: RetryFailed = False,
     dry_run: DryRun = False,
     cluster: ClusterFile = None,
@@ -140,6 +149,8 @@ def main(
         warm_start=tuple(warm_start or ()),
         budget=Budget(hours, gpu_hours),
         extend=extend,
+        more_epochs=more_epochs,
+        disk=None if disk is None else parse_size(disk),
         retry_failed=retry_failed,
         pending_minutes=pending_minutes,
         max_cost=max_cost,

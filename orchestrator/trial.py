@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bdb
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,11 +22,11 @@ from orchestrator.objectives.objective import Objective
 from orchestrator.process import signals, streams
 from orchestrator.records import beginning, kinds, mixtures
 from orchestrator.records.ranking import is_of_training
-from orchestrator.records.store import Row, Store, as_number
+from orchestrator.records.store import Row, Store, as_int, as_number
 from orchestrator.search import space
 from orchestrator.search.settings import parse_settings
 from orchestrator.text.formatting import measured, plain
-from orchestrator.training import by_hand, importing, replaying, trainer
+from orchestrator.training import by_hand, continuing, importing, replaying, trainer
 from orchestrator.views import tracking
 
 _WAY_OUT = "give this trial another --name"  # where the folder holds trials of other data, or of another protocol
@@ -44,10 +44,12 @@ Renames = Annotated[
 
 
 class _DefaultRun(TyperGroup):
-    """`trial SPACE ...` means `trial run SPACE ...`."""
+    """`trial SPACE ...` means `trial run SPACE ...`, and `trial --from ...` means `trial continue --from ...`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # Any: a class that typer does not publish
-        if args and args[0] not in {*self.commands, "--help"}:
+        if any(arg == "--from" or arg.startswith("--from=") for arg in args) and args[0] not in self.commands:
+            args = ["continue", *args]
+        elif args and args[0] not in {*self.commands, "--help"}:
             args = ["run", *args]
         return super().parse_args(ctx, args)
 
@@ -57,7 +59,7 @@ app = typer.Typer(cls=_DefaultRun, add_completion=False, pretty_exceptions_enabl
 
 @app.callback()
 def main() -> None:
-    """Train one trial in this process. `python -m orchestrator.trial SPACE [OPTIONS]` is short for `run`."""
+    """Train one trial in this process. `trial SPACE` is short for `run`, `trial --from` for `continue`."""
 
 
 @app.command()
@@ -91,18 +93,88 @@ def run(
     asked = space.read(space_file, settings, preset=preset, seed=seed)
     config = trainer.identified(trainer.with_one_extractor(asked.default()))
     store = Store((results / cli.folder_name(name or f"{cli.named_after(space_file, preset)}-trials")).absolute())
+
+    def begin() -> None:
+        kinds.introduce(store, "trials", asked.question, asked.source)
+        _print_settings(console, config)
+
+    _train_by_hand(console, config, store, asked.objective, trackers, place, begin)
+
+
+@app.command("continue")
+@cli.plain_errors()
+@cli.stoppable()
+def continue_(
+    source: Annotated[
+        str, typer.Option("--from", metavar="TRIAL_ID|FILE", help="A trial that has ended, or a .pth of starter code.")
+    ],
+    more_epochs: Annotated[int | None, typer.Option(min=1, help="How many epochs more.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead: how many in all.")] = None,
+    given: cli.Settings = None,
+    sweep: Annotated[str | None, typer.Option(help="The sweep that ran the trial, where several did.")] = None,
+    results: cli.Results = Path("results"),
+    name: Annotated[
+        str | None, typer.Option(help="The folder in RESULTS; the trial's own, and `continued` for a file.")
+    ] = None,
+    wandb: cli.WandbOption = None,
+    tensorboard: cli.TensorBoardOption = False,
+    tracker: cli.TrackerOption = None,
+) -> None:
+    """Go on from the last weights of a trial, or from a file of weights, as a new trial whose parent the tables name.
+
+    Settings of training and measuring may change; the network and the data may not. The optimizer goes on too where
+    its state is known. The same command again resumes an interrupted trial.
+    """
+    console = cli.console()
+    trackers = tracking.asked(tracker or (), wandb=wandb, tensorboard=tensorboard)
+    place = environment.rendezvous()
+    environment.forget_launchers(keep=place)
+    settings = parse_settings(given or ())
+    length = continuing.Length(more_epochs, epochs)
+    if continuing.is_file(source):
+        into = Store((results / cli.folder_name(name or "continued")).absolute())
+        start = continuing.of_file(cli.local(source), length, settings)
+    else:
+        holder = replaying.holder(results, source, None if sweep is None else cli.known_name(sweep))
+        into = holder if name is None else Store((results / cli.folder_name(name)).absolute())
+        start = continuing.of_trial(holder, source, length, settings)
+
+    def begin() -> None:
+        kinds.introduce(into, "trials", f"Trials that continue {source}.")
+        _print_settings(console, start.config)
+        for remark in start.remarks:
+            console.print(f"{source}: {remark}", soft_wrap=True, highlight=False)
+
+    objective = replaying.recorded_objective(into)
+    _train_by_hand(console, start.config, into, objective, trackers, place, begin, start=start)
+
+
+def _train_by_hand(
+    console: Console,
+    config: TrialConfig,
+    store: Store,
+    objective: Objective | None,
+    trackers: tracking.Asked,
+    place: environment.Rendezvous | None,
+    begin: Callable[[], None],
+    *,
+    start: continuing.Start | None = None,
+) -> None:
+    """Train a trial in this process, or this process's share of it, and say where it is. Exit where it failed.
+
+    `begin` is called once nothing is in the way of it.
+    """
     if place is not None and place.processes > 1 and store.is_remote:
-        raise ConfigError(f"--results {results}: {place.processes} processes of a trial need a folder that all see")
+        raise ConfigError(f"--results {store.folder.parent}: a trial of several processes needs a folder that all see")
     mixtures.check(store, config, way_out=_WAY_OUT)
     if place is not None and place.rank > 0:
         trainer.follow(config, store)
         return
     trainer.check(config)
     with beginning.begun(store, config.trial_id):
-        kinds.introduce(store, "trials", asked.question, asked.source)
-        _print_settings(console, config)
+        begin()
         with tracking.following(store, trackers, say=console.print):
-            error = train(console, config, store, asked.objective)
+            error = train(console, config, store, objective, start=start)
     if error is not None:
         cli.fail(f"trial {config.trial_id}: {error}\nIts log is {store.log_file(config.trial_id)}", cli.FAILED)
     console.print(f"Trial {config.trial_id} is in {store.folder}", soft_wrap=True, highlight=False)
@@ -229,8 +301,16 @@ def replay(
     with beginning.begun(again.store, trial_id):
         kinds.introduce(again.store, "replays", f"Replays of {recorded.folder.name}.")
         _print_settings(console, again.config)
-        until, threads = len(again.wanted), again.threads
-        error = train(console, again.config, again.store, again.objective, until=until, threads=threads)
+        until = max(as_int(row["epoch"]) for row in again.wanted)
+        error = train(
+            console,
+            again.config,
+            again.store,
+            again.objective,
+            until=until,
+            threads=again.threads,
+            start=again.start,
+        )
     if error is not None:
         cli.fail(f"trial {trial_id}: {error}", cli.FAILED)
     differences = again.differences()
@@ -238,7 +318,7 @@ def replay(
         console.print(difference, soft_wrap=True, highlight=False)
     if differences:
         cli.fail(f"{len(differences)} of the recorded metrics came out otherwise", cli.FAILED)
-    console.print(f"All metrics of {until} epochs are as recorded.", highlight=False)
+    console.print(f"All metrics of {len(again.wanted)} epochs are as recorded.", highlight=False)
 
 
 def train(
@@ -249,6 +329,7 @@ def train(
     *,
     until: int | None = None,
     threads: Mapping[int, int] | None = None,
+    start: continuing.Start | None = None,
 ) -> str | None:
     """Train by hand, as `by_hand.train` does, and show each epoch. Return what went wrong."""
     console.print("epoch  " + "  ".join(f"{name:>9}" for name in _COLUMNS))
@@ -270,7 +351,14 @@ def train(
 
         try:
             return by_hand.train(
-                config, store, objective, on_epoch=on_epoch, on_progress=on_progress, until=until, threads=threads
+                config,
+                store,
+                objective,
+                on_epoch=on_epoch,
+                on_progress=on_progress,
+                until=until,
+                threads=threads,
+                start=start,
             )
         except (KeyboardInterrupt, bdb.BdbQuit):
             cli.stopped(console, "Stopped. To go on where it stands:")

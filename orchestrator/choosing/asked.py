@@ -10,11 +10,11 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from cpcnn_core.config import LOCATIONS, PROTOCOL, SINCE_PROTOCOL_2, Scalar, field_defaults
+from cpcnn_core.config import ADDED, NOT_IDENTIFYING, PROTOCOL, SINCE_PROTOCOL_2, Scalar, field_defaults
 from orchestrator.choosing.where import Condition
 from orchestrator.records.ranking import Entry
 from orchestrator.records.space_record import RecordedChoice, RecordedField, RecordedSpace
-from orchestrator.records.store import OPTION_PREFIX, Row, as_scalar
+from orchestrator.records.store import OPTION_PREFIX, Row, as_int, as_scalar
 from orchestrator.records.sweep_file import SweepRecord
 
 _QUANTIZE = "data.quantize"
@@ -67,6 +67,8 @@ def asks_for(sweep: SweepRecord, row: Row) -> bool:
         return True
     if row.get("source") is not None:
         return False
+    if row.get("lineage.weights") is not None:
+        return any(asks_for(sweep, _as_from_the_start(row, more)) for more in sweep.continued)
     if fields is None or asked.protocol != PROTOCOL:
         return True
     settings = asked.settings
@@ -76,8 +78,18 @@ def asks_for(sweep: SweepRecord, row: Row) -> bool:
     return all(
         varied[name].admits(as_scalar(row.get(name))) if name in varied else _is_set(name, row, settings, defaults)
         for name in dict.fromkeys((*defaults, *settings, *varied, *options))
-        if name not in LOCATIONS
+        if name not in NOT_IDENTIFYING
     )
+
+
+def _as_from_the_start(row: Row, more: int) -> Row:
+    """The row of the trial that this one would have begun as, if the sweep continued it by so many epochs.
+
+    One whose optimizer began anew is no trial that a sweep continues; its lineage stays, which no sweep asks for.
+    """
+    shorter = {"train.epochs": as_int(row["train.epochs"]) - more}
+    kept = {"lineage.fresh_optimizer": row.get("lineage.fresh_optimizer")}
+    return {**row, **{name: value for name, value in ADDED.items() if name.startswith("lineage.")}, **kept, **shorter}
 
 
 def _varied(fields: RecordedSpace, row: Row) -> Iterator[tuple[str, RecordedField]]:

@@ -25,6 +25,7 @@ from orchestrator.choosing.evidence import Evidence
 from orchestrator.choosing.evidence import evidence as evidence_of
 from orchestrator.choosing.judge import LEVEL, REDRAWS, probability_of_best
 from orchestrator.objectives.objective import SCORE, Direction, Objective
+from orchestrator.records import lineage
 from orchestrator.records.states import reason_of
 from orchestrator.records.store import Row, Store, as_int
 from orchestrator.records.sweep_file import SweepRecord
@@ -156,6 +157,8 @@ def ask(epochs: Candidates, standings: Sequence[TrialStanding], *, finalists: in
                 f"--confirm: {one.trial_id} is an imported checkpoint, which cannot be trained again; leave it out "
                 "with --where or --sweep, or give no --sweep"
             )
+        if settings.get("lineage.weights") is not None:
+            finalist = _from_the_start(finalist, epochs)
         found.setdefault(finalist.run(0).trial_id, finalist)
     if len(found) < finalists:
         raise ChoiceError(
@@ -176,6 +179,18 @@ def ask(epochs: Candidates, standings: Sequence[TrialStanding], *, finalists: in
         tuple(first),
         tuple(range(above, above + seeds)),
     )
+
+
+def _from_the_start(finalist: Finalist, epochs: Candidates) -> Finalist:
+    """A trial that continues another one, as one that is as long from the start. Raise ChoiceError where none is."""
+    [store] = [store for store in epochs.stores if store.folder.name == finalist.sweep]
+    config = lineage.from_the_start(store, finalist.run(0))
+    if config is None:
+        raise ChoiceError(
+            f"--confirm: {finalist.trial_id} continues another trial, in another way than it began, which new seeds "
+            'would not repeat; leave such trials out with --where "lineage.epochs_before == 0"'
+        )
+    return replace(finalist, settings={key: value for key, value in config.flat().items() if key != _SEED})
 
 
 # --------------------------------------------------------------------------------------------------------- the decision

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cpcnn_core.config import LOCATIONS
+from cpcnn_core.config import NOT_IDENTIFYING
 from cpcnn_core.suggest import nearest
 from orchestrator.choosing.candidates import ChoiceError
 from orchestrator.records import arrays, data_kinds
@@ -21,7 +21,7 @@ from orchestrator.text import calling
 _CHOSEN_FROM: tuple[Kind, ...] = ("sweep", "trials", "imported", "confirmation", "replays")
 
 # What two runs of the same question may differ in, and what is compared as the trials' data.
-_NOT_ASKED = LOCATIONS | {"seed", "data.digest", "protocol"}
+_NOT_ASKED = NOT_IDENTIFYING | {"seed", "data.digest", "protocol"}
 
 
 _NO_EPOCH = "no epoch yet"

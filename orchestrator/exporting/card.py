@@ -209,7 +209,13 @@ def _confirmed(choice: Choice) -> list[str]:
 
 def _commands(config: TrialConfig, sweep: SweepRecord) -> list[str]:
     source = sweep.source
-    if source is None or config.source is not None or config.protocol != PROTOCOL:
+    if config.continues and config.lineage.parent is not None:
+        place = [] if config.data.root is None else ["--set", "data.root=PATH"]
+        return [
+            shlex.join(["python", "-m", "orchestrator.trial", "replay", config.trial_id, *place]),
+            "python -m orchestrator.export FOLDER",
+        ]
+    if config.continues or source is None or config.source is not None or config.protocol != PROTOCOL:
         return ["python -m orchestrator.export FOLDER"]
     defaults = TrialConfig().flat()
     settings = {

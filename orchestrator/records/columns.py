@@ -48,7 +48,7 @@ class Attempt:
     started: datetime  # with its zone, UTC
     ended: datetime | None = None
     seconds: float | None = None  # from start to end of this attempt, the process's start apart
-    epochs: int = 0  # finished epochs of the trial, those of earlier attempts included
+    epochs: int = 0  # finished epochs of the trial, those of earlier attempts and of trials that it continues included
     peak_memory_bytes: int | None = None
     threads: int | None = None  # of torch, on the CPU
     gpus: float | None = None  # held while it ran

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from cpcnn_core.config import LOCATIONS, Scalar, field_names
+from cpcnn_core.config import NOT_IDENTIFYING, Scalar, field_names
 from orchestrator.objectives.objective import Objective, ParetoObjective, pareto_front
 from orchestrator.records.states import Meaning, meaning_of
 from orchestrator.records.store import OPTION_PREFIX, Row, Store, as_scalar, as_time
@@ -14,6 +14,10 @@ from orchestrator.records.store import OPTION_PREFIX, Row, Store, as_scalar, as_
 # What a checkpoint file does not tell of the network in it. The rest of an imported trial's configuration is read off
 # the file, or says how the trial was measured here.
 _OF_TRAINING = frozenset({"data.train_fraction", "model.dropout", "model.dropout_kind", "seed"})
+
+
+# What follows from which trial another one continues.
+_OF_THE_PARENT = frozenset({"lineage.root", "lineage.weights", "lineage.epochs_before", "lineage.steps_before"})
 
 
 def is_of_training(field: str) -> bool:
@@ -114,12 +118,13 @@ def front(entries: Iterable[Entry], objective: ParetoObjective) -> list[tuple[En
 
 
 def differing(settings: Sequence[Mapping[str, Scalar]]) -> list[str]:
-    """The fields in which configurations differ, where the data lies apart.
+    """The fields in which configurations differ, those apart that change no result.
 
-    What is not known of one of them, an imported checkpoint, is no difference. A fusion's option that one does not have
-    is.
+    Of a trial that continues another one its parent tells the rest of its lineage. What is not known of one of them, an
+    imported checkpoint, is no difference. A fusion's option that one does not have is.
     """
-    fields = dict.fromkeys(field for each in settings for field in each if field not in LOCATIONS)
+    apart = NOT_IDENTIFYING | _OF_THE_PARENT
+    fields = dict.fromkeys(field for each in settings for field in each if field not in apart)
     return [field for field in fields if len(_known(field, settings)) > 1]
 
 

@@ -48,7 +48,7 @@ class Recording:
             number=number,
             state="RUNNING",
             started=moment(),
-            epochs=store.reported_epochs(config.trial_id),
+            epochs=store.reported_epochs(config),
             gpus=gpus,
             git_commit=git_commit(),
             **({} if place is None else asdict(place)),

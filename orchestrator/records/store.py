@@ -257,13 +257,20 @@ class Store:
         """The trial's rows of `epochs`, in order."""
         return self._tables.epochs_of(trial_id)
 
-    def reported_epochs(self, trial_id: str) -> int:
-        """How many epochs, from the first one on without a gap, have their row."""
-        return self._tables.reported_epochs(trial_id)
+    def reported_epochs(self, config: TrialConfig) -> int:
+        """The last epoch up to which, from the trial's first one on without a gap, each has its row.
+
+        Where there is none, 0, or the epochs before those of a trial that continues another one.
+        """
+        return self._tables.reported_epochs(config)
 
     def add_epoch(self, trial_id: str, attempt: int, metrics: EpochMetrics) -> None:
         """Add the epoch's row, or replace it; rows whose weights are no longer on disk lose their `checkpoint`."""
         self._tables.add_epoch(trial_id, attempt, metrics)
+
+    def forget_weights(self, trial_id: str, epoch: int) -> None:
+        """Have the epoch's row say that its weights are no longer on disk."""
+        self._tables.forget_weights(trial_id, epoch)
 
     def trials(self) -> Table:
         """All attempts of all trials."""

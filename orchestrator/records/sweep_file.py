@@ -89,6 +89,7 @@ class SweepRecord(_Part):
     fields: RecordedSpace | None = None  # None in a sweep of the first releases
     warm_start: Sequence[str] = ()  # the sweeps that it learned from
     extended: Sequence[str] = ()  # when its space grew
+    continued: Sequence[int] = ()  # by how many more epochs its COMPLETE trials went on
 
     @property
     def settings(self) -> Mapping[str, Scalar]:

@@ -90,9 +90,10 @@ class Tables:
         """The trial's rows of `epochs`, in order."""
         return self._rows(EPOCHS, trial_id)
 
-    def reported_epochs(self, trial_id: str) -> int:
-        """How many epochs, from the first one on without a gap, have their row."""
-        return without_a_gap({as_int(row["epoch"]) for row in self.epochs_of(trial_id)})
+    def reported_epochs(self, config: TrialConfig) -> int:
+        """The last epoch up to which, from the trial's first one on without a gap, each has its row."""
+        epochs = {as_int(row["epoch"]) for row in self.epochs_of(config.trial_id)}
+        return without_a_gap(epochs, config.lineage.epochs_before)
 
     def add_epoch(self, trial_id: str, attempt: int, metrics: EpochMetrics) -> None:
         """Add the epoch's row, or replace it; rows whose weights are no longer on disk lose their `checkpoint`."""
@@ -104,6 +105,14 @@ class Tables:
             if other["epoch"] != metrics.epoch
         ]
         rows = sorted([*others, row], key=lambda each: as_int(each["epoch"]))
+        self._write(EPOCHS, trial_id, rows)
+
+    def forget_weights(self, trial_id: str, epoch: int) -> None:
+        """Have the epoch's row say that its weights are no longer on disk."""
+        rows = [
+            {**row, "checkpoint": None} if row["epoch"] == epoch else row
+            for row in self._rows(EPOCHS, trial_id, to_write=True)
+        ]
         self._write(EPOCHS, trial_id, rows)
 
     # --- all trials
@@ -299,9 +308,9 @@ class Tables:
                 yield name, each
 
 
-def without_a_gap(epochs: Container[int]) -> int:
-    """How many of the epochs there are, from the first one on without a gap."""
-    reported = 0
+def without_a_gap(epochs: Container[int], before: int = 0) -> int:
+    """The last epoch up to which all are there, from the one after `before` on."""
+    reported = before
     while reported + 1 in epochs:
         reported += 1
     return reported

@@ -16,13 +16,14 @@ from cpcnn_core.metrics import EpochMetrics
 from orchestrator.objectives.objective import Objective
 from orchestrator.records.ranking import Entry
 from orchestrator.records.recording import Place, Recording, close_orphaned
+from orchestrator.records.room import Room
 from orchestrator.records.states import State, reason_of
 from orchestrator.records.store import Row, Store, StoreError, as_int, config_of, without_a_gap
 from orchestrator.search import study_file
 from orchestrator.search.failures import FailuresInARow
 from orchestrator.search.scheduler import Scheduler, Stopped
 from orchestrator.search.scheduling import Schedule
-from orchestrator.search.study import Study, StudyError, Suggestion
+from orchestrator.search.study import StudyError, Suggestion
 
 MAX_RESTARTS = 2  # how often a trial whose process died is started again; the next time it is failed
 
@@ -44,6 +45,20 @@ class View(Protocol):
     ) -> None: ...
 
 
+class Suggesting(Protocol):
+    """What knows which trials to run: a study, or what continues a sweep without one."""
+
+    @property
+    def is_over(self) -> bool: ...
+    @property
+    def waiting(self) -> tuple[Suggestion, ...]: ...
+    def next(self) -> Suggestion | None: ...
+    def put_back(self, suggestion: Suggestion) -> None: ...
+    def reopen(self, config: TrialConfig) -> Suggestion | None: ...
+    def report(self, number: int, metrics: Row) -> None: ...
+    def end(self, number: int, state: State, best: Row | None) -> None: ...
+
+
 @dataclass
 class _Trial:
     config: TrialConfig
@@ -63,11 +78,12 @@ class Ledger:
     """Turns the events of a sweep's trials into rows, into what the study knows, and into what is shown."""
 
     def __init__(
-        self, study: Study, store: Store, objective: Objective, view: View, scheduler: Scheduler | None = None
+        self, study: Suggesting, store: Store, objective: Objective, view: View, scheduler: Scheduler | None = None
     ) -> None:
         self.fatal: Exception | None = None
         self.gpus: float | None = None  # that each trial holds
         self.retrying = "the same command with --retry-failed"  # what runs trials that failed again
+        self.room: Room | None = None  # that the checkpoints may take on disk
         self._study = study
         self._store = store
         self._objective = objective
@@ -173,7 +189,7 @@ class Ledger:
             again = self._paused.pop(config.trial_id, None)
             # Its rows now, for it may end before a process has begun to run it.
             self._trials[number] = _Trial(config, rows=self._rows(config))
-            reported = without_a_gap(self._trials[number].rows)
+            reported = without_a_gap(self._trials[number].rows, config.lineage.epochs_before)
             # A trial that was left behind may stand at a rung already, its driver killed before it could judge.
             stopped = None if again is not None else self._judge(config, reported)
             if stopped is None:
@@ -224,6 +240,10 @@ class Ledger:
         self._view.epoch(number, trial.config, metrics, self._objective.value(row))
         self._scheduler.observe(trial.config.trial_id, metrics.epoch, self._objective.keys(row))
         trial.stopped = self._judge(trial.config, metrics.epoch)
+        if self.room is not None:
+            full = self.room.make({each.config.trial_id for each in self._trials.values()})
+            if full is not None:
+                self._view.note(f"warning: {full}")
         return trial.stopped is not None
 
     def _died(self, number: int, error: str, its_fault: bool) -> None:

@@ -47,6 +47,8 @@ def parse_settings(given: Iterable[str]) -> dict[str, Scalar]:
             raise SpaceError(f"--set {item}: the value must be one number, string, true, false or null")
         if key == "protocol":
             check_protocol(f"--set {item}", value)
+        if key.startswith("lineage."):
+            raise SpaceError(f"--set {item}: is not set; `trial --from` says what a trial continues")
         settings[key] = value
     return settings
 

@@ -13,7 +13,7 @@ from typing import Protocol, TypeAlias
 
 from pydantic import JsonValue
 
-from cpcnn_core.config import LOCATIONS, PROTOCOL, ConfigError, TrialConfig, check_field
+from cpcnn_core.config import NOT_IDENTIFYING, PROTOCOL, ConfigError, TrialConfig, check_field
 from cpcnn_core.errors import UserError
 from cpcnn_core.metrics import OF_PIXELS
 from orchestrator.machines.resources import Resources
@@ -93,7 +93,7 @@ class SearchSpace:
         except ConfigError as error:
             return {}, str(error)
         for field in dict.fromkeys((*same, *flat)):
-            if field not in LOCATIONS and (field not in same or field not in flat or same[field] != flat[field]):
+            if field not in NOT_IDENTIFYING and (field not in same or field not in flat or same[field] != flat[field]):
                 return {}, f"{field} is {plain(flat.get(field))}, not {plain(same.get(field))}"
         return params, None
 
@@ -134,7 +134,7 @@ class SearchSpace:
 
     def describe(self) -> dict[str, JsonValue]:
         """What identifies the space, as JSON: two files with the same description ask the same question."""
-        settings: dict[str, JsonValue] = {k: value for k, value in self.settings.items() if k not in LOCATIONS}
+        settings: dict[str, JsonValue] = {k: value for k, value in self.settings.items() if k not in NOT_IDENTIFYING}
         return {
             "protocol": PROTOCOL,
             "space": {field: str(distribution) for field, distribution in self.fields.items()},
@@ -197,6 +197,8 @@ class SearchSpace:
             raise SpaceError(
                 f"{where}{field} cannot be searched: trials of other data are never compared; fix it in settings"
             )
+        if field in NOT_IDENTIFYING or field.startswith("lineage."):
+            raise SpaceError(f"{where}{field} cannot be searched: it is no choice of what is trained; leave it out")
         if field == "data.quantize" and (reads := sorted(OF_PIXELS & set(self.objective.reads))):
             raise SpaceError(
                 f"{where}{field} cannot be searched under an objective that reads {' and '.join(reads)}, which "

@@ -90,7 +90,7 @@ class Recorded:
         by_epoch = {as_int(each["epoch"]): each for each in epochs}
         values = {at: told[0] for at, each in by_epoch.items() if (told := objective.values(each)) is not None}
         meaning = meaning_of(row["state"])
-        lacking = without_a_gap(by_epoch) < as_int(row.get("epochs") or 0)
+        lacking = without_a_gap(by_epoch, config.lineage.epochs_before) < as_int(row.get("epochs") or 0)
         incomplete = meaning.ended and not meaning.failed and lacking
         reached = value_of(objective, objective.best(by_epoch.values()))
         return cls(str(row["trial_id"]), config, str(row["state"]), reached, values, params, incomplete)

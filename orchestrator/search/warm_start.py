@@ -108,7 +108,11 @@ def _first_protocol(epochs: Sequence[Row]) -> FidProtocol | None:
 
 def _as_measured_here(space: SearchSpace, config: TrialConfig) -> TrialConfig:
     mine = space.default().flat()
-    return config.with_settings({name: mine[name] for name in _IGNORED if name not in space.searched})
+    # How many training images are looked at is train_acc's measure, and nobody else's.
+    kept = {"eval.train_images"} if "train_acc" in space.objective.reads else set()
+    return config.with_settings(
+        {name: mine[name] for name in _IGNORED if name not in space.searched and name not in kept}
+    )
 
 
 def _in_words(protocol: FidProtocol) -> str:

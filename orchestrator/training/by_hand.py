@@ -7,7 +7,7 @@ import logging
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from cpcnn_core.config import TrialConfig
 from orchestrator.objectives.objective import Objective
@@ -17,6 +17,9 @@ from orchestrator.records.states import meaning_of
 from orchestrator.records.store import Row, Store, StoreError
 from orchestrator.training import replaying, trainer
 
+if TYPE_CHECKING:
+    from orchestrator.training.continuing import Start  # takes torch
+
 logger = logging.getLogger(__name__)
 
 OnEpoch: TypeAlias = Callable[[Row], None]
@@ -24,7 +27,7 @@ OnEpoch: TypeAlias = Callable[[Row], None]
 
 def is_finished(store: Store, config: TrialConfig) -> bool:
     """Whether all epochs are there. If so, the row that says how the trial ended is written where it is missing."""
-    if store.reported_epochs(config.trial_id) < config.train.epochs:
+    if store.reported_epochs(config) < config.train.epochs:
         return False
     attempts = store.attempts_of(config.trial_id)
     if not attempts or not meaning_of(attempts[-1]["state"]).ended:  # its row was lost, or cut short at the end
@@ -41,8 +44,11 @@ def train(
     on_progress: trainer.OnProgress,
     until: int | None = None,
     threads: Mapping[int, int] | None = None,
+    start: Start | None = None,
 ) -> str | None:
-    """Train and record all epochs that are missing, or anew the first `until`. Return what went wrong.
+    """Train and record all epochs that are missing, or anew up to the epoch `until`. Return what went wrong.
+
+    `start` is what a trial begins with that continues another one.
 
     `on_epoch` gets each epoch's row. `threads` says with how many of torch's an epoch is trained; those that it does
     not name with as many as before. An interruption, or leaving the debugger, is recorded and raised.
@@ -59,6 +65,7 @@ def train(
                 on_progress=on_progress,
                 until=until,
                 threads=threads or {},
+                start=start,
             )
         except (KeyboardInterrupt, bdb.BdbQuit) as error:
             _interrupt(begun, "the debugger was left" if isinstance(error, bdb.BdbQuit) else signals.why(error))
@@ -80,12 +87,15 @@ def _recorded(
     on_progress: trainer.OnProgress,
     until: int | None,
     threads: Mapping[int, int],
+    start: Start | None,
 ) -> str | None:
     """Train, with a recording that is put into `begun` once it begins. Return what went wrong."""
 
     def begin(own: Store) -> None:
         if until is not None:
             replaying.forget(own, config.trial_id)
+        if start is not None:
+            start.begin(own)
         begun.append(Recording(own, config, number=None, place=trainer.place()))
 
     def prepare(epoch: int) -> None:
@@ -93,7 +103,7 @@ def _recorded(
             trainer.set_threads(threads[epoch])
 
     try:
-        prepare(1)
+        prepare(1 + config.lineage.epochs_before)
         epochs = trainer.run(config, store, trainer.train, objective=objective, on_begin=begin, on_progress=on_progress)
         for metrics in epochs:
             begun[0].add(metrics, trainer.place())

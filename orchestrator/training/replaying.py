@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.suggest import nearest
@@ -14,6 +15,9 @@ from orchestrator.records.location import Folder, remove_tree
 from orchestrator.records.store import Row, Store, StoreError, as_int, config_of, sweeps
 from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.search.settings import parse_data_root
+
+if TYPE_CHECKING:
+    from orchestrator.training.continuing import Start  # takes torch
 
 # What two runs of the same trial may differ in; and the score, which follows from the metrics.
 _NOT_COMPARED = {
@@ -41,6 +45,7 @@ class Replay:
     wanted: Sequence[Row]  # the rows of the recorded epochs
     threads: Mapping[int, int]  # of torch, by epoch
     objective: Objective | None
+    start: Start | None = None  # of a trial that continues another one
 
     def differences(self) -> list[str]:
         """One line for each metric that came out otherwise."""
@@ -52,7 +57,12 @@ def prepared(recorded: Store, trial_id: str, given: Iterable[str], store: Store)
     config = recorded_config(recorded, trial_id, given)
     wanted = recorded.epochs_of(trial_id)
     threads = threads_by_epoch(recorded.attempts_of(trial_id), wanted)
-    return Replay(config, store, wanted, threads, recorded_objective(recorded))
+    start = None
+    if config.continues:
+        from orchestrator.training import continuing
+
+        start = continuing.recorded(recorded, config)
+    return Replay(config, store, wanted, threads, recorded_objective(recorded), start)
 
 
 def holder(results: Folder, trial_id: str, sweep: str | None) -> Store:

@@ -94,7 +94,7 @@ def train(
 
 def follow(config: TrialConfig, store: Store) -> None:
     """Train this process's share of a trial that the first process of a rendezvous records."""
-    reported = store.reported_epochs(config.trial_id)
+    reported = store.reported_epochs(config)
     if reported < config.train.epochs:  # else that one does not train
         for _ in train(config, store, reported=reported):
             pass
@@ -137,7 +137,7 @@ def run(
         if on_begin is not None:
             on_begin(store)
         with mirror.opened(store, config.trial_id) as mirrored:
-            reported = store.reported_epochs(config.trial_id)
+            reported = store.reported_epochs(config)
             logger.info("trial %s, after %d reported epochs: %s", config.trial_id, reported, config.flat())
             score = None if objective is None else objective.score
             kept_in = store if mirrored is None else mirrored.store

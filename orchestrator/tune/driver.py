@@ -22,6 +22,7 @@ from orchestrator.machines import launch
 from orchestrator.process import signals
 from orchestrator.records import beginning, mixtures, provenance, ranking
 from orchestrator.records.ranking import Entry
+from orchestrator.records.room import Room
 from orchestrator.records.store import Store, as_int, config_of, sweeps
 from orchestrator.records.sweep_file import Asked, Run, SweepRecord
 from orchestrator.search import growth, study_file, warm_start
@@ -29,6 +30,7 @@ from orchestrator.search.budget import BudgetMeter, spent
 from orchestrator.search.ledger import Best, Ledger, View
 from orchestrator.search.study import Study
 from orchestrator.training import trainer
+from orchestrator.tune.continuation import Continuation
 from orchestrator.tune.holding import holding
 from orchestrator.tune.plan import FailingError, Outcome, Plan, SweepError
 
@@ -44,6 +46,10 @@ def run(plan: Plan, view: View, *, beside: Callable[[], AbstractContextManager[N
     nothing behind. Raise SweepError, StoreError, StudyError, ClusterError or what is wrong with the data.
     """
     store = plan.store
+    if plan.disk is not None and store.is_remote:
+        raise SweepError(
+            f"--disk: bounds what a folder on disk holds, and {store.folder} is behind a URL; leave it out"
+        )
     address = launch.cluster_address()
     new = beginning.is_new(store)
     if new and address is not None:
@@ -78,8 +84,12 @@ def _run_in(
         _agree(plan, store)
         for line in store.unify():
             view.note(f"warning: {line}")
+        if new and plan.more_epochs is not None:
+            raise SweepError(f"--more-epochs: {store.folder} holds no sweep yet that could be continued")
         with beside():
             outcome = _search(plan, store, view, new=new)
+            if plan.more_epochs is not None and not outcome.interrupted and outcome.spent is None:
+                outcome = _continue(plan, store, view)
         if new and outcome.interrupted:
             beginning.remove(store, absent)  # where no trial had begun
         return outcome
@@ -113,17 +123,47 @@ def _search(plan: Plan, store: Store, view: View, *, new: bool) -> Outcome:
         _record_run(plan, store)
         if study.finished or study.left_behind:
             view.resumed(study.finished, _best_so_far(plan, entries))
-        limit = _run(plan, store, ledger, stop := _Stop(), meter, view.note)
-        if ledger.fatal is not None:
-            raise ledger.fatal
-        if ledger.hopeless is not None:
-            raise FailingError(ledger.hopeless)
-        store.compact()
-        unfinished = ledger.is_busy or not ledger.is_over
-        interrupted = stop.requested and unfinished
-        return Outcome(study.finished, ran=True, interrupted=interrupted, spent=limit if unfinished else None)
+        return _run_all(plan, store, ledger, meter, view, lambda: study.finished)
     finally:
         study.close()
+
+
+def _run_all(
+    plan: Plan, store: Store, ledger: Ledger, meter: BudgetMeter, view: View, finished: Callable[[], int]
+) -> Outcome:
+    """Run all trials of the ledger. Raise what keeps it from writing, or FailingError."""
+    ledger.room = None if plan.disk is None else Room(store, plan.disk)
+    limit = _run(plan, store, ledger, stop := _Stop(), meter, view.note)
+    if ledger.fatal is not None:
+        raise ledger.fatal
+    if ledger.hopeless is not None:
+        raise FailingError(ledger.hopeless)
+    store.compact()
+    unfinished = ledger.is_busy or not ledger.is_over
+    interrupted = stop.requested and unfinished
+    return Outcome(finished(), ran=True, interrupted=interrupted, spent=limit if unfinished else None)
+
+
+def _continue(plan: Plan, store: Store, view: View) -> Outcome:
+    """Let the COMPLETE trials of a sweep that has finished go on. Early stopping has no say in that."""
+    entries = _entries(plan, store)
+    going_on = Continuation(plan, store, entries, view.note)
+    plan = replace(plan, trials=max(1, going_on.total))
+    ledger = Ledger(going_on, store, plan.space.objective, view)
+    if ledger.is_over:
+        return Outcome(going_on.finished, ran=False, interrupted=False)
+    meter = BudgetMeter(plan.budget, spent(store.trials().rows(), store.epochs().rows()))
+    if limit := meter.exhausted():
+        ledger.interrupt(_spent(limit))
+        return Outcome(going_on.finished, ran=False, interrupted=False, spent=limit)
+    _check_data(plan)
+    record = store.read_sweep() or SweepRecord()
+    continued = list(dict.fromkeys([*record.continued, plan.more_epochs or 0]))
+    store.write_sweep(record.model_copy(update={"continued": continued}))
+    _record_run(plan, store)
+    view.note(f"{going_on.total - going_on.finished} COMPLETE trials go on for {plan.more_epochs} epochs more.")
+    view.resumed(going_on.finished, _best_so_far(plan, entries))
+    return _run_all(plan, store, ledger, meter, view, lambda: going_on.finished)
 
 
 def _with_one_extractor(plan: Plan, store: Store) -> Plan:

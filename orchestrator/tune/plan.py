@@ -34,6 +34,8 @@ class Plan:
     seed: int = 0
     budget: Budget = field(default_factory=Budget)
     extend: bool = False  # accept a space that grew since the sweep was begun
+    disk: int | None = None  # bytes that its checkpoints may take
+    more_epochs: int | None = None  # that each COMPLETE trial goes on for, once the sweep has finished
     retry_failed: bool = False  # run the trials that failed again, before new ones
     pending_minutes: float = 30.0  # on a cluster: for so long no trial may find a place
     max_cost: float | None = None  # on a cluster: what its nodes may cost in all, in the currency of their labels

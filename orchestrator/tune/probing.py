@@ -85,12 +85,14 @@ def probe(config: TrialConfig, dataset: Dataset) -> Probe:
 
 
 def _kept_weights(config: TrialConfig) -> int:
-    """Of how many epochs the weights are kept at most: the best by each metric that is measured, and the last."""
-    from cpcnn_core.checkpoint import KEPT_BEST_BY
+    """Of how many epochs the weights are kept at most: the best by each metric that is measured, the last, and some."""
+    from cpcnn_core.keeping import KEPT_BEST_BY
     from cpcnn_core.metrics import OF_IMAGES
 
     measured = KEPT_BEST_BY.keys() - (frozenset() if config.eval.fid_every else OF_IMAGES)
-    return min(config.train.epochs, len(measured) + 1)
+    steps = [every for every in (config.eval.fid_every, config.train.keep_every) if every]
+    wanted = sum(any(epoch % every == 0 for every in steps) for epoch in range(1, config.train.epochs))
+    return min(config.train.epochs, len(measured) + 1 + min(wanted, config.train.keep_most))
 
 
 def extremes(configs: Iterable[TrialConfig], dataset: Dataset) -> tuple[TrialConfig, TrialConfig]:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Generator
+from functools import partial
 
 from ray.tune import PlacementGroupFactory, Trainable
 
@@ -89,9 +90,18 @@ class TrialProcess(Trainable):  # type: ignore[misc]
             self._store,
             train,
             objective=assignment.objective,
+            on_begin=partial(_begin_with, assignment) if assignment.config.continues else None,
             on_progress=lambda *_: self._beat(),
         )
         trainer.set_threads(threads)
+
+
+def _begin_with(assignment: Assignment, own: Store) -> None:
+    """Put there what a trial begins with that continues another one; a simulated one begins with nothing."""
+    if assignment.trainer == trainer.TRAINER:
+        from orchestrator.training import continuing
+
+        continuing.begin(own, assignment.config)
 
 
 def _is_device_lost(error: Exception) -> bool:

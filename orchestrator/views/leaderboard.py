@@ -14,7 +14,7 @@ from orchestrator.records.ranking import Entry, differing
 from orchestrator.records.store import Cell, Row, as_number
 from orchestrator.text.formatting import measured_apart, settings_apart, short
 
-_DIGESTS = frozenset({"source", "data.digest"})  # shown by their first digits
+_DIGESTS = frozenset({"source", "data.digest", "lineage.weights"})  # shown by their first digits
 
 
 def table(entries: Sequence[Entry], objective: Objective, *, top: int = 10) -> Table:

@@ -42,12 +42,17 @@ def test_the_walk_through_works_as_written(tmp_path: Path) -> None:
     assert re.search(r"\b1[0-9] passed", run.stdout), run.stdout[-500:]
 
 
-def test_the_page_names_every_kind_of_site() -> None:
+def test_the_page_says_of_every_kind_of_site_what_may_be_done_there() -> None:
     from cpcnn_core.config import ModelConfig
+    from cpcnn_core.fusion.base import CHANNELS_ONLY, WITH_CHANNELS
     from cpcnn_core.model import ConditionalPixelCNN
 
     kinds = {site.kind for site in ConditionalPixelCNN(ModelConfig(), (3, 8, 8), 2).sites}
-    assert set(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)) == kinds
+    rows = re.findall(r"^\| `(\w+)` \| .* \| (yes|no) \| (yes|no) \|$", PAGE, re.MULTILINE)
+    assert {kind for kind, _, _ in rows} == kinds
+    for kind, affine, channels in rows:
+        assert (affine == "yes") == (kind not in CHANNELS_ONLY), kind
+        assert (channels == "yes") == (kind in WITH_CHANNELS), kind
 
 
 def _block(marker: str) -> tuple[str, str]:

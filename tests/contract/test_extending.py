@@ -86,7 +86,7 @@ def test_a_trial_of_all_toys_at_once(extended: Path, tmp_path: Path) -> None:
     results = tmp_path / "results"
     run(extended, "orchestrator.trial", str(space), "--results", str(results), "--tracker", "lines")
     [epochs] = (results / "toys-trials" / "epochs").glob("*.parquet")
-    values = pq.read_table(epochs)["val_brier"].to_pylist()
+    values = [dict(metrics)["val_brier"] for metrics in pq.read_table(epochs)["extra"].to_pylist()]
     assert len(values) == 2
     assert all(0 < value < 2 for value in values)
     [shown] = (results / "toys-trials" / "lines").glob("*.jsonl")

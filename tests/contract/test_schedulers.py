@@ -26,7 +26,7 @@ def show(scheduler: Scheduler, trial: str, *losses: float | None) -> str | None:
 class TestScheduler:
     def test_rungs_ascend_from_the_grace_epochs_to_below_the_last(self, name: str) -> None:
         for grace, factor, epochs in itertools.product((1, 3), (2, 4), (1, 3, 4, 20)):
-            rungs = Schedule(name, grace, factor).scheduler(epochs).rungs
+            rungs = Schedule(name=name, grace_epochs=grace, reduction_factor=factor).scheduler(epochs).rungs
             assert list(rungs) == sorted(set(rungs))
             assert all(grace <= rung < epochs for rung in rungs)
 
@@ -34,7 +34,7 @@ class TestScheduler:
     @given(seed=st.integers(0, 2**32))
     def test_one_rebuilt_from_the_curves_decides_as_the_one_that_was_lost(self, name: str, seed: int) -> None:
         rng = random.Random(seed)
-        whole = Schedule(name, grace_epochs=1).scheduler(EPOCHS)
+        whole = Schedule(name=name, grace_epochs=1).scheduler(EPOCHS)
         curves: dict[str, list[float | None]] = {}
         going = [f"t{i}" for i in range(12)]
         for _ in range(60):
@@ -44,7 +44,7 @@ class TestScheduler:
             curve = curves.setdefault(trial, [])
             curve.append(rng.choice([None, rng.random(), round(rng.random(), 1)]))
             whole.observe(trial, len(curve), None if curve[-1] is None else ((curve[-1],),))
-            rebuilt = Schedule(name, grace_epochs=1).scheduler(EPOCHS)
+            rebuilt = Schedule(name=name, grace_epochs=1).scheduler(EPOCHS)
             for known in rng.sample(sorted(curves), len(curves)):  # files come in any order
                 show(rebuilt, known, *curves[known])
             assert rebuilt.stops(trial, len(curve)) == whole.stops(trial, len(curve))
@@ -57,13 +57,13 @@ class TestScheduler:
             assert (rebuilt.resumes(stopped, nothing_new=nothing_new) is None) == (chosen is None)
 
     def test_a_trial_without_a_value_is_never_stopped(self, name: str) -> None:
-        scheduler = Schedule(name, grace_epochs=1).scheduler(EPOCHS)
+        scheduler = Schedule(name=name, grace_epochs=1).scheduler(EPOCHS)
         for trial in "abcdefgh":
             show(scheduler, trial, 0.1, 0.1, 0.1)
         assert [show(scheduler, "unknown", *[None] * count) for count in (1, 2, 3)] == [None] * 3
 
     def test_the_worst_of_many_never_goes_on_while_a_better_one_stops(self, name: str) -> None:
-        scheduler = Schedule(name, grace_epochs=1).scheduler(EPOCHS)
+        scheduler = Schedule(name=name, grace_epochs=1).scheduler(EPOCHS)
         losses = random.Random(0).sample(range(20), 20)
         for loss in losses:
             scheduler.observe(str(loss), 1, ((loss,),))
@@ -71,7 +71,7 @@ class TestScheduler:
         assert stopped == list(range(20 - len(stopped), 20))
 
     def test_a_trial_that_failed_takes_no_place(self, name: str) -> None:
-        with_failed, without = (Schedule(name, grace_epochs=1).scheduler(EPOCHS) for _ in range(2))
+        with_failed, without = (Schedule(name=name, grace_epochs=1).scheduler(EPOCHS) for _ in range(2))
         show(with_failed, "failed", 0.0)
         with_failed.forget("failed")
         for index, trial in enumerate("abcdefgh"):

@@ -13,6 +13,7 @@ from orchestrator.records.ranking import Entry
 from orchestrator.records.store import Attempt, Store
 from orchestrator.views.tracking import TRACKERS, TrackerError, asked
 from tests.support.paths import local
+from tests.support.times import at
 
 CONFIG = TrialConfig.from_flat({"train.epochs": 3})
 TRIAL = CONFIG.trial_id
@@ -24,8 +25,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     (tmp_path / "home").mkdir()
     made = Store(tmp_path / "results" / "digits")
     made.create()
-    started = "2026-01-01T00:00:00.000+00:00"
-    made.write_attempt(Attempt(trial_id=TRIAL, attempt=1, number=0, state="COMPLETE", started=started), CONFIG)
+    made.write_attempt(Attempt(trial_id=TRIAL, attempt=1, number=0, state="COMPLETE", started=at("2026-01-01")), CONFIG)
     Image.new("RGB", (4, 6)).save(local(made.samples_file(TRIAL, 2)))
     return made
 

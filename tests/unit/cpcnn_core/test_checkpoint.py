@@ -20,13 +20,13 @@ from safetensors.torch import save_file
 from cpcnn_core.checkpoint import (
     CheckpointError,
     CheckpointFolder,
-    kept_epochs,
     load_weights,
     save_weights,
     weights_name,
 )
-from cpcnn_core.config import TrialConfig
+from cpcnn_core.config import TrainConfig, TrialConfig
 from cpcnn_core.files import sha256
+from cpcnn_core.keeping import kept_epochs
 from cpcnn_core.metrics import EpochMetrics
 from tests.contract.networks import images, network
 
@@ -87,7 +87,8 @@ def test_the_best_by_each_metric_and_the_last_are_kept(tmp_path: Path) -> None:
 
 def test_fid_and_score_keep_their_best_where_they_were_measured() -> None:
     history = [metrics(1, val_acc=0.9, val_bpd=1.0), metrics(2, fid=30.0, score=0.1), metrics(3, fid=20.0, score=0.9)]
-    assert kept_epochs([*history, metrics(4, fid=25.0), metrics(5)]) == (1, 3, 5)
+    history += [metrics(4, fid=25.0), metrics(5)]
+    assert kept_epochs(history, TrainConfig(), range(1, 6)) == (1, 3, 5)
 
 
 def test_the_newest_state_is_loaded_with_its_history(tmp_path: Path) -> None:
@@ -450,7 +451,7 @@ def test_whatever_stands_in_the_index_training_goes_on_from_somewhere_or_says_wh
             state = folder.load_state()
             assert state is None or state["epoch"] in (1, 2)
             if folder.history:
-                kept_epochs(folder.history)
+                kept_epochs(folder.history, CONFIG.train, range(1, 6))
         with contextlib.suppress(CheckpointError):
             load_weights(sound / weights_name(2))
     finally:
@@ -498,3 +499,27 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> Non
         write_atomically(path, fail)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def drawn(epoch: int, **values: float) -> EpochMetrics:
+    return metrics(epoch, **values).replaced(sample_seconds=1.0)
+
+
+def test_epochs_with_a_picture_and_every_so_manieth_are_kept_the_most_valuable_ones() -> None:
+    """The values are such that the first epoch is the best, and each one after it worse."""
+    history = [(drawn if epoch % 4 == 0 else metrics)(epoch, val_bpd=float(epoch)) for epoch in range(1, 14)]
+    there = range(1, 14)
+    assert kept_epochs(history, TrainConfig(), there) == (1, 4, 8, 12, 13)
+    assert kept_epochs(history, TrainConfig(keep_every=5), there) == (1, 4, 5, 8, 10, 12, 13)
+    assert kept_epochs(history, TrainConfig(keep_every=5, keep_most=2), there) == (1, 4, 5, 13)
+    assert kept_epochs(history, TrainConfig(keep_most=0), there) == (1, 13)
+    assert kept_epochs(history, TrainConfig(keep_every=5), {1, 8, 13}) == (1, 8, 13), "what is gone does not come back"
+
+
+def test_what_is_kept_on_disk_is_what_is_named(tmp_path: Path) -> None:
+    config = CONFIG.with_settings({"train.keep_every": 2, "train.keep_most": 2})
+    folder = CheckpointFolder(tmp_path, config)
+    for epoch in range(1, 8):
+        last = save(folder, epoch, val_bpd=float(epoch))
+        assert sorted(p.name for p in tmp_path.glob("weights-*")) == [weights_name(e) for e in last.kept_epochs]
+    assert last.kept_epochs == (1, 2, 4, 7)

@@ -17,12 +17,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cpcnn_core import evaluate as evaluation
 from cpcnn_core import fid, quality
 from cpcnn_core import train as training
-from cpcnn_core.checkpoint import kept_epochs, load_weights
+from cpcnn_core.checkpoint import load_weights
 from cpcnn_core.classify import class_log_likelihoods
-from cpcnn_core.config import ConfigError, TrialConfig
+from cpcnn_core.config import ConfigError, TrainConfig, TrialConfig
 from cpcnn_core.data import HIDDEN, Dataset, Split
 from cpcnn_core.evaluate import evaluate, log_prior
 from cpcnn_core.evaluation import Evaluation
+from cpcnn_core.keeping import kept_epochs
 from cpcnn_core.loss import Loss
 from cpcnn_core.metrics import EpochMetrics
 from cpcnn_core.quality import Drawn
@@ -216,9 +217,13 @@ def test_fids_by_different_rulers_are_not_compared_when_weights_are_kept() -> No
         return metrics(epoch, val_acc=0.5, val_bpd=3.0, fid=value, fid_extractor=extractor, fid_images=100)
 
     history = [measured(1, 1.0, "a"), measured(2, 30.0, "b"), measured(3, 20.0, "b"), measured(4, 25.0, "b")]
-    assert kept_epochs(history) == (1, 3, 4)  # the first as the earliest best val_acc, not for its FID
+    assert kept_epochs(history, TrainConfig(), range(1, 5)) == (
+        1,
+        3,
+        4,
+    )  # the first as the earliest best val_acc, not for its FID
     history[0] = history[0].replaced(val_acc=0.4, val_bpd=4.0)
-    assert kept_epochs(history) == (2, 3, 4)
+    assert kept_epochs(history, TrainConfig(), range(1, 5)) == (2, 3, 4)
 
 
 def test_accumulation_changes_nothing_but_rounding(tmp_path: Path) -> None:

@@ -26,6 +26,15 @@ CONFIG = TrialConfig.from_flat(
 )
 
 
+LINEAGE = {
+    "lineage.parent": "0123456789ab",
+    "lineage.root": "0123456789ab",
+    "lineage.weights": "a" * 64,
+    "lineage.epochs_before": 5,
+    "train.epochs": 9,
+}
+
+
 def written(tmp_path: Path, config: TrialConfig, **changes: Any) -> str:
     store = Store(tmp_path / "digits")
     store.create()
@@ -118,3 +127,12 @@ def test_a_confirmed_choice_is_told_by_its_runs(tmp_path: Path, interval: list[f
     assert "with probability >0.99" in text
     assert "1.0000 is what the search found" in text
     assert ("95% interval" in text) == (interval is not None)
+
+
+def test_a_trial_that_continues_another_one_says_which_and_is_trained_again_by_a_replay(tmp_path: Path) -> None:
+    config = CONFIG.with_settings(LINEAGE)
+    text = written(tmp_path, config)
+    assert "- `lineage.parent`: 0123456789ab" in text
+    assert f"python -m orchestrator.trial replay {config.trial_id}" in text
+    without_a_name = CONFIG.with_settings({"lineage.weights": "a" * 64})
+    assert "orchestrator.trial" not in written(tmp_path, without_a_name)

@@ -83,15 +83,15 @@ def test_an_epoch_reported_twice_is_one_row_of_the_later_attempt(store: Store) -
     store.add_epoch(ID, 2, metrics(2, val_acc=0.9))
     assert [(row["epoch"], row["attempt"]) for row in store.epochs().rows()] == [(1, 1), (2, 2)]
     assert store.epochs().rows()[1]["val_acc"] == 0.9
-    assert store.reported_epochs(ID) == 2
+    assert store.reported_epochs(CONFIG) == 2
 
 
 @everywhere
 def test_epochs_count_as_reported_up_to_the_first_gap(store: Store) -> None:
     for epoch in (1, 2, 4):
         store.add_epoch(ID, 1, metrics(epoch))
-    assert store.reported_epochs(ID) == 2
-    assert store.reported_epochs("another") == 0
+    assert store.reported_epochs(CONFIG) == 2
+    assert store.reported_epochs(CONFIG.with_settings({"seed": 9})) == 0
 
 
 @everywhere
@@ -286,7 +286,7 @@ def test_compaction_changes_no_row_and_leaves_running_trials_alone(store: Store)
     assert store.compact(at_least=4) == 8
     assert contents(store) == before
     assert {file.name for file in store.epochs_folder.iterdir()} == {COMPACTED, f"{running.trial_id}.parquet"}
-    assert store.reported_epochs(configs[0].trial_id) == 2
+    assert store.reported_epochs(configs[0]) == 2
     assert store.compact(at_least=1) == 0
     assert [row["val_acc"] for row in store.epochs(["val_acc"]).rows()] == [
         row["val_acc"] for row in store.epochs().rows()

@@ -81,6 +81,17 @@ def test_only_what_the_space_admits_and_was_measured_alike_is_used(tmp_path: Pat
     assert said.endswith("; 3 others")
 
 
+@pytest.mark.parametrize("metric", ["train_acc", "val_acc"])
+def test_how_many_training_images_are_looked_at_matters_to_train_acc_alone(tmp_path: Path, metric: str) -> None:
+    space = SearchSpace("a test", "", SPACE.fields, SPACE.settings, 4, Objective.of(metric))
+    old = store_of(tmp_path, "old")
+    add(old, measured={"train_acc": 0.5})
+    add(old, model__nr_filters=9, eval__train_images=77, measured={"train_acc": 0.6})
+    [source] = warm_start.gather(space, [old])
+    assert len(source.used) == (1 if metric == "train_acc" else 2)
+    assert list(source.refused) == (["eval.train_images is 77, not 512"] if metric == "train_acc" else [])
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_a_fid_of_other_features_is_no_fid(tmp_path: Path, known: bool) -> None:
     space = SearchSpace(

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cpcnn_core.checkpoint import KEPT_BEST_BY, kept_epochs
 from cpcnn_core.config import TrialConfig
+from cpcnn_core.keeping import KEPT_BEST_BY, kept_epochs
 from cpcnn_core.metrics import OF_IMAGES
 from orchestrator.objectives.objective import Objective
 from orchestrator.records.recording import Recording
@@ -51,7 +51,7 @@ def test_they_are_found_where_no_branch_is_the_smallest_in_everything() -> None:
 
 @pytest.mark.parametrize("fid_every", [0, 1])
 def test_room_is_planned_for_the_weights_of_every_epoch_that_may_be_the_best_by_some_metric(fid_every: int) -> None:
-    config = TrialConfig.from_flat({"train.epochs": 20, "eval.fid_every": fid_every})
+    config = TrialConfig.from_flat({"train.epochs": 20, "eval.fid_every": fid_every, "train.keep_every": 4})
     measured = [name for name in KEPT_BEST_BY if fid_every or name not in OF_IMAGES]
     protocol = {"fid_extractor": "classifier", "fid_images": 20, "fid_reference": "validation"} if fid_every else {}
     history = [  # each metric is at its best in an epoch of its own
@@ -59,10 +59,11 @@ def test_room_is_planned_for_the_weights_of_every_epoch_that_may_be_the_best_by_
             epoch,
             **{name: float((best == epoch) == (KEPT_BEST_BY[name] == "max")) for best, name in enumerate(measured, 1)},
             **protocol,
+            sample_seconds=1.0 if fid_every else None,
         )
         for epoch in range(1, 21)
     ]
-    assert probing._kept_weights(config) == len(kept_epochs(history))
+    assert probing._kept_weights(config) == len(kept_epochs(history, config.train, range(1, 21)))
 
 
 @pytest.mark.parametrize("state", MEANINGS)
