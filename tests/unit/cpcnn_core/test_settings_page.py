@@ -15,7 +15,7 @@ from tests.support.pages import default_of, rows, values
 from tests.support.paths import ROOT
 
 PAGE = (ROOT / "docs" / "settings.md").read_text()
-HEADS = ("Data", "The network", "Training", "Evaluation", "The rest")
+HEADS = ("Data", "The network", "Training", "Evaluation", "The rest", "What a trial continues")
 ROWS = {row[0].strip("`"): row[1:] for head in HEADS for row in rows(PAGE, head)}
 BY_NAME = {  # what an annotation does not say
     "data.name": ", ".join(f"`{name}`" for name in SOURCES),
