@@ -1,8 +1,8 @@
 """Which way of telling the network the digit classifies and draws best, and how large need the network be?
 
 Cost: 10 trials of 4 epochs on 1,197 images of 8x8, some 4 minutes on 2 cores. The data ships with scikit-learn. FID is
-measured in the features of a small classifier that learns from it (docs/fid.md): some 11 of a network that has learnt
-nothing, 1.6 after these 4 epochs.
+measured in the features of a small classifier that learns from it (docs/fid.md): 18 of a network before training, 0.5
+of real digits.
 """
 
 from search_spaces import choice, desirability, floats, ints, soft_goal
@@ -22,7 +22,7 @@ settings = {
     "train.schedule": "cosine",
     "eval.batch_size": 500,
     "eval.train_images": 100,
-    "eval.fid_every": 1,
+    "eval.fid_every": 2,
     "eval.fid_extractor": "classifier",
 }
 

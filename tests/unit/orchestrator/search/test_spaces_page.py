@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.search import space_file
 from orchestrator.search.space import SearchSpace, SpaceError, read
 from orchestrator.search.space_file import SpaceFile
 from search_spaces import Choice, Ints, floats, ints
@@ -40,6 +41,21 @@ def test_the_complete_file_has_every_name_at_the_default_that_the_page_gives(tmp
         assert getattr(space, name) == getattr(least, name), name
     assert f"the default is {least.trials}\n" in complete
     assert space.resources != least.resources
+
+
+def test_the_presets_of_the_page_are_sound(tmp_path: Path) -> None:
+    [block] = [block for block in BLOCKS if '"unpruned"' in block]
+    plain = space_of(tmp_path, block)
+    small, unpruned = (read(tmp_path / "page.py", preset=name) for name in ("small", "unpruned"))
+    assert (small.trials, small.epochs, small.settings["model.nr_resnet"]) == (6, 4, 1)
+    assert (unpruned.schedule.name, unpruned.fields) == ("none", plain.fields)
+
+
+def test_the_page_has_every_space_that_ships() -> None:
+    files = {path.name for path in (ROOT / "search_spaces").glob("*.py")} - {"__init__.py"}
+    assert set(re.findall(r"^\| `(\w+\.py)` \|", PAGE, re.MULTILINE)) == files
+    named = {name for file in files for name in space_file.read(ROOT / "search_spaces" / file).presets}
+    assert all(f"`{name}`" in PAGE for name in named)
 
 
 def test_the_page_has_every_argument_of_a_distribution() -> None:
