@@ -201,12 +201,7 @@ class Run:
         self.model = build_model(config, dataset.image_shape, dataset.nr_classes).to(device)
         self.grad_norms = StageNorms(self.model.named_parameters())
         self.sums = Sums.zero(device, len(self.grad_norms.stages))
-        state = self.checkpoints.load_state()
-        if state is None and config.continues:
-            raise CheckpointError(
-                f"{folder}: the state that trial {config.trial_id} was to begin with is missing or damaged; "
-                "begin it anew by the command that continues its parent"
-            )
+        state = self._kept_state()
         if state is None and config.train.data_dependent_init:
             self._initialise()
         self.optimizer = build_optimizer(config.train, self.model, dataset.image_shape)
@@ -218,6 +213,16 @@ class Run:
         loss = self._loss()
         self.replicated: nn.Module = accelerator.prepare(loss) if self.world > 1 else loss
         self.loss = torch.compile(self.replicated, dynamic=False) if config.train.compile else self.replicated
+
+    def _kept_state(self) -> dict[str, Any] | None:
+        """The training state to go on from. Raise CheckpointError where a trial that continues another has none."""
+        state = self.checkpoints.load_state()
+        if state is None and self.config.continues:
+            raise CheckpointError(
+                f"{self.checkpoints.folder}: the state that trial {self.config.trial_id} was to begin with is missing "
+                "or damaged; begin it anew by the command that continues its parent"
+            )
+        return state
 
     def _initialise(self) -> None:
         """Set scales and biases by some of the training images."""

@@ -140,10 +140,9 @@ def main(
     trackers = tracking.asked(tracker or (), wandb=wandb, tensorboard=tensorboard)
     wanted = None if objective is None else words.read(objective)
     asked = space.read(space_file, given or (), preset=preset, seed=seed, sampler=sampler, objective=wanted)
-    asked = replace(asked, schedule=asked.schedule.named(scheduler))
     plan = Plan(
         name=cli.folder_name(cli.named_after(space_file, preset) if name is None else name),
-        space=asked,
+        space=replace(asked, schedule=asked.schedule.named(scheduler)),
         results=results,
         trials=trials or asked.trials,
         seed=seed,
@@ -156,14 +155,19 @@ def main(
         pending_minutes=pending_minutes,
         max_cost=max_cost,
     )
-    if dry_run:
-        dry_run_of(console, plan, cluster)
-    elif cluster is not None:
-        raise ClusterError("--cluster: goes with --dry-run; --address and --submit run a sweep on a cluster")
+    if dry_run or cluster is not None:
+        _estimate(console, plan, cluster, dry_run=dry_run)
     elif submit is not None:
         _submit(console, context, plan, submit, space_file)
     else:
         _run(console, plan, address, trackers, plain=plain)
+
+
+def _estimate(console: Console, plan: Plan, cluster: Path | None, *, dry_run: bool) -> None:
+    """Say what the sweep would cost. Raise ClusterError where nobody asked for that alone."""
+    if not dry_run:
+        raise ClusterError("--cluster: goes with --dry-run; --address and --submit run a sweep on a cluster")
+    dry_run_of(console, plan, cluster)
 
 
 def _run(console: Console, plan: Plan, address: str | None, trackers: tracking.Asked, *, plain: bool) -> None:

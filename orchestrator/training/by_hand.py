@@ -122,9 +122,7 @@ def _recorded(
         if not begun:
             raise
         logger.exception("the trial failed")
-        with suppress(OSError):  # which is then what went wrong, and said already
-            store.publish_log(config.trial_id)
-        begun[0].finish("FAILED", trainer.describe(error))
+        _fail(begun[0], store, config.trial_id, trainer.describe(error))
         if debugging.is_run_by_debugger():  # which looks into it, and prints it too
             raise
         traceback.print_exc()
@@ -132,6 +130,13 @@ def _recorded(
     whole = begun[0].attempt.epochs >= config.train.epochs
     begun[0].finish("COMPLETE" if whole else "PRUNED", stopped=None if whole else "as far as the recorded trial went")
     return None
+
+
+def _fail(recording: Recording, store: Store, trial_id: str, why: str) -> None:
+    """Record that the trial failed."""
+    with suppress(OSError):  # which is then what went wrong, and said already
+        store.publish_log(trial_id)
+    recording.finish("FAILED", why)
 
 
 def _interrupt(begun: Sequence[Recording], why: str) -> None:
