@@ -23,10 +23,7 @@ test:
 # What unit and contract tests execute, branches too, in the processes that they start as well; pyproject.toml has the
 # floor. Measuring takes about a fifth more processor time, so `test-processes`, the rest of the tests, goes without.
 coverage:
-	uv run coverage erase
-	uv run coverage run -m pytest tests/unit tests/contract
-	uv run coverage combine --quiet
-	uv run coverage report
+	uv run pytest --cov --cov-report=term tests/unit tests/contract
 
 test-processes:
 	uv run pytest tests/end_to_end tests/fault

@@ -157,7 +157,8 @@ class Objective:
             if missing:
                 why = " and ".join(f"{field} is {plain(flat[field])}" for field in missing)
                 remedy = " ".join(f"--set {field}={plain(value)}" for field, value in missing.items())
-                return f"{metric} is not measured while {why}; change that in settings, or give {remedy}"
+                other = "or let `sweep --objective` want something else"
+                return f"{metric} is not measured while {why}; change that in settings, give {remedy}, {other}"
         return None
 
 

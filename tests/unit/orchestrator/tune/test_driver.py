@@ -434,7 +434,7 @@ def test_the_plain_view_is_one_line_an_event(capsys: pytest.CaptureFixture[str])
     assert lines == [
         "[1/4] resumed after 1 finished trials",
         f"[1/4] trial {config.trial_id} runs: nr_filters 12",
-        f"[1/4] trial {config.trial_id} epoch 1/3: val_acc 0.2500, val_bpd 3.2000, 0.0 s",
+        f"[1/4] trial {config.trial_id} epoch 1/3: val_acc 0.2500, val_bpd 3.2000, train_acc 0.5000, 0.0 s",
         f"[2/4] trial {config.trial_id} COMPLETE: best val_acc 0.2500",
         f"trial {config.trial_id} FAILED: ValueError: [bad]",
     ]
