@@ -251,8 +251,11 @@ class CheckpointFolder:
         return bool(self._index["states"])
 
     def begin(self, state: dict[str, Any]) -> None:
-        """Commit what a trial begins with that continues another one, unless it has begun. See `train.begin_state`."""
-        if not self.is_begun:
+        """Commit what a trial begins with that continues another one, unless it has begun. See `train.begin_state`.
+
+        One that has not finished an epoch begins again where its state is damaged.
+        """
+        if not self.is_begun or (not self.history and self.load_state() is None):
             self.folder.mkdir(parents=True, exist_ok=True)
             self.save_state(state, epoch=state["epoch"], step=state["step"])
 

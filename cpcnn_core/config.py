@@ -143,6 +143,8 @@ class ModelConfig(_Section):
             for variant, given in self.fusion_options.items()
         }
         object.__setattr__(self, "fusion_options", typed)
+        for variant, chosen in options.items():
+            self._check_depth(variant, chosen)
         if self.label_encoding == "one_hot" and self.label_dim is not None:
             raise ValueError(
                 f"model.label_dim: {self.label_dim} has no meaning for one_hot, whose size is the number of classes; "
@@ -151,6 +153,17 @@ class ModelConfig(_Section):
         if self.label_encoding == "sinusoidal" and self.label_dim is not None and self.label_dim % 2:
             raise ValueError(f"model.label_dim: {self.label_dim} must be even for sinusoidal (sine and cosine pairs)")
         return self
+
+    def _check_depth(self, variant: str, options: object) -> None:
+        """Raise ValueError where a variant's options leave no block of the network that a label would enter."""
+        from cpcnn_core.fusion.base import DepthOptions, blocks
+
+        if isinstance(options, DepthOptions) and not any(map(options.includes, blocks(self.nr_resnet))):
+            said = ", ".join(f"{name}={value}" for name, value in self.fusion_options[variant].items())
+            raise ValueError(
+                f"model.fusion_options.{variant}: {said} leave no block of a network with model.nr_resnet "
+                f"{self.nr_resnet}; lower `every`, or choose more `passes` or `levels`"
+            )
 
     @property
     def fusion_names(self) -> tuple[str, ...]:

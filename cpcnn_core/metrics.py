@@ -100,6 +100,7 @@ class EpochMetrics:
     val_ece: float  # expected calibration error, 15 equal-width bins
     val_temperature: float  # divides the log-likelihoods; minimises val_class_nll
     val_ece_calibrated: float  # val_ece at that temperature
+    test_acc_error: str | None = None  # why it is None although it was due
     test_acc: float | None = None  # after the last epoch, where the test labels are known; nothing is chosen by it
     fid: float | None = None  # of images drawn after this epoch; comparable where the next three fields are the same
     fid_extractor: str | None = None  # whose features, exactly

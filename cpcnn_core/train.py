@@ -216,6 +216,8 @@ class Run:
 
     def _kept_state(self) -> dict[str, Any] | None:
         """The training state to go on from. Raise CheckpointError where a trial that continues another has none."""
+        if self.world > 1:  # the first process may be about to put it there
+            self.accelerator.wait_for_everyone()
         state = self.checkpoints.load_state()
         if state is None and self.config.continues:
             raise CheckpointError(
@@ -507,11 +509,18 @@ class Run:
         distances = diagnostics.class_distances(model, self.dataset.class_names)
         return evaluation.class_accuracies(self.dataset.class_names) | fusion | distances
 
-    def _on_test(self, on_progress: OnProgress) -> dict[str, float]:
-        """After the last epoch the accuracy on the test images, where their labels are known."""
+    def _on_test(self, on_progress: OnProgress) -> dict[str, float | str]:
+        """After the last epoch the accuracy on the test images, where their labels are known.
+
+        A trial does not fail by images that nothing is chosen by: where they cannot be scored, the reason is given.
+        """
         if self.epoch < self.config.train.epochs or not self.dataset.test.labelled:
             return {}
-        return {"test_acc": self._evaluated(self.dataset.test, on_progress).accuracy}
+        try:
+            return {"test_acc": self._evaluated(self.dataset.test, on_progress).accuracy}
+        except TrainingError as error:
+            logger.warning("the test images of epoch %d were not scored: %s", self.epoch, error)
+            return {"test_acc_error": str(error)}
 
     def _activations(self) -> dict[str, float]:
         """How large activations are, and how stuck gates, on a few images that are the same in each epoch."""

@@ -303,6 +303,7 @@ def sample(
 @cli.plain_errors()
 def look(
     space_file: cli.SpaceFile,
+    preset: cli.Preset = None,
     given: cli.Settings = None,
     split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Whose images to show.")] = "train",
     out: Annotated[
@@ -311,7 +312,7 @@ def look(
 ) -> None:
     """Show the data that SPACE trains on: a picture with a row per class, as the network sees the images."""
     console = cli.console()
-    config = space.read(space_file, given or ()).default()
+    config = space.read(space_file, given or (), preset=preset).default()
     data = trainer.dataset(config.data)
     from orchestrator.views import look as looking  # torch takes seconds; a mistake is answered before
 

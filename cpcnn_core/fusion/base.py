@@ -128,10 +128,25 @@ class FusionOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def blocks(nr_resnet: int) -> Iterator[Block]:
+    """Every block of a network; the down pass has one more than `nr_resnet` in all but its first stage."""
+    for stream in ("u", "ul"):
+        number = 0
+        for resolution in RESOLUTIONS:
+            for _ in range(nr_resnet):
+                yield Block("up", resolution, stream, number)
+                number += 1
+        number = 0
+        for stage, resolution in enumerate(reversed(RESOLUTIONS)):
+            for _ in range(nr_resnet + (stage > 0)):
+                yield Block("down", resolution, stream, number)
+                number += 1
+
+
 class DepthOptions(FusionOptions):
     """At which blocks: those of one pass (`passes` up, down or both) and of some resolutions (`levels`, as full+half).
 
-    Of these every k-th of each pass and stream (`every`), the first one included.
+    Of these the ones whose number, counted from 0 through their whole pass and stream, `every` divides.
     """
 
     passes: Literal["both", "up", "down"] = "both"

@@ -14,7 +14,7 @@ from orchestrator.exporting.export_record import Choice, ExportRecord
 from orchestrator.records.ranking import Entry, is_of_training
 from orchestrator.records.store import StoreError, as_number
 from orchestrator.records.sweep_file import SweepRecord
-from orchestrator.search.settings import parse_settings
+from orchestrator.search.settings import PRESET, parse_settings
 from orchestrator.text.formatting import interval, measured, plain, probability
 from orchestrator.text.markdown import block, code, prose
 
@@ -256,14 +256,18 @@ def _commands(config: TrialConfig, sweep: SweepRecord) -> list[str]:
     if config.continues or source is None or config.source is not None or config.protocol != PROTOCOL:
         return ["python -m orchestrator.export FOLDER"]
     defaults = TrialConfig().flat()
+    said = {} if sweep.asked is None else {**sweep.asked.space, **sweep.asked.settings}
     settings = {
         name: "PATH" if name == "data.root" else value
         for name, value in config.flat().items()
-        if defaults.get(name) != value and name != "seed"
+        # What the space file or its preset says of a field counts before its default does.
+        if (defaults.get(name) != value or name in said) and name != "seed"
     }
+    file, _, preset = source.partition(PRESET)
+    under = ["--preset", preset] if preset else []
     given = [argument for name, value in settings.items() for argument in ("--set", f"{name}={_typed(name, value)}")]
     return [
-        shlex.join(["python", "-m", "orchestrator.trial", source, "--seed", str(config.seed), *given]),
+        shlex.join(["python", "-m", "orchestrator.trial", file, *under, "--seed", str(config.seed), *given]),
         "python -m orchestrator.export FOLDER",
     ]
 

@@ -50,7 +50,8 @@ def written(model: ConditionalPixelCNN, log_prior: Tensor, layout: Layout | None
         f"LOG_PRIOR: list[float] = {log_prior.tolist()}",
         f"FUSION = {config.fusion!r}  # its options {config.fusion_options}",
         "SHAPES: dict[str, tuple[int, ...]] = {",
-        *(f'    "{name}": {tuple(tensor.shape)},' for name, tensor in tensors.items()),
+        # Names may come from a file: as literals, whatever is in them.
+        *(f"    {name!r}: {tuple(tensor.shape)}," for name, tensor in tensors.items()),
         "}",
         "",
         "",
@@ -113,7 +114,7 @@ def _conditioning(model: ConditionalPixelCNN, stored: dict[str, Stored], tensors
     lines, results = _code(module, names)
     left = iter(results)
     returned = [
-        f'        "{site}": ({", ".join(next(left) if there else "None" for there in parts)}),'
+        f"        {site!r}: ({', '.join(next(left) if there else 'None' for there in parts)}),"
         for site, parts in structure
     ]
     head = [line.partition("  # noqa")[0] for line in inspect.getsource(model_template.conditioning).splitlines()[:2]]
@@ -127,7 +128,7 @@ def _code(module: fx.GraphModule, names: Sequence[str]) -> tuple[list[str], list
     inputs = iter(names)
     for node in module.graph.nodes:
         if node.op == "placeholder":
-            lines.append(f'{node.name} = p["{next(inputs)}"]')
+            lines.append(f"{node.name} = p[{next(inputs)!r}]")
         elif node.op == "get_attr":
             value = getattr(module, str(node.target))
             lines.append(

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
-_DEBUGGERS = {"bdb", "pydevd"}  # pdb, ipdb and pudb run a program within `bdb`; debugpy and PyCharm within `pydevd`
+# pdb, ipdb and pudb run a program within `bdb`, PyCharm within `pydevd`, debugpy within a module of the other package.
+_DEBUGGERS = {"bdb", "pydevd", "_pydevd_bundle"}
 
 # Raised by `breakpoint()`, and by each Pdb that is made, as by `pdb.set_trace()` and `pdb.post_mortem()`.
 _EVENTS = {"builtins.breakpoint", "pdb.Pdb"}
@@ -25,7 +26,7 @@ def is_run_by_debugger() -> bool:
     frame = sys._getframe()
     while frame.f_back is not None:
         frame = frame.f_back
-        if frame.f_globals.get("__name__") in _DEBUGGERS:
+        if str(frame.f_globals.get("__name__")).partition(".")[0] in _DEBUGGERS:
             return True
     return False
 

@@ -72,7 +72,8 @@ class Held:
         return list(dict.fromkeys([*asked, *of_rows]))
 
     def _commits_of_rows(self, protocols: Sequence[Scalar]) -> Iterable[Scalar]:
-        rows = sorted(self.trials.rows(), key=lambda row: as_time(row["started"]))
+        known = [row for row in self.trials.rows() if row["started"] is not None]  # a foreign file may not say
+        rows = sorted(known, key=lambda row: as_time(row["started"]))
         return [as_scalar(row.get("git_commit")) for row in rows if (row.get(_PROTOCOL) or 1) in protocols]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from cpcnn_core.config import NOT_IDENTIFYING, Scalar, field_names
 from orchestrator.objectives.objective import Objective, ParetoObjective, pareto_front
@@ -23,6 +23,9 @@ _OF_THE_PARENT = frozenset({"lineage.root", "lineage.weights", "lineage.epochs_b
 def is_of_training(field: str) -> bool:
     """Whether the field says how a network was trained, which nobody knows of an imported one."""
     return field.startswith("train.") or field in _OF_TRAINING
+
+
+_LAST = datetime.max.replace(tzinfo=UTC)  # where it is not known when a trial began
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,8 @@ def ranked(entries: Iterable[Entry], objective: Objective, *, kept: bool = False
     def order(entry: Entry) -> tuple[bool, bool, tuple[float, ...], datetime]:
         best = entry.best(objective, kept=kept)
         key = None if best is None else objective.order(best)
-        return entry.meaning.failed, key is None, key or (), as_time(entry.trial["started"])
+        started = entry.trial["started"]  # null in a file that somebody else wrote
+        return entry.meaning.failed, key is None, key or (), _LAST if started is None else as_time(started)
 
     return sorted(entries, key=order)
 

@@ -74,7 +74,7 @@ class Room:
         for file in sorted(self._candidates(running), key=lambda file: file.order):
             if over <= 0:
                 return None
-            size = file.path.stat().st_size
+            size = _size_of(file.path)
             if file.epoch:
                 self._store.forget_weights(file.trial_id, file.epoch)
             file.path.unlink(missing_ok=True)
@@ -88,7 +88,7 @@ class Room:
         )
 
     def _size(self) -> int:
-        return sum(path.stat().st_size for path in self._folder.glob("*/*") if path.is_file())
+        return sum(_size_of(path) for path in self._folder.glob("*/*"))
 
     @property
     def _folder(self) -> Path:
@@ -102,7 +102,8 @@ class Room:
 
     def _of_trial(self, entry: Entry, *, is_running: bool) -> Iterator[_File]:
         folder = self._store.training_folder(entry.trial_id)
-        if not is_running:
+        # Of a trial that failed in the middle of an epoch, the state before the last one is what it can go on from.
+        if not is_running and entry.trial["state"] in {"COMPLETE", "PRUNED"}:
             for state in sorted(folder.glob("state-*.pt"))[:-1]:
                 yield _File(state, entry.trial_id, 0, (0, 0, 0))
         named = {as_int(row["epoch"]) for row in entry.epochs if row["checkpoint"] is not None}
@@ -117,3 +118,11 @@ class Room:
                 yield _File(file, entry.trial_id, epoch, (2, -places.get(epoch, len(places)), epoch))
             else:
                 yield _File(file, entry.trial_id, 0, (1, 0, epoch))
+
+
+def _size_of(path: Path) -> int:
+    """Bytes of a file; none of one that a running trial has deleted or renamed meanwhile."""
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except FileNotFoundError:
+        return 0

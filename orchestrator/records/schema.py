@@ -67,6 +67,8 @@ def _declared(folder: str, fusions: tuple[tuple[str, type[Fusion]], ...]) -> Col
 
 def _one_type(option: str, annotation: object) -> pa.DataType:
     kinds = types_of(annotation)
+    if set(kinds) == {pa.int64(), pa.float64()}:
+        return pa.float64()
     if len(kinds) != 1:
         raise StoreError(
             f"{option}: is declared as {annotation}, and a column of `trials` holds values of one type; declare it as "
@@ -124,8 +126,12 @@ def expanded(table: pa.Table) -> pa.Table:
     table = table.drop_columns([UNDECLARED])
     if maps.null_count < len(maps):
         for key in maps.combine_chunks().keys.unique():
-            if (name := key.as_py()) not in table.column_names:
-                table = table.append_column(name, pc.map_lookup(maps, key, "first"))
+            name, values = key.as_py(), pc.map_lookup(maps, key, "first")
+            if name not in table.column_names:
+                table = table.append_column(name, values)
+            else:  # a file of an earlier release has it as a column, in which this one's rows are null
+                at = table.column_names.index(name)
+                table = table.set_column(at, name, pc.coalesce(table[name].cast(pa.float64()), values))
     return table
 
 

@@ -11,6 +11,9 @@ from cpcnn_core.errors import UserError
 from orchestrator.text.formatting import plain
 from search_spaces import Scalar
 
+PRESET = ", preset "
+"""Stands between a space file and the preset it is read under, where a record or a message names both."""
+
 _PYTHONS: Mapping[str, Scalar] = {"True": True, "False": False, "None": None}  # where JSON has true, false and null
 
 

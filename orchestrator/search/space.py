@@ -20,8 +20,8 @@ from orchestrator.machines.resources import Resources
 from orchestrator.objectives.objective import Objective
 from orchestrator.search import samplers, space_file
 from orchestrator.search.scheduling import Schedule
+from orchestrator.search.settings import PRESET, absolute, check_protocol, parse_settings
 from orchestrator.search.settings import SpaceError as SpaceError
-from orchestrator.search.settings import absolute, check_protocol, parse_settings
 from orchestrator.text.formatting import plain
 from search_spaces import Choice, Distribution, Floats, Ints, Scalar, Space, desirability
 
@@ -272,7 +272,7 @@ def load(path: Path, given: Mapping[str, Scalar] | None = None, *, preset: str |
     source, fixed = str(path), dict[str, Scalar]()
     if preset is not None:
         chosen = content.preset(preset, source)
-        content, fixed, source = content.under(chosen), dict(chosen.settings), f"{path}, preset {preset}"
+        content, fixed, source = content.under(chosen), dict(chosen.settings), f"{path}{PRESET}{preset}"
     default = desirability() if {**content.settings, **fixed, **(given or {})}.get("eval.fid_every") else "val_acc"
     try:
         settings = {key: absolute(key, value) for key, value in content.settings.items()}

@@ -93,7 +93,8 @@ def read(path: Path) -> SpaceFile:
     for name, value in names.items():
         # Names that are not ours are the file's own, for its own use, but for what is nearly one of ours.
         close = difflib.get_close_matches(name.lower(), _NAMES, n=1, cutoff=0.8)
-        if close and name not in _NAMES and value is not getattr(search_spaces, name, None):
+        nearly = bool(close) and (close[0] != "presets" or isinstance(value, Mapping))  # its own
+        if nearly and name not in _NAMES and value is not getattr(search_spaces, name, None):
             raise SpaceError(f"{path}: {name} means nothing in a space file; did you mean {close[0]}?")
     if "space" not in names:
         raise SpaceError(f"{path}: `space` is missing; it maps configuration fields to choice, ints or floats")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ class Start:
         The index comes last: killed before, it is put there again.
         """
         trial_id = self.config.trial_id
-        if _has_begun(store, trial_id):
+        if store.is_remote and _has_begun(store, trial_id):
             return
         state = begin_state(self.known, self.weights, self.config, None if self.parent is None else self.parent.train)
         CheckpointFolder(store.training_folder(trial_id), self.config).begin(state)
@@ -101,7 +102,7 @@ def of_trial(store: Store, trial_id: str, length: Length, given: Mapping[str, Sc
     lineage: dict[str, Scalar] = {
         "lineage.parent": trial_id,
         "lineage.root": config.lineage.root or trial_id,
-        "lineage.weights": fingerprint(weights),
+        "lineage.weights": fingerprint(weights if known is None else known["model"]),
         "lineage.epochs_before": before,
         "lineage.steps_before": steps,
     }
@@ -165,7 +166,7 @@ def recorded(store: Store, config: TrialConfig) -> Start:
     known, reason = (None, None) if parent.source else _state(store, lineage.parent, lineage.epochs_before)
     if known is None and not lineage.fresh_optimizer:
         raise StoreError(f"{store.folder}: trial {lineage.parent}, which trial {config.trial_id} continues: {reason}")
-    if fingerprint(weights) != lineage.weights:
+    if fingerprint(weights if known is None else known["model"]) != lineage.weights:
         raise CheckpointError(
             f"{store.folder}: trial {lineage.parent} has other weights after epoch {lineage.epochs_before} than those "
             f"that trial {config.trial_id} began with"
@@ -180,8 +181,16 @@ def begin(store: Store, config: TrialConfig) -> None:
 
 
 def _has_begun(store: Store, trial_id: str) -> bool:
-    """Whether the trial has a state to go on from, perhaps behind a URL, from where it will be fetched."""
-    return (store.checkpoint_folder(trial_id) / checkpoint_index.INDEX).is_file()
+    """Whether the trial has a state to go on from, perhaps behind a URL, from where it will be fetched.
+
+    There an index without a state comes first, and a machine may die before the state follows.
+    """
+    for name in (checkpoint_index.INDEX, checkpoint_index.INDEX_BEFORE):
+        file = store.checkpoint_folder(trial_id) / name
+        with suppress(FileNotFoundError, DamagedIndexError):
+            if checkpoint_index.parse_files(file.read_bytes(), file)["states"]:
+                return True
+    return False
 
 
 def check_settings(config: TrialConfig, given: Mapping[str, Scalar]) -> None:

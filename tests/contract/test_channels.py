@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from cpcnn_core import fusion as fusions
 from cpcnn_core.fusion import FUSIONS, Conditioning, Fusion, FusionError, Modulation, Site, SiteKind
-from cpcnn_core.fusion.base import WITH_CHANNELS, projection, select
+from cpcnn_core.fusion.base import WITH_CHANNELS, blocks, projection, select
 from cpcnn_core.model import ConditionalPixelCNN
 from tests.contract.networks import NR_CLASSES, images, network
 from tests.contract.test_samplers import assert_outputs_equal
@@ -166,6 +166,15 @@ def test_blocks_are_counted_through_their_pass() -> None:
     }
     of_down = [site.block.resolution for site in model.sites if site.name.startswith("down") and site.block is not None]
     assert list(dict.fromkeys(of_down)) == ["quarter", "half", "full"]
+
+
+@pytest.mark.parametrize("nr_resnet", [1, 2, 3])
+def test_the_blocks_that_options_are_checked_against_are_the_networks(nr_resnet: int) -> None:
+    sites = network("none", nr_resnet=nr_resnet).sites
+    there = [site.block for site in sites if site.kind == "gate" and site.block is not None]
+    listed = list(blocks(nr_resnet))
+    assert len(there) == len(listed)
+    assert set(there) == set(listed)
 
 
 def test_concatenation_in_the_up_passs_u_blocks_too() -> None:

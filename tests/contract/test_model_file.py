@@ -109,6 +109,21 @@ def test_a_network_stored_under_names_of_its_own_has_none() -> None:
     assert model_file.written(model, PRIOR, layout) is None
 
 
+def test_a_name_out_of_a_file_is_a_name_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The header of a weights file says how an imported table was called, and anybody can write one."""
+    marker = tmp_path / "executed"
+    name = f'x": (), **(open({str(marker)!r}, "w").close() or {{}}), "y\'\\'
+    model = network("stem_add", label_encoding="embedding")
+    layout = Layout(stored={"label.weight": Stored((name,), ((NR_CLASSES, 32),))})
+    text = model_file.written(model, PRIOR, layout)
+    assert text is not None
+    module = types.ModuleType("model")
+    monkeypatch.setitem(sys.modules, "model", module)
+    exec(compile(text, "model.py", "exec"), module.__dict__)
+    assert not marker.exists()
+    assert name in module.SHAPES
+
+
 def test_it_runs_where_there_is_torch_and_nothing_else(tmp_path: Path) -> None:
     model = network("block_film+input_concat", label_encoding="embedding")
     text = model_file.written(model, PRIOR)

@@ -49,6 +49,15 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
         ["model.fusion_options.block_film.levels", "full+eighth", "half", "quarter"],
     ),
     (
+        {
+            "model.fusion": "block_mild",
+            "model.fusion_options.block_mild.passes": "up",
+            "model.fusion_options.block_mild.levels": "half",
+            "model.fusion_options.block_mild.every": 2,
+        },
+        ["model.fusion_options.block_mild", "levels=half", "every=2", "leave no block", "model.nr_resnet 1"],
+    ),
+    (
         {"model.fusion": "block_film", "model.fusion_options.block_film.gamma_clamp": 0.0},
         ["model.fusion_options.block_film.gamma_clamp", "0.0", "greater than 0"],
     ),
