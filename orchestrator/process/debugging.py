@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Container, Generator
 from contextlib import contextmanager
 
 # pdb, ipdb and pudb run a program within `bdb`, PyCharm within `pydevd`, debugpy within a module of the other package.
@@ -56,8 +56,8 @@ class _Watch:
             self._installed = True
             sys.addaudithook(self)
 
-    def __call__(self, event: str, _arguments: tuple[object, ...]) -> None:
-        if event in _EVENTS:
+    def __call__(self, event: str, _arguments: tuple[object, ...], *, events: Container[str] = _EVENTS) -> None:
+        if event in events:  # its own: at the interpreter's end the module's names are gone, and events still come
             self.entered = True
             while self.leaving:
                 self.leaving.pop()()

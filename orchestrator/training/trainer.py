@@ -9,7 +9,7 @@ import logging
 import os
 import platform
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, closing, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -142,11 +142,14 @@ def run(
             logger.info("trial %s, after %d reported epochs: %s", config.trial_id, reported, config.flat())
             score = None if objective is None else objective.score
             kept_in = store if mirrored is None else mirrored.store
-            for metrics in trainer(config, kept_in, reported=reported, on_progress=on_progress, score=score):
-                logger.info("epoch %d: %s", metrics.epoch, metrics.row())
-                if mirrored is not None:
-                    mirrored.publish(last=metrics.epoch >= config.train.epochs)
-                yield metrics
+            epochs = trainer(config, kept_in, reported=reported, on_progress=on_progress, score=score)
+            # Processes that train end before the lock is given up, and not when somebody collects garbage.
+            with closing(epochs) if isinstance(epochs, Generator) else nullcontext():
+                for metrics in epochs:
+                    logger.info("epoch %d: %s", metrics.epoch, metrics.row())
+                    if mirrored is not None:
+                        mirrored.publish(last=metrics.epoch >= config.train.epochs)
+                    yield metrics
 
 
 def dataset(config: DataConfig) -> Dataset:

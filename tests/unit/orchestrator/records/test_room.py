@@ -23,7 +23,7 @@ def store(tmp_path: Path) -> Store:
     return made
 
 
-def trial(store: Store, seed: int, *, ended: bool = True) -> str:
+def trial(store: Store, seed: int, *, ended: bool = True, failed: bool = False) -> str:
     """A trial with weights of six epochs and two states; its first epoch is the best, each one after it worse."""
     config = TrialConfig.from_flat({"train.epochs": EPOCHS, "seed": seed})
     recording = Recording(store, config, seed)
@@ -38,7 +38,7 @@ def trial(store: Store, seed: int, *, ended: bool = True) -> str:
     for step in (50, 60):
         (folder / f"state-{step:08d}.pt").write_bytes(b"s" * SIZE)
     if ended:
-        recording.finish("COMPLETE")
+        recording.finish("FAILED" if failed else "COMPLETE", error="lost" if failed else None)
     return config.trial_id
 
 
@@ -88,6 +88,27 @@ def test_of_a_running_trial_both_states_stay_and_one_that_somebody_else_runs_is_
     Room(store, 1, every=0).make({own})
     assert files(store, own) == ["state-00000050.pt", "state-00000060.pt", *weights(1, 6)]
     assert len(files(store, foreign)) == 8
+
+
+def test_of_a_failed_trial_both_states_stay_since_the_last_may_be_of_the_epoch_it_failed_in(store: Store) -> None:
+    failed = trial(store, 1, failed=True)
+    Room(store, 5 * SIZE, every=0).make(())
+    assert sum(name.startswith("state") for name in files(store, failed)) == 2
+
+
+def test_a_file_that_goes_while_it_is_counted_is_none(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial_id = trial(store, 1)
+    gone = store.training_folder(trial_id) / weights(2)[0]
+    asked = Path.stat
+
+    def stat(self: Path, **options: bool) -> object:
+        if self == gone and options == {}:
+            raise FileNotFoundError(self)
+        return asked(self, **options)
+
+    monkeypatch.setattr(Path, "is_file", lambda self: True)
+    monkeypatch.setattr(Path, "stat", stat)
+    assert Room(store, 10**9, every=0).make(()) is None
 
 
 def test_weights_whose_row_is_still_to_come_stay(store: Store) -> None:

@@ -18,7 +18,7 @@ import pytest
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.fusion import FUSIONS, FusionOptions
 from cpcnn_core.fusion.stem_add import StemAdd
-from orchestrator.records import beginning
+from orchestrator.records import beginning, schema
 from orchestrator.records.columns import EPOCHS, TRIALS
 from orchestrator.records.migrations import SCHEMA
 from orchestrator.records.store import Attempt, Store, StoreError, config_of
@@ -249,9 +249,9 @@ def write_one(folder: Path) -> Store:
 
 def test_the_columns_known_beforehand_do_not_depend_on_rows(sweep: Store) -> None:
     for table, kind in zip(TABLES, (TRIALS, EPOCHS), strict=True):
-        for schema in schemas(sweep, table):
-            assert {name: schema.field(name).type for name in kind.columns} == dict(kind.columns)
-            assert HIDDEN in schema.names or table == "epochs"
+        for found in schemas(sweep, table):
+            assert {name: found.field(name).type for name in kind.columns} == dict(kind.columns)
+            assert HIDDEN in found.names or table == "epochs"
 
 
 # ------------------------------------------------------------------------------------------- files of earlier releases
@@ -358,3 +358,16 @@ def test_a_reader_of_rows_takes_neither_torch_nor_pandas(sweep: Store) -> None:
         "assert not {'torch', 'pandas', 'ray', 'optuna'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(sweep.folder)], check=True, cwd=ROOT)
+
+
+def test_a_name_that_one_file_has_as_a_column_and_another_in_the_map_is_read_of_both() -> None:
+    old = pa.table({"epoch": [1], "fusion.mine.x": [0.5]})
+    undeclared = pa.array([[("fusion.mine.x", 0.25), ("other", 1.0)]], pa.map_(pa.string(), pa.float64()))
+    new = pa.table({"epoch": pa.array([2]), schema.UNDECLARED: undeclared})
+    both = schema.expanded(pa.concat_tables([old, new], promote_options="permissive"))
+    assert both["fusion.mine.x"].to_pylist() == [0.5, 0.25]
+    assert both["other"].to_pylist() == [None, 1.0]
+
+
+def test_whole_numbers_and_others_are_numbers_with_a_fraction() -> None:
+    assert schema._one_type("model.fusion_options.mine.scale", float | int) == pa.float64()

@@ -154,6 +154,17 @@ def test_a_missing_file_is_named_with_its_neighbours(tmp_path: Path) -> None:
         read(tmp_path / "digit.py")
 
 
+def test_a_name_like_presets_is_the_file_s_own_unless_it_is_a_mapping(tmp_path: Path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text(
+        'from search_spaces import ints\npreset, reset = "small", 3\nspace = {"model.nr_filters": ints(8, 9)}\n'
+    )
+    assert read(own).fields
+    own.write_text('from search_spaces import ints\npreset = {"cpu": {}}\nspace = {"model.nr_filters": ints(8, 9)}\n')
+    with pytest.raises(SpaceError, match="did you mean presets"):
+        read(own)
+
+
 def test_a_field_exists_only_under_its_option(tmp_path: Path) -> None:
     space = space_of(tmp_path, BRANCHED)
     rng = random.Random(0)

@@ -21,7 +21,7 @@ from orchestrator.search import growth
 from orchestrator.search.ledger import Ledger
 from orchestrator.search.space import SearchSpace
 from orchestrator.training import by_hand, continuing, trainer
-from orchestrator.tune.continuation import Continuation
+from orchestrator.tune.continuation import Continuation, _of_any_length
 from orchestrator.tune.plan import Plan, SweepError
 from orchestrator.views.progress import Progress
 from search_spaces import choice
@@ -149,6 +149,14 @@ def test_a_schedule_over_all_epochs_is_left_with_a_sentence_or_refused(store: St
     trained(only, **{"train.schedule": "linear"})
     with pytest.raises(SweepError, match=r"train\.schedule=linear .* --set train\.epochs=TOTAL .* --more-epochs N"):
         continuation(only, plan(only, 2, ("linear",)))
+
+
+def test_data_that_needs_a_place_needs_none_to_tell_lengths_apart() -> None:
+    """`cpen455` is refused without `data.root`, which is no part of what trials have in common."""
+    there = {"data.name": "cpen455", "data.root": "/somewhere", "train.epochs": 3}
+    short, long = TrialConfig.from_flat(there), TrialConfig.from_flat(there | {"train.epochs": 9, "data.root": "/else"})
+    other = TrialConfig.from_flat(there | {"train.lr": 0.5})
+    assert _of_any_length(short) == _of_any_length(long) != _of_any_length(other)
 
 
 def test_without_a_complete_trial_there_is_nothing_to_continue(store: Store) -> None:
