@@ -40,6 +40,7 @@ _NOT_SET = {
     "model.nr_logistic_mix": _OF_THE_FILE,
     "model.dropout": "nothing is trained, and evaluation has no dropout",
     "model.dropout_kind": "nothing is trained, and evaluation has no dropout",
+    "model.norm": "starter code's networks have none",
     "source": "it is the SHA-256 of the file",
     "protocol": f"this release measures by protocol {PROTOCOL}",
 }
@@ -50,6 +51,7 @@ def check_settings(settings: Mapping[str, Scalar]) -> None:
     """Raise ConfigError for a setting that has no effect on a checkpoint: its row would claim what is not so."""
     reasons = {name: _NOT_SET.get(name) for name in settings}
     reasons |= dict.fromkeys((name for name in settings if name.startswith("train.")), "nothing is trained")
+    reasons |= dict.fromkeys((name for name in settings if name.startswith("lineage.")), "it continues no trial")
     refused = [f"--set {name}: cannot be set for an import; {reason}" for name, reason in reasons.items() if reason]
     if refused:
         raise ConfigError("\n".join(refused))

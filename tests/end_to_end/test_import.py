@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,8 @@ def test_imported_evaluated_recorded_and_exported(tmp_path: Path, checkpoint: Pa
     held = json.loads((out / "metrics.json").read_text())
     assert sum(map(sum, held["confusion"])) == 300
     assert "trained" not in held
-    assert held["imported"]["started"] == latest["started"]
+    written = datetime.fromisoformat(held["imported"]["started"])
+    assert abs(written - latest["started"]) < timedelta(milliseconds=1)
     card = (out / "model_card.md").read_text()
     assert latest["source"] in card
     assert "- `model.nr_filters`: 4" in card

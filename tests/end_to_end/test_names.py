@@ -84,7 +84,7 @@ def test_a_trial_of_odd_names_is_trained_shown_tracked_reported_and_exported(
         assert next(name for name, _ in csv.reader(stream)) == f"test/{NAME}/{NAME}.png"
     card = (out / folder_of.CARD).read_text(encoding="utf-8")
     kinds = Counter(token.type for token in MarkdownIt("commonmark").parse(card))
-    assert (kinds["heading_open"], kinds["fence"], kinds["html_block"]) == (6, 1, 0)
+    assert (kinds["heading_open"], kinds["fence"], kinds["html_block"]) == (7, 1, 0)
     inline = [each for token in MarkdownIt("commonmark").parse(card) for each in token.children or []]
     assert not [each.content for each in inline if each.type in {"html_inline", "em_open", "link_open", "image"}]
     assert NAME in {each.content for each in inline if each.type == "code_inline"}
