@@ -100,8 +100,9 @@ def test_a_trial_of_two_processes_as_a_sweep_runs_it(tmp_path: Path, store: Stor
     epochs = trainer.run(CONFIG, store, two)
     found.append(next(epochs))
     store.add_epoch(CONFIG.trial_id, 1, found[1])
-    children = psutil.Process().children()
-    children[1].kill()
+    # Other tests of this process may have left some behind.
+    children = [child for child in psutil.Process().children() if child not in before]
+    sorted(children, key=lambda child: (child.create_time(), child.pid))[1].kill()
     with pytest.raises(ReplicaError, match="process 2 of 2 of the trial ended by signal SIGKILL"):
         next(epochs)
     assert not any(child.is_running() for child in children)
