@@ -158,7 +158,9 @@ class ModelConfig(_Section):
         """Raise ValueError where a variant's options leave no block of the network that a label would enter."""
         from cpcnn_core.fusion.base import DepthOptions, blocks
 
-        if isinstance(options, DepthOptions) and not any(map(options.includes, blocks(self.nr_resnet))):
+        if not isinstance(options, DepthOptions):
+            return
+        if not any(options.includes(block) for _, block in blocks(self.nr_resnet)):
             said = ", ".join(f"{name}={value}" for name, value in self.fusion_options[variant].items())
             raise ValueError(
                 f"model.fusion_options.{variant}: {said} leave no block of a network with model.nr_resnet "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from cpcnn_core import fusion as fusions
 from cpcnn_core.config import ModelConfig
 from cpcnn_core.fusion import Conditioning, FusionError, Modulation, Site
-from cpcnn_core.fusion.base import CHANNELS_ONLY, RESOLUTIONS, Block, per_label, together
+from cpcnn_core.fusion.base import CHANNELS_ONLY, RESOLUTIONS, blocks, per_label, together
 from cpcnn_core.labels import ENCODINGS
 from cpcnn_core.layers import (
     IDENTITY,
@@ -29,8 +29,6 @@ from cpcnn_core.layers import (
 from cpcnn_core.likelihood import nr_params
 
 NR_LEVELS = 3
-
-Direction = Literal["up", "down"]
 
 Masks = Sequence[Tensor]
 """One dropout mask per gated block, in the order of the forward pass."""
@@ -260,10 +258,11 @@ def _sites(config: ModelConfig, image_shape: tuple[int, int, int]) -> Iterator[S
     size = [(height >> level, width >> level) for level in range(NR_LEVELS)]
     lowest = NR_LEVELS - 1
 
-    def block(direction: Direction, stage: int, stream: Literal["u", "ul"], i: int, skips: int) -> Iterator[Site]:
-        level = stage if direction == "up" else lowest - stage
-        number = i + stage * n + (stage - 1 if direction == "down" and stage else 0)
-        name, where = f"{direction}.{stage}.{stream}.{i}", Block(direction, RESOLUTIONS[level], stream, number)
+    known = dict(blocks(n))
+
+    def block(name: str, skips: int) -> Iterator[Site]:
+        where = known[name]
+        level = RESOLUTIONS.index(where.resolution)
         if skips:
             yield Site(f"{name}.block_skip", "block_skip", skips * C, *size[level], where)
         yield Site(f"{name}.hidden", "hidden", C, *size[level], where)
@@ -275,8 +274,8 @@ def _sites(config: ModelConfig, image_shape: tuple[int, int, int]) -> Iterator[S
     yield Site("stem.ul", "stem", C, *size[0])
     for level in range(NR_LEVELS):
         for i in range(n):
-            yield from block("up", level, "u", i, 0)
-            yield from block("up", level, "ul", i, 1)
+            yield from block(f"up.{level}.u.{i}", 0)
+            yield from block(f"up.{level}.ul.{i}", 1)
     yield Site("bottleneck.u", "bottleneck", C, *size[lowest])
     yield Site("bottleneck.ul", "bottleneck", C, *size[lowest])
     handed = [level for level in range(NR_LEVELS) for _ in range(n + 1)][:-1]  # stem or downsized, then the blocks
@@ -285,6 +284,6 @@ def _sites(config: ModelConfig, image_shape: tuple[int, int, int]) -> Iterator[S
         yield Site(f"skips.{i}.ul", "skips", C, *size[level])
     for stage in range(NR_LEVELS):
         for i in range(n + (stage > 0)):
-            yield from block("down", stage, "u", i, 1)
-            yield from block("down", stage, "ul", i, 2)
+            yield from block(f"down.{stage}.u.{i}", 1)
+            yield from block(f"down.{stage}.ul.{i}", 2)
     yield Site("head", "head", C, height, width)

@@ -9,7 +9,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Generator
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -489,11 +489,14 @@ class Run:
 
     def _saturation(self, drawn: Drawn) -> dict[str, float]:
         """The share of black and white in the images drawn, and in the data's."""
-        of_data = to_uint8(self.dataset.validation.images)
         return {
             "sample_saturation": diagnostics.saturation(drawn.images),
-            "sample_saturation_validation": diagnostics.saturation(of_data),
+            "sample_saturation_validation": self._saturation_of_data,
         }
+
+    @cached_property
+    def _saturation_of_data(self) -> float:
+        return diagnostics.saturation(to_uint8(self.dataset.validation.images))
 
     def _evaluated_model(self) -> ConditionalPixelCNN:
         if self.ema is None:

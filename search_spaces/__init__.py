@@ -28,6 +28,7 @@ from typing import Literal, TypeAlias
 
 __all__ = [
     "COURSE_GRADING",
+    "COURSE_ON_A_CPU",
     "Choice",
     "Constrained",
     "Desirability",
@@ -296,6 +297,17 @@ def _is_number(value: object, *kinds: type) -> bool:
 
 
 _SOFT = {"val_acc": soft_goal(0.5, 0.9), "fid": soft_goal(400.0, 10.0, log=True)}
+
+COURSE_ON_A_CPU: Mapping[str, Scalar] = {
+    "data.image_size": 16,
+    "data.train_fraction": 0.2,
+    "model.nr_resnet": 1,
+    "model.nr_logistic_mix": 5,
+    "train.epochs": 4,
+    "train.ema_decay": 0.99,
+    "eval.fid_every": 2,
+}
+"""What makes a space of the course's images small enough for a look on a CPU."""
 
 COURSE_GRADING = Desirability({"val_acc": goal(0.25, 0.75), "fid": goal(60.0, 30.0)}, tie_break=_SOFT)
 """The grading scheme of the course: accuracy from 25% to 75%, FID (192 features) from 60 to 30, both alike.

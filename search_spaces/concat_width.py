@@ -11,7 +11,7 @@ Needs --set data.root=PATH, the folder that holds train.csv. Cost: 10 trials of 
 matter of GPUs. --preset cpu is for a look: 1/24/5 at 16x16, a fifth of the images, 4 epochs.
 """
 
-from search_spaces import choice, desirability, soft_goal
+from search_spaces import COURSE_ON_A_CPU, choice, desirability, soft_goal
 
 WIDTHS = choice(2, 4, 8, 16, 32)
 
@@ -46,15 +46,6 @@ objective = desirability(val_acc=soft_goal(0.5, 0.9), fid=soft_goal(40.0, 0.5, l
 
 presets = {
     "cpu": {
-        "settings": {
-            "data.image_size": 16,
-            "data.train_fraction": 0.2,
-            "model.nr_resnet": 1,
-            "model.nr_filters": 24,
-            "model.nr_logistic_mix": 5,
-            "train.epochs": 4,
-            "train.ema_decay": 0.99,
-            "eval.fid_every": 2,
-        },
+        "settings": {**COURSE_ON_A_CPU, "model.nr_filters": 24},
     },
 }

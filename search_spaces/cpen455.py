@@ -10,7 +10,7 @@ matter of GPUs. --preset cpu is for a look: at most 1/24/5 at 16x16, a fifth of 
 --set eval.fid_weights=FILE.
 """
 
-from search_spaces import COURSE_GRADING, choice, desirability, floats, ints, soft_goal
+from search_spaces import COURSE_GRADING, COURSE_ON_A_CPU, choice, desirability, floats, ints, soft_goal
 
 # With all classes instead of one other, drawn anew in each step, a step takes three to four times as long.
 CLASS_LOSS = {"train.class_loss_others": 1}
@@ -64,15 +64,7 @@ objective = desirability(val_acc=soft_goal(0.5, 0.9), fid=soft_goal(40.0, 0.5, l
 presets = {
     "cpu": {
         "space": {"model.nr_filters": ints(8, 24, step=8)},
-        "settings": {
-            "data.image_size": 16,
-            "data.train_fraction": 0.2,
-            "model.nr_resnet": 1,
-            "model.nr_logistic_mix": 5,
-            "train.epochs": 4,
-            "train.ema_decay": 0.99,
-            "eval.fid_every": 2,
-        },
+        "settings": COURSE_ON_A_CPU,
         "trials": 4,
     },
     "grading": {

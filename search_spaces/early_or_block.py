@@ -11,7 +11,7 @@ Each network is trained with three seeds. Needs --set data.root=PATH, the folder
 images, 4 epochs.
 """
 
-from search_spaces import choice, desirability, soft_goal
+from search_spaces import COURSE_ON_A_CPU, choice, desirability, soft_goal
 
 EMBEDDED = {"model.label_encoding": "embedding"}
 
@@ -41,15 +41,6 @@ objective = desirability(val_acc=soft_goal(0.5, 0.9), fid=soft_goal(40.0, 0.5, l
 
 presets = {
     "cpu": {
-        "settings": {
-            "data.image_size": 16,
-            "data.train_fraction": 0.2,
-            "model.nr_resnet": 1,
-            "model.nr_filters": 24,
-            "model.nr_logistic_mix": 5,
-            "train.epochs": 4,
-            "train.ema_decay": 0.99,
-            "eval.fid_every": 2,
-        },
+        "settings": {**COURSE_ON_A_CPU, "model.nr_filters": 24},
     },
 }

@@ -12,7 +12,7 @@ Cost: 12 trials of 100 epochs on 4,159 images of 32x32, a matter of GPUs. --pres
 fifth of the images, 4 epochs.
 """
 
-from search_spaces import choice
+from search_spaces import COURSE_ON_A_CPU, choice
 
 space = {
     "model.fusion_options.block_film.init": choice("identity", "random"),
@@ -40,15 +40,6 @@ objective = "fid"
 
 presets = {
     "cpu": {
-        "settings": {
-            "data.image_size": 16,
-            "data.train_fraction": 0.2,
-            "model.nr_resnet": 1,
-            "model.nr_filters": 24,
-            "model.nr_logistic_mix": 5,
-            "train.epochs": 4,
-            "train.ema_decay": 0.99,
-            "eval.fid_every": 2,
-        },
+        "settings": {**COURSE_ON_A_CPU, "model.nr_filters": 24},
     },
 }

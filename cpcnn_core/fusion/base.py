@@ -128,18 +128,21 @@ class FusionOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def blocks(nr_resnet: int) -> Iterator[Block]:
-    """Every block of a network; the down pass has one more than `nr_resnet` in all but its first stage."""
+def blocks(nr_resnet: int) -> Iterator[tuple[str, Block]]:
+    """Every block of a network by its name, as `up.0.ul.1`: direction, stage, stream, index in the stage.
+
+    The down pass has one more than `nr_resnet` in all but its first stage.
+    """
     for stream in ("u", "ul"):
         number = 0
-        for resolution in RESOLUTIONS:
-            for _ in range(nr_resnet):
-                yield Block("up", resolution, stream, number)
+        for stage, resolution in enumerate(RESOLUTIONS):
+            for i in range(nr_resnet):
+                yield f"up.{stage}.{stream}.{i}", Block("up", resolution, stream, number)
                 number += 1
         number = 0
         for stage, resolution in enumerate(reversed(RESOLUTIONS)):
-            for _ in range(nr_resnet + (stage > 0)):
-                yield Block("down", resolution, stream, number)
+            for i in range(nr_resnet + (stage > 0)):
+                yield f"down.{stage}.{stream}.{i}", Block("down", resolution, stream, number)
                 number += 1
 
 

@@ -9,7 +9,7 @@ import pytest
 from orchestrator.search import samplers
 from orchestrator.search.samplers import SAMPLERS
 from search_spaces import pareto
-from tests.support.studies import row_of, run_all, space_of, studying
+from tests.support.studies import in_one_go_and_killed, row_of, run_all, space_of, studying
 
 TRIALS = 4
 
@@ -22,15 +22,8 @@ def small_generations(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_kill_changes_no_suggestion(tmp_path: Path, sampler: str) -> None:
     space = space_of(sampler)
-    with studying(tmp_path / "whole", space, trials=TRIALS) as study:
-        whole = run_all(study, tmp_path / "whole")
+    whole, parts = in_one_go_and_killed(tmp_path, space, trials=TRIALS)
     assert len(set(whole)) == TRIALS
-    with studying(tmp_path / "parts", space, trials=2) as study:
-        parts = run_all(study, tmp_path / "parts")
-    with studying(tmp_path / "parts", space, trials=TRIALS) as study:
-        assert study.next() is not None  # killed while this one runs
-    with studying(tmp_path / "parts", space, trials=TRIALS) as study:
-        parts += run_all(study, tmp_path / "parts")
     assert parts == whole
 
 

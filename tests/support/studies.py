@@ -49,6 +49,19 @@ def row_of(suggestion: Suggestion) -> dict[str, Any]:
     return {"epoch": 1, "val_acc": config.model.nr_filters / 50 - config.train.lr, "fid": 2.0 * config.model.nr_filters}
 
 
+def in_one_go_and_killed(folder: Path, space: SearchSpace, *, trials: int) -> tuple[list[str], list[str]]:
+    """The trials that a study suggests in one go, and those of one that is killed after two, with a third running."""
+    with studying(folder / "whole", space, trials=trials) as study:
+        whole = run_all(study, folder / "whole")
+    with studying(folder / "parts", space, trials=2) as study:
+        parts = run_all(study, folder / "parts")
+    with studying(folder / "parts", space, trials=trials) as study:
+        assert study.next() is not None  # killed while this one runs
+    with studying(folder / "parts", space, trials=trials) as study:
+        parts += run_all(study, folder / "parts")
+    return whole, parts
+
+
 def run_all(study: Study, folder: Path) -> list[str]:
     """Run what is left; the rows of each trial go to the sweep in `folder`, where the study looks for them."""
     store, done = Store(folder), []

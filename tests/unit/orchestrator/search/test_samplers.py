@@ -12,7 +12,7 @@ from orchestrator.search import samplers
 from orchestrator.search.space import SpaceError, read
 from orchestrator.search.study import Study
 from search_spaces import constrained, floats, ints, pareto
-from tests.support.studies import row_of, run_all, space_of, studying
+from tests.support.studies import in_one_go_and_killed, row_of, run_all, space_of, studying
 
 
 @pytest.mark.parametrize(("sampler", "trials"), [("random", 3), ("nsga2", 7), ("gp", 12)])
@@ -21,15 +21,8 @@ def test_one_seed_gives_one_sequence_even_across_restarts(
 ) -> None:
     monkeypatch.setattr(samplers, "NSGA2_POPULATION", 4)
     space = space_of(sampler)
-    with studying(tmp_path / "whole", space, trials=trials) as study:
-        whole = run_all(study, tmp_path / "whole")
+    whole, parts = in_one_go_and_killed(tmp_path, space, trials=trials)
     assert len(set(whole)) == trials
-    with studying(tmp_path / "parts", space, trials=2) as study:
-        parts = run_all(study, tmp_path / "parts")
-    with studying(tmp_path / "parts", space, trials=trials) as study:
-        assert study.next() is not None  # killed while this one runs
-    with studying(tmp_path / "parts", space, trials=trials) as study:
-        parts += run_all(study, tmp_path / "parts")
     assert parts == whole
 
 

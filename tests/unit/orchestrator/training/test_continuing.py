@@ -10,18 +10,18 @@ import pytest
 
 from cpcnn_core import checkpoint
 from cpcnn_core.checkpoint import CheckpointError, fingerprint, load_weights
-from cpcnn_core.config import ConfigError, DataConfig, Scalar, TrialConfig
-from cpcnn_core.data import Dataset
+from cpcnn_core.config import ConfigError, Scalar, TrialConfig
 from cpcnn_core.files import write_atomically
 from cpcnn_core.starter import export_starter
 from orchestrator.records import lineage
 from orchestrator.records.columns import config_of
 from orchestrator.records.recording import Recording
 from orchestrator.records.store import Row, Store, StoreError
-from orchestrator.training import by_hand, continuing, replaying, trainer
+from orchestrator.training import by_hand, continuing, replaying
 from orchestrator.training.continuing import Length, Start
 from tests.support.paths import local
-from tests.support.training import SETTINGS, TIMES, tiny_dataset
+from tests.support.stores import tiny_store
+from tests.support.training import SETTINGS, TIMES
 
 NOT_COMPARED = {"trial_id", "attempt", "checkpoint", *TIMES}
 ONE_MORE = Length(1, None)
@@ -33,15 +33,7 @@ class Killed(BaseException):
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    whole = tiny_dataset()
-
-    def tiny(_config: DataConfig) -> Dataset:
-        return whole
-
-    monkeypatch.setattr(trainer, "dataset", tiny)
-    made = Store(tmp_path / "trials")
-    made.create()
-    return made
+    return tiny_store(tmp_path / "trials", monkeypatch)
 
 
 def train(store: Store, config: TrialConfig, start: Start | None = None) -> list[Row]:

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cpcnn_core.config import DataConfig, Scalar, TrialConfig
-from cpcnn_core.data import Dataset
+from cpcnn_core.config import Scalar, TrialConfig
 from orchestrator.choosing.asked import asks_for
 from orchestrator.objectives.objective import Objective
 from orchestrator.records import ranking
@@ -20,13 +19,14 @@ from orchestrator.records.sweep_file import Asked, SweepRecord
 from orchestrator.search import growth
 from orchestrator.search.ledger import Ledger
 from orchestrator.search.space import SearchSpace
-from orchestrator.training import by_hand, continuing, trainer
+from orchestrator.training import by_hand, continuing
 from orchestrator.tune.continuation import Continuation, _of_any_length
 from orchestrator.tune.plan import Plan, SweepError
 from orchestrator.views.progress import Progress
 from search_spaces import choice
 from tests.support.fakes import metrics
-from tests.support.training import SETTINGS, tiny_dataset
+from tests.support.stores import tiny_store
+from tests.support.training import SETTINGS
 
 EPOCHS = 1
 HERE = Place("here", "cpu", 1)
@@ -34,15 +34,7 @@ HERE = Place("here", "cpu", 1)
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    whole = tiny_dataset()
-
-    def tiny(_config: DataConfig) -> Dataset:
-        return whole
-
-    monkeypatch.setattr(trainer, "dataset", tiny)
-    made = Store(tmp_path / "one")
-    made.create()
-    return made
+    return tiny_store(tmp_path / "one", monkeypatch)
 
 
 def plan(store: Store, more: int = 2, schedules: Sequence[str] = ("constant",), *, retry: bool = False) -> Plan:
