@@ -279,8 +279,8 @@ class Run:
             images_per_second=(N - images_before) / max(1e-9, train_seconds - compile_seconds),
             peak_memory_bytes=peak_memory(self.device),
             micro_batch=self.micro_batch,
-            path=self.paths.taken.path,
-            path_note=self.paths.taken.note,
+            path=self.paths.path,
+            path_note=self.paths.note,
             checkpoint=None,
             kept_epochs=(),
             extra=extra,
@@ -387,6 +387,7 @@ class Run:
                 bf16=self.config.eval.precision == "bf16",
                 accelerator=self.accelerator,
                 on_images=partial(on_progress, "evaluated"),
+                capture=self.capture,
             )
         except LikelihoodError as error:
             raise TrainingError(
