@@ -30,7 +30,7 @@ from cpcnn_core.memory import is_out_of_memory, release_memory
 from cpcnn_core.metrics import EpochMetrics, of_evaluation
 from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.optim import Average, build_optimizer, build_scheduler
-from cpcnn_core.precision import check_float32, whole_float32
+from cpcnn_core.precision import check_float32, emulates_bf16, whole_float32
 from cpcnn_core.quality import Drawn
 from cpcnn_core.seeds import Purpose
 
@@ -211,7 +211,10 @@ class Run:
         if state is not None:
             self._load_state_dict(state)
         loss = self._loss()
-        self.replicated: nn.Module = accelerator.prepare(loss) if self.world > 1 else loss
+        self.replicated: nn.Module = loss
+        if self.world > 1:
+            one = self._batch(torch.zeros(1, dtype=torch.int64, device=device)).part(0, 1)
+            self.replicated = environment.replicated(accelerator, loss, one)
         self.loss = torch.compile(self.replicated, dynamic=False) if config.train.compile else self.replicated
 
     def _kept_state(self) -> dict[str, Any] | None:
@@ -642,14 +645,8 @@ def begin_state(
 
 
 def _warn_of_slow_bf16(config: TrialConfig, device: torch.device) -> None:
-    if device.type == "cpu" and "bf16" in (config.train.precision, config.eval.precision) and not has_bf16_units():
-        logger.warning("precision bf16: this CPU has no units for it, so that it is many times slower than fp32")
-
-
-def has_bf16_units() -> bool:
-    """Whether this machine's CPU multiplies bf16 itself; without, matrix products take some forty times as long."""
-    found = torch.cpu.get_capabilities()
-    return found["architecture"] != "x86_64" or any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    if "bf16" in (config.train.precision, config.eval.precision) and (reason := emulates_bf16(device)) is not None:
+        logger.warning("precision bf16: %s, so that it is slower than fp32", reason)
 
 
 def peak_memory(device: torch.device) -> int:
