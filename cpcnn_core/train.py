@@ -31,7 +31,7 @@ from cpcnn_core.metrics import EpochMetrics, of_evaluation
 from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.optim import Average, build_optimizer, build_scheduler, set_lr
 from cpcnn_core.paths import Paths
-from cpcnn_core.precision import check_float32, whole_float32
+from cpcnn_core.precision import check_float32, emulates_bf16, whole_float32
 from cpcnn_core.quality import Drawn
 from cpcnn_core.saving import Preempted, Saving, Wanted, never
 from cpcnn_core.seeds import Purpose
@@ -185,7 +185,10 @@ class Run:
         """The loss, as copies of several processes and compiled where that is asked for, and how steps run it."""
         train = self.config.train
         loss = self._loss()
-        replicated: nn.Module = self.accelerator.prepare(loss) if self.world > 1 else loss
+        replicated: nn.Module = loss
+        if self.world > 1:
+            one = self.batches.draw(torch.zeros(1, dtype=torch.int64, device=self.device), 0).part(0, 1)
+            replicated = environment.replicated(self.accelerator, loss, self.stepper.arguments(one))
         self.stepper.replicated = replicated
         self.stepper.objective = torch.compile(replicated, dynamic=False) if train.compile else replicated
         reason = None
@@ -636,14 +639,8 @@ def begin_state(
 
 
 def _warn_of_slow_bf16(config: TrialConfig, device: torch.device) -> None:
-    if device.type == "cpu" and "bf16" in (config.train.precision, config.eval.precision) and not has_bf16_units():
-        logger.warning("precision bf16: this CPU has no units for it, so that it is many times slower than fp32")
-
-
-def has_bf16_units() -> bool:
-    """Whether this machine's CPU multiplies bf16 itself; without, matrix products take some forty times as long."""
-    found = torch.cpu.get_capabilities()
-    return found["architecture"] != "x86_64" or any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    if "bf16" in (config.train.precision, config.eval.precision) and (reason := emulates_bf16(device)) is not None:
+        logger.warning("precision bf16: %s, so that it is slower than fp32", reason)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -400,12 +400,16 @@ def _tune(
     with local_ray.started() as available, tempfile.TemporaryDirectory(prefix="cpcnn-sweep-") as throwaway:
         from orchestrator.tune import running
 
-        placing = running.place(plan, store, available, say)
+        try:
+            placing = running.place(plan, store, available, say, is_stopping=lambda: stop.requested)
+        except KeyboardInterrupt:
+            stop.requested = True
+            return None
         ledger.gpus = placing.share.gpus
         limit: list[str] = []
 
         def is_stopping() -> bool:
-            limit[:] = filter(None, [meter.tick(ledger.running, placing.share.gpus)])
+            limit[:] = filter(None, [meter.tick(ledger.running, ledger.gpus_held)])
             return stop.requested or bool(limit) or ledger.hopeless is not None
 
         try:
