@@ -35,8 +35,11 @@ KEEPING = frozenset({"train.keep_every", "train.keep_most"})
 # Nor how the same numbers are computed.
 SPEED = frozenset({"train.graph"})
 
+# Nor how often training saves what it would resume from.
+SAVING = frozenset({"train.save_every_seconds"})
+
 # What two runs of the same trial may differ in.
-NOT_IDENTIFYING = LOCATIONS | KEEPING | SPEED
+NOT_IDENTIFYING = LOCATIONS | KEEPING | SPEED | SAVING
 
 # The schedules whose whole course depends on the total number of epochs: a trial under one of them is not the beginning
 # of a longer one.
@@ -188,6 +191,7 @@ class TrainConfig(_Section):
     the same bits in each run, where a GPU's fastest ones do not.
     `keep_every` keeps the weights of every so-manieth epoch, and `keep_most` bounds how many are kept beside the best
     ones and the last; neither changes any result.
+    `save_every_seconds` is how much time of an epoch a kill may cost, 0 for none of it; it changes no result either.
     `adam_eps` is Adam's eps for the gradient of a sum of nats over the batch, as starter code and papers have it.
     """
 
@@ -219,6 +223,7 @@ class TrainConfig(_Section):
     data_dependent_init: bool = False
     keep_every: Positive | None = None
     keep_most: Annotated[int, Field(ge=0)] = 10
+    save_every_seconds: NonNegative = 600.0
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -338,7 +343,7 @@ class TrialConfig(_Section):
         A row of protocol 1 does not name its protocol. An earlier release's row has nulls for what a later one added
         where they stand in one table.
         """
-        later = SINCE_PROTOCOL_2 | ADDED.keys() | KEEPING | SPEED
+        later = SINCE_PROTOCOL_2 | ADDED.keys() | KEEPING | SPEED | SAVING
         given = {key: value for key, value in settings.items() if value is not None or key not in later}
         return cls.from_tree(_nested(given))
 

@@ -105,12 +105,13 @@ class Step:
             stop = min(start + micro_batch, end)
             wait = self._world > 1 and stop < end  # replicas exchange gradients once, with the last micro-batch
             with self._accelerator.no_sync(self.replicated) if wait else contextlib.nullcontext():
-                total, loss_sum, bpd_sum = self.objective(*self._arguments(self._batch.part(start, stop)))
+                total, loss_sum, bpd_sum = self.objective(*self.arguments(self._batch.part(start, stop)))
                 self._accelerator.backward(total * self._scale)
             self.loss += loss_sum
             self.bpd += bpd_sum
 
-    def _arguments(self, part: Batch) -> tuple[Tensor | list[Tensor] | None, ...]:
+    def arguments(self, part: Batch) -> tuple[Tensor | list[Tensor] | None, ...]:
+        """What the loss is called with for a part of a batch."""
         masks = None if part.masks is None else self.model.masks_of(part.masks)
         return (part.images, part.labels, part.withheld, part.weights, masks, part.others)
 
@@ -143,12 +144,13 @@ class Step:
         """The gradient of bpd alone, summed over the first images of this process's share: one vector, on the CPU."""
         assert self._batch is not None
         begin = self._accelerator.process_index * (len(self._batch.labels) // self._world)
-        arguments = self._arguments(self._batch.part(begin, begin + images))
+        arguments = self.arguments(self._batch.part(begin, begin + images))
+        used = [parameter for parameter in self._parameters if parameter.requires_grad]
         was = loss.bf16, loss.class_weight
         loss.bf16, loss.class_weight = bf16, 0.0
         try:
             total, _, _ = loss(*arguments)
-            gradient: tuple[Tensor | None, ...] = torch.autograd.grad(total, self._parameters, allow_unused=True)
+            gradient: tuple[Tensor | None, ...] = torch.autograd.grad(total, used, allow_unused=True)
         finally:
             loss.bf16, loss.class_weight = was
         return torch.cat([part.flatten().cpu() for part in gradient if part is not None])

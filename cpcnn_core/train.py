@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from cpcnn_core import alarms, determinism, diagnostics, environment, evaluate, graphs, quality, seeds
+from cpcnn_core import alarms, determinism, diagnostics, environment, evaluate, graphs, quality, saving, seeds
 from cpcnn_core.batches import Batches
 from cpcnn_core.checkpoint import CheckpointFolder, build_model
 from cpcnn_core.config import ConfigError, TrainConfig, TrialConfig
 from cpcnn_core.data import Dataset, Split, to_model, to_uint8
-from cpcnn_core.errors import CheckpointError, LikelihoodError, RunError
+from cpcnn_core.errors import CheckpointError, LikelihoodError, PreemptedError, RunError
 from cpcnn_core.evaluation import Evaluation
 from cpcnn_core.fid import FidError
 from cpcnn_core.graphs import Capture
@@ -31,8 +31,9 @@ from cpcnn_core.metrics import EpochMetrics, of_evaluation
 from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.optim import Average, build_optimizer, build_scheduler, set_lr
 from cpcnn_core.paths import Paths
-from cpcnn_core.precision import check_float32, whole_float32
+from cpcnn_core.precision import check_float32, emulates_bf16, whole_float32
 from cpcnn_core.quality import Drawn
+from cpcnn_core.saving import Preempted, Saving, Wanted, never
 from cpcnn_core.seeds import Purpose
 from cpcnn_core.step import Step, Sums
 
@@ -64,7 +65,7 @@ def fit(
     on_drawn: Callable[[int, Drawn], None] | None = None,
     on_progress: OnProgress | None = None,
     score: Callable[[EpochMetrics], tuple[float | None, str | None]] | None = None,
-    save_every_seconds: float = 600.0,
+    preempted: Preempted = never,
     capture: Capture | None = None,
 ) -> Generator[EpochMetrics]:
     """Train the trial that `config` describes, with its checkpoints in `folder`; yield one EpochMetrics per epoch.
@@ -75,8 +76,11 @@ def fit(
     epoch `on_evaluation` gets (epoch, validation likelihoods), where FID is due `on_drawn` gets (epoch, images), then
     `score` says what the epoch is worth (and why, where that is null), then the checkpoint is committed, then the
     metrics are yielded; all along `on_progress` hears (what is done to images, how many are done, how many there are).
-    An epoch longer than `save_every_seconds` is committed on the way too, where one process trains. `capture` makes one
-    call of a step's many; by default it is `graphs.cuda_graph` on a GPU.
+    An epoch longer than `train.save_every_seconds` is committed on the way too. `capture` makes one call of a step's
+    many; by default it is `graphs.cuda_graph` on a GPU.
+
+    `preempted` says whether this process, or its machine, is about to be taken away. It is asked before each step, and
+    while the epoch is measured. Once it says so, the training state is committed and PreemptedError raised.
 
     Raise ConfigError where config and data do not fit, or where something around us would change the result: half a
     rendezvous in the environment, an `accelerator` that accumulates or rounds. Raise TrainingError where the loss is
@@ -84,15 +88,15 @@ def fit(
     """
     check_fits(config, dataset)
     accelerator = accelerator or environment.accelerator()
-    run = Run(config, dataset, folder, accelerator, score, capture)
+    run = Run(config, dataset, folder, accelerator, score, preempted, capture)
     yield from run.checkpoints.history[max(0, reported - config.lineage.epochs_before) :]
-    while run.epoch < config.train.epochs:
-        yield run.train_epoch(
-            on_evaluation=on_evaluation,
-            on_drawn=on_drawn,
-            on_progress=on_progress or _no_progress,
-            save_every_seconds=save_every_seconds,
-        )
+    try:
+        while run.epoch < config.train.epochs:
+            yield run.train_epoch(
+                on_evaluation=on_evaluation, on_drawn=on_drawn, on_progress=on_progress or _no_progress
+            )
+    finally:
+        run.checkpoints.close()
 
 
 def _no_progress(_stage: str, _done: int, _total: int) -> None:
@@ -126,6 +130,7 @@ class Run:
         folder: Path,
         accelerator: Accelerator,
         score: Callable[[EpochMetrics], tuple[float | None, str | None]] | None = None,
+        preempted: Preempted = never,
         capture: Capture | None = None,
     ) -> None:
         environment.check_accelerator(accelerator)
@@ -134,6 +139,7 @@ class Run:
         self.score = score
         self.dataset = dataset
         self.accelerator = accelerator
+        self.saving = Saving(accelerator, config.train.save_every_seconds, preempted)
         # Of several processes on a CPU, Accelerate numbers the device, as no tensor's is.
         self.device = device = torch.device("cpu") if accelerator.device.type == "cpu" else accelerator.device
         check_float32(device)
@@ -179,7 +185,10 @@ class Run:
         """The loss, as copies of several processes and compiled where that is asked for, and how steps run it."""
         train = self.config.train
         loss = self._loss()
-        replicated: nn.Module = self.accelerator.prepare(loss) if self.world > 1 else loss
+        replicated: nn.Module = loss
+        if self.world > 1:
+            one = self.batches.draw(torch.zeros(1, dtype=torch.int64, device=self.device), 0).part(0, 1)
+            replicated = environment.replicated(self.accelerator, loss, self.stepper.arguments(one))
         self.stepper.replicated = replicated
         self.stepper.objective = torch.compile(replicated, dynamic=False) if train.compile else replicated
         reason = None
@@ -238,15 +247,17 @@ class Run:
         on_evaluation: Callable[[int, Evaluation], None] | None,
         on_drawn: Callable[[int, Drawn], None] | None,
         on_progress: OnProgress,
-        save_every_seconds: float,
     ) -> EpochMetrics:
         """Train the rest of the epoch in progress, evaluate, commit the checkpoint."""
         started = time.perf_counter()
-        N, images_before = len(self.batches.labels), self.position * self.config.train.batch_size
+        N = len(self.batches.labels)
+        images_before = min(N, self.position * self.config.train.batch_size)
         deterministic = partial(determinism.deterministic, self.config.train.deterministic)
         with deterministic(strict=True):
-            compile_seconds = self._train_steps(on_progress, save_every_seconds)
+            compile_seconds = self._train_steps(on_progress)
         train_seconds = time.perf_counter() - started
+        self._write_state(commit=False)  # while what follows is measured; nothing of it changes any more
+        on_progress = self._heeding(on_progress)
         sums = self.sums.taken()
         if self.world > 1:
             sums = Sums(*(self.accelerator.reduce(total, "sum") for total in sums))
@@ -259,6 +270,7 @@ class Run:
         measured: dict[str, Any] = dict(of_evaluation(evaluation)) | self._activations() | self._on_test(on_progress)
         extra = self._extra(evaluation) | self._stage_norms(sums)
         if self._fid_is_due():
+            self._commit_state()  # drawing and comparing may take longer than the epoch's steps
             of_images, of_classes = self._measure_images(on_drawn, on_progress)
             measured |= of_images
             extra |= of_classes
@@ -287,16 +299,21 @@ class Run:
         )
         return self._commit(metrics)
 
-    def _train_steps(self, on_progress: OnProgress, save_every_seconds: float) -> float:
+    def _train_steps(self, on_progress: OnProgress) -> float:
         """Take the steps that the epoch in progress still needs, and wait for them; the seconds that the first took."""
         N, batch_size = len(self.batches.labels), self.config.train.batch_size
-        saved = time.perf_counter()
+        self.saving.begin()
         order = self._order().to(self.device)  # once: a copy per step would wait for the step before
         compile_seconds = 0.0
         if self.position == 0 and self.world == 1:
             self.micro.begin_epoch()
         unchecked: list[Tensor] = []
         while self.position < self.steps_per_epoch:
+            if wanted := self.saving.wanted():
+                if unchecked:
+                    self._check_finite(unchecked)
+                    unchecked = []
+                self._save(wanted)
             step_started = time.perf_counter()
             unchecked.append(self.optimize(order[self.position * batch_size : (self.position + 1) * batch_size]))
             self.position += 1
@@ -309,11 +326,6 @@ class Run:
                 self._check_finite(unchecked)
                 unchecked = []
             on_progress("trained", done, N)
-            # Replicas hold partial sums and would have to agree on when; they are committed between epochs only.
-            due = self.world == 1 and time.perf_counter() - saved > save_every_seconds
-            if due and done < N and not unchecked:
-                saved = time.perf_counter()
-                self.checkpoints.save_state(self._state_dict(), epoch=self.epoch, step=self.step)
         self.wait()
         return compile_seconds
 
@@ -508,6 +520,44 @@ class Run:
 
     # --- resuming ---
 
+    def _save(self, wanted: Wanted) -> None:
+        """Commit the state before the step at hand. Raise PreemptedError where training is to end there."""
+        self._write_state(commit=True)
+        if wanted is Wanted.END:
+            self.checkpoints.wait()
+            if self.world > 1:  # who leaves first would have the others ended, which write
+                self.accelerator.wait_for_everyone()
+            raise PreemptedError(
+                f"the training state is saved in epoch {self.epoch + 1}, after {self.position} of "
+                f"{self.steps_per_epoch} steps"
+            )
+
+    def _write_state(self, *, commit: bool) -> None:
+        """Have the state written, in the background; every process takes part."""
+        state = self._state_dict()
+        if self.accelerator.is_main_process:
+            self.checkpoints.write_state(state, epoch=self.epoch, step=self.step, commit=commit)
+
+    def _commit_state(self) -> None:
+        """Let the state after the epoch's last step count, before the epoch does, which is numbered already."""
+        if self.accelerator.is_main_process:
+            self.checkpoints.commit_state(epoch=self.epoch - 1, step=self.step)
+
+    def _heeding(self, on_progress: OnProgress) -> OnProgress:
+        """What also commits the state, and ends the measuring of an epoch, when this process is to be taken away.
+
+        Of several processes none may leave the others, so that they go on measuring.
+        """
+
+        def heed(stage: str, done: int, total: int) -> None:
+            on_progress(stage, done, total)
+            if self.saving.preempted():
+                self._commit_state()
+                if self.world == 1:
+                    raise PreemptedError(f"the training state is saved in epoch {self.epoch}, after all of its steps")
+
+        return heed
+
     def _state_dict(self) -> dict[str, Any]:
         scaler = self.accelerator.scaler
         return {
@@ -519,7 +569,7 @@ class Run:
             "epoch": self.epoch,
             "position": self.position,
             "step": self.step,
-            "sums": self.sums._asdict(),
+            "sums": saving.of_all(self.sums._asdict(), self.accelerator),
             "micro_batch": self.micro_batch,
         }
 
@@ -537,7 +587,8 @@ class Run:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.epoch, self.position, self.step = state["epoch"], state["position"], state["step"]
         # A state of release 0.1 has no norms of stages: theirs begin here.
-        for name, total in state["sums"].items():
+        sums = saving.own(state["sums"], self.accelerator, maxima=("grad_norm", "stage_norms"))
+        for name, total in sums.items():
             getattr(self.sums, name).copy_(total)
         if state["micro_batch"]:
             self.micro.go_on_with(state["micro_batch"])
@@ -589,14 +640,8 @@ def begin_state(
 
 
 def _warn_of_slow_bf16(config: TrialConfig, device: torch.device) -> None:
-    if device.type == "cpu" and "bf16" in (config.train.precision, config.eval.precision) and not has_bf16_units():
-        logger.warning("precision bf16: this CPU has no units for it, so that it is many times slower than fp32")
-
-
-def has_bf16_units() -> bool:
-    """Whether this machine's CPU multiplies bf16 itself; without, matrix products take some forty times as long."""
-    found = torch.cpu.get_capabilities()
-    return found["architecture"] != "x86_64" or any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    if "bf16" in (config.train.precision, config.eval.precision) and (reason := emulates_bf16(device)) is not None:
+        logger.warning("precision bf16: %s, so that it is slower than fp32", reason)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -46,7 +46,7 @@ EVERYTHING: dict[str, Any] = {
 
 def run_of(folder: Path, capture: graphs.Capture | None, **settings: object) -> Run:
     config = TrialConfig.from_flat(SETTINGS | {name.replace("__", "."): value for name, value in settings.items()})
-    return Run(config, tiny_dataset(), folder, Accelerator(), None, capture)
+    return Run(config, tiny_dataset(), folder, Accelerator(), capture=capture)
 
 
 def steps(run: Run, count: int) -> Tensor:
