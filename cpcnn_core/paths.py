@@ -9,6 +9,7 @@ slower one, whose numbers are the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import NamedTuple
 
@@ -139,7 +140,7 @@ class Paths:
             return None
         eager = None
         if self._compiled:
-            with torch.compiler.set_stance("force_eager"):
+            with self._eager():
                 eager = warmed_up(partial(self._outcome, work), self._device)
             self._step.restore(before)
         called = warmed_up(partial(self._outcome, work), self._device)
@@ -158,6 +159,10 @@ class Paths:
             return None
         self._check_replay(replay, called, before)
         return replay
+
+    def _eager(self) -> AbstractContextManager[object]:
+        """In which nothing compiled runs; entering it loads the compiler, so it is not where nothing is compiled."""
+        return torch.compiler.set_stance("force_eager") if self._compiled else nullcontext()
 
     def _check_replay(self, replay: Callable[[], object], called: Outcome, before: Snapshot) -> None:
         """Compare a captured step with the same one call by call, in its two halves, and take it."""
@@ -211,7 +216,7 @@ class Paths:
         Without the class loss: how likely one of two close classes is may well turn on bf16's rounding.
         """
         gradient = partial(self._step.gradient_of_bpd, self._loss, images)
-        with torch.compiler.set_stance("force_eager"):
+        with self._eager():
             found, wanted = gradient(bf16=True), gradient(bf16=False)
             self._step.round_weights(torch.bfloat16)
             rounded = gradient(bf16=False)

@@ -338,11 +338,11 @@ class Run:
 
         Where the device's memory ends, halve the micro-batch and do the step again: same global batch, same gradient.
         """
-        self.stepper.load(self.batches.draw(chosen, self.step), len(chosen))
         if self.ema is not None:
             self.ema.prepare()
         while True:
             try:
+                self.stepper.load(self.batches.draw(chosen, self.step), len(chosen))
                 self.paths.take(self.micro_batch)
                 break
             except RuntimeError as error:

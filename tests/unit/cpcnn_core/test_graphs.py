@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from cpcnn_core import graphs
+from cpcnn_core.batches import Batches
 from cpcnn_core.classify import CAPTURED, class_log_likelihoods
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.errors import PathError
@@ -441,10 +442,13 @@ def test_a_trial_goes_on_with_the_size_it_ended_with(size: int, gives: int) -> N
     assert micro.size == gives
 
 
-def test_memory_that_comes_back_is_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("owner", "name"), [(Step, "apply"), (Batches, "draw")])
+def test_memory_that_comes_back_is_used_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: object, name: str
+) -> None:
     config = TrialConfig.from_flat(SETTINGS | {"train.epochs": 3})
     with monkeypatch.context() as patched:
-        ending = Ending(patched, Step, "apply", 1)
+        ending = Ending(patched, owner, name, 1)
         epochs = list(fit(config, tiny_dataset(), tmp_path))
     assert ending.calls > 1
     assert [epoch.micro_batch for epoch in epochs] == [8, 16, 16]
