@@ -18,6 +18,7 @@ from cpcnn_core.graphs import Work, call_by_call
 from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.sampling import draw_noise, sample, sample_cached, sample_reference
 from tests.contract.networks import COMPOSITIONS, NAMES, NR_CLASSES, images, network
+from tests.support.tape import tape
 
 FUSION = "input_map+block_film+skip_add"
 LABELS = torch.tensor([0, 1, 2, -1])
@@ -221,6 +222,10 @@ class TestCachedAsGraphs(SamplerContract):
         monkeypatch.setattr(parts, "few_calls", lambda _: True)
 
     draw: ClassVar[Sampler] = staticmethod(partial(sample_cached, capture=call_by_call))
+
+    def test_a_row_that_is_replayed_reads_no_number_of_pythons(self) -> None:
+        drawn = sample_cached(model_of(), LABELS, noise_of(), capture=tape)
+        assert_same_images(drawn, reference())
 
     def test_each_of_the_three_kinds_of_row_is_captured_once_after_it_has_run(self) -> None:
         captured: list[int] = []

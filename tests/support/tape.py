@@ -22,11 +22,16 @@ class _Recording(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[tuple[Any, Any, Any, list[tuple[int, Tensor]]]] = []
         self.kept: list[Any] = []  # views, whose memory others read
+        self.overwritten: list[tuple[Tensor, Tensor]] = []  # and what was there before
 
     def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if call in READS:
             raise CaptureError(f"operation not permitted when stream is capturing: {call}")
         kwargs = kwargs or {}
+        for place, argument in enumerate(call._schema.arguments):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                written = args[place] if place < len(args) else kwargs.get(argument.name)
+                self.overwritten += [(tensor, tensor.clone()) for tensor in tree_leaves(written)]
         results = call(*args, **kwargs)
         given = {_memory(tensor) for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)}
         made = [
@@ -45,13 +50,17 @@ def _memory(tensor: Tensor) -> int:
 
 
 def tape(work: Work) -> Callable[[], None]:
-    """Do the work once more, and return a call that does its operations again: the same numbers in the same memory.
+    """A call that does the operations of the work again, with the same numbers in the same memory.
 
+    To know them the work is done once more; what it changed is then as it was, for a capture does nothing yet.
     A number of Python's is what it was; a tensor is whatever lies there now. What the work allocated is kept, as in a
     graph's own memory.
     """
     with _Recording() as recording:
         work()
+    with torch.no_grad():
+        for tensor, before in reversed(recording.overwritten):
+            tensor.detach().copy_(before)
 
     @torch.no_grad()
     def replay() -> None:

@@ -24,7 +24,7 @@ from cpcnn_core.memory import MicroBatch, is_out_of_memory
 from cpcnn_core.paths import APPLIED, SAME, HalfAppliedError
 from cpcnn_core.step import Step
 from cpcnn_core.train import Run, fit
-from tests.contract.networks import network
+from tests.contract.networks import COMPOSITIONS, network
 from tests.support.tape import tape
 from tests.support.training import SETTINGS, comparable, tiny_dataset
 
@@ -452,3 +452,22 @@ def test_memory_that_comes_back_is_used_again(
         epochs = list(fit(config, tiny_dataset(), tmp_path))
     assert ending.calls > 1
     assert [epoch.micro_batch for epoch in epochs] == [8, 16, 16]
+
+
+# ------------------------------------------------------------------------------------------- whatever the network is
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"model__fusion": name} for name in COMPOSITIONS),
+        {"model__label_encoding": "embedding", "model__fusion": "block_mild", "model__norm": "channel"},
+        {"model__label_encoding": "sinusoidal", "model__fusion": "block_film", "model__dropout_kind": "element"},
+        {"train__class_loss_weight": 0.5, "train__accumulate": 4, "model__fusion": "none", "model__dropout": 0.0},
+    ],
+    ids=lambda settings: "+".join(map(str, settings.values())),
+)
+def test_every_kind_of_network_is_captured(tmp_path: Path, settings: dict[str, object]) -> None:
+    eager, graph = run_of(tmp_path, None, **settings), run_of(tmp_path, tape, **settings)
+    torch.testing.assert_close(steps(graph, 3), steps(eager, 3), rtol=1e-5, atol=0)
+    assert graph.paths.path == "graph"
