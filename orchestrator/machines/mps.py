@@ -181,7 +181,11 @@ def _ensured(folder: Path, check: Callable[[Mapping[str, str]], str | None]) -> 
     if daemon is None or not daemon.runs():
         if daemon is not None:
             shutil.rmtree(daemon.pipes, ignore_errors=True)  # of one that was killed
+        # Named and kept before it is started: whoever starts it may be killed at any moment.
         daemon = _Daemon(Path(tempfile.mkdtemp(prefix="p-", dir=folder)))
+        name = daemon.pipes.name.encode()
+        files.write_atomically(folder / "current", lambda stream: stream.write(name))
+        _provide_keeper(folder)
         try:
             daemon.start()
             _try(daemon, check)
@@ -190,8 +194,8 @@ def _ensured(folder: Path, check: Callable[[Mapping[str, str]], str | None]) -> 
             daemon.quit()
             raise
         failed.unlink(missing_ok=True)
-        files.write_atomically(folder / "current", lambda stream: stream.write(daemon.pipes.name.encode()))
-    _provide_keeper(folder)
+    else:
+        _provide_keeper(folder)
     return daemon.variables
 
 

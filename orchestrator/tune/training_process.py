@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from cpcnn_core.config import TrialConfig
 from orchestrator.machines import mps
+from orchestrator.process import parent
 from orchestrator.training import trainer
 from orchestrator.tune.throughput import Channel, Ready
 
@@ -100,6 +101,7 @@ def _step(run: Run, count: int) -> None:
 
 
 def _main(descriptor: int) -> None:
+    parent.die_with_parent()
     channel: Channel = Connection(descriptor)
     try:
         _work(channel)

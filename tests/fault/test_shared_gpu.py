@@ -21,12 +21,12 @@ __all__ = ["stand_in"]
 pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("ray")]
 
 TRIALS = 3
-SPACE = """
+SPACE = f"""
 from search_spaces import floats
-space = {"train.lr": floats(1e-4, 1e-2, log=True)}
-settings = {"train.epochs": 4, "model.nr_filters": 16}
+space = {{"train.lr": floats(1e-4, 1e-2, log=True)}}
+settings = {{"train.epochs": 4, "model.nr_filters": {fakes.LOSES_GPU_ONCE}}}
 scheduler = "none"
-resources = {"gpus": 0.4}
+resources = {{"gpus": 0.4}}
 """
 DRIVER = """
 import sys
@@ -52,7 +52,9 @@ mps.use_gpu = lambda environment: None
 """
 
 
-def test_the_daemon_of_a_killed_sweep_ends_and_the_next_one_has_its_own(stand_in: StandIn, tmp_path: Path) -> None:
+def test_the_daemon_of_a_killed_sweep_ends_and_trials_that_lose_the_gpu_together_end_apart(
+    stand_in: StandIn, tmp_path: Path
+) -> None:
     space, site = tmp_path / "space.py", tmp_path / "site"
     space.write_text(SPACE)
     site.mkdir()
@@ -84,6 +86,11 @@ def test_the_daemon_of_a_killed_sweep_ends_and_the_next_one_has_its_own(stand_in
     store = Store(tmp_path / "fake")
     rows = store.latest_attempts().rows()
     assert [row["state"] for row in rows] == ["COMPLETE"] * TRIALS
-    assert {row["gpus"] for row in rows} == {0.5}
+    lost = [row for row in store.trials().rows() if "CUDA error" in str(row["stopped"])]
+    assert [(row["state"], row["gpus"]) for row in lost] == [("INTERRUPTED", 0.5)] * TRIALS
+    assert all(
+        "trials that share a GPU are lost together, so it runs alone from now on" in row["stopped"] for row in lost
+    )
+    assert [row["gpus"] for row in rows] == [1.0] * TRIALS
     last = (store.read_sweep() or SweepRecord()).runs[-1]
     assert last.sharing == {"trials_per_gpu": 2, "without_mps": []}
