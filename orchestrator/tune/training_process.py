@@ -9,6 +9,7 @@ import time
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Protocol, cast
 
+from cpcnn_core import gpus
 from cpcnn_core.config import TrialConfig
 from orchestrator.machines import mps
 from orchestrator.process import parent
@@ -37,6 +38,9 @@ class Device(Protocol):
 
 class Cuda:
     """This process's GPU."""
+
+    def __init__(self) -> None:
+        gpus.check_granted()  # what is wrong is then said with driver and wheel
 
     @property
     def name(self) -> str:

@@ -140,7 +140,7 @@ def test_variables_that_round_are_taken_from_the_environment(monkeypatch: pytest
         assert not any(name in os.environ for name in ROUNDING)
 
 
-@pytest.mark.parametrize(("name", "of"), [("conv2d", F), ("mm", torch)])
+@pytest.mark.parametrize(("name", "of"), [("conv2d", F), ("mm", torch), ("bmm", torch), ("linear", F)])
 @pytest.mark.parametrize(("bits", "refused"), [(7, True), (10, True), (23, False)])
 def test_a_process_that_rounds_all_the_same_is_refused(
     name: str, of: Any, bits: int, refused: bool, monkeypatch: pytest.MonkeyPatch
