@@ -29,9 +29,13 @@ def granted() -> str | None:
 
 def check_granted() -> None:
     """Raise ConfigError where this process was granted a GPU and torch has none."""
-    variable = granted()
-    if variable is None:
-        return
+    if (variable := granted()) is not None:
+        why = f"{variable} is {os.environ[variable]!r}, so this process was granted a GPU"
+        check_usable(why, way_out=f"{variable}= (empty) trains on the CPU")
+
+
+def check_usable(why: str, *, way_out: str) -> None:
+    """Raise ConfigError where torch has no GPU, of which there is one for the reason `why`."""
     import torch
 
     if torch.cuda.is_available():
@@ -41,10 +45,7 @@ def check_granted() -> None:
         reason = "it does not say why"
     except (RuntimeError, AssertionError) as error:
         reason = " ".join(str(error).split())
-    raise ConfigError(
-        f"{variable} is {os.environ[variable]!r}, so this process was granted a GPU, but torch cannot use one "
-        f"({reason}). {_driver_and_wheel()}. {variable}= (empty) trains on the CPU"
-    )
+    raise ConfigError(f"{why}, but torch cannot use one ({reason}). {_driver_and_wheel()}. {way_out}")
 
 
 def check_kernels(device: torch.device) -> None:

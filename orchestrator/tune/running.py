@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from ray import tune
 
-from orchestrator.machines import cluster
+from cpcnn_core import gpus
+from orchestrator.machines import cluster, launch
 from orchestrator.machines.resources import ResourcesError, Share
 from orchestrator.records.store import Store
 from orchestrator.search.ledger import Ledger, View
@@ -43,7 +44,10 @@ def place(
     *,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> Placing:
-    """Divide what Ray has `available` among the trials. Raise SweepError or ClusterError where none has room."""
+    """Divide what Ray has `available` among the trials.
+
+    Raise SweepError or ClusterError where none has room, ConfigError where they would get a GPU that torch cannot use.
+    """
     resources = plan.space.resources
     extra = cluster.extra_resources(resources.accelerator, resources.memory_gib)
     measured: packing.Measured | None = None
@@ -62,6 +66,10 @@ def place(
         raise SweepError(str(error)) from None
     if plan.budget.gpu_hours is not None and not share.gpus:
         raise SweepError("--gpu-hours: no trial holds a GPU here, so that it would never end; limit it by --hours")
+    if share.gpus and plan.trainer == trainer.TRAINER and launch.cluster_address() is None:
+        # Here, and not in each trial. The nodes of a cluster find out themselves.
+        way_out = 'resources = {"gpus": 0} trains on the CPU'
+        gpus.check_usable("Ray finds a GPU here, of which trials would get their share", way_out=way_out)
     share, watch = watching.begin(plan, store, share, extra)
     sharing = (
         Sharing(store, view.note, round(1 / share.gpus), measured)
