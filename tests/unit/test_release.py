@@ -110,4 +110,4 @@ def test_the_source_distribution_holds_the_checkout(built: Path) -> None:
 def test_a_release_changes_no_trials_id(monkeypatch: pytest.MonkeyPatch) -> None:
     before = TrialConfig().trial_id
     monkeypatch.setattr(metadata, "version", lambda name: "99.9")
-    assert TrialConfig().trial_id == before == "4ed600187854"
+    assert TrialConfig().trial_id == before == "dc1349eb3c5a"
