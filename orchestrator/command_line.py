@@ -235,7 +235,11 @@ def doing(here: Console, what: str) -> Generator[None]:
         here.print(f"{what} ...", highlight=False, soft_wrap=True)
         yield
         return
-    with here.status(f"{what} ...", spinner="line"):  # of letters that every terminal has
+    from rich.live import Live
+
+    # Drawn once, by no thread: what waits for somebody to type is not drawn over.
+    shown = Live(Text(f"{what} ..."), console=here, auto_refresh=False, transient=True)
+    with debugging.leaving(shown.stop), shown:
         yield
 
 
