@@ -226,12 +226,12 @@ def examples(*typed: str) -> str:
 
 
 @contextmanager
-def doing(here: Console, what: str) -> Generator[None]:
-    """Say what takes a while: on a terminal until it is done, elsewhere in a line."""
+def doing(here: Console, what: str, *, plain: bool = False) -> Generator[None]:
+    """Say what takes a while: on a terminal until it is done, elsewhere and with `plain` in a line."""
     if os.environ.get("RANK", "0") not in {"", "0"}:  # one of several processes; the first one says it
         yield
         return
-    if not here.is_interactive or debugging.is_debugged():
+    if plain or not here.is_interactive or debugging.is_debugged():
         here.print(f"{what} ...", highlight=False, soft_wrap=True)
         yield
         return

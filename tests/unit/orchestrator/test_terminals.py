@@ -24,6 +24,7 @@ from orchestrator.views import bar
 from orchestrator.views.progress import Progress
 from search_spaces import desirability, ints, soft_goal
 from tests.support.fakes import metrics
+from tests.support.terminal import draws
 from tests.support.times import at
 from tests.unit.orchestrator.test_best import judged
 
@@ -272,10 +273,15 @@ def test_a_stage_is_a_line_in_a_log_and_stands_on_a_terminal_until_it_is_over() 
 
 
 def test_what_takes_a_while_is_said_on_a_terminal_and_in_a_log() -> None:
-    log = Console(width=80)
-    with log.capture() as captured, cli.doing(log, "Importing PyTorch"):
+    for here, plain in ((Console(width=80), False), (Console(width=80, force_terminal=True), True)):
+        with here.capture() as captured, cli.doing(here, "Importing PyTorch", plain=plain):
+            pass
+        assert captured.get() == "Importing PyTorch ...\n"
+    terminal = Console(width=80, force_terminal=True, force_interactive=True)
+    with terminal.capture() as captured, cli.doing(terminal, "Importing PyTorch"):
         pass
-    assert captured.get() == "Importing PyTorch ...\n"
+    assert "Importing PyTorch ..." in captured.get()
+    assert draws(captured.get())  # it is gone once it is done
 
 
 @pytest.mark.parametrize("width", [40, *WIDTHS])
