@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.files import write_atomically
@@ -21,6 +21,21 @@ from orchestrator.records.mirror import INDEX
 from orchestrator.records.store import Store
 from orchestrator.training.trainer import OnProgress, Score
 from orchestrator.tune.assignment import Assignment
+
+if TYPE_CHECKING:
+    from orchestrator.records.states import State
+    from orchestrator.search.ledger import Best
+
+
+class NoView:
+    """Nobody watches the sweep."""
+
+    def note(self, text: str) -> None: ...
+    def stage(self, text: str) -> None: ...
+    def resumed(self, finished: int, best: Best | None) -> None: ...
+    def started(self, number: int, config: TrialConfig) -> None: ...
+    def epoch(self, number: int, config: TrialConfig, metrics: EpochMetrics, value: float | None) -> None: ...
+    def ended(self, number: int, config: TrialConfig, state: State, value: float | None, error: str | None) -> None: ...
 
 
 def metrics(epoch: int, **changes: object) -> EpochMetrics:

@@ -282,7 +282,7 @@ def test_the_command_says_in_words_what_is_wrong(home: Path, monkeypatch: pytest
 def test_every_command_and_file_that_a_page_names_exists(page: str) -> None:
     text = (ROOT / page).read_text()
     options = CliRunner().invoke(sweep.app, ["--help"], env={"COLUMNS": "200"}).output
-    for command in re.findall(r"orchestrator\.sweep ([^\n`]*)", text):
+    for command in re.findall(r"(?:orchestrator\.|cpcnn )sweep ([^\n`]*)", text):
         assert all(option in options for option in re.findall(r"(?<!\w)--[a-z-]+", command)), command
     for path in re.findall(r"\b((?:cluster|docs|orchestrator|search_spaces)/[\w./-]*\w)", text):
         assert (ROOT / path).exists(), path

@@ -428,9 +428,9 @@ def test_a_trial_larger_than_the_machine_is_refused(asked: Resources, says: str)
 def test_the_next_command_is_spelt_as_the_user_spells_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/somewhere/bin/python3")
     monkeypatch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)
-    assert calling.again("orchestrator.best", "--out", "a folder") == "python -m orchestrator.best --out 'a folder'"
+    assert calling.again("best", "--out", "a folder") == "python -m orchestrator.best --out 'a folder'"
     monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")
-    assert calling.again("orchestrator.best") == "uv run python -m orchestrator.best"
+    assert calling.again("best") == "uv run python -m orchestrator.best"
 
 
 def test_the_plain_view_is_one_line_an_event(capsys: pytest.CaptureFixture[str]) -> None:
