@@ -89,7 +89,11 @@ def assignment(folder: Path, *, number: int = 0, gpus: float = 0.0, mps: bool = 
 SECONDS = "CPCNN_FAKE_SECONDS"  # environment: how long an epoch takes
 HOLD_FROM = "CPCNN_FAKE_HOLD_FROM"  # environment: the epoch that lasts until its process is killed
 # Values of model.nr_filters under which a trial's second epoch goes wrong; no test that wants it to go well uses them.
-RAISES, DIES, DIES_ONCE, HANGS_ONCE = 13, 14, 15, 7
+RAISES, DIES, DIES_ONCE, HANGS_ONCE, LOSES_GPU_ONCE = 13, 14, 15, 7, 11
+
+
+class AcceleratorError(RuntimeError):
+    """What torch calls an error after which nothing more can be computed in the process."""
 
 
 def train(
@@ -120,6 +124,9 @@ def train(
         if epoch == 2 and (config.model.nr_filters == DIES or (config.model.nr_filters == DIES_ONCE and first)):
             died.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        if epoch == 2 and config.model.nr_filters == LOSES_GPU_ONCE and first:
+            died.touch()
+            raise AcceleratorError("CUDA error: an illegal memory access was encountered")
         if epoch == 2 and config.model.nr_filters == HANGS_ONCE and first:
             died.touch()
             hang()

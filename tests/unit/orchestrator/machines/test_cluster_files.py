@@ -20,6 +20,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from cpcnn_core import gpus
 from orchestrator import sweep
 from orchestrator.machines import cluster_file
 from orchestrator.machines.cluster import PRICE, ClusterError, price_of
@@ -544,3 +545,15 @@ def stub(path: Path, *, also: str = "") -> Path:
     path.write_text(f'#!/bin/bash\necho "$PWD: $*" >>"$0.calls"\n{also}\n')
     path.chmod(0o755)
     return path.with_name(f"{path.name}.calls")
+
+
+def test_images_and_notes_name_the_driver_that_torch_needs() -> None:
+    newest = max(map(int, gpus.OLDEST_DRIVER.values()))
+    named = {
+        file.name: re.findall(r"nvidia-(\d{3})\b|driver (\d{3})\b|(\d{3}) or newer", file.read_text())
+        for file in (ROOT / "cluster").iterdir()
+        if file.suffix in {".yaml", ".sh"}
+    }
+    numbers = {name: {int(number) for found in each for number in found if number} for name, each in named.items()}
+    assert {name for name, each in numbers.items() if each} == {"gcp.yaml", "gpu.yaml", "kuberay.yaml", "slurm.sh"}
+    assert set.union(*numbers.values()) == {newest}

@@ -127,6 +127,18 @@ def test_a_trial_that_waits_to_be_started_again_outlives_its_driver(store: Store
     study.close()
 
 
+def test_a_trial_that_was_lost_together_with_others_gets_a_gpu_for_itself(ledger: Ledger, store: Store) -> None:
+    ledger.gpus = 0.25
+    (number, config), _ = begin(ledger), begin(ledger)
+    assert ledger.gpus_held == 0.5
+    for _ in range(MAX_RESTARTS + 2):  # which it is not blamed for
+        ledger.died(number, "CUDA error", its_fault=False, alone=True)
+        assert begin(ledger)[0] == number
+    assert ledger.gpus_held == 1.25
+    held = [row["gpus"] for row in store.attempts_of(config.trial_id)]
+    assert held == [0.25, *[1.0] * (MAX_RESTARTS + 2)]
+
+
 def test_a_trial_whose_process_keeps_dying_is_failed_and_the_next_one_comes(ledger: Ledger, store: Store) -> None:
     first, config = begin(ledger)
     for _ in range(MAX_RESTARTS):
