@@ -14,7 +14,6 @@ import torch
 
 from cpcnn_core.precision import whole_float32
 from cpcnn_core.train import has_bf16_units
-from orchestrator.records.provenance import cores
 
 T = TypeVar("T")
 
@@ -84,6 +83,8 @@ def peaks() -> dict[str, float]:
 
 def write(out: Path, results: list[dict[str, Any]], load_before: float) -> None:
     """The results as JSON, with the machine beside them."""
+    from orchestrator.records.provenance import cores  # the GPU's machine may have the core alone
+
     of_machine = {
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -98,7 +98,7 @@ def fit(
     """
     check_fits(config, dataset)
     accelerator = accelerator or environment.accelerator()
-    run = Run(config, dataset, folder, accelerator, score, preempted)
+    run = Run(config, dataset, folder, accelerator, score, preempted=preempted)
     yield from run.checkpoints.history[max(0, reported - config.lineage.epochs_before) :]
     try:
         while run.epoch < config.train.epochs:
@@ -553,7 +553,7 @@ class Run:
             metrics = metrics.replaced(score=score, score_error=error)
         if self.accelerator.is_main_process:
             metrics = self.checkpoints.save_epoch(
-                self._state_dict(),
+                None,  # what was written after the last step
                 self._evaluated_model().state_dict(),
                 metrics,
                 image_shape=self.dataset.image_shape,

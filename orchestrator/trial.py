@@ -15,12 +15,13 @@ from typer.core import TyperGroup
 
 from cpcnn_core import environment, renaming
 from cpcnn_core.config import ConfigError, TrialConfig
+from cpcnn_core.errors import PreemptedError
 from cpcnn_core.fusion import FUSIONS
 from cpcnn_core.starter import Choices
 from orchestrator import command_line as cli
 from orchestrator.exporting import drawing, submission
 from orchestrator.objectives.objective import Objective
-from orchestrator.process import launcher, signals, streams
+from orchestrator.process import launcher, notice, signals, spot, streams
 from orchestrator.records import beginning, kinds, mixtures
 from orchestrator.records.ranking import is_of_training
 from orchestrator.records.store import Store, as_int
@@ -195,7 +196,11 @@ def _train_by_hand(
         raise ConfigError(f"--results {store.folder.parent}: a trial of several processes needs a folder that all see")
     mixtures.check(store, config, way_out=_WAY_OUT)
     if place is not None and place.rank > 0:
-        trainer.follow(config, store)
+        with notice.heeded(spot.sources()) as taken:
+            try:
+                trainer.follow(config, store, taken)
+            except PreemptedError:  # the first process records it
+                raise typer.Exit(cli.STOPPED) from None
         return
     trainer.check(config)
     with beginning.begun(store, config.trial_id):
