@@ -14,7 +14,7 @@ from cpcnn_core.loss import Loss
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("name", ["float32", "bf16", "captured", "memory", "resumed"])
+@pytest.mark.parametrize("name", ["float32", "captured", "memory", "resumed"])
 def test_a_cpu_is_right(name: str) -> None:
     found = device_checks.CHECKS[name](CPU)
     assert found.fine, found.said
@@ -22,7 +22,7 @@ def test_a_cpu_is_right(name: str) -> None:
 
 
 def test_every_fusion_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fusion, "FUSIONS", {"block_mild": None, "head_add": None})
+    monkeypatch.setattr(fusion, "FUSIONS", {name: fusion.FUSIONS[name] for name in ("block_mild", "head_add")})
     found = device_checks.fusions(CPU)
     assert found.fine
     assert found.said.startswith("2 fusions, CPU against cpu")

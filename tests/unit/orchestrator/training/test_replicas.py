@@ -167,7 +167,7 @@ def test_two_processes_that_are_taken_away_save_after_the_same_step_and_go_on_bi
     alone.create()
     two = Replicated(trainer.TRAINER, processes=2, threads=1)
     whole = list(trainer.run(CONFIG, alone, two))
-    with pytest.raises(PreemptedError, match=r"the training state is saved in epoch 1, after [12] of 3 steps"):
+    with pytest.raises(PreemptedError, match=r"the training state is saved in epoch 1, after 1 of 2 steps"):
         list(trainer.run(CONFIG, store, two, preempted=lambda: True))
     for metrics in trainer.run(CONFIG, store, two):
         store.add_epoch(CONFIG.trial_id, 2, metrics)
