@@ -1,4 +1,4 @@
-"""`python -m orchestrator.doctor`: what is installed here; with --gpu, whether the device computes what it should."""
+"""`cpcnn doctor`: what is installed here; with --gpu, whether the device computes what it should."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BESIDE = ("resumed", "compiled")  # in processes of their own, meanwhile: they 
 app = cli.command()
 
 
-@app.command()
+@app.command(epilog=cli.examples("doctor", "doctor --gpu"))
 @cli.plain_errors()
 @cli.stoppable()
 def main(

@@ -41,10 +41,7 @@ MEANINGS: Mapping[State, Meaning] = {
         "it was told that its process or machine is to be taken away, and saved its state within the epoch; it goes on "
         "at that step, wherever there is a place, as an INTERRUPTED one does"
     ),
-    # For what is to come: nothing writes it yet, and every reader knows it.
-    "STOPPED": Meaning(
-        "not written yet: the user stopped this one trial; no command takes it up again by itself", ended=True
-    ),
+    "STOPPED": Meaning("the user ended this one trial with `stop`; no command takes it up again by itself", ended=True),
 }
 
 ENDED: tuple[State, ...] = tuple(state for state, meaning in MEANINGS.items() if meaning.ended)

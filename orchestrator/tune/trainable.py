@@ -18,6 +18,7 @@ from ray.tune import PlacementGroupFactory, Trainable
 from cpcnn_core import environment
 from cpcnn_core.errors import PreemptedError
 from cpcnn_core.metrics import EpochMetrics
+from orchestrator.machines import mps
 from orchestrator.process import notice, spot
 from orchestrator.records.recording import Place
 from orchestrator.records.store import Store
@@ -44,6 +45,8 @@ class TrialProcess(Trainable):  # type: ignore[misc]
         assignment = Assignment.of_ray(config)
         if not assignment.share.gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves all of them visible to who asks for none
+        # Before anything uses the GPU; every trial of this process gets as much of one, or Tune would take another.
+        self._without_mps = mps.join() if assignment.mps and assignment.share.is_of_a_gpu else None
         self._beat: Callable[[], None] = lambda: None
         self._epochs: Generator[EpochMetrics] | None = None
         self._place: Place | None = None
@@ -86,7 +89,7 @@ class TrialProcess(Trainable):  # type: ignore[misc]
             if done:
                 self._epochs.close()
                 self._release()
-        return to_ray(Epoch(self._assignment.number, metrics, self._place), done=done)
+        return to_ray(Epoch(self._assignment.number, metrics, self._place, self._without_mps), done=done)
 
     def cleanup(self) -> None:
         """Let go of a trial that was stopped between two epochs."""

@@ -413,10 +413,9 @@ def test_a_step_s_noise_follows_from_seed_and_step_alone(tmp_path: Path) -> None
     chosen = torch.arange(16)
 
     def masks(step: int) -> torch.Tensor:
-        run.step = step
-        drawn = run._batch(chosen).masks
+        drawn = run.batches.draw(chosen, step).masks
         assert drawn is not None
-        return torch.cat([mask.flatten() for mask in drawn])
+        return drawn
 
     first, second = masks(7), masks(8)
     assert torch.equal(masks(7), first)

@@ -1,4 +1,4 @@
-"""`python -m orchestrator.doctor`, with checks that take no time."""
+"""`cpcnn doctor`, with checks that take no time."""
 
 from __future__ import annotations
 
