@@ -503,7 +503,7 @@ class Run:
             metrics = metrics.replaced(score=score, score_error=error)
         if self.accelerator.is_main_process:
             metrics = self.checkpoints.save_epoch(
-                self._state_dict(),
+                None,  # what was written after the last step
                 self._evaluated_model().state_dict(),
                 metrics,
                 image_shape=self.dataset.image_shape,

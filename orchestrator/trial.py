@@ -304,7 +304,7 @@ def _train_by_hand(
         raise ConfigError(f"--results {store.folder.parent}: a trial of several processes needs a folder that all see")
     mixtures.check(store, config, way_out=_WAY_OUT)
     if place is not None and place.rank > 0:
-        trainer.follow(config, store)
+        _follow(config, store)
         return
     with cli.doing(console, "Loading the data", plain=way.plain):
         trainer.check(config)
@@ -316,6 +316,19 @@ def _train_by_hand(
     if error is not None:
         cli.fail(f"trial {config.trial_id}: {error}\nIts log is {store.log_file(config.trial_id)}", cli.FAILED)
     console.print(f"Trial {config.trial_id} is in {store.folder}", soft_wrap=True, highlight=False)
+
+
+def _follow(config: TrialConfig, store: Store) -> None:
+    """Train this process's share of a trial that another one records, which says how it ended."""
+    from cpcnn_core.errors import PreemptedError
+    from orchestrator.process import notice, spot
+    from orchestrator.training import trainer
+
+    with notice.heeded(spot.sources()) as taken:
+        try:
+            trainer.follow(config, store, taken)
+        except PreemptedError:
+            raise typer.Exit(cli.STOPPED) from None
 
 
 @app.command(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from cpcnn_core.config import DataConfig, TrialConfig
+from cpcnn_core.errors import PreemptedError
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator.objectives.objective import Objective
 from orchestrator.records import alone, mirror
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 OnProgress = Callable[[str, int, int], None]
+Preempted = Callable[[], bool]  # whether this process, or its machine, is about to be taken away
 Score = Callable[[EpochMetrics], tuple[float | None, str | None]]  # an objective's: the score, or why there is none
 
 EXTRACTOR = "eval.fid_extractor"
@@ -47,10 +49,18 @@ class Trainer(Protocol):
     """Trains one trial; `train` below, or a simulation of it."""
 
     def __call__(
-        self, config: TrialConfig, store: Store, *, reported: int, on_progress: OnProgress | None, score: Score | None
+        self,
+        config: TrialConfig,
+        store: Store,
+        *,
+        reported: int,
+        on_progress: OnProgress | None,
+        score: Score | None,
+        preempted: Preempted,
     ) -> Iterator[EpochMetrics]:
         """Yield the metrics of each epoch after the first `reported` ones, its checkpoint in the store's training
-        folder, its predictions in the store.
+        folder, its predictions in the store. Raise PreemptedError within an epoch where it is `preempted`, the training
+        state committed; a Trainer that cannot is asked to end by whoever runs it, after the epoch.
         """
 
 
@@ -61,6 +71,7 @@ def train(
     reported: int,
     on_progress: OnProgress | None = None,
     score: Score | None = None,
+    preempted: Preempted = lambda: False,
 ) -> Iterator[EpochMetrics]:
     """The Trainer that trains: `cpcnn_core.train.fit`, its checkpoints and predictions in the store."""
     # Imported here: readers of results and simulated trials do without torch, which takes seconds to import.
@@ -90,16 +101,17 @@ def train(
         on_drawn=keep_drawn,
         on_progress=on_progress,
         score=score,
+        preempted=preempted,
     )
     if torch.distributed.is_initialized():  # the process was one of several
         torch.distributed.destroy_process_group()
 
 
-def follow(config: TrialConfig, store: Store) -> None:
-    """Train this process's share of a trial that the first process of a rendezvous records."""
+def follow(config: TrialConfig, store: Store, preempted: Preempted) -> None:
+    """Train this process's share of a trial that the first process of a rendezvous records. Raise PreemptedError."""
     reported = store.reported_epochs(config)
     if reported < config.train.epochs:  # else that one does not train
-        for _ in train(config, store, reported=reported):
+        for _ in train(config, store, reported=reported, preempted=preempted):
             pass
 
 
@@ -129,8 +141,11 @@ def run(
     objective: Objective | None = None,
     on_begin: Callable[[Store], None] | None = None,
     on_progress: OnProgress | None = None,
+    preempted: Preempted = lambda: False,
 ) -> Generator[EpochMetrics]:
     """Train a trial from wherever it stands, the only one in its checkpoint folder. Raise TrialBusyError.
+
+    Where it is `preempted`, its state is saved wherever its checkpoints go, and PreemptedError raised.
 
     Where `objective` combines metrics, each epoch has its `score`, which also says which weights are worth keeping.
     `on_begin` is called once nobody else can be training the trial any more, with the store to write to: it refuses to
@@ -144,14 +159,29 @@ def run(
             logger.info("trial %s, after %d reported epochs: %s", config.trial_id, reported, config.flat())
             score = None if objective is None else objective.score
             kept_in = store if mirrored is None else mirrored.store
-            epochs = trainer(config, kept_in, reported=reported, on_progress=on_progress, score=score)
+            epochs = trainer(
+                config, kept_in, reported=reported, on_progress=on_progress, score=score, preempted=preempted
+            )
             # Processes that train end before the lock is given up, and not when somebody collects garbage.
             with closing(epochs) if isinstance(epochs, Generator) else nullcontext():
-                for metrics in epochs:
-                    logger.info("epoch %d: %s", metrics.epoch, metrics.row())
+                try:
+                    for metrics in _until(preempted, epochs, config.train.epochs):
+                        logger.info("epoch %d: %s", metrics.epoch, metrics.row())
+                        if mirrored is not None:
+                            mirrored.publish(last=metrics.epoch >= config.train.epochs)
+                        yield metrics
+                except PreemptedError:
                     if mirrored is not None:
-                        mirrored.publish(last=metrics.epoch >= config.train.epochs)
-                    yield metrics
+                        mirrored.publish(last=True)
+                    raise
+
+
+def _until(preempted: Preempted, epochs: Iterable[EpochMetrics], last: int) -> Iterator[EpochMetrics]:
+    """The epochs, up to the last one; after another one PreemptedError where it is `preempted`."""
+    for metrics in epochs:
+        yield metrics
+        if preempted() and metrics.epoch < last:
+            raise PreemptedError(f"epoch {metrics.epoch} is finished")
 
 
 def dataset(config: DataConfig) -> Dataset:

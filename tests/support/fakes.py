@@ -19,7 +19,7 @@ from orchestrator.machines.resources import Share
 from orchestrator.objectives.objective import Objective
 from orchestrator.records.mirror import INDEX
 from orchestrator.records.store import Store
-from orchestrator.training.trainer import OnProgress, Score
+from orchestrator.training.trainer import OnProgress, Preempted, Score
 from orchestrator.tune.assignment import Assignment
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ def train(
     reported: int,
     on_progress: OnProgress | None = None,
     score: Score | None = None,
+    preempted: Preempted = lambda: False,  # it ends after an epoch, as whoever runs it asks
 ) -> Iterator[EpochMetrics]:
     """A Trainer that sleeps, and keeps what a real one would: a history to resume from, predictions, weights' files.
 

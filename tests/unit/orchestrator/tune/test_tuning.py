@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Generator
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,6 +35,9 @@ class Events:
 
     def died(self, number: int, error: str, *, its_fault: bool = True, alone: bool = False) -> None:
         self.heard.append(("died", number, error, its_fault, alone))
+
+    def preempted(self, number: int, why: str) -> None:
+        self.heard.append(("preempted", number, why))
 
     def halt(self, number: int, error: str) -> None:
         self.heard.append(("halt", number, error))
@@ -70,6 +74,7 @@ def test_a_trial_is_failed_for_its_own_faults_only(tmp_path: Path, error: Except
     process._assignment = assigned = assignment(tmp_path, number=3)
     process._store, process._log = Store(tmp_path), tmp_path / "log"
     process._epochs, process._place = training(), None
+    process._heeding = ExitStack()
     events: Any = Events()
     ledger: Ledger = events
     trial: Any = SimpleNamespace(trial_id="one", config=assigned.to_ray(), last_result=process.step())
@@ -115,3 +120,17 @@ def test_a_process_that_shares_a_gpu_by_mps_is_not_killed_for_its_user(
     ]
     LedgerCallback(ledger, lambda: False, Stalls(0.0)).on_step_end(0, trials)
     assert killed == (["one"] if is_killed else [])
+
+
+@pytest.mark.parametrize("stopping", [False, True])
+def test_a_trial_that_saved_its_state_before_it_was_taken_away_has_not_died(tmp_path: Path, stopping: bool) -> None:
+    filed = tmp_path / "error.txt"
+    said = "cpcnn_core.errors.PreemptedError: SIGTERM: the training state is saved in epoch 2, after 3 of 4 steps"
+    filed.write_text(f"Failure # 1 (occurred at noon)\nray::TrialProcess.train() (pid=1)\n{said}\n")
+    events: Any = Events()
+    ledger: Ledger = events
+    config = assignment(tmp_path, number=3).to_ray()
+    trial: Any = SimpleNamespace(trial_id="one", config=config, error_file=str(filed))
+    LedgerCallback(ledger, lambda: stopping, Stalls(0.0)).on_trial_error(0, [trial], trial)
+    told = ("preempted", 3, "SIGTERM: the training state is saved in epoch 2, after 3 of 4 steps")
+    assert events.heard == ([] if stopping else [told])  # a sweep that ends says so of all that ran
