@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.utils import parametrize
 
 from cpcnn_core.data import to_model
 from cpcnn_core.likelihood import log_prob
@@ -50,7 +49,7 @@ def class_log_likelihoods(
     model.eval()
     rows: list[Tensor] = []
     done = 0
-    with parametrize.cached():  # weight norm once, not once per batch
+    with model.weights.ready(torch.bfloat16 if bf16 else None):  # once, not once per batch
         for chunk in images.split(max(1, batch_size // Y)):
             x = to_model(chunk.to(device))
             labels = torch.arange(Y, device=device).repeat(len(chunk))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from cpcnn_core import alarms, augment, diagnostics, environment, evaluate, quality, seeds
 from cpcnn_core.checkpoint import CheckpointFolder, build_model
+from cpcnn_core.compiling import Regional
 from cpcnn_core.config import ConfigError, TrainConfig, TrialConfig
 from cpcnn_core.data import Dataset, Split, to_model, to_uint8
 from cpcnn_core.diagnostics import StageNorms
@@ -212,7 +213,7 @@ class Run:
             self._load_state_dict(state)
         loss = self._loss()
         self.replicated: nn.Module = accelerator.prepare(loss) if self.world > 1 else loss
-        self.loss = torch.compile(self.replicated, dynamic=False) if config.train.compile else self.replicated
+        self.loss = Regional(self.replicated) if config.train.compile else self.replicated
 
     def _kept_state(self) -> dict[str, Any] | None:
         """The training state to go on from. Raise CheckpointError where a trial that continues another has none."""
