@@ -35,6 +35,7 @@ from benchmarks import (
     protocol,
     sampling,
     search,
+    startup,
     store,
     training,
 )
@@ -53,6 +54,7 @@ BENCHMARKS: dict[str, Callable[[Asked], list[Figure]]] = {
     "choosing": choosing.figures,
     "overhead": overhead.figures,
     "store": store.figures,
+    "startup": startup.figures,
     "fusions": fusions.figures,
     "protocol": protocol.figures,
     "cpu_hour": cpu_hour.figures,

@@ -56,7 +56,9 @@ PLACES = {
     "likelihood.": "loss",
     "loss.": "loss",
     "split.": "loss",
-    "model.ConditionalPixelCNN.dropout_masks": AROUND,
+    "model.ConditionalPixelCNN.draw_masks": AROUND,
+    "batches.": AROUND,
+    "step.": AROUND,
     "model.": OTHER,
     "layers.add": OTHER,
     "layers.beside": OTHER,
@@ -154,7 +156,7 @@ def measure(sizes: tuple[int, int, int], batch: int, precision: str) -> tuple[Ca
         chosen = torch.arange(batch, device=run.device)
         ours = counted(lambda: run.optimize(chosen))
         there = kernels(lambda: run.optimize(chosen)) if run.device.type == "cuda" else None
-        return ours, counted(lambda: baseline(run.images, run.labels)), there
+        return ours, counted(lambda: baseline(run.batches.images, run.batches.labels)), there
 
 
 def total(causes: Causes) -> int:
