@@ -8,7 +8,6 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.utils import parametrize
 
 from cpcnn_core.data import to_model
 from cpcnn_core.errors import PathError
@@ -65,7 +64,7 @@ def class_log_likelihoods(
     done = 0
     size = max(1, batch_size // Y)
     look: Callable[[Tensor], Tensor] = partial(_of_every_class, model, bf16=bf16)
-    with parametrize.cached():  # weight norm once, not once per batch
+    with model.weights.ready(torch.bfloat16 if bf16 else None):  # once, not once per batch
         if capture is not None and len(images) > WORTH_CAPTURING * size:
             look = _Captured(look, images[:size].to(device), capture, explained=CAPTURED[bf16])
         for chunk in images.split(size):

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from cpcnn_core.compiling import Regional
 from cpcnn_core.errors import PathError, RunError
 from cpcnn_core.graphs import Capture, captured, refusal, warmed_up
 from cpcnn_core.loss import Loss
@@ -78,15 +79,24 @@ class Paths:
     @property
     def path(self) -> str:
         """How steps are taken in this process: a value of the column `path` of `epochs`."""
-        return "+".join(["compiled"] * self._compiled + ["graph"] * (self._call is not None)) or "eager"
+        compiled = self._compiled and self._missing is None
+        return "+".join(["compiled"] * compiled + ["graph"] * (self._call is not None)) or "eager"
 
     @property
     def note(self) -> str | None:
         """Why there is no faster path, and what the comparisons gave: the column `path_note`."""
         notes = dict(self._notes)
+        if self._missing is not None:
+            notes["compiled"] = f"not compiled: {self._missing}"
         if self._capture is not None and (why := refusal(self._capture)) is not None:
             notes["refused"] = f"no {'further ' * (self._call is not None)}graph: {why}"
         return "; ".join(notes.values()) or None
+
+    @property
+    def _missing(self) -> str | None:
+        """Why what was to be compiled is not."""
+        objective = self._step.objective
+        return objective.unavailable if isinstance(objective, Regional) else None
 
     def take(self, micro_batch: int) -> None:
         """Take a step with the batch that was loaded. Where memory ends, nothing has changed.

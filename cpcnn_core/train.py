@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from cpcnn_core import alarms, determinism, diagnostics, environment, evaluate, graphs, quality, saving, seeds
 from cpcnn_core.batches import Batches
 from cpcnn_core.checkpoint import CheckpointFolder, build_model
+from cpcnn_core.compiling import Regional
 from cpcnn_core.config import ConfigError, TrainConfig, TrialConfig
 from cpcnn_core.data import Dataset, Split, to_model, to_uint8
 from cpcnn_core.errors import CheckpointError, LikelihoodError, PreemptedError, RunError
@@ -190,7 +191,7 @@ class Run:
             one = self.batches.draw(torch.zeros(1, dtype=torch.int64, device=self.device), 0).part(0, 1)
             replicated = environment.replicated(self.accelerator, loss, self.stepper.arguments(one))
         self.stepper.replicated = replicated
-        self.stepper.objective = torch.compile(replicated, dynamic=False) if train.compile else replicated
+        self.stepper.objective = Regional(replicated) if train.compile else replicated
         reason = None
         if capture is not None:
             reason = "train.graph is false" if not train.graph else "several processes train it" * (self.world > 1)

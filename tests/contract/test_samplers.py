@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from cpcnn_core import graphs, likelihood, sampling
-from cpcnn_core.cached import CachedNetwork, parts
+from cpcnn_core import graphs, layers, likelihood, sampling
+from cpcnn_core.cached import CachedNetwork
 from cpcnn_core.data import to_model
 from cpcnn_core.graphs import Work, call_by_call
 from cpcnn_core.model import ConditionalPixelCNN
@@ -219,7 +219,7 @@ class TestCachedAsGraphs(SamplerContract):
 
     @pytest.fixture(autouse=True)
     def as_on_a_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(parts, "few_calls", lambda _: True)
+        monkeypatch.setattr(layers, "few_kernels", lambda _: True)
 
     draw: ClassVar[Sampler] = staticmethod(partial(sample_cached, capture=call_by_call))
 
@@ -253,7 +253,7 @@ def test_outputs_with_a_gpus_calls_which_are_fewer(fusion: str, monkeypatch: pyt
         return sum(captured)
 
     on_a_cpu = calls()
-    monkeypatch.setattr(parts, "few_calls", lambda _: True)
+    monkeypatch.setattr(layers, "few_kernels", lambda _: True)
     assert calls() < 0.8 * on_a_cpu
     assert_outputs_equal(network(fusion))
 

@@ -21,6 +21,7 @@ from cpcnn_core import precision
 from cpcnn_core.classify import class_log_likelihoods
 from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.features import Extractor
+from cpcnn_core.layers import Convolve
 from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.precision import ROUNDING, check_float32, whole_float32
 from cpcnn_core.sampling import draw_noise, sample_cached, sample_reference
@@ -121,7 +122,7 @@ def test_nothing_is_rounded(measure: Callable[[ConditionalPixelCNN], None]) -> N
     model, seen = network("input_concat", (3, 4, 4)), set()
 
     def note(module: nn.Module, *_: object) -> None:
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        if isinstance(module, nn.Conv2d | Convolve):
             seen.add(state() == WHOLE)
 
     hook = register_module_forward_pre_hook(note)
