@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from rich.console import Console
 
 from orchestrator import command_line as cli
-from orchestrator.choosing import selection, where
-from orchestrator.choosing.decision import choose, read
+from orchestrator.choosing import finalists, selection, where
+from orchestrator.choosing.decision import Decision, choose, read
 from orchestrator.choosing.judge import DEFAULT_RULE, Rule
 from orchestrator.records.location import beside
 
@@ -29,16 +30,22 @@ def main(
         Path | None,
         typer.Option(parser=cli.local, metavar="FILE", help="The HTML file; report.html in RESULTS."),
     ] = None,
+    pictures: Annotated[
+        bool,
+        typer.Option(help="Draw what the finalists draw and mistake, where that was not done at the end of the sweep."),
+    ] = True,
 ) -> None:
     """Write the report."""
     console = cli.console()
     selected = selection.select(results, sweep or ())
     conditions = where.parse(condition) if condition else ()
     decision = choose(read(selected, metric, mode=mode, conditions=conditions), rule)
-    from orchestrator.views import page  # plotly takes a second to import; a mistake is answered before
+    if pictures:
+        _draw(console, decision)
+    from orchestrator.views.page import writing  # plotly takes a second to import; a mistake is answered before
 
     file = out or beside(results) / "report.html"
-    page.write(file, selected, decision)
+    writing.write(file, selected, decision)
     if selected.sentence is not None:
         console.print(selected.sentence, soft_wrap=True, highlight=False)
     for problem in decision.epochs.problems:
@@ -47,6 +54,14 @@ def main(
         f"{file}: {len(selected.stores)} sweep(s), {decision.total_trials} trials; open it in any browser",
         soft_wrap=True,
     )
+
+
+def _draw(console: Console, decision: Decision) -> None:
+    """Make the pictures of finalists that have none, from their weights, if they are here."""
+    if missing := finalists.without_pictures(finalists.of(decision)):
+        from orchestrator.exporting import pictures  # which needs torch
+
+        pictures.draw(missing, lambda text: console.print(text, soft_wrap=True, highlight=False))
 
 
 if __name__ == "__main__":

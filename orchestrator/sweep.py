@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from orchestrator import command_line as cli
+from orchestrator.choosing import finalists
 from orchestrator.machines import cluster_file, launch
 from orchestrator.machines.cluster import ClusterError
 from orchestrator.objectives import words
@@ -20,6 +21,7 @@ from orchestrator.records.room import parse_size
 from orchestrator.search import samplers, space
 from orchestrator.search.budget import Budget
 from orchestrator.text import calling
+from orchestrator.training import trainer
 from orchestrator.tune import driver
 from orchestrator.tune.dry_run import show as dry_run_of
 from orchestrator.tune.plan import Outcome, Plan
@@ -181,7 +183,19 @@ def _run(console: Console, plan: Plan, address: str | None, trackers: tracking.A
             beside=lambda: tracking.following(plan.store, trackers, say=console.print),
         )
     _show_why_it_ended(console, plan, outcome)
+    _draw_finalists(console, plan)
     show(console, plan)
+
+
+def _draw_finalists(console: Console, plan: Plan) -> None:
+    """Make the report's pictures of the best trials while weights and data are at hand."""
+    if plan.trainer != trainer.TRAINER:
+        return  # simulated trials have no weights
+    if missing := finalists.without_pictures(finalists.of_sweep(plan.store)):
+        from orchestrator.exporting import pictures  # which needs torch
+
+        console.print(f"Drawing images of the best {len(missing)} trials for the report.", highlight=False)
+        pictures.draw(missing, lambda text: console.print(text, soft_wrap=True, highlight=False))
 
 
 def _show_why_it_ended(console: Console, plan: Plan, outcome: Outcome) -> None:
