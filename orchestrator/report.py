@@ -34,11 +34,37 @@ def main(
         bool,
         typer.Option(help="Draw what the finalists draw and mistake, where that was not done at the end of the sweep."),
     ] = True,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Serve the page instead, and follow the sweep while it runs, until Ctrl-C.")
+    ] = False,
+    host: Annotated[str, typer.Option(help="With --serve: where to listen. Beyond this machine a token is needed.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="With --serve; 0: any that is free.")] = 8555,
+    with_token: Annotated[
+        bool, typer.Option("--with-token", help="With --serve: a token on this machine too, which others use.")
+    ] = False,
 ) -> None:
-    """Write the report."""
+    """Write the report, or serve it."""
     console = cli.console()
-    selected = selection.select(results, sweep or ())
     conditions = where.parse(condition) if condition else ()
+    if serve:
+        from orchestrator.records import stop_requests
+        from orchestrator.views.page import serving
+
+        serving.serve(
+            results,
+            sweep or (),
+            metric,
+            mode=mode,
+            conditions=conditions,
+            rule=rule,
+            listen=serving.Listen(host, port, with_token),
+            stop=stop_requests.ask,
+            say=lambda text: console.print(text, soft_wrap=True, highlight=False),
+        )
+        return
+    selected = selection.select(results, sweep or ())
     decision = choose(read(selected, metric, mode=mode, conditions=conditions), rule)
     if pictures:
         _draw(console, decision)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 import time
@@ -29,6 +30,9 @@ _WATCH_SECONDS = 2.0
 def main(
     results: cli.Results = Path("results"),
     sweep: Annotated[str | None, typer.Option(help="The sweep to show; all of them.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object instead, for programs; docs/sweeps.md has its keys.")
+    ] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Look again every two seconds, until Ctrl-C.")] = False,
 ) -> None:
     """Show states, the best trial so far, the rate, the time left, failures with their reasons, and the driver."""
@@ -38,6 +42,11 @@ def main(
         there = ", ".join(store.folder.name for store in sweeps(results))
         wanted = f"no sweep {sweep}" if sweep else "no sweep"
         raise StoreError(f"{results}: holds {wanted}" + (f"; there are {there}" if there else ""))
+    if as_json:
+        from orchestrator.views.state import described, state_of
+
+        typer.echo(json.dumps(described(map(state_of, found)), indent=2))
+        return
     if watch:
         with suppress(KeyboardInterrupt):
             _watch(console, found)

@@ -21,6 +21,7 @@ from cpcnn_core.data import Dataset, to_uint8
 from cpcnn_core.errors import CpcnnError, RunError
 from orchestrator.choosing.finalists import Finalist
 from orchestrator.exporting import drawing
+from orchestrator.records import arrays
 from orchestrator.records.pictures import Picture
 from orchestrator.records.store import StoreError, config_of
 from orchestrator.training import trainer
@@ -131,7 +132,7 @@ def _log_p(one: Finalist, names: Sequence[str]) -> Tensor:
     if table["image"].to_pylist() != list(names):
         raise StoreError("its predictions are of other images than the data set has now")
     columns = sorted((name for name in table.column_names if name.startswith("log_p_")), key=_label)
-    return torch.from_numpy(np.stack([table[name].to_numpy() for name in columns], axis=1).astype(np.float64))
+    return torch.from_numpy(np.stack([arrays.numbers(table[name]) for name in columns], axis=1))
 
 
 def _label(column: str) -> int:

@@ -10,6 +10,7 @@
     samples/<trial_id>-0003.png    images drawn after an epoch, one row per class
     pictures/<trial_id>-0003.parquet      what the report shows of a finalist: one picture per row
     logs/<trial_id>.log            what the trial's process said
+    stop/<trial_id>.json           somebody wants this trial to end; gone once it has
     set-aside/                     files of `trials` and `epochs` that could not be read
 
 Where the folder is a URL, what must be a file on this machine (the study, a lock, a log that is being written, the
@@ -35,6 +36,7 @@ TRIALS, EPOCHS, PREDICTIONS = "trials", "epochs", "predictions"
 CHECKPOINTS, SAMPLES, LOGS = "checkpoints", "samples", "logs"
 PICTURES = "pictures"
 SET_ASIDE = "set-aside"
+STOP = "stop"
 
 COMPACTED = "compacted.parquet"  # no trial id: those have 12 hex digits
 

@@ -62,7 +62,7 @@ def answer(subject: Subject) -> str:
     """Which one is best, and how sure that is."""
     decision = subject.decision
     if decision is None:
-        return "There is no answer yet: no epoch that can be chosen has been measured."
+        return f"There is no answer yet: {subject.why_none or 'no epoch has been measured'}."
     best, others = subject.standings[0], subject.standings[1:]
     if not others:
         return f"Only one trial can be chosen: {_value(decision, best)}."

@@ -7,18 +7,18 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
-import plotly.graph_objects as go
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from orchestrator.choosing.decision import Decision
 from orchestrator.choosing.finalists import FINALISTS
+from orchestrator.records import arrays
 from orchestrator.records.pictures import Picture
 from orchestrator.records.store import Store, StoreError, as_number
 from orchestrator.text.formatting import measured, probability
 from orchestrator.views.page import palette
 from orchestrator.views.page.blocks import Block, Cell, Figure, Gallery, Image, Line, Paragraph, Table
-from orchestrator.views.page.figures import Axis, figure
+from orchestrator.views.page.figures import Axis, Trace, figure
 from orchestrator.views.page.subject import Subject
 
 _BINS = 15
@@ -38,8 +38,8 @@ def classification(subject: Subject) -> list[Block]:
     except StoreError as error:
         return [*blocks, Paragraph(f"{error}.")]
     Y = sum(name.startswith("log_p_") for name in table.column_names)
-    log_p = np.stack([table[f"log_p_{label}"].to_numpy() for label in range(Y)], axis=1)
-    label = table["label"].to_numpy()
+    log_p = np.stack([arrays.numbers(table[f"log_p_{label}"]) for label in range(Y)], axis=1)
+    label = arrays.integers(table["label"])
     of = f"Epoch {decision.epoch} of {decision.trial_id}, {len(label)} validation images, uniform prior. "
     return [*blocks, _confusion(log_p, label, of), _calibration(log_p, label, of)]
 
@@ -84,21 +84,27 @@ def _calibration(log_p: NDArray[np.float64], label: NDArray[np.int64], of: str) 
     bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
     there = [one for one in range(_BINS) if (bins == one).any()]
     sizes = [int((bins == one).sum()) for one in there]
-    traces = [
-        go.Scatter(
-            x=[0, 1], y=[0, 1], mode="lines", line={"dash": "dot", "color": palette.GREY}, name="as sure as right",
-            hoverinfo="skip",
-        ),
-        go.Scatter(
-            x=[float(confidence[bins == one].mean()) for one in there],
-            y=[float(right[bins == one].mean()) for one in there],
-            mode="markers",
-            marker={"color": palette.SERIES[0], "size": [8 + 24 * (size / max(sizes)) ** 0.5 for size in sizes]},
-            name="measured",
-            text=[f"{size} images" for size in sizes],
-            hovertemplate="%{text}<br>confidence %{x:.3f}, right %{y:.3f}<extra></extra>",
-        ),
-    ]  # fmt: skip
+    traces: list[Trace] = [
+        {
+            "type": "scatter",
+            "x": [0, 1],
+            "y": [0, 1],
+            "mode": "lines",
+            "line": {"dash": "dot", "color": palette.GREY},
+            "name": "as sure as right",
+            "hoverinfo": "skip",
+        },
+        {
+            "type": "scatter",
+            "x": [float(confidence[bins == one].mean()) for one in there],
+            "y": [float(right[bins == one].mean()) for one in there],
+            "mode": "markers",
+            "marker": {"color": palette.SERIES[0], "size": [8 + 24 * (size / max(sizes)) ** 0.5 for size in sizes]},
+            "name": "measured",
+            "text": [f"{size} images" for size in sizes],
+            "hovertemplate": "%{text}<br>confidence %{x:.3f}, right %{y:.3f}<extra></extra>",
+        },
+    ]
     return figure(
         "calibration",
         "Calibration",

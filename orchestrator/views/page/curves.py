@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-import plotly.graph_objects as go
-
 from cpcnn_core import alarms
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator.records import ranking
@@ -15,7 +13,7 @@ from orchestrator.records.store import as_number
 from orchestrator.text.formatting import measured
 from orchestrator.views.page import palette
 from orchestrator.views.page.blocks import Block, Paragraph
-from orchestrator.views.page.figures import Axis, figure, is_wide, points
+from orchestrator.views.page.figures import Axis, Trace, figure, is_wide, numbers, points
 from orchestrator.views.page.subject import NAMED, Subject
 
 
@@ -93,8 +91,8 @@ def _drawn(subject: Subject, curves: Sequence[Curve]) -> list[Block]:
         ]
         if not traces:
             continue
-        values = [value for trace in traces for value in trace.y]
-        dotted = curve.dotted is not None and any(trace.line.dash == "dot" for trace in traces)
+        values = numbers(traces, "y")
+        dotted = len(traces) > len({trace["name"] for trace in traces})  # each trial has two lines
         caption = f"The best {len(drawn)} trials, each in its colour, named by the settings that tell them apart. "
         caption += f"Dotted: {curve.dotted_is}. " if dotted else ""
         last = next((as_number(row.get(curve.column)) for row in reversed(drawn[0].epochs)), None)
@@ -113,8 +111,8 @@ def _drawn(subject: Subject, curves: Sequence[Curve]) -> list[Block]:
     return found
 
 
-def _of_trial(entry: Entry, name: str, curve: Curve, color: str) -> list[go.Scatter]:
-    made: list[go.Scatter] = []
+def _of_trial(entry: Entry, name: str, curve: Curve, color: str) -> list[Trace]:
+    made: list[Trace] = []
     for column, dash in ((curve.column, "solid"), (curve.dotted, "dot")):
         rows = [] if column is None else [row for row in entry.epochs if row.get(column) is not None]
         if rows:
@@ -122,9 +120,8 @@ def _of_trial(entry: Entry, name: str, curve: Curve, color: str) -> list[go.Scat
             shown = dash == "solid" or not made
             made.append(
                 points(x, y, [entry] * len(rows), name, color=color, dash=dash, mode="lines+markers", legendgroup=name,
-                       showlegend=shown, texts=[name] * len(rows))
+                       showlegend=shown, texts=[name] * len(rows), size=6)
             )  # fmt: skip
-            made[-1].marker.size = 6
     return made
 
 
@@ -175,7 +172,7 @@ def _by_column(
                 points(x, y, [entry] * len(rows), column.removeprefix(prefix), color=color, symbol=symbol,
                        mode="lines+markers")
             )  # fmt: skip
-        values = [value for trace in traces for value in trace.y]
+        values = numbers(traces, "y")
         return [
             figure(
                 f"curve-{name}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import resources
 
@@ -14,6 +14,7 @@ from plotly.offline import get_plotlyjs
 from orchestrator.records.provenance import moment
 from orchestrator.views.page import answer, classification, curves, images, palette, search, trials
 from orchestrator.views.page.blocks import Block, Section
+from orchestrator.views.page.shown import Shown
 from orchestrator.views.page.subject import Subject
 
 _SECTIONS: tuple[tuple[str, str, Callable[[Subject], list[Block]]], ...] = (
@@ -70,21 +71,38 @@ def section_html(section: Section, *, live: bool) -> str:
     return _environment().get_template("section.html.jinja").render(section=section, live=live)
 
 
-def html(heading: str, made: Sequence[Section], *, plotly: str = "", live: str = "", nonce: str = "") -> str:
-    """The page. `plotly` is the address of plotly's code, "" for the code itself; `live` the token of a live page."""
+def html(heading: str, made: Sequence[Section]) -> str:
+    """The page as a file: plotly's code is in it."""
+    inner = {section.id: section_html(section, live=False) for section in made}
+    return _rendered(heading, made, inner, compressed=_compressed_plotly())
+
+
+def live_html(shown: Shown, *, token: str, nonce: str) -> str:
+    """The page as a server gives it; only it knows the token by which something is changed."""
+    return _rendered(
+        shown.title,
+        shown.sections,
+        shown.inner,
+        digests=shown.digests,
+        state=shown.sentence,
+        live=token,
+        nonce=nonce,
+        plotly="/plotly.js",
+    )
+
+
+def _rendered(heading: str, made: Sequence[Section], inner: Mapping[str, str], **more: object) -> str:
+    given = {"digests": {}, "state": "", "live": "", "nonce": "", "plotly": "", "compressed": ""} | more
     return _environment().get_template("page.html.jinja").render(
         title=heading,
         sections=made,
-        inner=[section_html(section, live=bool(live)) for section in made],
+        inner=inner,
         written=f"{moment():%d %B %Y, %H:%M} UTC",
         themes=palette.THEMES,
         colors=(palette.AGAINST, palette.FOR),
         style=_part("style.css"),
         script=_part("page.js"),
-        live=live,
-        nonce=nonce,
-        plotly=plotly,
-        compressed="" if plotly else _compressed_plotly(),
+        **given,
     )  # fmt: skip
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from cpcnn_core.config import Scalar
@@ -18,7 +17,7 @@ from orchestrator.text.formatting import interval, measured, plain
 from orchestrator.views.page import naming, palette
 from orchestrator.views.page.answer import metric_in_words
 from orchestrator.views.page.blocks import Block, Figure, Paragraph
-from orchestrator.views.page.figures import HEIGHT, Axis, figure, is_wide, points
+from orchestrator.views.page.figures import HEIGHT, Axis, Trace, figure, is_wide, points
 from orchestrator.views.page.subject import Subject
 
 _LEADS = "A click on a point leads to its trial in the table below."
@@ -65,7 +64,7 @@ def _looks(subject: Subject) -> dict[str, tuple[str, str]]:
     return palette.of_kinds(sorted({str(entry.trial[naming.FUSION]) for entry in subject.entries}))
 
 
-def _intervals(subject: Subject, fusions: Sequence[str]) -> list[go.Scatter]:
+def _intervals(subject: Subject, fusions: Sequence[str]) -> list[Trace]:
     """A bar for the best trial of each fusion, where it is known how sure the values are."""
     found = {}
     for one in subject.standings:
@@ -74,12 +73,13 @@ def _intervals(subject: Subject, fusions: Sequence[str]) -> list[go.Scatter]:
             found[fusion] = one
     looks = _looks(subject)
     return [
-        go.Scatter(
-            x=[one.value],
-            y=[fusion],
-            mode="markers",
-            marker={"symbol": "line-ns", "size": 18, "line": {"width": 3, "color": looks[fusion][0]}},
-            error_x={
+        {
+            "type": "scatter",
+            "x": [one.value],
+            "y": [fusion],
+            "mode": "markers",
+            "marker": {"symbol": "line-ns", "size": 18, "line": {"width": 3, "color": looks[fusion][0]}},
+            "error_x": {
                 "type": "data",
                 "symmetric": False,
                 "array": [max(0.0, bounds[1] - one.value)],
@@ -88,11 +88,11 @@ def _intervals(subject: Subject, fusions: Sequence[str]) -> list[go.Scatter]:
                 "thickness": 2,
                 "width": 6,
             },
-            text=[f"{one.trial_id}: {measured(one.value)}, 95% interval {interval(*bounds)}"],
-            hovertemplate="%{text}<extra></extra>",
-            customdata=[one.trial_id],
-            showlegend=False,
-        )
+            "text": [f"{one.trial_id}: {measured(one.value)}, 95% interval {interval(*bounds)}"],
+            "hovertemplate": "%{text}<extra></extra>",
+            "customdata": [one.trial_id],
+            "showlegend": False,
+        }
         for fusion, one in found.items()
         if (bounds := one.interval) is not None
     ]
@@ -195,17 +195,17 @@ def progress(subject: Subject) -> list[Block]:
     entries = [entry for _, entry, _ in found]
     texts = [naming.in_words(subject.varied_settings(entry), subject.varied) for entry in entries]
     metric = subject.objective.metric
-    traces = [
+    traces: list[Trace] = [
         points([at for at, _, _ in found], [value for _, _, value in found], entries, "trials", color=palette.GREY,
                texts=texts),
-        go.Scatter(
-            x=[at for at, _ in counted],
-            y=running.tolist(),
-            mode="lines",
-            line={"shape": "hv", "color": palette.SERIES[0], "width": 2},
-            name="best so far",
-            hoverinfo="skip",
-        ),
+        {"type": "scatter",
+            "x": [at for at, _ in counted],
+            "y": running.tolist(),
+            "mode": "lines",
+            "line": {"shape": "hv", "color": palette.SERIES[0], "width": 2},
+            "name": "best so far",
+            "hoverinfo": "skip",
+        },
     ]  # fmt: skip
     last = counted[-1][1] if counted else None
     return [
@@ -248,15 +248,16 @@ def _of_protocol(subject: Subject, at: int, protocol: FidProtocol, alike: Sequen
     sound = [row for row in ordered if not row[0].meaning.failed]
     front = pareto_front(sound, fid_and_accuracy, ("min", "max"))
     looks = _looks(subject)
-    traces = [
-        go.Scatter(
-            x=[epoch["fid"] for _, epoch in front],
-            y=[epoch["val_acc"] for _, epoch in front],
-            mode="lines",
-            line={"color": palette.GREY, "dash": "dot", "width": 2},
-            name="Pareto front",
-            hoverinfo="skip",
-        )
+    traces: list[Trace] = [
+        {
+            "type": "scatter",
+            "x": [epoch["fid"] for _, epoch in front],
+            "y": [epoch["val_acc"] for _, epoch in front],
+            "mode": "lines",
+            "line": {"color": palette.GREY, "dash": "dot", "width": 2},
+            "name": "Pareto front",
+            "hoverinfo": "skip",
+        }
     ]
     fusions = [str(entry.trial[naming.FUSION]) for entry, _ in ordered]
     for fusion in dict.fromkeys(fusions):

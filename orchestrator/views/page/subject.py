@@ -7,9 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from cpcnn_core.config import Scalar
+from orchestrator.choosing import candidates
+from orchestrator.choosing import decision as decisions
+from orchestrator.choosing.candidates import ChoiceError
 from orchestrator.choosing.decision import Decision, TrialStanding
+from orchestrator.choosing.judge import Rule
 from orchestrator.choosing.selection import Selection
-from orchestrator.objectives.objective import Objective
+from orchestrator.choosing.where import Condition
+from orchestrator.objectives.objective import Direction, Objective
 from orchestrator.records import ranking
 from orchestrator.records.ranking import Entry
 from orchestrator.records.store import Store, StoreError, as_time
@@ -29,6 +34,7 @@ class Subject:
     decision: Decision | None  # None where no epoch can be chosen yet
     entries: Sequence[Entry]  # in order of start
     problems: Sequence[str]
+    why_none: str = ""  # no epoch can be chosen
 
     @cached_property
     def records(self) -> list[tuple[Store, SweepRecord]]:
@@ -90,11 +96,26 @@ class Subject:
         return {field: settings[field] for field in self.varied if field in settings}
 
 
-def read(selected: Selection, objective: Objective, decision: Decision | None) -> Subject:
+def current(
+    selected: Selection, metric: str, *, mode: Direction | None, conditions: Sequence[Condition], rule: Rule
+) -> Subject:
+    """The same as `read` of sweeps that may have only begun: where nothing can be chosen yet, it says why.
+
+    Raise StoreError, ChoiceError for a metric that has no direction, WhereError.
+    """
+    objective = candidates.objective_of(metric, mode)
+    try:
+        decision = decisions.choose(decisions.read(selected, metric, mode=mode, conditions=conditions), rule)
+    except ChoiceError as error:
+        return read(selected, objective, None, why_none=str(error).splitlines()[0])
+    return read(selected, objective, decision)
+
+
+def read(selected: Selection, objective: Objective, decision: Decision | None, *, why_none: str = "") -> Subject:
     """Read the trials. Raise StoreError."""
     entries, problems = ranking.read(selected.stores)
     if not selected.imports:
         entries = [entry for entry in entries if not entry.is_imported]
     entries = [entry for entry in entries if entry.trial["started"] is not None]
     entries.sort(key=lambda entry: as_time(entry.trial["started"]))
-    return Subject(selected, objective, decision, entries, problems)
+    return Subject(selected, objective, decision, entries, problems, why_none)

@@ -91,11 +91,10 @@ async function load() {
   await draw(document);
 }
 
-// --- a live page: what has changed is asked for every two seconds, and drawn anew
+// --- a live page: what has changed is asked for every second, and drawn anew
 
 const token = document.body.dataset.token;
-const EVERY = 2000;
-let known = {};
+const EVERY = 1000;
 
 async function stop(button) {
   const {stop: trial, sweep} = button.dataset;
@@ -104,30 +103,34 @@ async function stop(button) {
   const answer = await fetch('/stop', {
     method: 'POST', headers: {'Content-Type': 'application/json', 'X-Cpcnn-Token': token}, body: JSON.stringify({sweep, trial}),
   });
-  say(answer.ok ? `Trial ${trial} is asked to stop.` : `Trial ${trial} was not stopped: ${(await answer.json()).error}`);
+  told(answer.ok ? `Trial ${trial} is asked to stop.` : `Trial ${trial} was not stopped: ${(await answer.json()).error}`);
 }
 
 function say(text) { document.getElementById('state').textContent = text; }
+function told(text) { document.getElementById('told').textContent = text; }
+
+function replace(section, made) {
+  const open = [...section.querySelectorAll('details')].map(each => each.open);
+  const focused = section.contains(document.activeElement) ? document.activeElement.id : '';
+  section.querySelectorAll('.plot').forEach(plot => Plotly.purge(plot));
+  section.innerHTML = made;
+  section.querySelectorAll('details').forEach((each, at) => each.open = !!open[at]);
+  prepare(section);
+  if (focused) document.getElementById(focused)?.focus();
+}
 
 async function renew() {
-  const sections = await (await fetch('/sections.json')).json();
-  for (const [id, digest] of Object.entries(sections.digests)) {
-    if (known[id] === digest) continue;
-    const section = document.getElementById(id);
-    if (known[id] !== undefined && section) {
-      const made = await (await fetch(`/sections/${id}`)).text();
-      const open = [...section.querySelectorAll('details')].map(each => each.open);
-      const focused = section.contains(document.activeElement) ? document.activeElement.id : '';
-      section.querySelectorAll('.plot').forEach(plot => Plotly.purge(plot));
-      section.innerHTML = made;
-      section.querySelectorAll('details').forEach((each, at) => each.open = !!open[at]);
-      prepare(section);
-      await draw(section);
-      if (focused) document.getElementById(focused)?.focus();
-    }
-    known[id] = digest;
-  }
+  const answer = await fetch('/sections.json');
+  const sections = await answer.json();
+  if (!answer.ok) throw new Error(sections.error);
+  const changed = Object.entries(sections.digests).map(([id, digest]) => [document.getElementById(id), digest])
+    .filter(([section, digest]) => section && section.dataset.digest !== digest);
+  const made = await Promise.all(changed.map(async ([section]) => (await fetch(`/sections/${section.id}`)).text()));
+  changed.forEach(([section, digest], at) => { replace(section, made[at]); section.dataset.digest = digest; });
   say(sections.state);
+  // Texts and tables are there at once; figures take longer, those first that are looked at.
+  const away = section => Math.abs(section.getBoundingClientRect().top);
+  for (const [section] of changed.sort(([a], [b]) => away(a) - away(b))) await draw(section);
 }
 
 async function follow() {
@@ -138,6 +141,6 @@ async function follow() {
 }
 
 prepare(document);
-window.drawn = load().then(() => { if (token) { window.digests && (known = window.digests); follow(); } });
+window.drawn = load().then(() => { if (token) follow(); });
 window.drawn.catch(error => document.querySelectorAll('.plot').forEach(plot => plot.textContent = `Not drawn: ${error.message}.`));
 matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => draw(document));

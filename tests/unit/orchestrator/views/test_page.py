@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
+import plotly.graph_objects as go
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -223,6 +225,16 @@ class Outline(HTMLParser):
 
     def of(self, *tags: str) -> list[dict[str, str | None]]:
         return [attributes for tag, attributes in self.elements if tag in tags]
+
+
+def test_every_figure_is_in_words_that_plotly_knows(page: Path) -> None:
+    found = re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', page.read_text(), re.DOTALL)
+    assert len(found) > 8
+    for text in found:
+        drawing = json.loads(text)
+        go.Figure(**drawing)  # raises for a word that is none
+    with pytest.raises(ValueError, match="Invalid property"):
+        go.Figure(layout=drawing["layout"] | {"legnd": {}})
 
 
 def test_the_page_says_in_words_what_it_shows(page: Path) -> None:
