@@ -34,6 +34,7 @@ from benchmarks import (
     protocol,
     sampling,
     search,
+    startup,
     store,
     training,
 )
@@ -51,6 +52,7 @@ BENCHMARKS: dict[str, Callable[[Asked], list[Figure]]] = {
     "choosing": choosing.figures,
     "overhead": overhead.figures,
     "store": store.figures,
+    "startup": startup.figures,
     "fusions": fusions.figures,
     "protocol": protocol.figures,
     "cpu_hour": cpu_hour.figures,

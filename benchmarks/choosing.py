@@ -28,7 +28,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.figure import Asked, Figure
-from orchestrator.choosing.judge import DEFAULT_RULE, LEVEL, RULES, Contenders, Images, Judge
+from orchestrator.choosing.judge import LEVEL, Contenders, Images, Judge
+from orchestrator.choosing.rules import DEFAULT_RULE, RULES
 
 IMAGES = 519
 _SHARES = {"image": 0.55, "trial": 0.1, "epoch": 0.35}  # of the variance

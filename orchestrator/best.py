@@ -1,84 +1,167 @@
-"""`python -m orchestrator.best --metric val_acc`: choose a checkpoint, say how sure, check it, export it."""
+"""`cpcnn best --metric val_acc`: choose a checkpoint, say how sure, check it, export it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from cpcnn_core.config import Scalar
 from orchestrator import command_line as cli
-from orchestrator.choosing import decision, pinned, selection, where
-from orchestrator.choosing.candidates import Candidates, ChoiceError
-from orchestrator.choosing.judge import DEFAULT_RULE, Rule
+from orchestrator.choosing.rules import DEFAULT_RULE, Rule
 from orchestrator.process import streams
-from orchestrator.search.settings import parse_data_root
-from orchestrator.views import standings
 
 if TYPE_CHECKING:
+    from cpcnn_core.config import Scalar
+    from orchestrator.choosing import decision
+    from orchestrator.choosing.candidates import Candidates
     from orchestrator.choosing.confirming import Question
     from orchestrator.tune.plan import Plan
+    from orchestrator.views.board import Board
 
 app = cli.command()
 
-Metric = Annotated[str, typer.Option(help="The column of `epochs` to choose by.")]
+_SURE_PANEL = "How sure"
+
+Metric = Annotated[str, typer.Option(rich_help_panel=cli.CHOICE_PANEL, help="The column of `epochs` to choose by.")]
 Where = Annotated[
-    str, typer.Option("--where", metavar="CONDITIONS", help='As in "fid <= 30 and model.nr_filters < 100".')
+    str,
+    typer.Option(
+        "--where",
+        metavar="CONDITIONS",
+        rich_help_panel=cli.CHOICE_PANEL,
+        show_default="all trials",
+        help='As in "fid <= 30 and model.nr_filters < 100".',
+    ),
 ]
-Trial = Annotated[str | None, typer.Option(metavar="TRIAL_ID", help="Choose among this trial's epochs alone.")]
-Epoch = Annotated[int | None, typer.Option(min=1, help="With --trial: this epoch, if its weights were kept.")]
-Mode = Annotated[Literal["max", "min"] | None, typer.Option(help="Which way is better; the metric's own.")]
-RuleOption = Annotated[Rule, typer.Option(help="How to choose; docs/choosing.md says which does what.")]
-Top = Annotated[int, typer.Option(min=1, help="How many trials to print.")]
+Trial = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TRIAL_ID",
+        rich_help_panel=cli.CHOICE_PANEL,
+        show_default="all trials",
+        help="Choose among this trial's epochs alone: its id, or as much of it as no other has.",
+    ),
+]
+Epoch = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        rich_help_panel=cli.CHOICE_PANEL,
+        show_default="all epochs",
+        help="With --trial: this epoch, if its weights were kept.",
+    ),
+]
+Mode = Annotated[
+    Literal["max", "min"] | None,
+    typer.Option(rich_help_panel=cli.CHOICE_PANEL, show_default="the metric's own", help="Which way is better."),
+]
+RuleOption = Annotated[
+    Rule,
+    typer.Option(rich_help_panel=cli.CHOICE_PANEL, help="How to choose; docs/choosing.md says which does what."),
+]
+Top = Annotated[int, typer.Option(min=1, rich_help_panel=cli.SHOWN_PANEL, help="How many trials to print.")]
 Confirm = Annotated[
-    int | None, typer.Option(min=1, metavar="K", help="Train the K finalists again on new seeds, which decide.")
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="K",
+        rich_help_panel=_SURE_PANEL,
+        show_default="none",
+        help="Train the K finalists again on new seeds, which decide.",
+    ),
 ]
-Seeds = Annotated[int, typer.Option(min=1, metavar="R", help="With --confirm: how many new seeds for each.")]
+Seeds = Annotated[
+    int,
+    typer.Option(min=1, metavar="R", rich_help_panel=_SURE_PANEL, help="With --confirm: how many new seeds for each."),
+]
 Ensemble = Annotated[
-    int | None, typer.Option(min=2, metavar="K", help="Also say what averaging the K best trials would gain.")
+    int | None,
+    typer.Option(
+        min=2,
+        metavar="K",
+        rich_help_panel=_SURE_PANEL,
+        show_default="none",
+        help="Also say what averaging the K best trials would gain.",
+    ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
+AsJson = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        rich_help_panel=cli.SHOWN_PANEL,
+        show_default="a table and sentences",
+        help="Print JSON, and nothing else, on stdout.",
+    ),
+]
 Out = Annotated[
     Path | None,
-    typer.Option(parser=cli.local, metavar="FOLDER", help="The folder to export to; one within the sweep's folder."),
+    typer.Option(
+        parser=cli.local,
+        metavar="FOLDER",
+        rich_help_panel=cli.OUT_PANEL,
+        show_default="one within the sweep's folder",
+        help="The folder to export to.",
+    ),
 ]
-Export = Annotated[bool, typer.Option("--export/--no-export", help="Whether to export the choice.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace a folder that exists.")]
-DataRoot = Annotated[list[str] | None, typer.Option("--set", metavar="data.root=PATH", help="Where the data lies now.")]
+Export = Annotated[
+    bool, typer.Option("--export/--no-export", rich_help_panel=cli.OUT_PANEL, help="Whether to export the choice.")
+]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force",
+        rich_help_panel=cli.OUT_PANEL,
+        show_default="refuse",
+        help="Replace a folder that exists.",
+    ),
+]
+DataRoot = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="data.root=PATH",
+        rich_help_panel=cli.HERE_PANEL,
+        show_default="where it lay",
+        help="Where the data lies now.",
+    ),
+]
 
 
-@dataclass(frozen=True)
-class _Found:
+class _Found(NamedTuple):
     """What is chosen, a row of `epochs`, and what is shown of it."""
 
     epochs: Candidates
     row: int
-    table: Table
+    table: Board
     sentences: Sequence[str]
     described: dict[str, object]
 
 
-@app.command()
+@app.command(
+    epilog=cli.examples(
+        "best --metric val_acc --sweep digits",
+        'best --metric val_acc --where "fid <= 30" --confirm 3 --out submission',
+    )
+)
 @cli.plain_errors()
 def main(
     metric: Metric,
-    results: cli.Results = Path("results"),
+    mode: Mode = None,
     sweep: cli.Sweeps = None,
     condition: Where = "",
     trial: Trial = None,
     epoch: Epoch = None,
-    mode: Mode = None,
     rule: RuleOption = DEFAULT_RULE,
-    top: Top = 10,
     confirm: Confirm = None,
     seeds: Seeds = 3,
     ensemble: Ensemble = None,
+    results: cli.Results = Path("results"),
+    top: Top = 10,
+    wide: cli.WideOption = False,
     as_json: AsJson = False,
     out: Out = None,
     export: Export = True,
@@ -87,8 +170,14 @@ def main(
 ) -> None:
     """Print the best trials with how sure that is; export the choice with all that is handed in."""
     console = cli.console(stderr=as_json)
+    from orchestrator.choosing import decision, pinned, selection, where
+    from orchestrator.choosing.candidates import ChoiceError
+    from orchestrator.records import trial_ids
+    from orchestrator.search.settings import parse_data_root
+
     data_root = parse_data_root(given or ()).get("data.root")
     selected = selection.select(results, sweep or ())
+    trial = None if trial is None else trial_ids.of(selected.stores, trial)
     conditions = (*(where.parse(condition) if condition else ()), *pinned.conditions(selected.stores, trial, epoch))
 
     def chosen() -> decision.Decision:
@@ -97,16 +186,18 @@ def main(
     if selected.sentence is not None and not as_json:
         console.print(selected.sentence, soft_wrap=True, highlight=False)
     if confirm is None:
-        found = _chosen(chosen(), top, ensemble)
+        found = _chosen(chosen(), top, ensemble, wide=wide)
     elif trial is not None:
         raise ChoiceError("--confirm and --trial do not go together: one trial is no choice to confirm")
     elif ensemble is not None:
         raise ChoiceError("--confirm and --ensemble do not go together")
     else:
-        from orchestrator.tune import confirmation  # takes a second; who does not ask for it does without
+        with cli.doing(console, "Importing Optuna and PyTorch"):
+            from orchestrator.tune import confirmation
 
         asked = confirmation.Asked(metric, mode, rule, condition, confirm, seeds)
-        found = _confirmed(console, *confirmation.planned(results, selected, chosen, asked, root=data_root))
+        planned = confirmation.planned(results, selected, chosen, asked, root=data_root)
+        found = _confirmed(console, *planned, wide=wide)
     _show(console, found, only_problems=as_json)
     described = found.described | selected.describe()
     if export:
@@ -118,19 +209,23 @@ def main(
             raise typer.Exit(cli.FAILED)  # for whoever reads it: half of it is none
 
 
-def _chosen(made: decision.Decision, top: int, ensemble: int | None) -> _Found:
+def _chosen(made: decision.Decision, top: int, ensemble: int | None, *, wide: bool) -> _Found:
     """The choice among what was trained, with what an ensemble would gain where that is asked."""
+    from orchestrator.choosing import decision
+    from orchestrator.views import standings
+
     sentences, described = decision.sentences(made), decision.describe(made, top=top)
     if ensemble is not None:
         gain = decision.ensemble_of(made, ensemble)
         sentences, described = [*sentences, gain["sentence"]], described | {"ensemble": gain}
-    return _Found(made.epochs, made.row, standings.choice_table(made, top=top), sentences, described)
+    return _Found(made.epochs, made.row, standings.choice_table(made, top=top, wide=wide), sentences, described)
 
 
-def _confirmed(console: Console, plan: Plan, question: Question) -> _Found:
+def _confirmed(console: Console, plan: Plan, question: Question, *, wide: bool) -> _Found:
     """Run the confirmation, or go on with it, or only read it where it is finished. Exit where the user stops it."""
     from orchestrator.choosing import confirming
     from orchestrator.tune import driver
+    from orchestrator.views import standings
     from orchestrator.views.progress import Progress
 
     with (
@@ -141,7 +236,7 @@ def _confirmed(console: Console, plan: Plan, question: Question) -> _Found:
     if outcome.interrupted:
         cli.stopped(console, f"Stopped after {outcome.finished} of {plan.trials} runs. To go on where they stand:")
     made = confirming.decide(plan.store, question)
-    table, sentences = standings.confirmation_table(made), confirming.sentences(made)
+    table, sentences = standings.confirmation_table(made, wide=wide), confirming.sentences(made)
     return _Found(made.epochs, made.row, table, sentences, made.describe())
 
 
@@ -149,7 +244,7 @@ def _show(console: Console, found: _Found, *, only_problems: bool) -> None:
     for problem in found.epochs.problems:
         console.print(f"warning: {problem}", style="yellow", soft_wrap=True)
     if not only_problems:
-        console.print(found.table)
+        console.print(found.table, soft_wrap=True)
         for line in found.sentences:
             console.print(line, soft_wrap=True, highlight=False)
 

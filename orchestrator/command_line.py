@@ -1,4 +1,7 @@
-"""What all commands share: errors as one message and an exit code, and how to spell the next command."""
+"""What all commands share: options, errors as one message and an exit code, and how to spell the next command.
+
+Imported for every `--help`: what takes long to import is imported where it is used.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import bdb
 import io
 import os
 import sys
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
@@ -19,12 +22,16 @@ from rich.text import Text
 from cpcnn_core import places
 from cpcnn_core.errors import CpcnnError, RunError, UserError
 from orchestrator.process import debugging, signals, streams
-from orchestrator.records.location import Folder, located
-from orchestrator.records.store import StoreError
+from orchestrator.records.errors import StoreError
 from orchestrator.text import calling, names
+
+if TYPE_CHECKING:
+    from orchestrator.records.location import Folder
 
 
 def _results(text: str | Path) -> Folder:
+    from orchestrator.records.location import located
+
     try:
         return located(text)
     except ValueError as error:
@@ -44,47 +51,144 @@ def data_root(text: str) -> str:
     return text if places.is_url(text) else str(local(text).absolute())
 
 
+def space_file(text: str | Path) -> Path:
+    """Parse an argument that names a space file: its path, or the name of one that ships."""
+    path = local(text)
+    from orchestrator.search import shipped
+
+    return shipped.file(path.name) if shipped.is_meant(str(text)) else path
+
+
+def space_names(incomplete: str) -> list[str]:
+    """What a shell completes a space file to: the names of those that ship, and the Python files here."""
+    from orchestrator.search import shipped
+
+    folder = Path(incomplete).parent
+    files = [str(file) for file in folder.glob("*.py")] if folder.is_dir() else []
+    return [name for name in (*shipped.names(), *sorted(files)) if name.startswith(incomplete)]
+
+
 BAD_INPUT = UserError.exit_code
 FAILED = RunError.exit_code
 STOPPED = 130  # as a shell reports a program that Ctrl-C ended
 
+# What the help's options are grouped by.
+SPACE_PANEL = "What is asked"
+SEARCH_PANEL = "How it is searched"
+LIMITS_PANEL = "Limits"
+AGAIN_PANEL = "Going on"
+CLUSTER_PANEL = "Clusters"
+RESULTS_PANEL = "Results"
+SHOWN_PANEL = "What is shown"
+CHOICE_PANEL = "Which trials"
+OUT_PANEL = "What is written"
+HERE_PANEL = "This machine"
+LIVE_PANEL = "Live"
+
 SpaceFile = Annotated[
-    Path, typer.Argument(parser=local, metavar="SPACE", help="A space file, as search_spaces/digits.py.")
+    Path,
+    typer.Argument(
+        parser=space_file,
+        metavar="SPACE",
+        autocompletion=space_names,
+        help="A space that ships, as digits, or a space file, as my/space.py. `cpcnn spaces` lists the former.",
+    ),
 ]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Fix a configuration field. May be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        rich_help_panel=SPACE_PANEL,
+        show_default="the space file's, else docs/settings.md's",
+        help="Fix a configuration field. May be repeated.",
+    ),
 ]
 Preset = Annotated[
     str | None,
-    typer.Option("--preset", metavar="NAME", help="What SPACE says otherwise under this name, as cpu; before --set."),
+    typer.Option(
+        "--preset",
+        metavar="NAME",
+        rich_help_panel=SPACE_PANEL,
+        show_default="none",
+        help="What SPACE says otherwise under this name, as cpu; before --set.",
+    ),
 ]
 _RESULTS = typer.Option(
-    parser=_results, metavar="FOLDER|URL", help="What holds a folder per sweep: a folder, or as s3://bucket/results."
+    parser=_results,
+    metavar="FOLDER|URL",
+    rich_help_panel=RESULTS_PANEL,
+    show_default="the folder results",
+    help="What holds a folder per sweep: a folder, or as s3://bucket/results.",
 )
 if TYPE_CHECKING:
     Results = Annotated[Folder, _RESULTS]
 else:
     Results = Annotated[Path, _RESULTS]  # typer takes no union
-Seed = Annotated[int, typer.Option(min=0, help="Seeds the search, and each trial unless the space says otherwise.")]
+Seed = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        rich_help_panel=SPACE_PANEL,
+        help="Seeds the search, and each trial unless the space says otherwise.",
+    ),
+]
 Sweeps = Annotated[
     list[str] | None,
-    typer.Option("--sweep", help="A sweep to choose from; may be repeated. Without: those of the latest question."),
+    typer.Option(
+        "--sweep",
+        rich_help_panel=CHOICE_PANEL,
+        show_default="those of the latest question",
+        help="A sweep to choose from; may be repeated.",
+    ),
 ]
 WandbOption = Annotated[
     Literal["online", "offline"] | None,
-    typer.Option("--wandb", help="A run of Weights & Biases per trial; offline keeps them on disk."),
+    typer.Option(
+        "--wandb",
+        rich_help_panel=SHOWN_PANEL,
+        show_default="no runs there",
+        help="A run of Weights & Biases per trial; offline keeps them on disk.",
+    ),
 ]
 TensorBoardOption = Annotated[
-    bool, typer.Option("--tensorboard", help="Event files for TensorBoard in the sweep's folder.")
+    bool,
+    typer.Option(
+        "--tensorboard",
+        rich_help_panel=SHOWN_PANEL,
+        show_default="no event files",
+        help="Event files for TensorBoard in the sweep's folder.",
+    ),
 ]
 TrackerOption = Annotated[
     list[str] | None,
-    typer.Option("--tracker", metavar="NAME[=MODE]", help="Show trials in another tool, as wandb=offline; repeatable."),
+    typer.Option(
+        "--tracker",
+        metavar="NAME[=MODE]",
+        rich_help_panel=SHOWN_PANEL,
+        show_default="none",
+        help="Show trials in another tool, as wandb=offline; repeatable.",
+    ),
 ]
-
 PlainOption = Annotated[
-    bool, typer.Option("--plain", help="Plain lines instead of a display that is drawn over itself.")
+    bool,
+    typer.Option(
+        "--plain",
+        rich_help_panel=SHOWN_PANEL,
+        show_default="a live display on a terminal",
+        help="Plain lines instead of a display that is drawn over itself.",
+    ),
 ]
+WideOption = Annotated[
+    bool,
+    typer.Option(
+        "--wide",
+        rich_help_panel=SHOWN_PANEL,
+        show_default="as many columns as fit, the rest below",
+        help="Every column of a table in its line, however narrow the terminal is.",
+    ),
+]
+TRIAL_HELP = "A trial's id, or as much of its beginning as no other trial has."
 
 
 class _Plain(Console):
@@ -98,16 +202,18 @@ class _Plain(Console):
             yield segment if segment.control else segment._replace(text=segment.text.translate(_VISIBLE))
 
 
+_UNBOUNDED = 10_000  # columns
 _VISIBLE = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Stdout, or stderr; where it is no terminal, wide enough that no table loses columns."""
+    """Stdout, or stderr. Where it is no terminal and COLUMNS is not set, it is as wide as any table."""
     stream = sys.stderr if stderr else sys.stdout
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")  # what its encoding lacks ends no command
     here = _Plain(stderr=stderr)
-    return here if here.is_terminal else _Plain(stderr=stderr, width=160)
+    given = os.environ.get("COLUMNS", "").isdigit()
+    return here if here.is_terminal or given else _Plain(stderr=stderr, width=_UNBOUNDED)
 
 
 def command() -> typer.Typer:
@@ -115,7 +221,23 @@ def command() -> typer.Typer:
     return typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-def run(app: typer.Typer) -> None:
+def examples(*typed: str) -> str:
+    """What stands below a command's help: lines to type, without `cpcnn` in front."""
+    return "\n\n".join(["Examples:", *(f"  cpcnn {line}" for line in typed)])
+
+
+@contextmanager
+def doing(here: Console, what: str) -> Generator[None]:
+    """Say what takes a while: on a terminal until it is done, elsewhere in a line."""
+    if not here.is_interactive or debugging.is_debugged():
+        here.print(f"{what} ...", highlight=False, soft_wrap=True)
+        yield
+        return
+    with here.status(f"{what} ...", spinner="line"):  # of letters that every terminal has
+        yield
+
+
+def run(app: Callable[[], object]) -> None:
     """Run a command as the process that it is. Its work and exit code do not depend on whether anybody reads it."""
     streams.outlast()
     try:

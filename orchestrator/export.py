@@ -1,4 +1,4 @@
-"""`python -m orchestrator.export FOLDER`: check an exported folder, wherever it was copied to."""
+"""`cpcnn export FOLDER`: check an exported folder, wherever it was copied to."""
 
 from __future__ import annotations
 
@@ -8,22 +8,32 @@ from typing import Annotated
 import typer
 
 from orchestrator import command_line as cli
-from orchestrator.exporting.folder import verify
 
 app = cli.command()
 
 
-@app.command()
+@app.command(epilog=cli.examples("export results/digits/exports/NAME", "export submission --data-root /data/cpen455"))
 @cli.plain_errors()
 def main(
     folder: Annotated[Path, typer.Argument(parser=cli.local, metavar="FOLDER", help="A folder that `best` exported.")],
     data_root: Annotated[
-        str | None, typer.Option(parser=cli.data_root, metavar="PATH|URL", help="Where the data lies now.")
+        str | None,
+        typer.Option(
+            parser=cli.data_root,
+            metavar="PATH|URL",
+            rich_help_panel=cli.HERE_PANEL,
+            show_default="where it lay",
+            help="Where the data lies now.",
+        ),
     ] = None,
 ) -> None:
     """Check an exported folder: checksums, metrics and predictions."""
+    console = cli.console()
+    with cli.doing(console, "Importing PyTorch"):
+        from orchestrator.exporting.folder import verify
+
     found = verify(folder, data_root)
-    cli.console().print(
+    console.print(
         f"{folder} holds: {', '.join(f'{name} {value:.6f}' for name, value in found.items())}",
         soft_wrap=True,
         highlight=False,

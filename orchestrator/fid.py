@@ -1,4 +1,4 @@
-"""`python -m orchestrator.fid A B`: FID and KID of the images in one folder against those in another."""
+"""`cpcnn fid A B`: FID and KID of the images in one folder against those in another."""
 
 from __future__ import annotations
 
@@ -8,31 +8,59 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from orchestrator import command_line as cli
-from orchestrator.text.formatting import interval, measured
 
 if TYPE_CHECKING:
     from cpcnn_core.fid import Extractor
 
 app = cli.command()
 
+_PANEL = "Features"
+
 Images = Annotated[Path, typer.Argument(parser=cli.local, metavar="A", help="A folder of images, those to judge.")]
 Real = Annotated[Path, typer.Argument(parser=cli.local, metavar="B", help="A folder of images, to hold A against.")]
 Features = Annotated[
     Literal["inception-2048", "inception-192", "classifier"],
-    typer.Option("--features", help="Whose features: the literature's, the course's, or a small classifier's."),
+    typer.Option(
+        "--features",
+        rich_help_panel=_PANEL,
+        help="Whose features: the literature's, the course's, or a small classifier's.",
+    ),
 ]
 Weights = Annotated[
     Path | None,
-    typer.Option(parser=cli.local, metavar="FILE", help="Inception's weights; without, downloaded or from the cache."),
+    typer.Option(
+        parser=cli.local,
+        metavar="FILE",
+        rich_help_panel=_PANEL,
+        show_default="from the cache, else downloaded",
+        help="Inception's weights.",
+    ),
 ]
 DataName = Annotated[
     Literal["digits", "cpen455"] | None,
-    typer.Option("--data", help="For `classifier`: whose training images it learns from. A and B are of their size."),
+    typer.Option(
+        "--data",
+        rich_help_panel=_PANEL,
+        show_default="none",
+        help="For `classifier`: whose training images it learns from. A and B are of their size.",
+    ),
 ]
-Root = Annotated[str | None, typer.Option("--root", parser=cli.data_root, metavar="PATH", help="Where that data lies.")]
+Root = Annotated[
+    str | None,
+    typer.Option(
+        "--root",
+        parser=cli.data_root,
+        metavar="PATH",
+        rich_help_panel=_PANEL,
+        show_default="none; cpen455 needs it",
+        help="Where that data lies.",
+    ),
+]
 
 
-@app.command()
+@app.command(
+    epilog=cli.examples("fid drawn/samples real", "fid drawn/samples real --features classifier --data digits")
+)
 @cli.plain_errors()
 def main(
     a: Images,
@@ -44,7 +72,9 @@ def main(
 ) -> None:
     """Print FID and KID of folder A against folder B, each with what it must share with another to be compared."""
     console = cli.console()
-    from cpcnn_core import fid  # torch takes seconds; a mistyped option is answered before
+    with cli.doing(console, "Importing PyTorch"):
+        from cpcnn_core import fid
+        from orchestrator.text.formatting import interval, measured
 
     for folder in (a, b):
         fid.images_in(folder)

@@ -1,52 +1,94 @@
-"""`python -m orchestrator.report`: the results of sweeps as one HTML file that needs neither network nor program."""
+"""`cpcnn report`: the results of sweeps as one HTML file that needs neither network nor program."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 
 from orchestrator import command_line as cli
-from orchestrator.choosing import finalists, selection, where
-from orchestrator.choosing.decision import Decision, choose, read
-from orchestrator.choosing.judge import DEFAULT_RULE, Rule
-from orchestrator.records.location import beside
+from orchestrator.choosing.rules import DEFAULT_RULE, Rule
+
+if TYPE_CHECKING:
+    from orchestrator.choosing.decision import Decision
 
 app = cli.command()
 
 
-@app.command()
+@app.command(epilog=cli.examples("report --serve", 'report --sweep digits --metric fid --where "val_acc >= 0.8"'))
 @cli.plain_errors()
 def main(
-    metric: Annotated[str, typer.Option(help="The metric that the table is ordered by.")] = "val_acc",
-    results: cli.Results = Path("results"),
+    metric: Annotated[
+        str, typer.Option(rich_help_panel=cli.CHOICE_PANEL, help="The metric that the table is ordered by.")
+    ] = "val_acc",
+    mode: Annotated[
+        Literal["max", "min"] | None,
+        typer.Option(rich_help_panel=cli.CHOICE_PANEL, show_default="the metric's own", help="Which way is better."),
+    ] = None,
     sweep: cli.Sweeps = None,
-    condition: Annotated[str, typer.Option("--where", metavar="CONDITIONS", help="As for best.")] = "",
-    mode: Annotated[Literal["max", "min"] | None, typer.Option(help="Which way is better; the metric's own.")] = None,
-    rule: Annotated[Rule, typer.Option(help="As for best.")] = DEFAULT_RULE,
+    condition: Annotated[
+        str,
+        typer.Option(
+            "--where",
+            metavar="CONDITIONS",
+            rich_help_panel=cli.CHOICE_PANEL,
+            show_default="all trials",
+            help="As for best.",
+        ),
+    ] = "",
+    rule: Annotated[Rule, typer.Option(rich_help_panel=cli.CHOICE_PANEL, help="As for best.")] = DEFAULT_RULE,
+    results: cli.Results = Path("results"),
     out: Annotated[
         Path | None,
-        typer.Option(parser=cli.local, metavar="FILE", help="The HTML file; report.html in RESULTS."),
+        typer.Option(
+            parser=cli.local,
+            metavar="FILE",
+            rich_help_panel=cli.OUT_PANEL,
+            show_default="report.html in RESULTS",
+            help="The HTML file.",
+        ),
     ] = None,
     pictures: Annotated[
         bool,
-        typer.Option(help="Draw what the finalists draw and mistake, where that was not done at the end of the sweep."),
+        typer.Option(
+            rich_help_panel=cli.OUT_PANEL,
+            help="Draw what the best trials draw and mistake, if the sweep has not done so at its end.",
+        ),
     ] = True,
     serve: Annotated[
-        bool, typer.Option("--serve", help="Serve the page instead, and follow the sweep while it runs, until Ctrl-C.")
+        bool,
+        typer.Option(
+            "--serve",
+            rich_help_panel=cli.LIVE_PANEL,
+            show_default="write a file",
+            help="Serve the page, and follow the sweep while it runs, until Ctrl-C.",
+        ),
     ] = False,
-    host: Annotated[str, typer.Option(help="With --serve: where to listen. Beyond this machine a token is needed.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="With --serve; 0: any that is free.")] = 8555,
+    host: Annotated[
+        str,
+        typer.Option(
+            rich_help_panel=cli.LIVE_PANEL, help="Where to listen. On an address that others reach, a token is needed."
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, rich_help_panel=cli.LIVE_PANEL, help="The port; 0: any that is free.")
+    ] = 8555,
     with_token: Annotated[
-        bool, typer.Option("--with-token", help="With --serve: a token on this machine too, which others use.")
+        bool,
+        typer.Option(
+            "--with-token",
+            rich_help_panel=cli.LIVE_PANEL,
+            show_default="beyond this machine alone",
+            help="A token on this machine too, if others work on it.",
+        ),
     ] = False,
 ) -> None:
     """Write the report, or serve it."""
     console = cli.console()
+    from orchestrator.choosing import where
+
     conditions = where.parse(condition) if condition else ()
     if serve:
         from orchestrator.records import stop_requests
@@ -64,6 +106,10 @@ def main(
             say=lambda text: console.print(text, soft_wrap=True, highlight=False),
         )
         return
+    from orchestrator.choosing import selection
+    from orchestrator.choosing.decision import choose, read
+    from orchestrator.records.location import beside
+
     selected = selection.select(results, sweep or ())
     decision = choose(read(selected, metric, mode=mode, conditions=conditions), rule)
     if pictures:
@@ -84,6 +130,8 @@ def main(
 
 def _draw(console: Console, decision: Decision) -> None:
     """Make the pictures of finalists that have none, from their weights, if they are here."""
+    from orchestrator.choosing import finalists
+
     if missing := finalists.without_pictures(finalists.of(decision)):
         from orchestrator.exporting import pictures  # which needs torch
 

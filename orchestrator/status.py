@@ -1,4 +1,4 @@
-"""`python -m orchestrator.status`: where the sweeps stand, from their files alone, from any shell or machine."""
+"""`cpcnn status`: where the sweeps stand, from their files alone, from any shell or machine."""
 
 from __future__ import annotations
 
@@ -9,34 +9,54 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console, Group
-from rich.live import Live
 
 from orchestrator import command_line as cli
 from orchestrator.process import streams
-from orchestrator.records.store import Store, StoreError, sweeps
-from orchestrator.views.overview import render
+
+if TYPE_CHECKING:
+    from orchestrator.records.store import Store
 
 app = cli.command()
 
 _WATCH_SECONDS = 2.0
 
 
-@app.command()
+@app.command(epilog=cli.examples("status", "status --sweep digits --watch"))
 @cli.plain_errors()
 def main(
     results: cli.Results = Path("results"),
-    sweep: Annotated[str | None, typer.Option(help="The sweep to show; all of them.")] = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option(rich_help_panel=cli.CHOICE_PANEL, show_default="all of them", help="The sweep to show."),
+    ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object instead, for programs; docs/sweeps.md has its keys.")
+        bool,
+        typer.Option(
+            "--json",
+            rich_help_panel=cli.SHOWN_PANEL,
+            show_default="text",
+            help="One JSON object, for programs; docs/sweeps.md has its keys.",
+        ),
     ] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Look again every two seconds, until Ctrl-C.")] = False,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            rich_help_panel=cli.SHOWN_PANEL,
+            show_default="once",
+            help="Look again every two seconds, until Ctrl-C.",
+        ),
+    ] = False,
 ) -> None:
     """Show states, the best trial so far, the rate, the time left, failures with their reasons, and the driver."""
     console = cli.console()
+    from orchestrator.records.store import StoreError, sweeps
+    from orchestrator.views.overview import render
+
     found = [store for store in sweeps(results) if sweep in {None, store.folder.name}]
     if not found:
         there = ", ".join(store.folder.name for store in sweeps(results))
@@ -58,6 +78,10 @@ def main(
 
 def _watch(console: Console, found: Sequence[Store]) -> None:
     """Show it again and again, until nobody looks any more; where it is no terminal, when it has changed."""
+    from rich.live import Live
+
+    from orchestrator.views.overview import render
+
     shown = None
     with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
         while not streams.is_gone(sys.stdout):

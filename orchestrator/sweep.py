@@ -1,32 +1,22 @@
-"""`python -m orchestrator.sweep SPACE`: run a sweep, or resume it; then say which trial was best."""
+"""`cpcnn sweep SPACE`: run a sweep, or resume it; then say which trial was best."""
 
 from __future__ import annotations
 
 import os
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from orchestrator import command_line as cli
-from orchestrator.choosing import finalists
-from orchestrator.machines import cluster_file, launch
-from orchestrator.machines.cluster import ClusterError
-from orchestrator.objectives import words
-from orchestrator.records.room import parse_size
-from orchestrator.search import samplers, space
-from orchestrator.search.budget import Budget
 from orchestrator.text import calling
-from orchestrator.training import trainer
-from orchestrator.tune import driver
-from orchestrator.tune.dry_run import show as dry_run_of
-from orchestrator.tune.plan import Outcome, Plan
-from orchestrator.views import ending, tracking
-from orchestrator.views.progress import Progress
+
+if TYPE_CHECKING:
+    from orchestrator.tune.plan import Outcome, Plan
+    from orchestrator.views import tracking
 
 app = cli.command()
 
@@ -35,6 +25,8 @@ app = cli.command()
 def _check_cluster(file: Path | None) -> None:
     if file is None:
         return
+    from orchestrator.machines import cluster_file
+
     head, most = cluster_file.check(file, here=Path.cwd())
     console = cli.console()
     console.print(f"{file} will do.", highlight=False, soft_wrap=True)
@@ -44,52 +36,164 @@ def _check_cluster(file: Path | None) -> None:
     raise typer.Exit
 
 
-Trials = Annotated[int | None, typer.Option(min=1, help="How many configurations; the space's `trials`.")]
-Name = Annotated[str | None, typer.Option(help="The sweep's name; the space file's, and the preset's.")]
+Trials = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        rich_help_panel=cli.SPACE_PANEL,
+        show_default="the space's trials, else 16",
+        help="How many configurations to try.",
+    ),
+]
+Name = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=cli.RESULTS_PANEL,
+        show_default="the space's name, and the preset's",
+        help="The sweep's name, and its folder in RESULTS.",
+    ),
+]
 Sampler = Annotated[
-    str | None, typer.Option(help=f"What chooses: {', '.join(samplers.SAMPLERS)}; the space's `sampler`.")
+    str | None,
+    typer.Option(
+        rich_help_panel=cli.SEARCH_PANEL,
+        show_default="the space's sampler, else tpe",
+        help="What chooses configurations: tpe, random, grid, nsga2 or gp.",
+    ),
 ]
 ObjectiveOption = Annotated[
     str | None,
-    typer.Option("--objective", help="What to optimise, in a space file's words, as val_acc; the space's `objective`."),
+    typer.Option(
+        "--objective",
+        rich_help_panel=cli.SPACE_PANEL,
+        show_default="the space's objective",
+        help="What to optimise, in a space file's words, as val_acc.",
+    ),
 ]
 WarmStart = Annotated[
     list[str] | None,
-    typer.Option("--warm-start", metavar="SWEEP", help="An earlier sweep to learn from. May be repeated."),
+    typer.Option(
+        "--warm-start",
+        metavar="SWEEP",
+        rich_help_panel=cli.SEARCH_PANEL,
+        show_default="none",
+        help="An earlier sweep to learn from. May be repeated.",
+    ),
 ]
 Scheduler = Annotated[
-    str | None, typer.Option(help="Who stops trials early: asha, promote, median or none; the space's `scheduler`.")
+    str | None,
+    typer.Option(
+        rich_help_panel=cli.SEARCH_PANEL,
+        show_default="the space's scheduler, else asha",
+        help="Who stops trials early: asha, promote, median or none.",
+    ),
 ]
 Hours = Annotated[
-    float | None, typer.Option(min=0, help="End after so many hours of work, those of earlier runs included.")
+    float | None,
+    typer.Option(
+        min=0,
+        rich_help_panel=cli.LIMITS_PANEL,
+        show_default="no limit",
+        help="End after so many hours of work, those of earlier runs included.",
+    ),
 ]
-GpuHours = Annotated[float | None, typer.Option(min=0, help="The same, counting each GPU that a trial holds.")]
+GpuHours = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        rich_help_panel=cli.LIMITS_PANEL,
+        show_default="no limit",
+        help="The same, counting each GPU that a trial holds.",
+    ),
+]
 Extend = Annotated[
-    bool, typer.Option("--extend", help="Go on with a sweep whose space has grown since: more options, wider bounds.")
+    bool,
+    typer.Option(
+        "--extend",
+        rich_help_panel=cli.AGAIN_PANEL,
+        show_default="refuse another space",
+        help="Go on with a sweep whose space has grown since: more options, wider bounds.",
+    ),
 ]
 Disk = Annotated[
-    str | None, typer.Option(metavar="SIZE", help="As 5GB: what checkpoints may take; the least valuable go first.")
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        rich_help_panel=cli.LIMITS_PANEL,
+        show_default="no limit",
+        help="As 5GB: what checkpoints may take; the least valuable go first.",
+    ),
 ]
 MoreEpochs = Annotated[
-    int | None, typer.Option(min=1, help="Once the sweep has finished: let its COMPLETE trials go on for so many more.")
+    int | None,
+    typer.Option(
+        min=1,
+        rich_help_panel=cli.AGAIN_PANEL,
+        show_default="none",
+        help="Once the sweep has finished: let its COMPLETE trials go on for so many more.",
+    ),
 ]
 RetryFailed = Annotated[
-    bool, typer.Option("--retry-failed", help="Run the trials that FAILED again, each from its last checkpoint.")
+    bool,
+    typer.Option(
+        "--retry-failed",
+        rich_help_panel=cli.AGAIN_PANEL,
+        show_default="leave them",
+        help="Run the trials that FAILED again, each from its last checkpoint.",
+    ),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what the sweep would cost, and do not run it.")]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        rich_help_panel=cli.LIMITS_PANEL,
+        show_default="run it",
+        help="Say what the sweep would cost, and do not run it.",
+    ),
+]
 ClusterFile = Annotated[
     Path | None,
-    typer.Option(parser=cli.local, metavar="FILE", help="With --dry-run: what it would cost on the cluster of FILE."),
+    typer.Option(
+        parser=cli.local,
+        metavar="FILE",
+        rich_help_panel=cli.CLUSTER_PANEL,
+        show_default="this machine",
+        help="With --dry-run: what it would cost on the cluster of FILE.",
+    ),
 ]
 Address = Annotated[
-    str | None, typer.Option(help="A running Ray cluster, HOST:PORT or auto; RAY_ADDRESS. None: a Ray of our own.")
+    str | None,
+    typer.Option(
+        rich_help_panel=cli.CLUSTER_PANEL,
+        show_default="RAY_ADDRESS, else a Ray of our own",
+        help="A running Ray cluster, HOST:PORT or auto.",
+    ),
 ]
 Submit = Annotated[
-    str | None, typer.Option(metavar="URL", help="Have a cluster run all this as a job, http://127.0.0.1:8265.")
+    str | None,
+    typer.Option(
+        metavar="URL",
+        rich_help_panel=cli.CLUSTER_PANEL,
+        show_default="run it from here",
+        help="Have a cluster run all this as a job, http://127.0.0.1:8265.",
+    ),
 ]
-MaxCost = Annotated[float | None, typer.Option(min=0, help="On a cluster: stop when its nodes have cost so much.")]
+MaxCost = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        rich_help_panel=cli.CLUSTER_PANEL,
+        show_default="no limit",
+        help="On a cluster: stop when its nodes have cost so much.",
+    ),
+]
 PendingMinutes = Annotated[
-    float, typer.Option(min=0, help="On a cluster: stop where no trial finds a place for so long.")
+    float,
+    typer.Option(
+        min=0,
+        rich_help_panel=cli.CLUSTER_PANEL,
+        help="On a cluster: stop where no trial finds a place for so long.",
+    ),
 ]
 CheckCluster = Annotated[
     Path | None,
@@ -98,12 +202,19 @@ CheckCluster = Annotated[
         metavar="FILE",
         callback=_check_cluster,
         is_eager=True,
+        rich_help_panel=cli.CLUSTER_PANEL,
+        show_default="none",
         help="Only say what is wrong with FILE.",
     ),
 ]
 
 
-@app.command()
+@app.command(
+    epilog=cli.examples(
+        "sweep digits",
+        "sweep cpen455 --preset cpu --set data.root=PATH --hours 2",
+    )
+)
 @cli.plain_errors()
 @cli.stoppable()
 def main(
@@ -112,33 +223,43 @@ def main(
     trials: Trials = None,
     preset: cli.Preset = None,
     given: cli.Settings = None,
-    results: cli.Results = Path("results"),
-    name: Name = None,
+    objective: ObjectiveOption = None,
     seed: cli.Seed = 0,
     sampler: Sampler = None,
-    objective: ObjectiveOption = None,
-    warm_start: WarmStart = None,
     scheduler: Scheduler = None,
+    warm_start: WarmStart = None,
     hours: Hours = None,
     gpu_hours: GpuHours = None,
+    disk: Disk = None,
+    dry_run: DryRun = False,
     extend: Extend = False,
     more_epochs: MoreEpochs = None,
-    disk: Disk = None,
     retry_failed: RetryFailed = False,
-    dry_run: DryRun = False,
-    cluster: ClusterFile = None,
-    address: Address = None,
-    submit: Submit = None,
-    max_cost: MaxCost = None,
-    pending_minutes: PendingMinutes = 30,
+    results: cli.Results = Path("results"),
+    name: Name = None,
     plain: cli.PlainOption = False,
+    wide: cli.WideOption = False,
     wandb: cli.WandbOption = None,
     tensorboard: cli.TensorBoardOption = False,
     tracker: cli.TrackerOption = None,
+    address: Address = None,
+    submit: Submit = None,
+    cluster: ClusterFile = None,
+    max_cost: MaxCost = None,
+    pending_minutes: PendingMinutes = 30,
     check_cluster: CheckCluster = None,  # noqa: ARG001 - it has done its work
 ) -> None:
     """Search SPACE. The same command again resumes the sweep where it was stopped or killed."""
     console = cli.console()
+    from dataclasses import replace
+
+    from orchestrator.objectives import words
+    from orchestrator.records.room import parse_size
+    from orchestrator.search import space
+    from orchestrator.search.budget import Budget
+    from orchestrator.tune.plan import Plan
+    from orchestrator.views import tracking
+
     trackers = tracking.asked(tracker or (), wandb=wandb, tensorboard=tensorboard)
     wanted = None if objective is None else words.read(objective)
     asked = space.read(space_file, given or (), preset=preset, seed=seed, sampler=sampler, objective=wanted)
@@ -162,18 +283,30 @@ def main(
     elif submit is not None:
         _submit(console, context, plan, submit, space_file)
     else:
-        _run(console, plan, address, trackers, plain=plain)
+        _run(console, plan, address, trackers, plain=plain, wide=wide)
 
 
 def _estimate(console: Console, plan: Plan, cluster: Path | None, *, dry_run: bool) -> None:
     """Say what the sweep would cost. Raise ClusterError where nobody asked for that alone."""
     if not dry_run:
+        from orchestrator.machines.cluster import ClusterError
+
         raise ClusterError("--cluster: goes with --dry-run; --address and --submit run a sweep on a cluster")
-    dry_run_of(console, plan, cluster)
+    with cli.doing(console, "Importing PyTorch and Ray"):
+        from orchestrator.tune import dry_run as dry_run_of
+    dry_run_of.show(console, plan, cluster)
 
 
-def _run(console: Console, plan: Plan, address: str | None, trackers: tracking.Asked, *, plain: bool) -> None:
+def _run(
+    console: Console, plan: Plan, address: str | None, trackers: tracking.Asked, *, plain: bool, wide: bool
+) -> None:
     """Run the sweep and show how it ended."""
+    with cli.doing(console, "Importing Optuna and PyTorch"):
+        from orchestrator.machines import launch
+        from orchestrator.tune import driver
+        from orchestrator.views import tracking
+        from orchestrator.views.progress import Progress
+
     if address is not None:
         os.environ["RAY_ADDRESS"] = launch.check_address(address)
     with Progress(console, plan.space.objective, plan.space.searched, total=plan.trials, plain=plain) as view:
@@ -184,11 +317,14 @@ def _run(console: Console, plan: Plan, address: str | None, trackers: tracking.A
         )
     _show_why_it_ended(console, plan, outcome)
     _draw_finalists(console, plan)
-    show(console, plan)
+    show(console, plan, wide=wide)
 
 
 def _draw_finalists(console: Console, plan: Plan) -> None:
     """Make the report's pictures of the best trials while weights and data are at hand."""
+    from orchestrator.choosing import finalists
+    from orchestrator.training import trainer
+
     if plan.trainer != trainer.TRAINER:
         return  # simulated trials have no weights
     if missing := finalists.without_pictures(finalists.of_sweep(plan.store)):
@@ -210,6 +346,8 @@ def _show_why_it_ended(console: Console, plan: Plan, outcome: Outcome) -> None:
 
 
 def _submit(console: Console, context: typer.Context, plan: Plan, address: str, space_file: Path) -> None:
+    from orchestrator.machines import launch
+
     options = [*_typed(context), "--address", "auto"]
     settings = context.params["given"] or ()
     job = launch.submit(address, space_file, options, name=plan.name, results=plan.results, settings=settings)
@@ -236,12 +374,14 @@ def _typed(context: typer.Context) -> list[str]:
     return options
 
 
-def show(console: Console, plan: Plan) -> None:
+def show(console: Console, plan: Plan, *, wide: bool = False) -> None:
     """Print the leaderboard and the next command to type. Exit with an error where no trial came to a good end."""
+    from orchestrator.views import ending
+
     end = ending.read(plan.store, plan.space.objective)
     for problem in end.problems:
         console.print(f"warning: {problem}", style="yellow", soft_wrap=True)
-    console.print(end.table())
+    console.print(end.table(wide=wide), soft_wrap=True)
     if end.trials.others:
         text = f"Not in the table: {end.trials.others_in_words} in {plan.store.folder}"
         console.print(text, soft_wrap=True, highlight=False)

@@ -1,4 +1,4 @@
-"""`python -m orchestrator.track --sweep NAME --wandb online`: show a sweep, running or ended, in other tools."""
+"""`cpcnn track --sweep NAME --wandb online`: show a sweep, running or ended, in other tools."""
 
 from __future__ import annotations
 
@@ -11,23 +11,32 @@ from typing import Annotated
 import typer
 
 from orchestrator import command_line as cli
-from orchestrator.records.store import Store, StoreError, sweeps
-from orchestrator.views import tracking
 
 app = cli.command()
 
 
-@app.command()
+@app.command(epilog=cli.examples("track --sweep digits --tensorboard", "track --sweep digits --wandb offline"))
 @cli.plain_errors()
 def main(
-    sweep: Annotated[str, typer.Option(help="The sweep to show.")],
+    sweep: Annotated[str, typer.Option(rich_help_panel=cli.CHOICE_PANEL, help="The sweep to show.")],
     results: cli.Results = Path("results"),
     wandb: cli.WandbOption = None,
     tensorboard: cli.TensorBoardOption = False,
     tracker: cli.TrackerOption = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Go on until stdin ends, rather than once.")] = False,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow",
+            rich_help_panel=cli.SHOWN_PANEL,
+            show_default="once",
+            help="Go on until stdin ends.",
+        ),
+    ] = False,
 ) -> None:
     """Show what has not been shown yet of a sweep's trials."""
+    from orchestrator.records.store import Store, StoreError, sweeps
+    from orchestrator.views import tracking
+
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     _warn_plainly()
     asked = tracking.asked(tracker or (), wandb=wandb, tensorboard=tensorboard)
@@ -53,6 +62,8 @@ def _end_of_stdin() -> threading.Event:
 
 def _warn_plainly() -> None:
     """Warnings without a time, so that whoever started this process can tell them from the rest."""
+    from orchestrator.views import tracking
+
     root = logging.getLogger()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter(f"{tracking.WARNING}%(message)s"))

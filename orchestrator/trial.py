@@ -1,51 +1,126 @@
-"""`python -m orchestrator.trial SPACE`: one trial by hand, without Ray; imports, replays, images of trials and data."""
+"""`cpcnn trial SPACE`: one trial by hand, without Ray; imports, replays, images of trials and data."""
 
 from __future__ import annotations
 
+import ast
 import bdb
+import importlib.util
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from cpcnn_core import environment, renaming
-from cpcnn_core.config import ConfigError, TrialConfig
-from cpcnn_core.fusion import FUSIONS
-from cpcnn_core.starter import Choices
 from orchestrator import command_line as cli
-from orchestrator.exporting import drawing, submission
-from orchestrator.objectives.objective import Objective
-from orchestrator.process import launcher, signals, streams
-from orchestrator.records import beginning, kinds, mixtures
-from orchestrator.records.ranking import is_of_training
-from orchestrator.records.store import Store, as_int
-from orchestrator.search import space
-from orchestrator.search.settings import parse_settings
-from orchestrator.text.formatting import measured, plain
-from orchestrator.training import by_hand, continuing, importing, replaying, trainer
-from orchestrator.training.replicas import Replicated
-from orchestrator.views import bar, tracking
-from orchestrator.views.epochs import Epochs
+from orchestrator.text import literals
+
+if TYPE_CHECKING:
+    from cpcnn_core import environment
+    from cpcnn_core.config import TrialConfig
+    from orchestrator.objectives.objective import Objective
+    from orchestrator.records.store import Store
+    from orchestrator.training import continuing
+    from orchestrator.training.replicas import Replicated
+    from orchestrator.views import tracking
 
 _WAY_OUT = "give this trial another --name"  # where the folder holds trials of other data, or of another protocol
+
+_IMPORTING = "Importing PyTorch"
+
+_TRAINING_PANEL = "How it is trained"
+_IMPORT_PANEL = "What is taken of FILE"
+_DRAWING_PANEL = "What is drawn"
 
 Renames = Annotated[
     list[str] | None,
     typer.Option(
         "--rename",
         metavar="OLD=NEW",
+        rich_help_panel=_IMPORT_PANEL,
+        show_default="the starter code's names",
         help="The file's name of a parameter (or what names begin with up to a dot), and ours. `*` stands for any "
         "characters; A+B=NEW joins two tensors; the same OLD again uses it twice. docs/import.md has examples.",
     ),
 ]
-Processes = Annotated[
-    int | None, typer.Option(min=1, help="How many processes share each batch, with a GPU each where there are any.")
+Drop = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=_IMPORT_PANEL,
+        show_default="none",
+        help="A tensor of the file to leave out; `*` as in --rename. May be repeated.",
+    ),
 ]
+FirstClasses = Annotated[
+    bool,
+    typer.Option(
+        "--first-classes",
+        rich_help_panel=_IMPORT_PANEL,
+        show_default="refuse other classes",
+        help="Of label tables with more classes than the data, take the first.",
+    ),
+]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        rich_help_panel=_TRAINING_PANEL,
+        show_default="this one alone",
+        help="How many processes share each batch, with a GPU each where there are any.",
+    ),
+]
+Epochs = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        rich_help_panel=_TRAINING_PANEL,
+        show_default="the space's",
+        help="Short for --set train.epochs=N.",
+    ),
+]
+InAll = Annotated[
+    int | None,
+    typer.Option(
+        "--epochs",
+        min=1,
+        rich_help_panel=_TRAINING_PANEL,
+        show_default="as many as the trial had",
+        help="Instead: how many in all.",
+    ),
+]
+MoreEpochs = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        rich_help_panel=_TRAINING_PANEL,
+        show_default="none",
+        help="How many epochs more.",
+    ),
+]
+Sweep = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=cli.CHOICE_PANEL,
+        show_default="the only one that has it",
+        help="The sweep that ran the trial, where several did.",
+    ),
+]
+TrialId = Annotated[str, typer.Argument(metavar="TRIAL_ID", help=cli.TRIAL_HELP)]
+
+
+def _fusions() -> tuple[str, ...]:
+    """The names in the core's registry, which is read and not imported: that takes as long as PyTorch."""
+    spec = importlib.util.find_spec("cpcnn_core.fusion")
+    assert spec is not None
+    assert spec.origin is not None
+    return literals.keys(ast.parse(Path(spec.origin).read_text(encoding="utf-8")), "FUSIONS")
+
+
+def _name(default: str) -> Any:  # Any: a class of options that typer does not publish
+    return typer.Option(rich_help_panel=cli.RESULTS_PANEL, show_default=default, help="The folder in RESULTS.")
 
 
 class _DefaultRun(TyperGroup):
@@ -67,18 +142,21 @@ def main() -> None:
     """Train one trial in this process. `trial SPACE` is short for `run`, `trial --from` for `continue`."""
 
 
-@app.command()
+@app.command(
+    epilog=cli.examples(
+        "trial digits --set model.fusion=stem_add --epochs 2",
+        "trial cpen455 --preset cpu --set data.root=PATH --processes 2",
+    )
+)
 @cli.plain_errors()
 @cli.stoppable()
 def run(
     space_file: cli.SpaceFile,
     preset: cli.Preset = None,
     given: cli.Settings = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Short for --set train.epochs=N.")] = None,
+    epochs: Epochs = None,
     results: cli.Results = Path("results"),
-    name: Annotated[
-        str | None, typer.Option(help="The folder in RESULTS; the space file's name, the preset's, and -trials.")
-    ] = None,
+    name: Annotated[str | None, _name("the space's name, the preset's, and -trials")] = None,
     seed: cli.Seed = 0,
     processes: Processes = None,
     plain: cli.PlainOption = False,
@@ -93,6 +171,13 @@ def run(
     accelerate launch, they train it together. `python -m pdb -m orchestrator.trial SPACE` debugs it.
     """
     console = cli.console()
+    with cli.doing(console, _IMPORTING):
+        from orchestrator.records import kinds
+        from orchestrator.records.store import Store
+        from orchestrator.search import space
+        from orchestrator.training import trainer
+        from orchestrator.views import tracking
+
     trackers = tracking.asked(tracker or (), wandb=wandb, tensorboard=tensorboard)
     way = _way(trackers, processes, plain=plain)
     settings = [*(given or ()), *([f"train.epochs={epochs}"] if epochs else [])]
@@ -107,21 +192,28 @@ def run(
     _train_by_hand(console, config, store, asked.objective, way, begin)
 
 
-@app.command("continue")
+@app.command(
+    "continue",
+    epilog=cli.examples("trial --from 1a2b3c --more-epochs 10", "trial --from weights.pth --set data.root=PATH"),
+)
 @cli.plain_errors()
 @cli.stoppable()
 def continue_(
     source: Annotated[
-        str, typer.Option("--from", metavar="TRIAL_ID|FILE", help="A trial that has ended, or a .pth of starter code.")
+        str,
+        typer.Option(
+            "--from",
+            metavar="TRIAL_ID|FILE",
+            rich_help_panel=cli.CHOICE_PANEL,
+            help="A trial that has ended, or a .pth of starter code.",
+        ),
     ],
-    more_epochs: Annotated[int | None, typer.Option(min=1, help="How many epochs more.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Instead: how many in all.")] = None,
+    more_epochs: MoreEpochs = None,
+    epochs: InAll = None,
     given: cli.Settings = None,
-    sweep: Annotated[str | None, typer.Option(help="The sweep that ran the trial, where several did.")] = None,
+    sweep: Sweep = None,
     results: cli.Results = Path("results"),
-    name: Annotated[
-        str | None, typer.Option(help="The folder in RESULTS; the trial's own, and `continued` for a file.")
-    ] = None,
+    name: Annotated[str | None, _name("the trial's own, and continued for a file")] = None,
     processes: Processes = None,
     plain: cli.PlainOption = False,
     wandb: cli.WandbOption = None,
@@ -134,6 +226,13 @@ def continue_(
     its state is known. The same command again resumes an interrupted trial.
     """
     console = cli.console()
+    with cli.doing(console, _IMPORTING):
+        from orchestrator.records import kinds, trial_ids
+        from orchestrator.records.store import Store
+        from orchestrator.search.settings import parse_settings
+        from orchestrator.training import continuing, replaying
+        from orchestrator.views import tracking
+
     trackers = tracking.asked(tracker or (), wandb=wandb, tensorboard=tensorboard)
     way = _way(trackers, processes, plain=plain)
     settings = parse_settings(given or ())
@@ -142,7 +241,9 @@ def continue_(
         into = Store((results / cli.folder_name(name or "continued")).absolute())
         start = continuing.of_file(cli.local(source), length, settings)
     else:
-        holder = replaying.holder(results, source, None if sweep is None else cli.known_name(sweep))
+        chosen = None if sweep is None else cli.known_name(sweep)
+        source = trial_ids.whole(results, source, chosen)
+        holder = replaying.holder(results, source, chosen)
         into = holder if name is None else Store((results / cli.folder_name(name)).absolute())
         start = continuing.of_trial(holder, source, length, settings)
 
@@ -156,8 +257,7 @@ def continue_(
     _train_by_hand(console, start.config, into, objective, way, begin, start=start)
 
 
-@dataclass(frozen=True)
-class _Way:
+class _Way(NamedTuple):
     """How a trial is trained by hand, which changes nothing of it."""
 
     trackers: tracking.Asked
@@ -168,6 +268,10 @@ class _Way:
 
 def _way(trackers: tracking.Asked, processes: int | None, *, plain: bool) -> _Way:
     """How, by the options and by the environment, from which the launchers' variables go. Raise ConfigError."""
+    from cpcnn_core import environment
+    from cpcnn_core.config import ConfigError
+    from orchestrator.process import launcher
+
     launched = launcher.processes()
     place = None if launched is not None else environment.rendezvous()
     if processes is not None and (launched is not None or place is not None):
@@ -190,6 +294,11 @@ def _train_by_hand(
 
     `begin` is called once nothing is in the way of it.
     """
+    from cpcnn_core.config import ConfigError
+    from orchestrator.records import beginning, mixtures
+    from orchestrator.training import trainer
+    from orchestrator.views import tracking
+
     place = way.place
     if place is not None and place.processes > 1 and store.is_remote:
         raise ConfigError(f"--results {store.folder.parent}: a trial of several processes needs a folder that all see")
@@ -197,7 +306,8 @@ def _train_by_hand(
     if place is not None and place.rank > 0:
         trainer.follow(config, store)
         return
-    trainer.check(config)
+    with cli.doing(console, "Loading the data"):
+        trainer.check(config)
     with beginning.begun(store, config.trial_id):
         begin()
         with tracking.following(store, way.trackers, say=console.print):
@@ -208,7 +318,13 @@ def _train_by_hand(
     console.print(f"Trial {config.trial_id} is in {store.folder}", soft_wrap=True, highlight=False)
 
 
-@app.command("import")
+@app.command(
+    "import",
+    epilog=cli.examples(
+        "trial import model.pth --fusion input_map --set data.root=PATH",
+        "trial import m.pth --fusion none --drop 'extra.*' --set data.root=PATH",
+    ),
+)
 @cli.plain_errors()
 @cli.stoppable()
 def import_(
@@ -218,25 +334,32 @@ def import_(
     ],
     fusion: Annotated[
         str,
-        typer.Option(help=f"The fusion that the file's network has: {', '.join(FUSIONS)}; or several joined by +."),
+        typer.Option(
+            rich_help_panel=_IMPORT_PANEL,
+            help=f"The fusion that the file's network has: {', '.join(_fusions())}; or several joined by +.",
+        ),
     ],
     rename: Renames = None,
-    drop: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="A tensor of the file to leave out; `*` as in --rename. May be repeated."),
-    ] = None,
-    first_classes: Annotated[
-        bool, typer.Option("--first-classes", help="Of label tables with more classes than the data, take the first.")
-    ] = False,
+    drop: Drop = None,
+    first_classes: FirstClasses = False,
     given: cli.Settings = None,
     results: cli.Results = Path("results"),
-    name: Annotated[str, typer.Option(help="The folder in RESULTS.")] = "imported",
+    name: Annotated[str, _name("imported")] = "imported",
 ) -> None:
     """Bring a starter-code checkpoint into the results as a trial of its own, evaluated like every other.
 
     Sizes are read off the file's shapes. Without --set data.name the data set is cpen455, at --set data.root=PATH.
     """
     console = cli.console()
+    with cli.doing(console, _IMPORTING):
+        from cpcnn_core import renaming
+        from cpcnn_core.config import TrialConfig
+        from cpcnn_core.starter import Choices
+        from orchestrator.records.store import Store
+        from orchestrator.search.settings import parse_settings
+        from orchestrator.text.formatting import measured
+        from orchestrator.training import importing, trainer
+
     settings = parse_settings(given or ())
     importing.check_settings(settings)
     settings = {"data.name": "cpen455", **settings, "model.fusion": fusion}
@@ -257,34 +380,94 @@ def import_(
     )
 
 
-@app.command()
+@app.command(
+    epilog=cli.examples(
+        "trial sample 1a2b3c --count 10 --temperature 0.9",
+        "trial sample 1a2b3c --complete image.png --from-row 16 --out completed",
+    )
+)
 @cli.plain_errors()
 def sample(
     source: Annotated[
         str, typer.Argument(metavar="TRIAL_ID|WEIGHTS", help="A trial, or a .safetensors file of its weights.")
     ],
-    sweep: Annotated[str | None, typer.Option(help="The sweep that ran it, where several did.")] = None,
-    epoch: Annotated[int | None, typer.Option(help="Whose weights draw; the last one that was kept.")] = None,
-    count: Annotated[
-        list[str] | None, typer.Option(metavar="N|CLASS=N", help="Images of each class, or of one. May be repeated.")
+    sweep: Sweep = None,
+    epoch: Annotated[
+        int | None,
+        typer.Option(
+            rich_help_panel=cli.CHOICE_PANEL,
+            show_default="the last one that was kept",
+            help="Whose weights draw.",
+        ),
     ] = None,
-    temperature: Annotated[float, typer.Option(min=0.0, help="Below 1 likelier images, at 0 no noise at all.")] = 1.0,
-    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Of the noise; the trial's own.")] = None,
+    results: cli.Results = Path("results"),
+    count: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="N|CLASS=N",
+            rich_help_panel=_DRAWING_PANEL,
+            show_default="25 of each class",
+            help="Images of each class, or of one. May be repeated.",
+        ),
+    ] = None,
+    temperature: Annotated[
+        float,
+        typer.Option(min=0.0, rich_help_panel=_DRAWING_PANEL, help="Below 1 likelier images, at 0 no noise at all."),
+    ] = 1.0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=2**32 - 1,
+            rich_help_panel=_DRAWING_PANEL,
+            show_default="the trial's own",
+            help="Of the noise.",
+        ),
+    ] = None,
     complete: Annotated[
         Path | None,
-        typer.Option(parser=cli.local, metavar="IMAGE", help="Keep this image's rows above --from-row, draw the rest."),
+        typer.Option(
+            parser=cli.local,
+            metavar="IMAGE",
+            rich_help_panel=_DRAWING_PANEL,
+            show_default="none",
+            help="Keep this image's rows above --from-row, draw the rest.",
+        ),
     ] = None,
-    from_row: Annotated[int | None, typer.Option(help="The first row that is drawn; half the height.")] = None,
-    results: cli.Results = Path("results"),
+    from_row: Annotated[
+        int | None,
+        typer.Option(
+            rich_help_panel=_DRAWING_PANEL,
+            show_default="half the height",
+            help="The first row that is drawn.",
+        ),
+    ] = None,
     out: Annotated[
-        Path, typer.Option(parser=cli.local, metavar="FOLDER", help="The folder to make for the images.")
+        Path,
+        typer.Option(
+            parser=cli.local,
+            metavar="FOLDER",
+            rich_help_panel=cli.OUT_PANEL,
+            show_default="the folder drawn",
+            help="The folder to make for the images.",
+        ),
     ] = Path("drawn"),
 ) -> None:
     """Draw images with a trial's weights, 25 of each class by default, or complete one image in as many ways."""
     console = cli.console()
+    from cpcnn_core.config import ConfigError
+
     if out.exists():
         raise ConfigError(f"--out {out}: exists; name another folder, so that old images never mix with new ones")
-    file = drawing.weights_file(source, results, sweep=None if sweep is None else cli.known_name(sweep), epoch=epoch)
+    with cli.doing(console, _IMPORTING):
+        from orchestrator.exporting import drawing, submission
+        from orchestrator.records import trial_ids
+        from orchestrator.views import bar
+
+    chosen = None if sweep is None else cli.known_name(sweep)
+    if not source.endswith(".safetensors"):
+        source = trial_ids.whole(results, source, chosen)
+    file = drawing.weights_file(source, results, sweep=chosen, epoch=epoch)
     weights, checksum = drawing.load(file)
     asked = drawing.requested(
         weights, count or (), seed=seed, temperature=temperature, complete=complete, from_row=from_row
@@ -299,19 +482,33 @@ def sample(
     )
 
 
-@app.command()
+@app.command(epilog=cli.examples("trial look digits", "trial look cpen455 --set data.root=PATH --split validation"))
 @cli.plain_errors()
 def look(
     space_file: cli.SpaceFile,
     preset: cli.Preset = None,
     given: cli.Settings = None,
-    split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Whose images to show.")] = "train",
+    split: Annotated[
+        Literal["train", "validation", "test"],
+        typer.Option(rich_help_panel=cli.OUT_PANEL, help="Whose images to show."),
+    ] = "train",
     out: Annotated[
-        Path | None, typer.Option(parser=cli.local, metavar="FILE", help="The PNG; DATA-SPLIT.png in this folder.")
+        Path | None,
+        typer.Option(
+            parser=cli.local,
+            metavar="FILE",
+            rich_help_panel=cli.OUT_PANEL,
+            show_default="DATA-SPLIT.png in this folder",
+            help="The PNG.",
+        ),
     ] = None,
 ) -> None:
     """Show the data that SPACE trains on: a picture with a row per class, as the network sees the images."""
     console = cli.console()
+    from cpcnn_core.config import ConfigError
+    from orchestrator.search import space
+    from orchestrator.training import trainer
+
     config = space.read(space_file, given or (), preset=preset).default()
     data = trainer.dataset(config.data)
     from orchestrator.views import look as looking  # torch takes seconds; a mistake is answered before
@@ -327,17 +524,24 @@ def look(
     console.print(told, soft_wrap=True, highlight=False)
 
 
-@app.command()
+@app.command(epilog=cli.examples("trial replay 1a2b3c", "trial replay 1a2b3c --sweep cpen455 --set data.root=PATH"))
 @cli.plain_errors()
 @cli.stoppable()
 def replay(
-    trial_id: Annotated[str, typer.Argument(metavar="TRIAL_ID", help="As the tables and the leaderboard name it.")],
-    sweep: Annotated[str | None, typer.Option(help="The sweep that ran it, where several did.")] = None,
+    trial_id: TrialId,
+    sweep: Sweep = None,
     results: cli.Results = Path("results"),
     given: Annotated[
-        list[str] | None, typer.Option("--set", metavar="data.root=PATH", help="Where the data lies now.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="data.root=PATH",
+            rich_help_panel=cli.HERE_PANEL,
+            show_default="where it lay",
+            help="Where the data lies now.",
+        ),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="The folder in RESULTS; the sweep's name and -replays.")] = None,
+    name: Annotated[str | None, _name("the sweep's name and -replays")] = None,
 ) -> None:
     """Run a recorded trial again in this process, from its recorded configuration and seed, and compare the metrics.
 
@@ -345,11 +549,20 @@ def replay(
     of threads and versions every metric is the same; one that is not is printed.
     """
     console = cli.console()
+    with cli.doing(console, _IMPORTING):
+        from cpcnn_core import environment
+        from cpcnn_core.config import ConfigError
+        from orchestrator.records import beginning, kinds, trial_ids
+        from orchestrator.records.store import as_int
+        from orchestrator.training import replaying, trainer
+
     place = environment.rendezvous()
     environment.forget_launchers()
     if place is not None and place.processes > 1:
         raise ConfigError(f"environment: WORLD_SIZE is {place.processes}; a replay runs in one process")
-    recorded = replaying.holder(results, trial_id, None if sweep is None else cli.known_name(sweep))
+    chosen = None if sweep is None else cli.known_name(sweep)
+    trial_id = trial_ids.whole(results, trial_id, chosen)
+    recorded = replaying.holder(results, trial_id, chosen)
     scratch = cli.folder_name(name) if name else f"{recorded.folder.name}-replays"
     again = replaying.prepared(recorded, trial_id, given or (), replaying.scratch(results, scratch))
     trainer.check(again.config)
@@ -389,6 +602,11 @@ def train(
     start: continuing.Start | None = None,
 ) -> str | None:
     """Train by hand, as `by_hand.train` does, and show each epoch. Return what went wrong."""
+    from orchestrator.process import signals, streams
+    from orchestrator.training import by_hand
+    from orchestrator.views import bar
+    from orchestrator.views.epochs import Epochs
+
     epochs = Epochs(console, config)
     epochs.print_head()
     if until is None:
@@ -425,6 +643,10 @@ def _several(processes: int) -> Replicated | None:
         return None
     import torch
 
+    from cpcnn_core.config import ConfigError
+    from orchestrator.training import trainer
+    from orchestrator.training.replicas import Replicated
+
     gpus = torch.cuda.device_count()
     if 0 < gpus < processes:
         raise ConfigError(
@@ -437,6 +659,10 @@ def _several(processes: int) -> Replicated | None:
 
 
 def _print_settings(console: Console, config: TrialConfig) -> None:
+    from cpcnn_core.config import TrialConfig
+    from orchestrator.records.ranking import is_of_training
+    from orchestrator.text.formatting import plain
+
     defaults, flat = TrialConfig().flat(), config.flat()
     known = [key for key in flat if config.source is None or not is_of_training(key)]
     shown = [f"{key}={plain(flat[key])}" for key in known if defaults.get(key) != flat[key]]

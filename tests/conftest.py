@@ -12,6 +12,7 @@ import hypothesis
 import torch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
+os.environ.pop("COLUMNS", None)  # xdist sets it; what is printed in a test is as wide as it is in a pipe
 
 # A busy machine, or one that measures coverage, is slow now and then; a hang is what pytest's timeout is for.
 hypothesis.settings.register_profile("any machine", deadline=None)

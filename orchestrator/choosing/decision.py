@@ -14,7 +14,8 @@ from orchestrator.choosing import candidates, where
 from orchestrator.choosing.candidates import Candidates, ChoiceError
 from orchestrator.choosing.evidence import contenders
 from orchestrator.choosing.evidence import evidence as evidence_of
-from orchestrator.choosing.judge import DEFAULT_RULE, Contenders, Judge, Rule, Verdict
+from orchestrator.choosing.judge import Contenders, Judge, Verdict
+from orchestrator.choosing.rules import DEFAULT_RULE, Rule
 from orchestrator.choosing.selection import Selection
 from orchestrator.objectives.objective import Direction
 from orchestrator.records.ranking import Entry

@@ -16,19 +16,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Literal, Protocol, TypeAlias, get_args
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.choosing import smoothing
+from orchestrator.choosing.rules import DEFAULT_RULE, Rule
 from orchestrator.choosing.smoothing import ROUNDING
 
 Array: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
-Rule = Literal["max", "corrected", "smoothed", "smallest"]
-RULES: tuple[Rule, ...] = get_args(Rule)
-DEFAULT_RULE: Rule = "smoothed"
 
 LEVEL = 0.95  # of every interval
 REDRAWS = 2000  # of the images, for intervals and probabilities

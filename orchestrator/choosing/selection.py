@@ -97,9 +97,7 @@ def select(results: Folder, names: Sequence[str]) -> Selection:
     """
     found = {store.folder.name: store for store in sweeps(results)}
     if not found:
-        raise ChoiceError(
-            f"{results}: holds no sweep; {calling.again('orchestrator.sweep', 'search_spaces/digits.py')} runs one"
-        )
+        raise ChoiceError(f"{results}: holds no sweep; {calling.again('sweep', 'digits')} runs one")
     for name in names:
         if name not in found:
             raise ChoiceError(f"--sweep {name}: no such sweep in {results}{nearest(name, found)}")

@@ -37,13 +37,11 @@ MEANINGS: Mapping[State, Meaning] = {
         "Ctrl-C or another signal to end, a spent budget, a debugger that was left, or a process or machine that was "
         "lost; its sweep goes on with it by itself while it runs, else the same command does"
     ),
-    # The last two are for what is to come: nothing writes them yet, and every reader knows them.
+    # For what is to come: nothing writes it yet, and every reader knows it.
     "PREEMPTED": Meaning(
         "not written yet: its machine was announced to be taken away; it is taken up again as an INTERRUPTED one is"
     ),
-    "STOPPED": Meaning(
-        "not written yet: the user stopped this one trial; no command takes it up again by itself", ended=True
-    ),
+    "STOPPED": Meaning("the user ended this one trial with `stop`; no command takes it up again by itself", ended=True),
 }
 
 ENDED: tuple[State, ...] = tuple(state for state, meaning in MEANINGS.items() if meaning.ended)

@@ -121,6 +121,15 @@ class Tables:
         """All attempts of all trials."""
         return self._all(TRIALS)
 
+    def trial_ids(self) -> list[str]:
+        """The ids of the trials that have a row: the names of their files, and those of the compacted one."""
+        listed = self._place.tables(TRIALS.folder)
+        own = [PurePosixPath(name).stem for name in listed if name != TRIALS.compacted]
+        together = None
+        if self._place.may_have(TRIALS.compacted, listed):
+            together, _ = self._files.read(TRIALS.compacted, TRIALS.required, ["trial_id"])
+        return list(dict.fromkeys([*own, *([] if together is None else map(str, together["trial_id"].to_pylist()))]))
+
     def latest_attempts(self) -> Table:
         """The last attempt of each trial, which tells its state."""
         table = self.trials()

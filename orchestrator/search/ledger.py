@@ -14,10 +14,12 @@ from typing import Protocol, TypeAlias, TypeVar
 from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator.objectives.objective import Objective
+from orchestrator.records import stop_requests
 from orchestrator.records.ranking import Entry
 from orchestrator.records.recording import Place, Recording, close_orphaned
 from orchestrator.records.room import Room
 from orchestrator.records.states import State, reason_of
+from orchestrator.records.stop_requests import StopRequests
 from orchestrator.records.store import Row, Store, StoreError, as_int, config_of, without_a_gap
 from orchestrator.search import study_file
 from orchestrator.search.failures import FailuresInARow
@@ -37,6 +39,7 @@ class View(Protocol):
     """Whoever watches the sweep."""
 
     def note(self, text: str) -> None: ...
+    def stage(self, text: str) -> None: ...
     def resumed(self, finished: int, best: Best | None) -> None: ...
     def started(self, number: int, config: TrialConfig) -> None: ...
     def epoch(self, number: int, config: TrialConfig, metrics: EpochMetrics, value: float | None) -> None: ...
@@ -65,6 +68,7 @@ class _Trial:
     recording: Recording | None = None
     rows: dict[int, Row] = field(default_factory=dict)  # by epoch
     stopped: str | None = None  # why it shall not go on
+    by_user: bool = False  # who asked for that
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ class Ledger:
         self.gpus: float | None = None  # that each trial holds
         self.retrying = "the same command with --retry-failed"  # what runs trials that failed again
         self.room: Room | None = None  # that the checkpoints may take on disk
+        self.requests = StopRequests(store)  # of trials that the user wants to end
         self._study = study
         self._store = store
         self._objective = objective
@@ -102,7 +107,10 @@ class Ledger:
         failed = [entry for entry in entries if entry.meaning.failed]
         for entry in sorted(failed, key=lambda entry: str(entry.trial["ended"])) if not retrying else ():
             self._failures.failed(entry.trial_id, str(reason_of(entry.trial)), entry.settings())
+        asked = self.requests.look()
         for entry in entries:
+            if entry.meaning.ended and entry.trial_id in asked:
+                self.requests.done(entry.trial_id)
             if entry.meaning.failed:
                 continue
             if entry.meaning.ended:
@@ -157,6 +165,14 @@ class Ledger:
         """The trial has finished an epoch, checkpoint and predictions being on disk. Return whether it stops here."""
         return bool(self._guarded(lambda: self._epoch(number, metrics, place)))
 
+    def asked_to_stop(self, number: int) -> bool:
+        """Whether the user wants this trial to end. Once its process does, it is STOPPED."""
+        trial = self._trials.get(number)
+        if trial is None or trial.config.trial_id not in self.requests.look():
+            return False
+        trial.by_user, trial.stopped = True, stop_requests.WHY
+        return True
+
     def died(self, number: int, error: str, *, its_fault: bool = True) -> None:
         """The trial's process is gone. The trial comes up again as a suggestion, unless that happened too often.
 
@@ -190,6 +206,9 @@ class Ledger:
             # Its rows now, for it may end before a process has begun to run it.
             self._trials[number] = _Trial(config, rows=self._rows(config))
             reported = without_a_gap(self._trials[number].rows, config.lineage.epochs_before)
+            if self.asked_to_stop(number):  # of a driver that was killed before it could follow
+                self._ended(number, None)
+                continue
             # A trial that was left behind may stand at a rung already, its driver killed before it could judge.
             stopped = None if again is not None else self._judge(config, reported)
             if stopped is None:
@@ -239,7 +258,8 @@ class Ledger:
         self._study.report(number, row)
         self._view.epoch(number, trial.config, metrics, self._objective.value(row))
         self._scheduler.observe(trial.config.trial_id, metrics.epoch, self._objective.keys(row))
-        trial.stopped = self._judge(trial.config, metrics.epoch)
+        if not trial.by_user:
+            trial.stopped = self._judge(trial.config, metrics.epoch)
         if self.room is not None:
             full = self.room.make({each.config.trial_id for each in self._trials.values()})
             if full is not None:
@@ -247,6 +267,9 @@ class Ledger:
         return trial.stopped is not None
 
     def _died(self, number: int, error: str, its_fault: bool) -> None:
+        if self._trials[number].by_user:  # its process was killed for it
+            self._ended(number, None)
+            return
         self._deaths[number] += its_fault
         if self._deaths[number] > MAX_RESTARTS:
             self._ended(number, error)
@@ -257,9 +280,12 @@ class Ledger:
     def _ended(self, number: int, error: str | None) -> None:
         trial = self._trials[number]
         done = max(trial.rows, default=0)
-        state: State = "FAILED" if error else "COMPLETE" if done >= trial.config.train.epochs else "PRUNED"
+        state = _state_of(trial, done, error)
+        error = error if state == "FAILED" else None
         value = self._best_value(trial)
-        self._recording(number).finish(state, error, stopped=trial.stopped if state == "PRUNED" else None)
+        stopped = trial.stopped if state in {"PRUNED", "STOPPED"} else None
+        self._recording(number).finish(state, error, stopped=stopped)
+        self.requests.done(trial.config.trial_id)
         self._study.end(number, state, self._objective.best(trial.rows.values()))
         if state == "PRUNED" and trial.stopped:
             self._paused[trial.config.trial_id] = _Paused(done, trial.config)
@@ -291,3 +317,12 @@ class Ledger:
             # Tune would take it for a failure of the trial, and go on.
             self.fatal = error
             return None
+
+
+def _state_of(trial: _Trial, done: int, error: str | None) -> State:
+    """The state of a trial that has ended, after so many epochs."""
+    if done >= trial.config.train.epochs and not error:
+        return "COMPLETE"
+    if trial.by_user:
+        return "STOPPED"
+    return "FAILED" if error else "PRUNED"

@@ -16,7 +16,7 @@ from cpcnn_core.suggest import nearest
 from cpcnn_core.validation import IsInstance, a_mapping, mistakes, must_be
 from orchestrator.machines.resources import Resources
 from orchestrator.objectives.objective import Objective
-from orchestrator.search import samplers
+from orchestrator.search import samplers, shipped
 from orchestrator.search.scheduling import Schedule
 from orchestrator.search.settings import SpaceError
 from search_spaces import Distribution, Scalar
@@ -130,6 +130,8 @@ def _run(path: Path) -> Mapping[str, object]:
 
 def _nearby(path: Path) -> str:
     there = sorted(str(other) for other in path.parent.glob("*.py") if other.name != "__init__.py")
+    if path.name == str(path) and path.suffix != ".py":  # it was meant for the name of one that ships
+        return shipped.hint(path.name, there)
     close = difflib.get_close_matches(str(path), there, n=1)
     if close:
         return f"; did you mean {close[0]}?"

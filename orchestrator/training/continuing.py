@@ -24,6 +24,7 @@ from cpcnn_core.errors import CheckpointError
 from cpcnn_core.optim import lr_factor
 from cpcnn_core.starter import import_starter
 from cpcnn_core.train import begin_state
+from orchestrator.records import trial_ids
 from orchestrator.records.location import on_disk, size
 from orchestrator.records.states import meaning_of
 from orchestrator.records.store import Row, Store, StoreError, as_int, config_of
@@ -84,8 +85,10 @@ class Start:
 
 
 def is_file(source: str) -> bool:
-    """Whether what is named is a file, rather than a trial's id."""
-    return re.fullmatch(r"[0-9a-f]{12}", source) is None
+    """Whether what is named is a file, rather than a trial's id or the beginning of one."""
+    if re.fullmatch(r"[0-9a-f]{1,12}", source) is None:
+        return True
+    return len(source) < trial_ids.WHOLE and Path(source).is_file()
 
 
 def of_trial(store: Store, trial_id: str, length: Length, given: Mapping[str, Scalar]) -> Start:
@@ -132,7 +135,7 @@ def of_file(file: Path, length: Length, given: Mapping[str, Scalar]) -> Start:
     try:
         found = import_starter(file, config, image_shape=dataset.image_shape, nr_classes=dataset.nr_classes)
     except CheckpointError as error:
-        way_out = calling.again("orchestrator.trial", "import", str(file), "--fusion", str(given["model.fusion"]))
+        way_out = calling.again("trial", "import", str(file), "--fusion", str(given["model.fusion"]))
         raise CheckpointError(
             f"{error}\nA file of other names is imported first, and continued under its trial's id: {way_out}"
         ) from None

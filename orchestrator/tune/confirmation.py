@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from cpcnn_core.config import Scalar
 from orchestrator.choosing import candidates, confirming
 from orchestrator.choosing.decision import Decision
-from orchestrator.choosing.judge import Rule
+from orchestrator.choosing.rules import Rule
 from orchestrator.choosing.selection import Selection
 from orchestrator.objectives.objective import Direction
 from orchestrator.records.location import Folder

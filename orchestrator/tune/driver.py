@@ -78,8 +78,10 @@ def _run_in(
             view.note(f"warning: {line}")
         there = mixtures.Held.of(store)
         there.check_protocol(way_out=plan.way_out)
+        view.stage("Loading the data")
         plan = _with_one_data_set(_with_one_extractor(plan, store), there)
         if new:
+            view.stage("Checking data and configurations")
             _check_data(plan)  # before the folder is bound to this question
         _agree(plan, store)
         for line in store.unify():
@@ -133,7 +135,7 @@ def _run_all(
 ) -> Outcome:
     """Run all trials of the ledger. Raise what keeps it from writing, or FailingError."""
     ledger.room = None if plan.disk is None else Room(store, plan.disk)
-    limit = _run(plan, store, ledger, stop := _Stop(), meter, view.note)
+    limit = _run(plan, store, ledger, stop := _Stop(), meter, view)
     if ledger.fatal is not None:
         raise ledger.fatal
     if ledger.hopeless is not None:
@@ -365,13 +367,11 @@ def _spent(limit: str) -> str:
     return f"the sweep's budget was spent: {limit}"
 
 
-def _run(
-    plan: Plan, store: Store, ledger: Ledger, stop: _Stop, meter: BudgetMeter, say: Callable[[str], None]
-) -> str | None:
+def _run(plan: Plan, store: Store, ledger: Ledger, stop: _Stop, meter: BudgetMeter, view: View) -> str | None:
     """Have Ray run the trials; of those that it leaves, say so in their rows. Return the limit that was reached."""
     with _stopping(stop):
         try:
-            limit = _tune(plan, store, ledger, stop, meter, say)
+            limit = _tune(plan, store, ledger, stop, meter, view)
         except BaseException as error:
             stop.is_writing = True
             interrupted = isinstance(error, KeyboardInterrupt)
@@ -391,17 +391,17 @@ def _stopping(stop: _Stop) -> AbstractContextManager[None]:
     return signals.handled_by(stop, (signal.SIGINT, *signals.ENDING))
 
 
-def _tune(
-    plan: Plan, store: Store, ledger: Ledger, stop: _Stop, meter: BudgetMeter, say: Callable[[str], None]
-) -> str | None:
+def _tune(plan: Plan, store: Store, ledger: Ledger, stop: _Stop, meter: BudgetMeter, view: View) -> str | None:
     """Have Ray run the trials. Return the limit of the budget that ended it, if one did."""
     from orchestrator.tune import local_ray
 
+    view.stage("Starting Ray")
     with local_ray.started() as available, tempfile.TemporaryDirectory(prefix="cpcnn-sweep-") as throwaway:
         from orchestrator.tune import running
 
-        placing = running.place(plan, store, available, say)
+        placing = running.place(plan, store, available, view.note)
         ledger.gpus = placing.share.gpus
+        view.stage("Starting a process for each trial that runs at once; it imports PyTorch")
         limit: list[str] = []
 
         def is_stopping() -> bool:

@@ -122,6 +122,9 @@ class LedgerCallback(Callback):  # type: ignore[misc]
         """Where Tune can be left without anything half done."""
         for trial_id in self._stalls.overdue():
             _kill(next(trial for trial in trials if trial.trial_id == trial_id))
+        for trial in trials:
+            if trial.status == Trial.RUNNING and self._ledger.asked_to_stop(Assignment.of_ray(trial.config).number):
+                _kill(trial)  # what its process has committed stays; it would finish its epoch first, an hour perhaps
         if self._ledger.fatal is not None or self._is_stopping():
             raise Halt
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.table import Table
-
 from orchestrator.choosing.asked import Parted, parted
 from orchestrator.objectives.objective import Objective, ParetoObjective
 from orchestrator.records import ranking
@@ -17,6 +15,7 @@ from orchestrator.records.store import Store
 from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.text import calling
 from orchestrator.views import leaderboard
+from orchestrator.views.board import Board
 
 
 @dataclass(frozen=True)
@@ -29,11 +28,12 @@ class Ending:
     ranked: list[Entry]  # the sweep's own trials, the best first
     problems: list[str]  # of reading the tables
 
-    def table(self) -> Table:
+    def table(self, *, wide: bool = False) -> Board:
         """The best trials; of several objectives, the Pareto front."""
         if isinstance(self.objective, ParetoObjective):
-            return leaderboard.front_table(ranking.front(self.trials.own, self.objective), self.objective)
-        return leaderboard.table(self.ranked, self.objective)
+            front = ranking.front(self.trials.own, self.objective)
+            return leaderboard.front_table(front, self.objective, wide=wide)
+        return leaderboard.table(self.ranked, self.objective, wide=wide)
 
     @property
     def failed(self) -> list[Entry]:
@@ -49,7 +49,7 @@ class Ending:
         where = [] if results == Path("results") else ["--results", spelled(results)]
         only = ["--where", self.trials.only_own] if self.trials.others else []
         name, metric = self.store.folder.name, self.objective.column
-        return calling.again("orchestrator.best", "--metric", metric, "--sweep", name, *only, *where)
+        return calling.again("best", "--metric", metric, "--sweep", name, *only, *where)
 
     @property
     def failure(self) -> str | None:

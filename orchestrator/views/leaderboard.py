@@ -2,58 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-from rich.box import SIMPLE_HEAD
-from rich.cells import cell_len
-from rich.table import Table
+from collections.abc import Iterable, Mapping, Sequence
 
 from cpcnn_core.config import Scalar
 from orchestrator.objectives.objective import Objective, ParetoObjective
+from orchestrator.records import trial_ids
 from orchestrator.records.ranking import Entry, differing
-from orchestrator.records.store import Cell, Row, as_number
+from orchestrator.records.store import Cell, Row, Store, as_number
 from orchestrator.text.formatting import measured_apart, settings_apart, short
+from orchestrator.views.board import Board, Column, Rank
+
+TRIAL = "trial"
+NAMES = ("", TRIAL)  # the columns by which the lines below a table call a row
 
 _DIGESTS = frozenset({"source", "data.digest", "lineage.weights"})  # shown by their first digits
 
 
-def table(entries: Sequence[Entry], objective: Objective, *, top: int = 10) -> Table:
+def table(entries: Sequence[Entry], objective: Objective, *, top: int = 10, wide: bool = False) -> Board:
     """The first `top` entries, with the settings in which they differ."""
     shown = [(entry, entry.best(objective) or {}) for entry in entries[:top]]
-    return _table(f"the best {len(shown)} of {len(entries)} trials, by {objective.metric}", shown, objective)
+    title = f"the best {len(shown)} of {len(entries)} trials, by {objective.metric}"
+    return _board(title, shown, objective, wide=wide)
 
 
-def front_table(points: Sequence[tuple[Entry, Row]], objective: ParetoObjective, *, top: int = 20) -> Table:
+def front_table(
+    points: Sequence[tuple[Entry, Row]], objective: ParetoObjective, *, top: int = 20, wide: bool = False
+) -> Board:
     """The first `top` points of a Pareto front, with the settings in which their trials differ."""
     several = len({(entry.store.folder, entry.trial_id) for entry, _ in points})
     title = f"the Pareto front of {' and '.join(objective.metrics)}: {len(points)} epochs of {several} trials"
-    return _table(title, points[:top], objective)
+    return _board(title, points[:top], objective, wide=wide)
 
 
-def _table(title: str, shown: Sequence[tuple[Entry, Row]], objective: Objective) -> Table:
-    configurations = [entry.settings() for entry, _ in shown]
-    varied = differing(configurations)
-    names = {field: field.rpartition(".")[2] for field in varied}
-    metrics = _metric_cells([row for _, row in shown], objective)
-    numbers = (*metrics, "epoch")
-    sweep = ["sweep"] if len({entry.store.folder for entry, _ in shown}) > 1 else []
-    limits = ["limits"] if any(objective.violations(row) for _, row in shown) else []
-    made = Table(title=title, box=SIMPLE_HEAD)
-    for column in ("", *sweep, "trial", *numbers, *limits, *names.values(), "state"):
-        made.add_column(column, justify="right" if column in numbers else "left", no_wrap=True)
-    settings = setting_cells(configurations, varied)
-    for index, (entry, row) in enumerate(shown):
-        made.add_row(
-            str(index + 1),
-            *([entry.store.folder.name] if sweep else []),
-            entry.trial_id,
-            *(cells[index] for cells in metrics.values()),
-            epoch_of(row.get("epoch"), configurations[index]),
-            *([_kept_limits(row, objective)] if limits else []),
-            *settings[index],
-            str(entry.trial["state"]),
-        )
-    return kept_whole(made, "", "sweep", "trial", *numbers, *limits)
+def _board(title: str, shown: Sequence[tuple[Entry, Row]], objective: Objective, *, wide: bool) -> Board:
+    entries, rows = [entry for entry, _ in shown], [row for _, row in shown]
+    configurations = [entry.settings() for entry in entries]
+    columns = [ranks(len(shown)), *_names(entries)]
+    for name, cells in _metric_cells(rows, objective).items():
+        made_of = Rank.VALUE if name in objective.reads else Rank.BESIDE
+        columns.append(Column(name, cells, Rank.ALWAYS if name == objective.metric else made_of, is_number=True))
+    epochs = [epoch_of(row.get("epoch"), settings) for row, settings in zip(rows, configurations, strict=True)]
+    columns.append(Column("epoch", epochs, is_number=True))
+    if any(objective.violations(row) for row in rows):
+        columns.append(Column("limits", [_kept_limits(row, objective) for row in rows], Rank.VALUE))
+    columns += setting_columns(configurations)
+    columns.append(Column("state", [str(entry.trial["state"]) for entry in entries], Rank.LAST))
+    return Board(title, columns, names=NAMES, wide=wide)
+
+
+def _names(entries: Sequence[Entry]) -> list[Column]:
+    stores = {entry.store.folder: entry.store for entry in entries}
+    return names_of([(entry.store.folder.name, entry.trial_id) for entry in entries], stores.values())
+
+
+def ranks(count: int) -> Column:
+    """The first column: who is first, second and so on."""
+    return Column("", [str(index + 1) for index in range(count)], Rank.ALWAYS, is_number=True)
+
+
+def names_of(trials: Sequence[tuple[str, str]], stores: Iterable[Store]) -> list[Column]:
+    """The columns that say which trials these are: of which sweep, where there are several, and the id.
+
+    Of the id as much as no other trial has in the folders of results that the sweeps in `stores` lie in.
+    """
+    ids = trial_ids.shortened((trial_id for _, trial_id in trials), trial_ids.beside(stores))
+    column = Column(TRIAL, [ids[trial_id] for _, trial_id in trials], Rank.ALWAYS)
+    sweeps = [sweep for sweep, _ in trials]
+    return [column] if len(set(sweeps)) < 2 else [Column("sweep", sweeps, Rank.VALUE), column]
 
 
 def _metric_cells(rows: Sequence[Row], objective: Objective) -> dict[str, list[str]]:
@@ -72,12 +87,14 @@ def _kept_limits(row: Row, objective: Objective) -> str:
     return "broken" if any(violation > 0 for violation in objective.violations(row).values()) else "kept"
 
 
-def kept_whole(table: Table, *heads: str) -> Table:
-    """The table, these columns of which are never narrower than what is in them, however many others there are."""
-    for column in table.columns:
-        if column.header in heads:
-            column.min_width = max(cell_len(str(cell)) for cell in column.cells)
-    return table
+def setting_columns(settings: Sequence[Mapping[str, Scalar]]) -> list[Column]:
+    """A column for each field in which configurations differ."""
+    varied = differing(settings)
+    rows = setting_cells(settings, varied)
+    return [
+        Column(field.rpartition(".")[2], [row[index] for row in rows], Rank.SETTING)
+        for index, field in enumerate(varied)
+    ]
 
 
 def setting_cells(settings: Sequence[Mapping[str, Scalar]], fields: Sequence[str]) -> list[list[str]]:

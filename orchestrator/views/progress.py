@@ -10,22 +10,24 @@ from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator.objectives.objective import Objective
 from orchestrator.process import debugging, streams
+from orchestrator.records import trial_ids
 from orchestrator.records.columns import as_number
 from orchestrator.records.states import State, meaning_of
 from orchestrator.text.formatting import measured, plain
+from orchestrator.views.board import Board, Column, Rank
 
 if TYPE_CHECKING:
     from orchestrator.search.ledger import Best  # which imports Optuna; readers of results do without
 
 _SHOWN = ("val_bpd", "train_acc", "val_acc", "fid")  # beside the objective
 _WIDE = 110  # columns of a terminal, from which on seconds and memory have room too
+_RUNNING = "running"  # the column of ids
 
 
 class Progress(AbstractContextManager["Progress"]):
@@ -44,6 +46,8 @@ class Progress(AbstractContextManager["Progress"]):
         self._running: dict[int, tuple[TrialConfig, EpochMetrics | None]] = {}
         self._earlier_best: Best | None = None
         self._bests: dict[str, Best] = {}  # by trial id: of each trial of this run that has not failed
+        self._stage: str | None = None
+        self._stage_begun = 0.0
         self._open = ExitStack()
         self._live = (
             Live(console=console, get_renderable=self._render, refresh_per_second=2, transient=True)
@@ -74,6 +78,12 @@ class Progress(AbstractContextManager["Progress"]):
         """Something to know before the first trial runs."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
+    def stage(self, text: str) -> None:
+        """What is done before the first epoch, and takes seconds."""
+        self._stage, self._stage_begun = text, time.monotonic()
+        if self._live is None:
+            self._say(f"{text} ...")
+
     def resumed(self, finished: int, best: Best | None) -> None:
         """The sweep goes on where an earlier run stopped."""
         self._earlier, self._earlier_best = finished, best
@@ -84,6 +94,7 @@ class Progress(AbstractContextManager["Progress"]):
         """A trial runs."""
         self._left.pop(config.trial_id, None)  # one that had been stopped goes on
         self._running[number] = (config, None)
+        self._stage, self._stage_begun = None, time.monotonic()
         if self._live is None:
             self._say(f"trial {config.trial_id} runs: {settings(config, self._searched)}")
 
@@ -153,26 +164,43 @@ class Progress(AbstractContextManager["Progress"]):
                     f"{settings(config, self._searched)}"
                 )
             )
-        table = Table(box=None, pad_edge=False)
-        beside = {
-            number: {} if metrics is None else self._beside(metrics) for number, (_, metrics) in self._running.items()
-        }
-        others = [name for name in _SHOWN if any(name in values for values in beside.values())]
-        costs = ("s/epoch", "memory") if self._console.width >= _WIDE else ()
-        for column in ("running", "epoch", self._objective.metric, *others, *costs):
-            table.add_column(column, no_wrap=True)
-        table.add_column("settings")
-        for number, (config, metrics) in self._running.items():
-            shown = metrics.row() if metrics is not None else {}
-            table.add_row(
-                config.trial_id,
-                f"{shown.get('epoch', 0)}/{config.train.epochs}",
-                measured(self._objective.value(shown)),
-                *(measured(beside[number].get(name)) for name in others),
-                *(_costs(metrics) if costs else ()),
-                settings(config, self._searched),
-            )
-        return Group(*lines, table)
+        if (stage := self._doing()) is not None:
+            lines.append(Text(f"{stage} ({duration(time.monotonic() - self._stage_begun)})"))
+        return Group(*lines, *([self._table()] if self._running else []))
+
+    def _doing(self) -> str | None:
+        """What goes on while no epoch has been finished."""
+        if self._stage is not None or not self._running or any(metrics for _, metrics in self._running.values()):
+            return self._stage
+        [first, *others] = [config.trial_id for config, _ in self._running.values()]
+        if not others:
+            return f"trial {first} loads the data and makes its first steps"
+        return f"trial {first} and {len(others)} more load the data and make their first steps"
+
+    def _table(self) -> Board:
+        """The trials that run."""
+        running = list(self._running.values())
+        rows = [{} if metrics is None else metrics.row() for _, metrics in running]
+        beside = [{} if metrics is None else self._beside(metrics) for _, metrics in running]
+        ids = trial_ids.shortened(config.trial_id for config, _ in running)
+        epochs = [
+            f"{row.get('epoch', 0)}/{config.train.epochs}" for (config, _), row in zip(running, rows, strict=True)
+        ]
+        columns = [
+            Column(_RUNNING, [ids[config.trial_id] for config, _ in running], Rank.ALWAYS),
+            Column("epoch", epochs, Rank.ALWAYS),
+            Column(self._objective.metric, [measured(self._objective.value(row)) for row in rows], Rank.ALWAYS),
+        ]
+        columns += [
+            Column(name, [measured(values.get(name)) for values in beside], Rank.VALUE)
+            for name in _SHOWN
+            if any(name in values for values in beside)
+        ]
+        if self._console.width >= _WIDE:
+            seconds, memory = zip(*(_costs(metrics) for _, metrics in running), strict=True)
+            columns += [Column("s/epoch", seconds, Rank.LAST), Column("memory", memory, Rank.LAST)]
+        columns.append(Column("settings", [settings(config, self._searched) for config, _ in running], Rank.SETTING))
+        return Board(None, columns, names=(_RUNNING,), ruled=False)
 
 
 def _costs(metrics: EpochMetrics | None) -> tuple[str, str]:

@@ -208,7 +208,7 @@ def following(store: Store, asked: Asked, *, say: Callable[[str], None]) -> Iter
             tracker.wait()
         if code != 0:
             what = "is not done" if code is None else "failed"
-            say(f"Tracking {what}; {log} says why. The rest: {calling.again('orchestrator.track', *arguments)}")
+            say(f"Tracking {what}; {log} says why. The rest: {calling.again('track', *arguments)}")
         for line in log.read_bytes()[begun:].decode(errors="replace").splitlines():
             if line.startswith(WARNING):
                 say(line.removeprefix(WARNING))

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
 from typing import Protocol
 
+from cpcnn_core.errors import UserError
+
 
 class Headers(Protocol):
     """A request's headers, by their names in any case."""
@@ -22,7 +24,7 @@ class Headers(Protocol):
     def get(self, name: str, missing: str, /) -> str: ...
 
 
-class RefusedError(Exception):
+class RefusedError(UserError):
     """A request that is not answered; the message says why."""
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from orchestrator.choosing import selection
-from orchestrator.choosing.judge import Rule
+from orchestrator.choosing.rules import Rule
 from orchestrator.choosing.selection import Selection
 from orchestrator.choosing.where import Condition
 from orchestrator.objectives.objective import Direction

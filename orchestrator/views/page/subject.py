@@ -11,7 +11,7 @@ from orchestrator.choosing import candidates
 from orchestrator.choosing import decision as decisions
 from orchestrator.choosing.candidates import ChoiceError
 from orchestrator.choosing.decision import Decision, TrialStanding
-from orchestrator.choosing.judge import Rule
+from orchestrator.choosing.rules import Rule
 from orchestrator.choosing.selection import Selection
 from orchestrator.choosing.where import Condition
 from orchestrator.objectives.objective import Direction, Objective

@@ -21,14 +21,15 @@ import search_spaces
 from cpcnn_core import environment
 from cpcnn_core.errors import CpcnnError, RunError, UserError
 from cpcnn_core.quality import Drawn
-from orchestrator import best, export, report, status, sweep, track, trial
+from orchestrator import best, export, new_space, report, spaces, status, stop, sweep, track, trial
 from orchestrator import command_line as cli
 from orchestrator.choosing import selection
-from orchestrator.exporting import drawing
+from orchestrator.exporting import drawing, folder
 from orchestrator.machines import cluster_file
+from orchestrator.records import store
 from orchestrator.records.location import RemoteError
 from orchestrator.records.store import Store
-from orchestrator.search import space
+from orchestrator.search import shipped, space
 from orchestrator.training import importing, replaying
 from orchestrator.tune.plan import FailingError, SweepError
 from tests.unit.orchestrator.test_best import judged
@@ -70,9 +71,12 @@ COMMANDS: list[tuple[typer.Typer, tuple[str, ...], ModuleType | type, str]] = [
     (trial.app, ("replay", "0123456789ab"), replaying, "holder"),
     (best.app, ("--metric", "val_acc"), selection, "select"),
     (report.app, (), selection, "select"),
-    (status.app, (), status, "sweeps"),
+    (status.app, (), store, "sweeps"),
     (track.app, ("--sweep", "one", "--tensorboard"), Store, "__init__"),
-    (export.app, ("folder",), export, "verify"),
+    (export.app, ("folder",), folder, "verify"),
+    (stop.app, ("0123456789ab",), store, "sweeps"),
+    (spaces.app, ("digits",), shipped, "text"),
+    (new_space.app, ("mine.py",), shipped, "write_template"),
 ]
 
 

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from orchestrator.choosing import smoothing
 from orchestrator.choosing.judge import (
     LEVEL,
-    RULES,
     Contenders,
     Images,
     Judge,
@@ -20,6 +19,7 @@ from orchestrator.choosing.judge import (
     probability_of_best,
     standing,
 )
+from orchestrator.choosing.rules import RULES
 
 
 def images(correct: NDArray[np.float64]) -> Images:
