@@ -40,6 +40,10 @@ _COLUMNS = (
     "95% interval: where the value would lie on other validation images of the same kind, for this trial's weights.",
     "P(best): how probable it is that the trial is truly the best one of those that were tried.",
     "set: * marks the trials that cannot be told from the best one.",
+    (
+        "All three are about the networks as they were trained. Whether a configuration would win again on other "
+        "seeds, `best --confirm` finds out."
+    ),
 )
 
 
@@ -59,7 +63,13 @@ def _question(subject: Subject) -> list[Block]:
 
 
 def answer(subject: Subject) -> str:
-    """Which one is best, and how sure that is."""
+    """Which one is best, and how sure that is; while trials run or wait, so far."""
+    text = _answer(subject)
+    unfinished = any(not entry.meaning.ended for entry in subject.entries)
+    return f"So far: {text[0].lower()}{text[1:]}" if unfinished and subject.decision is not None else text
+
+
+def _answer(subject: Subject) -> str:
     decision = subject.decision
     if decision is None:
         return f"There is no answer yet: {subject.why_none or 'no epoch has been measured'}."
@@ -87,7 +97,7 @@ def _of_fusions(decision: Decision, best: TrialStanding, standings: Sequence[Tri
     rivals = [name for name in may_be if name != fusion]
     sure = f"P(the best trial uses {fusion}) = {probability(min(1.0, chance[fusion]))}"
     if not rivals:
-        return f"The fusion {fusion} is best: with 95% confidence, so is the best trial of all. {reached}; {sure}."
+        return f"The fusion {fusion} has the best trial, with 95% confidence. {reached}; {sure}."
     rivals.sort(key=lambda name: -chance[name])
     return f"The fusion {fusion} is ahead, but {_listed(rivals)} may be as good. {reached}; {sure}."
 
@@ -130,10 +140,10 @@ def _leaderboard(subject: Subject, decision: Decision) -> Table:
     settings = leaderboard.setting_cells([one.settings for one in shown], varied)
     lines = []
     for at, one in enumerate(shown):
-        cells = [Cell(str(at + 1)), *([Cell(one.sweep)] if several else []), Cell(values[at])]
+        cells = [Cell(str(at + 1), head=True), *([Cell(one.sweep)] if several else []), Cell(values[at])]
         cells += [Cell(text) for text in (*sure_cells(one), *settings[at])]
         cells += [Cell(leaderboard.epoch_of(one.epoch, one.settings))]
-        cells += [Cell(one.trial_id, link=f"trial-{one.trial_id}", code=True, head=True)]
+        cells += [Cell(one.trial_id, link=f"trial-{one.trial_id}", code=True)]
         lines.append(Line(cells, chosen=one.chosen))
     caption = f"The best {len(shown)} of {decision.total_trials} trials by {decision.epochs.objective.metric}"
     return Table("leaderboard", caption, heads, lines)
@@ -147,7 +157,7 @@ def _facts(subject: Subject) -> list[tuple[str, str]]:
     states = Counter(str(entry.trial["state"]) for entry in entries)
     epochs = sum(len(entry.epochs) for entry in entries)
     counted = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none began"
-    facts = [("Trials", f"{counted}; {epochs} epochs"), ("Cost", _cost(subject))]
+    facts = [("Judged by", _metric(subject)), ("Trials", f"{counted}; {epochs} epochs"), ("Cost", _cost(subject))]
     commits = dict.fromkeys(str(entry.trial.get("git_commit") or "unknown") for entry in entries)
     facts.append(("Code", ", ".join(_commit(one) for one in commits) + _versions(subject)))
     data = dict.fromkeys(
@@ -156,6 +166,14 @@ def _facts(subject: Subject) -> list[tuple[str, str]]:
     )
     facts.append(("Data", "; ".join(data)))
     return [(name, text) for name, text in facts if text]
+
+
+def _metric(subject: Subject) -> str:
+    """The metric of this page, and what the sweeps optimised, where that is another."""
+    asked = [record.objective for _, record in subject.records if record.objective is not None]
+    optimised = {Objective.from_description(each).column for each in asked} - {subject.objective.metric}
+    told = metric_in_words(subject.objective)
+    return told + (f"; the sweep optimised {', '.join(sorted(optimised))}" if optimised else "")
 
 
 def _cost(subject: Subject) -> str:

@@ -10,9 +10,11 @@ import pytest
 from cpcnn_core.config import Scalar
 from orchestrator.choosing import selection
 from orchestrator.choosing.decision import choose, read
+from orchestrator.records.store import Attempt
 from orchestrator.views.page import answer, naming, subject
 from orchestrator.views.page.figures import Axis
 from orchestrator.views.page.search import explained
+from tests.support.times import at
 from tests.unit.orchestrator.test_best import CONFIG, add, judged
 
 
@@ -40,7 +42,7 @@ def answered(results: Path) -> str:
 def test_a_fusion_that_is_shown_to_be_best_is_said_to_be(results: Path) -> None:
     of_fusions(results, {"block_film": 190, "stem_add": 120, "none": 90})
     text = answered(results)
-    assert text.startswith("The fusion block_film is best: with 95% confidence")
+    assert text.startswith("The fusion block_film has the best trial, with 95% confidence. Its best trial reaches ")
     assert "P(the best trial uses block_film) = " in text
 
 
@@ -64,6 +66,14 @@ def test_where_nothing_tells_how_sure_it_is_the_answer_says_so(results: Path) ->
     add(results, [0.5])
     add(results, [0.6], config=CONFIG.with_settings({"model.fusion": "none"}))
     assert "The fusion none has the best trial; how sure that is cannot be said." in answered(results)
+
+
+def test_while_trials_run_the_answer_is_so_far(results: Path) -> None:
+    judged(results, {1: [150], 2: [149]})
+    running = CONFIG.with_settings({"seed": 9})
+    attempt = Attempt(trial_id=running.trial_id, attempt=1, number=1, state="RUNNING", started=at())
+    add(results, []).write_attempt(attempt, running)
+    assert answered(results).startswith("So far: ahead is the trial with seed 1")
 
 
 def test_before_anything_is_measured_there_is_no_answer(results: Path) -> None:
