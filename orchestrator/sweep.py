@@ -330,7 +330,7 @@ def _draw_finalists(console: Console, plan: Plan) -> None:
     if missing := finalists.without_pictures(finalists.of_sweep(plan.store)):
         from orchestrator.exporting import pictures  # which needs torch
 
-        console.print(f"Drawing images of the best {len(missing)} trials for the report.", highlight=False)
+        console.print(f"Drawing images for the report, of {len(missing)} trials.", highlight=False)
         pictures.draw(missing, lambda text: console.print(text, soft_wrap=True, highlight=False))
 
 
