@@ -17,8 +17,9 @@ from orchestrator.views.page.blocks import Block, Comparison, Gallery, Image, Pa
 from orchestrator.views.page.classification import WITHOUT, finalists, uri
 from orchestrator.views.page.subject import Subject
 
-_EPOCHS = 4  # whose pictures are shown of the best trial
-_COLUMNS = 5  # images of each class in them: a grid has 25
+_EPOCHS = 3  # whose pictures are shown of the best trial
+_BYTES = 100_000  # of such a picture, unless one column has more
+_COLUMNS = 4  # images of each class in them: a grid has 25
 _NEAR = 12  # images that are shown beside their nearest ones
 _SIDE = 40  # pixels that an image is shown wide and high
 
@@ -108,9 +109,11 @@ def _files(store: Store, trial_id: str) -> list[Folder]:
 
 
 def _part(content: bytes, classes: int) -> bytes:
-    """The first columns of a grid with a row for each class; its images are square."""
+    """The first columns of a grid with a row for each class; its images are square. Fewer where they take much room."""
     with Pillow.open(io.BytesIO(content)) as picture:
-        width = round(_COLUMNS * picture.height / classes) if classes else picture.width
+        column = picture.height / (classes or 1)
+        fitting = int(picture.width / column * _BYTES / len(content))
+        width = round(column * max(1, min(_COLUMNS, fitting)))
         part = picture.crop((0, 0, min(width, picture.width), picture.height))
         buffer = io.BytesIO()
         part.save(buffer, format="PNG", optimize=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -11,13 +12,16 @@ from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import plotly.graph_objects as go
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 from orchestrator import report
-from orchestrator.records.store import Attempt
+from orchestrator.choosing import finalists
+from orchestrator.records.pictures import Picture
+from orchestrator.records.store import Attempt, Store
 from orchestrator.views.page.palette import GREY, SERIES, TEXT_ON, THEMES, contrast
 from tests.support.browser import Browser
 from tests.support.fakes import metrics
@@ -277,3 +281,38 @@ def test_colours_have_the_contrast_that_text_and_figures_need(name: str) -> None
 def test_contrast_is_that_of_wcag() -> None:
     assert contrast("#000000", "#ffffff") == pytest.approx(21)
     assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)
+
+
+def test_a_page_with_pictures_of_the_course_s_size_that_no_png_makes_smaller_is_under_three_megabytes(
+    results: Path,
+) -> None:
+    searched(results)
+    store = Store(results / "one")
+    generator = np.random.default_rng(0)
+
+    def noise(height: int, width: int) -> bytes:
+        buffer = io.BytesIO()
+        Image.fromarray(generator.integers(0, 256, (height, width, 3), np.uint8)).save(buffer, format="PNG")
+        return buffer.getvalue()
+
+    drawn = [
+        Picture(kind="drawn", label=at % 4, png=noise(32, 32), nearest="a", nearest_png=noise(32, 32), distance=0.5)
+        for at in range(32)
+    ]
+    ratio = generator.normal(size=32 * 32).tolist()
+    classified = [
+        Picture(kind="validation", label=0, png=noise(32, 32), image="a", predicted=1, confidence=0.9, other=1,
+                log_ratio=ratio)
+        for _ in range(9)
+    ]  # fmt: skip
+    for one in finalists.of_sweep(store):
+        store.write_pictures(one.trial_id, one.epoch, drawn + classified)
+        for epoch in (1, 2):
+            [row] = [row for row in store.epochs_of(one.trial_id) if row["epoch"] == epoch]
+            by_class = {f"val_acc.{label}": 0.5 for label in range(4)}
+            store.add_epoch(one.trial_id, 1, metrics(epoch, val_acc=row["val_acc"], kept_epochs=(1, 2), extra=by_class))
+            grid = Image.open(io.BytesIO(noise(4 * 33, 25 * 33))).resize((25 * 66, 4 * 66), Image.Resampling.NEAREST)
+            grid.save(local(store.samples_file(one.trial_id, epoch)))
+    page = written(results)
+    assert page.count("data:image/png") > 100
+    assert len(page.encode()) < 3_000_000
