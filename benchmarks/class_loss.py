@@ -76,13 +76,13 @@ def learnt(folder: Path, settings: dict[str, object] | None = None) -> Run:
 
 def step(run: Run, index: int) -> None:
     """One optimizer step on a batch that the index says."""
-    size, of_all = run.config.train.batch_size, len(run.labels)
+    size, of_all = run.config.train.batch_size, len(run.batches.labels)
     run.optimize((torch.arange(size, device=run.device) + index * size) % of_all)
 
 
 def gradients(others: int, temperature: float, draws: int, run: Run) -> Gradients:
     """The gradient of the class loss on one batch, without dropout: all classes, and `draws` times drawn ones."""
-    images, labels = run.images[:64], run.labels[:64]
+    images, labels = run.batches.images[:64], run.batches.labels[:64]
     model, Y = run.model.eval(), run.model.nr_classes
     plain = Loss(model, run.log_prior.float())
     classified = Loss(model, run.log_prior.float(), class_weight=1.0, class_temperature=temperature)

@@ -25,7 +25,8 @@ from rich.table import Table
 from benchmarks.figure import Asked, Figure, NotMeasuredError
 from cpcnn_core import data, environment
 from cpcnn_core.config import TrialConfig
-from cpcnn_core.train import Run, fit, has_bf16_units
+from cpcnn_core.precision import has_bf16_units
+from cpcnn_core.train import Run, fit
 from orchestrator.search.settings import parse_settings
 
 SETTINGS = {

@@ -89,9 +89,7 @@ def run(settings: dict[str, object], arm: str) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         training = (train.Run if reshuffled else _OneOrder)(config, dataset, Path(folder), environment.accelerator())
         for _ in range(config.train.epochs):
-            last = training.train_epoch(
-                on_evaluation=None, on_drawn=None, on_progress=lambda *_: None, save_every_seconds=math.inf
-            )
+            last = training.train_epoch(on_evaluation=None, on_drawn=None, on_progress=lambda *_: None)
     return last.val_bpd, last.val_acc
 
 

@@ -12,8 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from cpcnn_core.precision import whole_float32
-from cpcnn_core.train import has_bf16_units
+from cpcnn_core.precision import has_bf16_units, whole_float32
 from orchestrator.records.provenance import cores
 
 T = TypeVar("T")

@@ -120,7 +120,7 @@ def measure(sizes: tuple[int, int, int], batch: int, steps: int, precision: str,
             return (run.sums.bpd.item() - before) / batch
 
         def theirs() -> float:
-            return baseline(run.images, run.labels)
+            return baseline(run.batches.images, run.batches.labels)
 
         first, loss = timed(ours)
         differences = [abs(loss - theirs())]

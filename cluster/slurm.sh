@@ -4,6 +4,7 @@
 #   sbatch --nodes=4 cluster/slurm.sh search_spaces/digits.py --results /shared/results --trials 200
 #
 # Submit it in the repository's folder, on storage that all nodes see, after `uv sync --extra cluster` there.
+# The nodes need NVIDIA's driver 580 or newer, for torch's wheels are built for CUDA 13.
 # CHANGE what your site wants here: a partition, an account, the kind of GPU.
 #SBATCH --job-name=cpcnn
 #SBATCH --nodes=2

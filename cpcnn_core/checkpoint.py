@@ -9,6 +9,10 @@ A trial's folder holds
 
 Every file is written under a temporary name, synced and renamed, the index last. A file that does not match its
 checksum is named in the log and passed over in favour of the one before.
+
+Training states are large. They are copied to the CPU and written by a thread, while training or the evaluation of the
+epoch goes on. A state counts once the index names it; what it is worth, a finished epoch or a step within one, the
+index says too, so that the state after an epoch's last step is written once.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import io
 import json
 import logging
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -220,6 +225,9 @@ class CheckpointFolder:
                 f"{folder}: holds the checkpoints of trial {self._index['trial_id']}, not of {config.trial_id}; "
                 "give each trial a folder of its own"
             )
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+        self._known: dict[str, str] = {}  # states that this process has read or written: their checksums
 
     @property
     def history(self) -> list[EpochMetrics]:
@@ -241,6 +249,9 @@ class CheckpointFolder:
             # Not passed over: training would come to the same weights again.
             tensor_files.require_finite(self.folder / name, _weights_of(state))
             self._index["history"] = self._index["history"][: entry["epoch"] - self.config.lineage.epochs_before]
+            self._known[name] = entry["sha256"]
+            if state.get("position") and state["epoch"] + 1 == entry["epoch"]:  # written before the epoch was evaluated
+                state |= {"epoch": entry["epoch"], "position": 0, "sums": {}}
             return state
         self._index["history"] = []
         return None
@@ -261,8 +272,42 @@ class CheckpointFolder:
 
     def save_state(self, state: dict[str, Any], *, epoch: int, step: int) -> None:
         """Commit a training state in the middle of an epoch, after `epoch` finished ones."""
-        self._add_state(state, epoch, step)
-        self._commit()
+        self.write_state(state, epoch=epoch, step=step, commit=True)
+        self.wait()
+
+    def write_state(self, state: dict[str, Any], *, epoch: int, step: int, commit: bool) -> None:
+        """Copy a training state to the CPU, and have a thread write it and, with `commit`, commit it.
+
+        Nothing is written that this process has read or written already. Raise what the write before raised.
+        """
+        self.wait()
+        name = _state_name(step)
+        if self._known.get(name) is None:
+            copied = _on_cpu(state)
+            self._writing = self._pool.submit(self._write, copied, step, epoch if commit else None)
+        elif commit:
+            self.commit_state(epoch=epoch, step=step)
+
+    def commit_state(self, *, epoch: int, step: int) -> None:
+        """Have the state that was written after `step` count, with `epoch` finished epochs behind it."""
+        self.wait()
+        if _state_name(step) not in self._index["states"]:
+            self._name_state(epoch, step)
+            self._commit()
+
+    def wait(self) -> None:
+        """Wait until nothing is being written. Raise what that raised."""
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def close(self) -> None:
+        """Wait until nothing is being written; what that raised is said in the log, for something else went wrong."""
+        try:
+            self.wait()
+        except Exception as error:  # noqa: BLE001 - whatever writing raises
+            logger.error("%s: the training state was not written: %s", self.folder, error)  # noqa: TRY400
+        self._pool.shutdown()
 
     def save_epoch(
         self,
@@ -276,8 +321,10 @@ class CheckpointFolder:
     ) -> EpochMetrics:
         """Commit a finished epoch; return its metrics with the fields that say what is on disk filled in.
 
-        Imported weights have no `state` to resume from. `notes` go into the header of the weights file.
+        What training resumes from is `state`, or without one what `write_state` wrote after the epoch's last step.
+        Imported weights have neither. `notes` go into the header of the weights file.
         """
+        self.wait()
         history = [*self.history, metrics]
         there = {*self._weights_there(), metrics.epoch}
         keep = kept_epochs(history, self.config.train, there)
@@ -298,7 +345,8 @@ class CheckpointFolder:
             weights_name(epoch): self._index["weights"].get(weights_name(epoch)) for epoch in keep
         } | {name: sha256(self.folder / name)}
         if state is not None:
-            self._add_state(state, metrics.epoch, metrics.step)
+            self._write(state, metrics.step, None)
+        self._name_state(metrics.epoch, metrics.step)
         self._commit()
         return metrics
 
@@ -306,13 +354,23 @@ class CheckpointFolder:
         """The epochs whose weights were kept so far, here or where this folder is mirrored."""
         return {int(name.removeprefix("weights-").partition(".")[0]) for name in self._index["weights"]}
 
-    def _add_state(self, state: dict[str, Any], epoch: int, step: int) -> None:
+    def _write(self, state: dict[str, Any], step: int, epoch: int | None) -> None:
+        """Write a state's file; commit it where it is said how many epochs are finished."""
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        name = f"state-{step:08d}.pt"
-        write_atomically(self.folder / name, lambda stream: stream.write(buffer.getbuffer()))
-        states = self._index["states"] | {name: {"sha256": sha256(self.folder / name), "epoch": epoch}}
-        self._index["states"] = {kept: states[kept] for kept in sorted(states)[-KEPT_STATES:]}
+        content, name = buffer.getbuffer(), _state_name(step)
+        write_atomically(self.folder / name, lambda stream: stream.write(content))
+        self._known[name] = hashlib.sha256(content).hexdigest()
+        if epoch is not None:
+            self._name_state(epoch, step)
+            self._commit()
+
+    def _name_state(self, epoch: int, step: int) -> None:
+        """Have the index name the state after `step`, if there is one, with so many finished epochs behind it."""
+        checksum = self._known.get(name := _state_name(step))
+        if checksum is not None:
+            states = self._index["states"] | {name: {"sha256": checksum, "epoch": epoch}}
+            self._index["states"] = {kept: states[kept] for kept in sorted(states)[-KEPT_STATES:]}
 
     def _commit(self) -> None:
         content = json.dumps(self._index, indent=1).encode()
@@ -363,6 +421,21 @@ def _weights_of(state: Mapping[str, Any]) -> dict[str, Tensor]:
         for name, value in values.items()
         if isinstance(value, Tensor)
     }
+
+
+def _state_name(step: int) -> str:
+    return f"state-{step:08d}.pt"
+
+
+def _on_cpu(part: Any) -> Any:  # Any: whatever a state is made of
+    """A copy of a training state that what is trained on does not change."""
+    if isinstance(part, Tensor):
+        return part.detach().to("cpu", copy=True)
+    if isinstance(part, Mapping):
+        return {name: _on_cpu(value) for name, value in part.items()}
+    if isinstance(part, list | tuple):
+        return [_on_cpu(value) for value in part]
+    return part
 
 
 def weights_name(epoch: int) -> str:

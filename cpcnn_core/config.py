@@ -17,12 +17,13 @@ from cpcnn_core.validation import mistakes
 Scalar = str | int | float | bool | None
 FusionOptions = dict[str, dict[str, int | float | str | bool]]
 
-PROTOCOL = 2
+PROTOCOL = 3
 """The version of how a configuration becomes numbers: it rises whenever the same configuration and data would give
 others, so that trials before and after are never taken for one another.
 
 1: up to release 0.1. Images in the same order in every epoch, pixels of resized images rounded, Adam's eps on the mean.
 2: every random stream from (seed, purpose, step); cpen455 unrounded by default; Adam's eps as for a sum of nats.
+3: the dropout masks of all blocks are one draw; learning rates are rounded to float32.
 """
 
 # Where the files lie says nothing about what was trained, so it is no part of a trial's identity.
@@ -31,8 +32,14 @@ LOCATIONS = frozenset({"data.root", "eval.fid_weights"})
 # Nor does it change any result of which epochs the weights are kept.
 KEEPING = frozenset({"train.keep_every", "train.keep_most"})
 
+# Nor how the same numbers are computed.
+SPEED = frozenset({"train.graph"})
+
+# Nor how often training saves what it would resume from.
+SAVING = frozenset({"train.save_every_seconds"})
+
 # What two runs of the same trial may differ in.
-NOT_IDENTIFYING = LOCATIONS | KEEPING
+NOT_IDENTIFYING = LOCATIONS | KEEPING | SPEED | SAVING
 
 # The schedules whose whole course depends on the total number of epochs: a trial under one of them is not the beginning
 # of a longer one.
@@ -46,6 +53,7 @@ SINCE_PROTOCOL_2 = frozenset({"protocol", "data.digest", "train.adam_eps"})
 ADDED: dict[str, Scalar] = {
     "model.norm": "none",
     "train.class_loss_others": None,
+    "train.deterministic": False,
     "lineage.parent": None,
     "lineage.root": None,
     "lineage.weights": None,
@@ -179,8 +187,11 @@ class TrainConfig(_Section):
 
     `class_loss_others` is how many classes the class loss sees beside the true one, drawn anew for each image and step;
     where it is not given, all of them.
+    `graph` takes each step as one CUDA graph on a GPU, which changes no result. `deterministic` takes kernels that give
+    the same bits in each run, where a GPU's fastest ones do not.
     `keep_every` keeps the weights of every so-manieth epoch, and `keep_most` bounds how many are kept beside the best
     ones and the last; neither changes any result.
+    `save_every_seconds` is how much time of an epoch a kill may cost, 0 for none of it; it changes no result either.
     `adam_eps` is Adam's eps for the gradient of a sum of nats over the batch, as starter code and papers have it.
     """
 
@@ -204,12 +215,15 @@ class TrainConfig(_Section):
     shift: Annotated[int, Field(ge=0)] = 0
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False
+    graph: bool = True
+    deterministic: bool = False
     class_loss_weight: NonNegative = 0.0
     class_temperature: Annotated[float, Field(gt=0.0)] = 1.0
     class_loss_others: Positive | None = None
     data_dependent_init: bool = False
     keep_every: Positive | None = None
     keep_most: Annotated[int, Field(ge=0)] = 10
+    save_every_seconds: NonNegative = 600.0
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -329,7 +343,7 @@ class TrialConfig(_Section):
         A row of protocol 1 does not name its protocol. An earlier release's row has nulls for what a later one added
         where they stand in one table.
         """
-        later = SINCE_PROTOCOL_2 | ADDED.keys() | KEEPING
+        later = SINCE_PROTOCOL_2 | ADDED.keys() | KEEPING | SPEED | SAVING
         given = {key: value for key, value in settings.items() if value is not None or key not in later}
         return cls.from_tree(_nested(given))
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
+from cpcnn_core import gpus
 from cpcnn_core.config import ConfigError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from torch import Tensor, nn
 
 RENDEZVOUS = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK")
 """What torchrun and `accelerate launch` tell each of several processes. With one missing, some wait for ever."""
@@ -25,6 +28,9 @@ _PREFIXES = (
     *("ACCELERATE_", "DEEPSPEED_", "FP8_", "FSDP_", "MEGATRON_LM_", "PARALLELISM_CONFIG_"),
     *("MPI_LOCAL", "MV2_COMM_WORLD_", "OMPI_COMM_WORLD_", "PMI_"),  # ranks, which Accelerate takes for a rendezvous
 )
+PATIENCE = timedelta(hours=6)
+"""How long processes of one trial wait for each other. A hang ends earlier: by the watchdog of a sweep, or its user."""
+
 _NAMES = {"FORK_LAUNCHED", "NODE_RANK", "NPROC", "XLA_DOWNCAST_BF16", "XLA_USE_BF16"}
 
 
@@ -87,9 +93,10 @@ def rendezvous() -> Rendezvous | None:
 def accelerator(*, anew: bool = False) -> Accelerator:
     """The Accelerator of a trial: of this process alone, or of all those of a complete rendezvous. Raise ConfigError.
 
-    Several processes take a GPU each where there are GPUs, else the CPU. All other variables of launchers are removed
-    from this process for good, since Accelerate reads them again with later calls. Its Accelerators share a state;
-    with `anew` that of earlier ones, which then are of no more use, is dropped.
+    Several processes take a GPU each where there are GPUs, else the CPU. One that was granted a GPU which torch cannot
+    use is refused: it would train on the CPU, many times slower, while others wait for the GPU. All other variables of
+    launchers are removed from this process for good, since Accelerate reads them again with later calls. Its
+    Accelerators share a state; with `anew` that of earlier ones, which then are of no more use, is dropped.
     """
     found = rendezvous()
     several = found is not None and found.processes > 1
@@ -97,18 +104,42 @@ def accelerator(*, anew: bool = False) -> Accelerator:
     import torch
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
-    from accelerate.utils import GradientAccumulationPlugin, patch_environment
+    from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs, patch_environment
 
+    gpus.check_granted()
     if anew:
         AcceleratorState._reset_state(True)
     # On a CPU, Accelerate would choose the threads of several processes itself, had the variable no value.
     with patch_environment(omp_num_threads=torch.get_num_threads()):
-        return Accelerator(
+        made = Accelerator(
             cpu=several and not torch.cuda.is_available(),
             mixed_precision="no",  # ours lies in the network's own autocast
             dynamo_backend="no",
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+            # The first process makes the references of FID and measures it while the others wait for it; by default
+            # they give up after ten minutes. One that dies is noticed by whoever started it.
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)] if several else None,
         )
+    gpus.check_kernels(made.device)
+    return made
+
+
+def replicated(
+    accelerator: Accelerator, module: nn.Module, example: tuple[Tensor | list[Tensor] | None, ...]
+) -> nn.Module:
+    """The module with its gradients averaged over the processes; `example` is what it is called with, and is small.
+
+    A parameter that no gradient reaches, as of an encoding that a fusion does not use, is frozen; it would stay as it
+    is anyway, and the processes would wait for its gradient, and fail at the next step.
+    """
+    total, *_ = module(*example)
+    total.backward()
+    for parameter in module.parameters():
+        if parameter.grad is None:
+            parameter.requires_grad_(False)
+    module.zero_grad(set_to_none=True)
+    prepared: nn.Module = accelerator.prepare(module)
+    return prepared
 
 
 def check_accelerator(accelerator: Accelerator) -> None:

@@ -27,6 +27,10 @@ class RunError(CpcnnError):
     exit_code = 1
 
 
+class PreemptedError(RunError):
+    """Training that ended since its process or machine is to be taken away; it goes on where the message says."""
+
+
 class DataError(UserError, ValueError):
     """Data that cannot be used; the message names the file and row, and says what was expected."""
 

@@ -125,12 +125,15 @@ class EpochMetrics:
     sample_saturation_validation: float | None = None  # of the validation images'; far above it, the network blows up
     seconds: float  # the whole epoch: training, evaluation and checkpoint
     train_seconds: float
-    compile_seconds: float  # spent in torch.compile, part of train_seconds
+    compile_seconds: float  # of the process's first step, where it was compiled or captured; part of train_seconds
     eval_seconds: float  # all that is not training; sample_seconds is part of it
     sample_seconds: float | None = None  # drawing images and measuring FID and KID
+    sample_path: str | None = None  # how they were drawn: graph, calls, reference; of several batches, joined by +
     images_per_second: float  # training throughput, compilation apart
     peak_memory_bytes: int  # of the device; of the process on a CPU
     micro_batch: int  # images per forward pass and process; smaller than asked after out-of-memory
+    path: str | None = None  # how the epoch's last step was taken: eager, compiled, graph, compiled+graph
+    path_note: str | None = None  # why not by a faster path, and what its comparison with a slower one gave
     checkpoint: str | None  # file name in the trial's checkpoint folder, None where this epoch's was not kept
     kept_epochs: tuple[int, ...]  # every epoch whose weights are on disk now
     extra: dict[str, float]  # metrics without a field above: per class, per stage of the network, of the fusion itself

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import cast
 
@@ -220,22 +221,34 @@ class ConditionalPixelCNN(nn.Module):
         return out
 
     def dropout_masks(self, batch: int, generator: torch.Generator) -> list[Tensor] | None:
-        """One mask per gated block for `batch` images, scaled by 1 / keep probability; None where the rate is 0.
+        """One mask per gated block for `batch` images, scaled by 1 / keep probability; None where the rate is 0."""
+        drawn = self.draw_masks(batch, generator)
+        return None if drawn is None else self.masks_of(drawn)
+
+    def draw_masks(self, batch: int, generator: torch.Generator) -> Tensor | None:
+        """The dropout masks of all gated blocks side by side, (batch, M), in a few calls for however many blocks.
 
         Drawn outside the network, from a given generator, so that a step is the same whether it runs in one process or
-        several, in one micro-batch or many, compiled or not, at once or after a restart.
+        several, in one micro-batch or many, compiled or not, as one graph or call by call, at once or after a restart.
         """
         rate = self.config.dropout
         if rate == 0:
             return None
-        keep, device = 1 - rate, generator.device
-        masks = []
+        width = sum(math.prod(shape) for shape in self._mask_shapes())
+        draw = torch.rand((batch, width), generator=generator, device=generator.device)
+        return (draw < 1 - rate).to(torch.float32).div_(1 - rate)
+
+    def masks_of(self, drawn: Tensor) -> list[Tensor]:
+        """Each gated block's part of what `draw_masks` gave, (batch, 2C, H or 1, W or 1)."""
+        shapes = list(self._mask_shapes())
+        parts = drawn.split([math.prod(shape) for shape in shapes], dim=1)
+        return [part.view(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    def _mask_shapes(self) -> Iterator[tuple[int, int, int]]:
         for site in self.sites:
             if site.kind == "gate":
-                size = (1, 1) if self.config.dropout_kind == "channel" else (site.height, site.width)
-                draw = torch.rand((batch, site.channels, *size), generator=generator, device=device)
-                masks.append((draw < keep).to(torch.float32).div_(keep))
-        return masks
+                whole = self.config.dropout_kind == "channel"
+                yield site.channels, *((1, 1) if whole else (site.height, site.width))
 
 
 _FIRST = {"up.0": "stem.{}", "down.0": "bottleneck.{}"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -62,24 +62,54 @@ def lr_factor(config: TrainConfig, step: int, steps_per_epoch: int, before: tupl
 def build_scheduler(
     config: TrainConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int, before: tuple[int, int] = (0, 0)
 ) -> LambdaLR:
-    """The schedule as a scheduler that is stepped once per optimizer step; `before` as in `lr_factor`."""
-    return LambdaLR(optimizer, lambda step: lr_factor(config, step, steps_per_epoch, before))
+    """The schedule as a scheduler that is stepped once per optimizer step; `before` as in `lr_factor`.
+
+    From here on the optimizer reads its learning rate from a tensor, where its parameters lie: a step that was captured
+    goes on with the rate of the day. The scheduler's own numbers stay Python's.
+    """
+    scheduler = LambdaLR(optimizer, lambda step: lr_factor(config, step, steps_per_epoch, before))
+    for group in optimizer.param_groups:
+        device = group["params"][0].device
+        group["lr"] = torch.tensor(group["lr"], dtype=torch.float32, device=device)
+        group["capturable"] = device.type == "cuda"  # torch asks for it, though a fused step is so anyway
+    return scheduler
+
+
+def set_lr(group: dict[str, Any], lr: float | Tensor) -> None:
+    """Set the learning rate of one of the optimizer's groups of parameters, in the tensor that steps read."""
+    group["lr"].fill_(lr)
 
 
 class Average(AveragedModel):
     """An average of the weights that forgets with `decay` per step, faster at first so that early epochs count.
 
-    torch's own update hands the number of updates over by way of the weights' device and waits for it there.
+    torch's own update hands the number of updates over by way of the weights' device and waits for it there. Here the
+    number stays on the CPU, and what follows from it lies on the device before a step begins.
     """
+
+    rate: Tensor
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         super().__init__(model)
         self.decay = decay
+        self.register_buffer("rate", torch.ones((), device=next(model.parameters()).device), persistent=False)
+
+    def prepare(self) -> None:
+        """Set the rate at which the next step's weights enter."""
+        n = int(self.n_averaged)  # a buffer that stays on the CPU
+        self.rate.fill_(1 - (min(self.decay, (1 + n) / (10 + n)) if n else 0.0))
 
     @torch.no_grad()
+    def take_in(self, model: nn.Module) -> None:
+        """Let the weights after one more step enter; work for the device alone."""
+        averages: list[Tensor] = list(self.module.parameters())
+        weights: list[Tensor] = list(model.parameters())
+        towards = torch._foreach_sub(weights, averages)
+        torch._foreach_mul_(list(towards), self.rate)
+        torch._foreach_add_(averages, list(towards))
+
     def update_parameters(self, model: nn.Module) -> None:
         """Take in the weights after one more step."""
-        n = int(self.n_averaged)  # a buffer that stays on the CPU
-        rate = min(self.decay, (1 + n) / (10 + n)) if n else 0.0
-        torch._foreach_lerp_(list(self.module.parameters()), list(model.parameters()), 1 - rate)
+        self.prepare()
+        self.take_in(model)
         self.n_averaged += 1

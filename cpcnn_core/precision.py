@@ -34,6 +34,8 @@ _SETTINGS = (
 )
 _TOLERANCE = 5e-5  # relative; float32 errs by some 1e-7, with minimal filtering by 1e-5, TF32 by 3e-4, bf16 by 2e-3
 
+_BF16_CAPABILITY = (8, 0)  # of NVIDIA's GPUs from Ampere on
+
 T = TypeVar("T")
 
 
@@ -65,6 +67,24 @@ def whole_float32() -> Generator[None]:
         for device in _device_types():
             stack.enter_context(torch.autocast(device, enabled=False))
         yield
+
+
+def emulates_bf16(device: torch.device) -> str | None:
+    """Why bf16 is slower than float32 on `device`, which does not multiply it itself; None where it does."""
+    if device.type == "cpu" and not has_bf16_units():
+        return "this CPU has no units for it"
+    if device.type == "cuda" and torch.version.cuda is not None:
+        capability = torch.cuda.get_device_capability(device)
+        if capability < _BF16_CAPABILITY:
+            name = torch.cuda.get_device_name(device)
+            return f"a {name}, of compute capability {capability[0]}.{capability[1]}, has no units for it"
+    return None
+
+
+def has_bf16_units() -> bool:
+    """Whether this machine's CPU multiplies bf16 itself; without, matrix products take some forty times as long."""
+    found = torch.cpu.get_capabilities()
+    return found["architecture"] != "x86_64" or any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def _set_older(matmul: str | None, convolutions_tf32: bool | None) -> None:

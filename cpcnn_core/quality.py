@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ class Drawn:
 
     images: Tensor  # (N, C, H, W) uint8, on the CPU
     labels: Tensor  # (N,) int64
+    path: str | None = None  # how: values of `SamplePath`
 
     def write_grid(self, path: Path) -> None:
         """A PNG with one row per class, of its first 25 images at most."""
@@ -52,17 +54,19 @@ def draw(
     labels = torch.arange(model.nr_classes).repeat_interleave(per_class)
     device = model.nin_out.conv.bias.device
     generator = seeds.generator(seed, seeds.Purpose.SAMPLES)  # the CPU's, whatever draws: the same noise everywhere
+    paths: list[str] = []
+    drawing = partial(sample, model, generator=generator, on_row=on_row, on_path=paths.append)
     if accelerator is None or accelerator.num_processes == 1:
-        images = sample(model, labels.to(device), generator=generator, on_row=on_row)
-        return Drawn(images.cpu(), labels)
+        images = drawing(labels.to(device))
+        return Drawn(images.cpu(), labels, "+".join(dict.fromkeys(paths)))
     share = math.ceil(len(labels) / accelerator.num_processes)
     start = accelerator.process_index * share
     # Each process needs the same number of images to gather; the surplus ones are cut off again.
     mine = torch.arange(start, start + share).clamp(max=len(labels) - 1)
     draw_noise(model, min(start, len(labels)), generator)  # that of the processes before this one
-    images = sample(model, labels[mine].to(device), generator=generator, on_row=on_row)
+    images = drawing(labels[mine].to(device))
     gathered = accelerator.gather(images.to(accelerator.device))
-    return Drawn(gathered[: len(labels)].cpu(), labels)
+    return Drawn(gathered[: len(labels)].cpu(), labels, "+".join(dict.fromkeys(paths)))
 
 
 @dataclass(frozen=True, eq=False)

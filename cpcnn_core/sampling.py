@@ -6,29 +6,40 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from queue import SimpleQueue
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from cpcnn_core import likelihood
-from cpcnn_core.cached import CachedNetwork, Capture, cuda_graph
+from cpcnn_core import graphs, likelihood
+from cpcnn_core.cached import CachedNetwork
 from cpcnn_core.data import to_model, to_uint8
+from cpcnn_core.graphs import Capture
 from cpcnn_core.memory import is_out_of_memory
 from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.precision import whole_float32
+
+logger = logging.getLogger(__name__)
 
 SMALLEST_UNIFORM = 1e-5  # as OpenAI's code: keeps the logistic's tails finite
 BATCH_CPU, BATCH_ELSEWHERE = 128, 512  # images at a time where the caller does not say
 SMALLEST_PART = 16  # images per CPU thread: with fewer, threads wait for Python's lock rather than compute
 
+CHECKED_ON_CPU, CHECKED_AT_ONCE = 4, 128  # images of a batch whose pixels a full forward pass draws again
+MOVED = 0.01  # share of pixels that rounding may draw otherwise; a wrong sampler moves nearly all
+
 OnRow = Callable[[int, int], None]
 """Is told (image rows done, image rows in all), after each row of a batch."""
+
+SamplePath = Literal["graph", "calls", "reference"]
+"""How images were drawn: by the cached network, its rows as graphs or call by call, or by full forward passes."""
 
 
 def sample(
@@ -42,12 +53,16 @@ def sample(
     from_row: int = 0,
     on_row: OnRow | None = None,
     capture: Capture | None = None,
+    on_path: Callable[[SamplePath], None] | None = None,
 ) -> Tensor:
     """Draw one image per label (N,) -> (N, C, H, W) uint8, on the model's device. Label -1 withholds the label.
 
     `given` (N, C, H, W) uint8 are images to complete: their first `from_row` rows are kept. An image depends on its
     place among the labels and on the generator, not on `batch_size`: where memory runs out, smaller batches go on
-    with the same noise. `capture` makes one call of a row's many; by default it is `cached.cuda_graph` on a GPU.
+    with the same noise. `capture` makes one call of a row's many; by default it is `graphs.cuda_graph` on a GPU.
+
+    A full forward pass over the images must draw the same pixels from the same noise (on a CPU over a few of them).
+    Where it does not, they are drawn again without the graph, then by the reference; `on_path` hears which it was.
     """
     _check(model, labels, temperature, given, from_row)
     device = model.nin_out.conv.bias.device
@@ -61,7 +76,11 @@ def sample(
         if on_row is not None:
             on_row(done * height + rows, total * height)
 
-    draw = partial(sample_cached, model, temperature=temperature, from_row=from_row, on_row=report, capture=capture)
+    capture = capture or graphs.default_capture(device)
+    heard = on_path or (lambda _: None)
+    draw = partial(
+        _confirmed, model, temperature=temperature, from_row=from_row, on_row=report, capture=capture, on_path=heard
+    )
     while done < total:
         batch = slice(done, min(done + size, total))
         count = batch.stop - done
@@ -77,6 +96,75 @@ def sample(
         noise = noise[:, :, count:]
         done = batch.stop
     return torch.cat(images)
+
+
+def _confirmed(
+    model: ConditionalPixelCNN,
+    labels: Tensor,
+    noise: Tensor,
+    *,
+    temperature: float,
+    given: Tensor | None,
+    from_row: int,
+    on_row: OnRow,
+    capture: Capture | None,
+    on_path: Callable[[SamplePath], None],
+) -> Tensor:
+    """Draw by the fastest sampler whose images a full forward pass confirms."""
+    reference = partial(sample_reference, model, labels, noise, temperature=temperature, from_row=from_row)
+    cached = partial(sample_cached, model, labels, noise, temperature=temperature, from_row=from_row)
+    check = partial(moved_pixels, model, labels, noise, temperature=temperature, from_row=from_row)
+    ways: list[tuple[SamplePath, Capture]] = [("calls", graphs.call_by_call)]
+    if capture is not None and graphs.refusal(capture) is None:
+        ways.insert(0, ("graph", capture))
+    for path, by in ways:
+        images = cached(given=given, on_row=on_row, capture=by)
+        moved = check(images)
+        if not moved > MOVED:
+            on_path(path if graphs.refusal(by) is None else "calls")
+            return images
+        logger.warning(
+            "images drawn (%s) are not what a full forward pass draws from the same noise: %.1f %% of their pixels are "
+            "others, and rounding explains %.0f %%; they are drawn again by a slower sampler",
+            path,
+            100 * moved,
+            100 * MOVED,
+        )
+    on_path("reference")
+    return reference(given=given, on_row=on_row)
+
+
+@torch.inference_mode()
+@whole_float32()
+def moved_pixels(
+    model: ConditionalPixelCNN,
+    labels: Tensor,
+    noise: Tensor,
+    images: Tensor,
+    *,
+    temperature: float = 1.0,
+    from_row: int = 0,
+) -> float:
+    """The share of sub-pixels of images (B, C, H, W) uint8 that one full forward pass draws otherwise from `noise`.
+
+    All pixels before a pixel are given to that pass as they were drawn, so that it does not pass differences on.
+    """
+    channels = model.image_shape[0]
+    checked = len(images) if images.device.type != "cpu" else min(len(images), CHECKED_ON_CPU)
+    moved: list[Tensor] = []
+    for start in range(0, checked, CHECKED_AT_ONCE):
+        part = slice(start, min(start + CHECKED_AT_ONCE, checked))
+        x = to_model(images[part])
+        params = model(x, labels[part]).permute(2, 3, 0, 1)
+        again = likelihood.sample(
+            params,
+            noise[:, :, part].to(x.device),
+            channels=channels,
+            n_mix=model.config.nr_logistic_mix,
+            temperature=temperature,
+        )
+        moved.append(((again.permute(2, 3, 0, 1) - x)[:, :, from_row:].abs() * 127.5 > 0.5).flatten())
+    return torch.cat(moved).float().mean().nan_to_num().item() if moved else 0.0
 
 
 def draw_noise(model: ConditionalPixelCNN, batch: int, generator: torch.Generator) -> Tensor:
@@ -149,8 +237,7 @@ def sample_cached(
     _check(model, labels, temperature, given, from_row)
     channels, height, width = model.image_shape
     batch, device = len(labels), model.nin_out.conv.bias.device
-    if capture is None and device.type == "cuda":
-        capture = cuda_graph
+    capture = capture or graphs.default_capture(device)
     image = torch.zeros(height, width, channels, batch, dtype=torch.uint8, device=device)
     if given is not None:
         image[:from_row] = given[:, :, :from_row].permute(2, 3, 1, 0)

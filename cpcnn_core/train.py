@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import resource
@@ -11,28 +10,32 @@ import time
 from collections.abc import Callable, Generator
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from cpcnn_core import alarms, augment, diagnostics, environment, evaluate, quality, seeds
+from cpcnn_core import alarms, determinism, diagnostics, environment, evaluate, graphs, quality, saving, seeds
+from cpcnn_core.batches import Batches
 from cpcnn_core.checkpoint import CheckpointFolder, build_model
 from cpcnn_core.config import ConfigError, TrainConfig, TrialConfig
 from cpcnn_core.data import Dataset, Split, to_model, to_uint8
-from cpcnn_core.diagnostics import StageNorms
-from cpcnn_core.errors import CheckpointError, LikelihoodError, RunError
+from cpcnn_core.errors import CheckpointError, LikelihoodError, PreemptedError, RunError
 from cpcnn_core.evaluation import Evaluation
 from cpcnn_core.fid import FidError
+from cpcnn_core.graphs import Capture
 from cpcnn_core.initialise import data_dependent_init
-from cpcnn_core.loss import Loss, drawn_others
-from cpcnn_core.memory import is_out_of_memory, release_memory
+from cpcnn_core.loss import Loss
+from cpcnn_core.memory import MicroBatch, is_out_of_memory, release_memory
 from cpcnn_core.metrics import EpochMetrics, of_evaluation
 from cpcnn_core.model import ConditionalPixelCNN
-from cpcnn_core.optim import Average, build_optimizer, build_scheduler
-from cpcnn_core.precision import check_float32, whole_float32
+from cpcnn_core.optim import Average, build_optimizer, build_scheduler, set_lr
+from cpcnn_core.paths import Paths
+from cpcnn_core.precision import check_float32, emulates_bf16, whole_float32
 from cpcnn_core.quality import Drawn
+from cpcnn_core.saving import Preempted, Saving, Wanted, never
 from cpcnn_core.seeds import Purpose
+from cpcnn_core.step import Step, Sums
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -51,20 +54,6 @@ class TrainingError(RunError, RuntimeError):
     """Training cannot go on; the message names epoch, step and cause."""
 
 
-class Sums(NamedTuple):
-    """Sums over the images of an epoch so far, on the device."""
-
-    objective: Tensor  # the loss; a training state on disk has it under this name
-    bpd: Tensor
-    grad_norm: Tensor  # the largest, not a sum
-    stage_norms: Tensor  # (S,): the largest of each stage
-
-    @classmethod
-    def zero(cls, device: torch.device, stages: int) -> Sums:
-        zero = torch.zeros((), device=device)
-        return cls(zero, zero, zero, torch.zeros(stages, device=device))
-
-
 def fit(
     config: TrialConfig,
     dataset: Dataset,
@@ -76,7 +65,8 @@ def fit(
     on_drawn: Callable[[int, Drawn], None] | None = None,
     on_progress: OnProgress | None = None,
     score: Callable[[EpochMetrics], tuple[float | None, str | None]] | None = None,
-    save_every_seconds: float = 600.0,
+    preempted: Preempted = never,
+    capture: Capture | None = None,
 ) -> Generator[EpochMetrics]:
     """Train the trial that `config` describes, with its checkpoints in `folder`; yield one EpochMetrics per epoch.
 
@@ -86,23 +76,27 @@ def fit(
     epoch `on_evaluation` gets (epoch, validation likelihoods), where FID is due `on_drawn` gets (epoch, images), then
     `score` says what the epoch is worth (and why, where that is null), then the checkpoint is committed, then the
     metrics are yielded; all along `on_progress` hears (what is done to images, how many are done, how many there are).
-    An epoch longer than `save_every_seconds` is committed on the way too, where one process trains.
+    An epoch longer than `train.save_every_seconds` is committed on the way too. `capture` makes one call of a step's
+    many; by default it is `graphs.cuda_graph` on a GPU.
+
+    `preempted` says whether this process, or its machine, is about to be taken away. It is asked before each step, and
+    while the epoch is measured. Once it says so, the training state is committed and PreemptedError raised.
 
     Raise ConfigError where config and data do not fit, or where something around us would change the result: half a
     rendezvous in the environment, an `accelerator` that accumulates or rounds. Raise TrainingError where the loss is
-    not finite.
+    not finite, PathError where a fast path computes something else than the slow one.
     """
     check_fits(config, dataset)
     accelerator = accelerator or environment.accelerator()
-    run = Run(config, dataset, folder, accelerator, score)
+    run = Run(config, dataset, folder, accelerator, score, preempted, capture)
     yield from run.checkpoints.history[max(0, reported - config.lineage.epochs_before) :]
-    while run.epoch < config.train.epochs:
-        yield run.train_epoch(
-            on_evaluation=on_evaluation,
-            on_drawn=on_drawn,
-            on_progress=on_progress or _no_progress,
-            save_every_seconds=save_every_seconds,
-        )
+    try:
+        while run.epoch < config.train.epochs:
+            yield run.train_epoch(
+                on_evaluation=on_evaluation, on_drawn=on_drawn, on_progress=on_progress or _no_progress
+            )
+    finally:
+        run.checkpoints.close()
 
 
 def _no_progress(_stage: str, _done: int, _total: int) -> None:
@@ -125,40 +119,6 @@ def check_fits(config: TrialConfig, dataset: Dataset) -> None:
             raise ConfigError(f"data: the {name} split has hidden labels; training and evaluation need all of them")
 
 
-class Batch(NamedTuple):
-    """A global batch, padded to its full size, with all the randomness of its step."""
-
-    images: Tensor  # (B, C, H, W)
-    labels: Tensor  # (B,)
-    withheld: Tensor  # (B,) bool: trained without the label
-    weights: Tensor  # (B,): 1, and 0 for padding
-    masks: list[Tensor] | None  # dropout, one (B, 2C, ...) per gated block
-    others: Tensor | None  # (B, m): the classes beside the true one that the class loss sees; None is all
-
-    def part(self, start: int, stop: int) -> Batch:
-        """Images start to stop with what belongs to them."""
-        return self._each(lambda tensor: tensor[start:stop])
-
-    def padded(self, surplus: int) -> Batch:
-        """The first image repeated `surplus` times with weight 0, so that the replicas' shares are equal."""
-
-        def extended(tensor: Tensor) -> Tensor:
-            return torch.cat([tensor, tensor[:1].expand(surplus, *tensor.shape[1:])])
-
-        weights = torch.cat([self.weights, self.weights.new_zeros(surplus)])
-        return self._each(extended)._replace(weights=weights)
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        return Batch(
-            change(self.images),
-            change(self.labels),
-            change(self.withheld),
-            change(self.weights),
-            None if self.masks is None else [change(mask) for mask in self.masks],
-            None if self.others is None else change(self.others),
-        )
-
-
 class Run:
     """A trial in training: everything that a checkpoint must hold."""
 
@@ -170,49 +130,85 @@ class Run:
         folder: Path,
         accelerator: Accelerator,
         score: Callable[[EpochMetrics], tuple[float | None, str | None]] | None = None,
+        preempted: Preempted = never,
+        capture: Capture | None = None,
     ) -> None:
         environment.check_accelerator(accelerator)
+        determinism.prepare()
         self.config = config
         self.score = score
         self.dataset = dataset
         self.accelerator = accelerator
+        self.saving = Saving(accelerator, config.train.save_every_seconds, preempted)
         # Of several processes on a CPU, Accelerate numbers the device, as no tensor's is.
         self.device = device = torch.device("cpu") if accelerator.device.type == "cpu" else accelerator.device
         check_float32(device)
         _warn_of_slow_bf16(config, device)
         self.checkpoints = CheckpointFolder(folder, config)
         self.log_prior = evaluate.log_prior(config.eval.prior, dataset.train.labels, dataset.nr_classes)
-        # Whole splits stay on the device: a batch is a gather, not a transfer.
-        self.images = dataset.train.images.to(device)
-        self.labels = dataset.train.labels.to(device)
         self.train_subset = evaluate.fixed_subset(dataset.train, config.eval.train_images, config.seed)
         self.steps_per_epoch = math.ceil(len(dataset.train) / config.train.batch_size)
         self.world = accelerator.num_processes
 
-        measures = config.eval.fid_every > 0 and accelerator.is_main_process
-        self.evaluator = quality.evaluator(config, dataset, device) if measures else None
-
         self.epoch = 0  # finished ones
         self.position = 0  # optimizer steps done of the epoch in progress
         self.step = 0
-        self.micro_batch = math.ceil(config.train.batch_size / self.world / config.train.accumulate)
-        self.compiled = not config.train.compile
+        self.micro = MicroBatch(math.ceil(config.train.batch_size / self.world / config.train.accumulate))
 
-        self.model = build_model(config, dataset.image_shape, dataset.nr_classes).to(device)
-        self.grad_norms = StageNorms(self.model.named_parameters())
-        self.sums = Sums.zero(device, len(self.grad_norms.stages))
-        state = self._kept_state()
-        if state is None and config.train.data_dependent_init:
-            self._initialise()
+        with determinism.deterministic(config.train.deterministic, strict=False):
+            measures = config.eval.fid_every > 0 and accelerator.is_main_process
+            self.evaluator = quality.evaluator(config, dataset, device) if measures else None
+            self.model = build_model(config, dataset.image_shape, dataset.nr_classes).to(device)
+            # Whole splits stay on the device: a batch is a gather, not a transfer.
+            images, labels = dataset.train.images.to(device), dataset.train.labels.to(device)
+            self.batches = Batches(config, images, labels, self.model, world=self.world)
+            state = self._kept_state()
+            if state is None and config.train.data_dependent_init:
+                self._initialise()
         self.optimizer = build_optimizer(config.train, self.model, dataset.image_shape)
         before = config.lineage.epochs_before, config.lineage.steps_before
         self.scheduler = build_scheduler(config.train, self.optimizer, self.steps_per_epoch, before)
         self.ema = Average(self.model, config.train.ema_decay) if config.train.ema_decay is not None else None
+        self.stepper = Step(
+            self.model,
+            self.optimizer,
+            self.ema,
+            grad_clip=config.train.grad_clip,
+            accelerator=accelerator,
+            device=device,
+        )
         if state is not None:
             self._load_state_dict(state)
+        self._build_paths(capture or graphs.default_capture(device))
+
+    def _build_paths(self, capture: Capture | None) -> None:
+        """The loss, as copies of several processes and compiled where that is asked for, and how steps run it."""
+        train = self.config.train
         loss = self._loss()
-        self.replicated: nn.Module = accelerator.prepare(loss) if self.world > 1 else loss
-        self.loss = torch.compile(self.replicated, dynamic=False) if config.train.compile else self.replicated
+        replicated: nn.Module = loss
+        if self.world > 1:
+            one = self.batches.draw(torch.zeros(1, dtype=torch.int64, device=self.device), 0).part(0, 1)
+            replicated = environment.replicated(self.accelerator, loss, self.stepper.arguments(one))
+        self.stepper.replicated = replicated
+        self.stepper.objective = torch.compile(replicated, dynamic=False) if train.compile else replicated
+        reason = None
+        if capture is not None:
+            reason = "train.graph is false" if not train.graph else "several processes train it" * (self.world > 1)
+        self.capture = None if reason else capture
+        self.paths = Paths(
+            self.stepper, loss, self.device, capture=self.capture, reason=reason or None, compiled=train.compile
+        )
+        self.warm = not train.compile and self.capture is None
+
+    @property
+    def micro_batch(self) -> int:
+        """How many images go through the network at once."""
+        return self.micro.size
+
+    @property
+    def sums(self) -> Sums:
+        """Sums over the images of the epoch in progress."""
+        return self.stepper.sums
 
     def _kept_state(self) -> dict[str, Any] | None:
         """The training state to go on from. Raise CheckpointError where a trial that continues another has none."""
@@ -229,10 +225,11 @@ class Run:
     def _initialise(self) -> None:
         """Set scales and biases by some of the training images."""
         some = seeds.generator(self.config.seed, Purpose.INITIALISATION)
-        first = torch.randperm(len(self.labels), generator=some)[:INIT_IMAGES].to(self.device)
-        data_dependent_init(self.model, to_model(self.images[first]), self.labels[first])
+        images, labels = self.batches.images, self.batches.labels
+        first = torch.randperm(len(labels), generator=some)[:INIT_IMAGES].to(self.device)
+        data_dependent_init(self.model, to_model(images[first]), labels[first])
 
-    def _loss(self) -> nn.Module:
+    def _loss(self) -> Loss:
         """The network and its loss as one module."""
         train = self.config.train
         return Loss(
@@ -250,24 +247,30 @@ class Run:
         on_evaluation: Callable[[int, Evaluation], None] | None,
         on_drawn: Callable[[int, Drawn], None] | None,
         on_progress: OnProgress,
-        save_every_seconds: float,
     ) -> EpochMetrics:
         """Train the rest of the epoch in progress, evaluate, commit the checkpoint."""
         started = time.perf_counter()
-        N, images_before = len(self.labels), self.position * self.config.train.batch_size
-        compile_seconds = self._train_steps(on_progress, save_every_seconds)
+        N = len(self.batches.labels)
+        images_before = min(N, self.position * self.config.train.batch_size)
+        deterministic = partial(determinism.deterministic, self.config.train.deterministic)
+        with deterministic(strict=True):
+            compile_seconds = self._train_steps(on_progress)
         train_seconds = time.perf_counter() - started
-        sums = Sums(*(self.accelerator.reduce(total, "sum") for total in self.sums)) if self.world > 1 else self.sums
+        self._write_state(commit=False)  # while what follows is measured; nothing of it changes any more
+        on_progress = self._heeding(on_progress)
+        sums = self.sums.taken()
+        if self.world > 1:
+            sums = Sums(*(self.accelerator.reduce(total, "sum") for total in sums))
 
         self.epoch += 1
         self.position = 0
-        self.sums = Sums.zero(self.device, len(self.grad_norms.stages))
         evaluation, train_acc = self._evaluate(on_progress)
         if on_evaluation is not None and self.accelerator.is_main_process:
             on_evaluation(self.epoch, evaluation)
         measured: dict[str, Any] = dict(of_evaluation(evaluation)) | self._activations() | self._on_test(on_progress)
         extra = self._extra(evaluation) | self._stage_norms(sums)
         if self._fid_is_due():
+            self._commit_state()  # drawing and comparing may take longer than the epoch's steps
             of_images, of_classes = self._measure_images(on_drawn, on_progress)
             measured |= of_images
             extra |= of_classes
@@ -276,7 +279,7 @@ class Run:
             measured,
             epoch=self.epoch,
             step=self.step,
-            lr=float(self.scheduler.get_last_lr()[0]),
+            lr=self._lr(),
             train_loss=sums.objective.item() / N,
             train_bpd=sums.bpd.item() / N,
             train_acc=train_acc,
@@ -288,37 +291,41 @@ class Run:
             images_per_second=(N - images_before) / max(1e-9, train_seconds - compile_seconds),
             peak_memory_bytes=peak_memory(self.device),
             micro_batch=self.micro_batch,
+            path=self.paths.taken.path,
+            path_note=self.paths.taken.note,
             checkpoint=None,
             kept_epochs=(),
             extra=extra,
         )
         return self._commit(metrics)
 
-    def _train_steps(self, on_progress: OnProgress, save_every_seconds: float) -> float:
-        """Take the steps that the epoch in progress still needs, and wait for them; the seconds that compiling took."""
-        N, batch_size = len(self.labels), self.config.train.batch_size
-        saved = time.perf_counter()
+    def _train_steps(self, on_progress: OnProgress) -> float:
+        """Take the steps that the epoch in progress still needs, and wait for them; the seconds that the first took."""
+        N, batch_size = len(self.batches.labels), self.config.train.batch_size
+        self.saving.begin()
         order = self._order().to(self.device)  # once: a copy per step would wait for the step before
         compile_seconds = 0.0
+        if self.position == 0 and self.world == 1:
+            self.micro.begin_epoch()
         unchecked: list[Tensor] = []
         while self.position < self.steps_per_epoch:
+            if wanted := self.saving.wanted():
+                if unchecked:
+                    self._check_finite(unchecked)
+                    unchecked = []
+                self._save(wanted)
             step_started = time.perf_counter()
             unchecked.append(self.optimize(order[self.position * batch_size : (self.position + 1) * batch_size]))
             self.position += 1
             self.step += 1
             done = min(self.position * batch_size, N)
-            if not self.compiled:
+            if not self.warm:
                 self.wait()
-                compile_seconds, self.compiled = time.perf_counter() - step_started, True
+                compile_seconds, self.warm = time.perf_counter() - step_started, True
             if self.device.type == "cpu" or len(unchecked) == GPU_CHECK_EVERY or done == N:
                 self._check_finite(unchecked)
                 unchecked = []
             on_progress("trained", done, N)
-            # Replicas hold partial sums and would have to agree on when; they are committed between epochs only.
-            due = self.world == 1 and time.perf_counter() - saved > save_every_seconds
-            if due and done < N and not unchecked:
-                saved = time.perf_counter()
-                self.checkpoints.save_state(self._state_dict(), epoch=self.epoch, step=self.step)
         self.wait()
         return compile_seconds
 
@@ -331,83 +338,30 @@ class Run:
 
         Where the device's memory ends, halve the micro-batch and do the step again: same global batch, same gradient.
         """
-        batch = self._batch(chosen)
+        self.stepper.load(self.batches.draw(chosen, self.step), len(chosen))
+        if self.ema is not None:
+            self.ema.prepare()
         while True:
             try:
-                loss, bpd = self._accumulate(batch, len(chosen))
+                self.paths.take(self.micro_batch)
                 break
             except RuntimeError as error:
                 # Replicas would have to agree on the new size; a trial of several processes fails instead.
                 if not is_out_of_memory(error) or self.micro_batch == 1 or self.world > 1:
                     raise
-            self.optimizer.zero_grad(set_to_none=True)
+            self.paths.forget()
             release_memory()
-            self.micro_batch = math.ceil(self.micro_batch / 2)
+            self.micro.halve()
             logger.warning("out of memory at step %d: micro-batches of %d from now on", self.step + 1, self.micro_batch)
-        norm, of_stages = self.grad_norms()
-        if (limit := self.config.train.grad_clip) is not None:
-            nn.utils.clip_grads_with_norm_(self.model.parameters(), limit, norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
         self.scheduler.step()
         if self.ema is not None:
-            self.ema.update_parameters(self.model)
-        self.sums = Sums(
-            self.sums.objective + loss,
-            self.sums.bpd + bpd,
-            torch.maximum(self.sums.grad_norm, norm),
-            torch.maximum(self.sums.stage_norms, of_stages),
-        )
-        # An infinite loss may have a finite gradient. Times zero it is NaN, and a finite one changes nothing; looking
-        # at it here would wait for the device.
-        return norm + 0.0 * (loss + bpd)
-
-    def _accumulate(self, batch: Batch, images: int) -> tuple[Tensor, Tensor]:
-        """Add up the gradient of the mean loss over the global batch, in micro-batches of this process's share."""
-        share = len(batch.labels) // self.world
-        begin, end = self.accelerator.process_index * share, (self.accelerator.process_index + 1) * share
-        loss, bpd = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
-        for start in range(begin, end, self.micro_batch):
-            stop = min(start + self.micro_batch, end)
-            wait = self.world > 1 and stop < end  # replicas exchange gradients once, with the last micro-batch
-            with self.accelerator.no_sync(self.replicated) if wait else contextlib.nullcontext():
-                total, loss_sum, bpd_sum = self.loss(*batch.part(start, stop))
-                self.accelerator.backward(total * (self.world / images))  # replicas are averaged: make it a sum again
-            loss += loss_sum
-            bpd += bpd_sum
-        return loss, bpd
-
-    def _batch(self, chosen: Tensor) -> Batch:
-        """Gather and augment a global batch, drawing the randomness of all of it in every process alike."""
-        train, device = self.config.train, self.device
-        B = train.batch_size
-        # A stream for each step: nothing of it has to be kept, or lost, between a kill and the resumption.
-        noise = seeds.generator(self.config.seed, Purpose.STEP, self.step, device=device)
-        padding = chosen[:1].expand(B - len(chosen))
-        index = torch.cat([chosen, padding])
-        images, labels = self.images[index], self.labels[index]
-        if train.flip:
-            images = augment.flip(images, torch.rand(B, generator=noise, device=device) < 0.5)
-        if train.shift:
-            limit = train.shift
-            offsets = torch.randint(-limit, limit + 1, (B, 2), generator=noise, device=device)
-            images = augment.shift(images, offsets)
-        withheld = torch.zeros(B, dtype=torch.bool, device=device)
-        if train.label_dropout > 0:
-            withheld = torch.rand(B, generator=noise, device=device) < train.label_dropout
-        weights = (torch.arange(B, device=device) < len(chosen)).float()
-        masks = self.model.dropout_masks(B, noise)
-        others, classes = train.class_loss_others, self.dataset.nr_classes
-        drawn = others is not None and others < classes - 1  # else all of them are seen
-        seen = drawn_others(labels, classes, others, noise) if drawn and others is not None else None
-        batch = Batch(images, labels, withheld, weights, masks, seen)
-        surplus = -B % self.world
-        return batch if surplus == 0 else batch.padded(surplus)
+            self.ema.n_averaged += 1
+        return self.stepper.norm.clone()
 
     def _order(self) -> Tensor:
         """The order of the images in the epoch in progress; it follows from seed and epoch alone."""
         generator = seeds.generator(self.config.seed, Purpose.ORDER, self.epoch)
-        return torch.randperm(len(self.labels), generator=generator)
+        return torch.randperm(len(self.batches.labels), generator=generator)
 
     def _check_finite(self, norms: list[Tensor]) -> None:
         looked_at = torch.stack(norms)
@@ -485,6 +439,7 @@ class Run:
                 except OSError:
                     logger.exception("the picture of epoch %d was not kept", self.epoch)
         fields |= self._saturation(drawn)
+        fields |= {"sample_path": drawn.path}
         return fields | {"sample_seconds": time.perf_counter() - started}, of_classes
 
     def _saturation(self, drawn: Drawn) -> dict[str, float]:
@@ -534,7 +489,10 @@ class Run:
 
     def _stage_norms(self, sums: Sums) -> dict[str, float]:
         norms = (sums.stage_norms / self.world).tolist()  # the same in every replica
-        return {f"grad_norm.{stage}": norm for stage, norm in zip(self.grad_norms.stages, norms, strict=True)}
+        return {f"grad_norm.{stage}": norm for stage, norm in zip(self.stepper.grad_norms.stages, norms, strict=True)}
+
+    def _lr(self) -> float:
+        return float(self.scheduler.base_lrs[0]) * self.scheduler.lr_lambdas[0](self.scheduler.last_epoch)
 
     def _commit(self, metrics: EpochMetrics) -> EpochMetrics:
         for alarm in alarms.of_epoch(metrics.row()):
@@ -561,6 +519,44 @@ class Run:
 
     # --- resuming ---
 
+    def _save(self, wanted: Wanted) -> None:
+        """Commit the state before the step at hand. Raise PreemptedError where training is to end there."""
+        self._write_state(commit=True)
+        if wanted is Wanted.END:
+            self.checkpoints.wait()
+            if self.world > 1:  # who leaves first would have the others ended, which write
+                self.accelerator.wait_for_everyone()
+            raise PreemptedError(
+                f"the training state is saved in epoch {self.epoch + 1}, after {self.position} of "
+                f"{self.steps_per_epoch} steps"
+            )
+
+    def _write_state(self, *, commit: bool) -> None:
+        """Have the state written, in the background; every process takes part."""
+        state = self._state_dict()
+        if self.accelerator.is_main_process:
+            self.checkpoints.write_state(state, epoch=self.epoch, step=self.step, commit=commit)
+
+    def _commit_state(self) -> None:
+        """Let the state after the epoch's last step count, before the epoch does, which is numbered already."""
+        if self.accelerator.is_main_process:
+            self.checkpoints.commit_state(epoch=self.epoch - 1, step=self.step)
+
+    def _heeding(self, on_progress: OnProgress) -> OnProgress:
+        """What also commits the state, and ends the measuring of an epoch, when this process is to be taken away.
+
+        Of several processes none may leave the others, so that they go on measuring.
+        """
+
+        def heed(stage: str, done: int, total: int) -> None:
+            on_progress(stage, done, total)
+            if self.saving.preempted():
+                self._commit_state()
+                if self.world == 1:
+                    raise PreemptedError(f"the training state is saved in epoch {self.epoch}, after all of its steps")
+
+        return heed
+
     def _state_dict(self) -> dict[str, Any]:
         scaler = self.accelerator.scaler
         return {
@@ -572,15 +568,12 @@ class Run:
             "epoch": self.epoch,
             "position": self.position,
             "step": self.step,
-            "sums": self.sums._asdict(),
+            "sums": saving.of_all(self.sums._asdict(), self.accelerator),
             "micro_batch": self.micro_batch,
         }
 
     def _load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take in a state that lies on the CPU; each part of it goes where it is needed.
-
-        The optimizer leaves its counts of steps where they are and reads them in every step; a GPU would be waited for.
-        """
+        """Take in a state that lies on the CPU; each part of it goes where it is needed."""
         self.model.load_state_dict(state["model"])
         if self.ema is not None:
             if state["ema"] is None:  # the average begins with the weights
@@ -593,8 +586,11 @@ class Run:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.epoch, self.position, self.step = state["epoch"], state["position"], state["step"]
         # A state of release 0.1 has no norms of stages: theirs begin here.
-        self.sums = self.sums._replace(**{name: total.to(self.device) for name, total in state["sums"].items()})
-        self.micro_batch = state["micro_batch"] or self.micro_batch
+        sums = saving.own(state["sums"], self.accelerator, maxima=("grad_norm", "stage_norms"))
+        for name, total in sums.items():
+            getattr(self.sums, name).copy_(total)
+        if state["micro_batch"]:
+            self.micro.go_on_with(state["micro_batch"])
 
     def _load_optimizer(self, state: dict[str, Any] | None) -> None:
         """Take in the optimizer's state, or begin anew without one, with the settings of this configuration.
@@ -607,7 +603,8 @@ class Run:
             self.optimizer.load_state_dict(state)
         factor = self.scheduler.lr_lambdas[0](self.scheduler.last_epoch)
         for group, own, lr in zip(self.optimizer.param_groups, settings, self.scheduler.base_lrs, strict=True):
-            group.update(own | {"lr": lr * factor})
+            group.update(own)
+            set_lr(group, lr * factor)
 
 
 def begin_state(
@@ -642,14 +639,8 @@ def begin_state(
 
 
 def _warn_of_slow_bf16(config: TrialConfig, device: torch.device) -> None:
-    if device.type == "cpu" and "bf16" in (config.train.precision, config.eval.precision) and not has_bf16_units():
-        logger.warning("precision bf16: this CPU has no units for it, so that it is many times slower than fp32")
-
-
-def has_bf16_units() -> bool:
-    """Whether this machine's CPU multiplies bf16 itself; without, matrix products take some forty times as long."""
-    found = torch.cpu.get_capabilities()
-    return found["architecture"] != "x86_64" or any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    if "bf16" in (config.train.precision, config.eval.precision) and (reason := emulates_bf16(device)) is not None:
+        logger.warning("precision bf16: %s, so that it is slower than fp32", reason)
 
 
 def peak_memory(device: torch.device) -> int:

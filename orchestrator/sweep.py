@@ -251,14 +251,15 @@ def main(
 ) -> None:
     """Search SPACE. The same command again resumes the sweep where it was stopped or killed."""
     console = cli.console()
-    from dataclasses import replace
+    with cli.doing(console, f"Reading {space_file.stem}"):
+        from dataclasses import replace
 
-    from orchestrator.objectives import words
-    from orchestrator.records.room import parse_size
-    from orchestrator.search import space
-    from orchestrator.search.budget import Budget
-    from orchestrator.tune.plan import Plan
-    from orchestrator.views import tracking
+        from orchestrator.objectives import words
+        from orchestrator.records.room import parse_size
+        from orchestrator.search import space
+        from orchestrator.search.budget import Budget
+        from orchestrator.tune.plan import Plan
+        from orchestrator.views import tracking
 
     trackers = tracking.asked(tracker or (), wandb=wandb, tensorboard=tensorboard)
     wanted = None if objective is None else words.read(objective)

@@ -11,7 +11,7 @@ A space file is a Python file with
   `desirability()`, which is `val_acc` and `fid` alike, where FID is measured (`eval.fid_every`), else `val_acc`;
 - `scheduler`: which trials are stopped early: "asha" (the default), "promote", "median" or "none", or a mapping
   `{"name": "asha", "grace_epochs": 3, "reduction_factor": 3}`;
-- `resources`: what one trial gets, as `{"gpus": 0.5, "cpus": 2}` or `{"processes": 4}`;
+- `resources`: what one trial gets, as `{"gpus": 0.5, "cpus": 2}`, `{"gpus": "auto"}` or `{"processes": 4}`;
 - `stall_minutes`: after how long without a sign of life a trial is started again;
 - `presets`: what is otherwise under a name, `{"cpu": {"settings": {"train.epochs": 2}, "trials": 4}}`, in the words
   above. `--preset cpu` takes it.

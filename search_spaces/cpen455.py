@@ -59,6 +59,7 @@ settings = {
 }
 
 trials = 32
+resources = {"gpus": "auto"}  # as many trials on each GPU as it gains from; without a GPU this changes nothing
 objective = desirability(val_acc=soft_goal(0.5, 0.9), fid=soft_goal(40.0, 0.5, log=True))
 
 presets = {

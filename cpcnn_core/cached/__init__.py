@@ -56,7 +56,5 @@ their memory; `streams` join them to u and ul; `draw` draws a pixel from the hea
 """
 
 from cpcnn_core.cached.network import CachedNetwork as CachedNetwork
-from cpcnn_core.cached.ops import Capture as Capture
 from cpcnn_core.cached.ops import Ops as Ops
-from cpcnn_core.cached.ops import cuda_graph as cuda_graph
 from cpcnn_core.cached.ops import run as run

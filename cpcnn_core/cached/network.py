@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor
 
 from cpcnn_core.cached.draw import Draw
-from cpcnn_core.cached.ops import ALL, Capture, Ops, run
+from cpcnn_core.cached.ops import ALL, Ops, run
 from cpcnn_core.cached.parts import Head, Memory, Stem
 from cpcnn_core.cached.streams import Stream
+from cpcnn_core.graphs import Capture, captured
 from cpcnn_core.model import NR_LEVELS, ConditionalPixelCNN
 
 
@@ -39,7 +41,7 @@ class CachedNetwork:
         self._pixels: dict[tuple[int, int], Ops] = {}
         self._given: dict[int, Ops] = {}
         self._rows: dict[int, Ops] = {}
-        self._graphs: dict[int, Callable[[], None]] = {}
+        self._graphs: dict[int, Callable[[], object]] = {}
 
     def restart(self) -> None:
         """Forget the images: the next row is the first."""
@@ -116,7 +118,8 @@ class CachedNetwork:
         if levels in self._graphs:
             self._graphs[levels]()
         elif levels in self._rows and self._capture is not None:
-            self._graphs[levels] = self._capture(self._rows[levels])
+            work = partial(run, self._rows[levels])
+            self._graphs[levels] = captured(work, self._capture, what="a row of drawn images") or work
             self._graphs[levels]()
         else:
             if levels not in self._rows:

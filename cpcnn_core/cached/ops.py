@@ -5,7 +5,6 @@ Activations are (W, C, B): column, channel, image; or (C, B) at one column.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,15 +12,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from cpcnn_core.memory import is_out_of_memory
-
-logger = logging.getLogger(__name__)
-
 Ops = list[Callable[[], object]]
 """Calls that write into memory allocated before: run in order, they are a piece of the forward pass."""
-
-Capture = Callable[[Ops], Callable[[], None]]
-"""Turns calls that were made once before into one call that makes them all."""
 
 At = int | slice
 """A column, or all of them."""
@@ -82,23 +74,3 @@ def pick(value: Tensor | None, at: At) -> Tensor | None:
     if value is None or isinstance(at, slice):
         return value
     return value[at if len(value) > 1 else 0]
-
-
-def cuda_graph(ops: Ops) -> Callable[[], None]:
-    """The calls as one CUDA graph; one by one, as before, where the driver refuses to capture them.
-
-    Not yet run: this was written on a machine without a GPU.
-    """
-    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
-    try:
-        # What other threads ask of the GPU meanwhile is none of this graph's business.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            run(ops)
-    except RuntimeError as error:
-        torch.cuda.set_stream(stream)  # a capture that fails may leave its own behind
-        if is_out_of_memory(error):
-            raise
-        logger.warning("a row's work was not captured as a CUDA graph, which costs time only: %s", error)
-        return partial(run, ops)
-    replay: Callable[[], None] = graph.replay
-    return replay

@@ -27,18 +27,16 @@ from cpcnn_core.files import sha256
 from cpcnn_core.metrics import of_evaluation
 from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.sources import SOURCES
-from orchestrator.exporting import card, model_file, submission
+from orchestrator.exporting import agreement, card, model_file, submission
+from orchestrator.exporting.agreement import RELATIVE_TOLERANCE, TOLERANCE
 from orchestrator.exporting.export_record import Accuracy, Choice, ExportRecord
 from orchestrator.records import location, provenance
 from orchestrator.records.ranking import Entry
-from orchestrator.records.store import Row, as_number, as_scalar
+from orchestrator.records.store import Row, as_scalar
 from orchestrator.text.names import identifier
 from orchestrator.training import trainer
 
 _COMPARED = 16  # validation images on which model.py must give what the network gives
-
-TOLERANCE = 1e-4  # of metrics and logits; relative ones allow for a temperature of some hundreds
-RELATIVE_TOLERANCE = 1e-5
 
 WEIGHTS, CONFIG, METRICS = "weights.safetensors", "config.json", "metrics.json"
 CARD, CHECKSUMS = "model_card.md", "SHA256SUMS"
@@ -85,8 +83,8 @@ def export(
     the same metrics and predictions, before it gets its name.
 
     Raise ExportError where `out` is taken and not to be replaced, or cannot be written; MismatchError where `metric`
-    (or, where evaluation does not give it, any metric that it gives) differs by more than 1e-4. In each case `out` is
-    as it was.
+    (or, where evaluation does not give it, any metric that it gives) differs by more than 1e-4, or on another device
+    than the trial's bpd or predictions do. In each case `out` is as it was.
     """
     _check_free(out, force=force)
     source = entry.store.folder / str(epoch["checkpoint"])
@@ -151,7 +149,11 @@ def _fill(
     config = _located(loaded.config, data_root)
     data = trainer.dataset(config.data)
     evaluation = _evaluate(loaded, config, data, data.validation)
-    checked = _check(evaluation, epoch, metric, str(entry.trial["device"]))
+    if (different := agreement.disagreement(entry, epoch, metric, evaluation)) is not None:
+        raise MismatchError(
+            f"{epoch['checkpoint']}: {different}; nothing was exported. Data, code or weights are not the same"
+        )
+    checked = agreement.compared(epoch, evaluation)
     as_graded = _as_graded(loaded, config)
     predicted = submission.predictions(loaded.model, config, data)
     accuracy = _accuracy(loaded, config, data, evaluation, predicted)
@@ -262,12 +264,13 @@ def _verify(folder: Path, data_root: Scalar) -> dict[str, float]:
     found = of_evaluation(_evaluate(loaded, config, data, data.validation))
     for name, value in record["measured_again"].items():
         again = found.get(name, math.nan)  # this release may lack a metric that the exporting one had
-        if not _same(again, value):
+        # It may be another device than the one that exported; predictions are compared below.
+        if not agreement.nearly_same(name, again, value):
             raise MismatchError(f"{folder}: {name} was {value:.6f} when exported, the loaded weights give {again:.6f}")
     predicted = submission.predictions(loaded.model, config, data)
     logits = np.load(folder / submission.LOGITS)
     rows = list(zip(predicted.names, predicted.labels, strict=True))
-    if submission.read_predictions(folder) != rows or not np.allclose(
+    if not agreement.same_predictions(submission.read_predictions(folder), rows, predicted.logits) or not np.allclose(
         logits, predicted.logits.numpy(), rtol=RELATIVE_TOLERANCE, atol=TOLERANCE
     ):
         raise MismatchError(f"{folder}: the loaded weights predict the test images otherwise than its files say")
@@ -281,7 +284,7 @@ def _check_test_accuracy(
     """Raise MismatchError where metrics.json says another one; that of an earlier release says none."""
     said = record.get("accuracy", {}).get("test", {}).get("value")
     again = predicted.accuracy(data.test)
-    if said is not None and (again is None or not _same(again, said)):
+    if said is not None and (again is None or not agreement.nearly_same("test_acc", again, said)):
         raise MismatchError(
             f"{folder}: the test accuracy was {said:.6f} when exported, the loaded weights give {again}"
         )
@@ -376,25 +379,6 @@ def _as_graded(loaded: checkpoint.Weights, config: TrialConfig) -> dict[str, flo
 
 def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _check(evaluation: Evaluation, epoch: Row, metric: str, device: str) -> dict[str, tuple[float, float]]:
-    """Recorded and measured, by metric. Raise MismatchError."""
-    again = of_evaluation(evaluation)
-    recordings = {name: as_number(epoch.get(name)) for name in again}
-    checked = {name: (value, again[name]) for name, value in recordings.items() if value is not None}
-    for name in [metric] if metric in checked else checked:
-        recorded, measured = checked[name]
-        if not _same(recorded, measured):
-            raise MismatchError(
-                f"{epoch['checkpoint']}: {name} was recorded as {recorded:.6f} on {device}, the exported weights give "
-                f"{measured:.6f} on {_device()}; nothing was exported. Data, code or weights are not the same"
-            )
-    return checked
-
-
-def _same(one: float, other: float) -> bool:
-    return math.isclose(one, other, rel_tol=RELATIVE_TOLERANCE, abs_tol=TOLERANCE)
 
 
 def _write_json(path: Path, content: object) -> None:

@@ -72,6 +72,7 @@ class Run(_Part):
     cost: Number | None = None  # of the nodes in this run; None where they have no price
     price_per_hour: Number | None = None  # of the nodes that were there last
     max_cost: Number | None = None
+    sharing: Mapping[str, JsonValue] | None = None  # of GPUs by several trials: how many, by what measurement, how
 
 
 class SweepRecord(_Part):

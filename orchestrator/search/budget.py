@@ -59,14 +59,14 @@ class BudgetMeter:
         self._last: float | None = None
 
     def tick(self, running: int, gpus: float) -> str | None:
-        """So many trials have run since the last tick, each holding `gpus`. Return which limit is reached, if one is.
+        """So many trials have run since the last tick, with `gpus` in all. Return which limit is reached, if one is.
 
         While none runs, since machines are still to come, no hours pass.
         """
         now = self._clock()
         hours = 0.0 if self._last is None or not running else (now - self._last) / _HOUR
         self._last = now
-        self._spent = Spent(self._spent.hours + hours, self._spent.gpu_hours + hours * running * gpus)
+        self._spent = Spent(self._spent.hours + hours, self._spent.gpu_hours + hours * gpus)
         return self.exhausted()
 
     def exhausted(self) -> str | None:

@@ -97,6 +97,7 @@ class Ledger:
         self._trials: dict[int, _Trial] = {}
         self._paused: dict[str, _Paused] = {}
         self._deaths: Counter[int] = Counter()
+        self._alone: set[int] = set()  # those that get a whole GPU
         self._failures = FailuresInARow()
 
     def recall(self, entries: Sequence[Entry], *, retrying: bool = False) -> None:
@@ -165,6 +166,20 @@ class Ledger:
         """The trial has finished an epoch, checkpoint and predictions being on disk. Return whether it stops here."""
         return bool(self._guarded(lambda: self._epoch(number, metrics, place)))
 
+    @property
+    def gpus_held(self) -> float:
+        """How many GPUs the trials hold together that have a process."""
+        held = [number for number, trial in self._trials.items() if trial.recording is not None]
+        return sum(self.gpus_of(number) or 0.0 for number in held)
+
+    def gpus_of(self, number: int) -> float | None:
+        """How many GPUs a trial gets; None where that is not known yet."""
+        return 1.0 if self.is_alone(number) else self.gpus
+
+    def is_alone(self, number: int) -> bool:
+        """Whether a trial gets a GPU for itself, where others share them."""
+        return number in self._alone
+
     def asked_to_stop(self, number: int) -> bool:
         """Whether the user wants this trial to end. Once its process does, it is STOPPED."""
         trial = self._trials.get(number)
@@ -173,11 +188,14 @@ class Ledger:
         trial.by_user, trial.stopped = True, stop_requests.WHY
         return True
 
-    def died(self, number: int, error: str, *, its_fault: bool = True) -> None:
+    def died(self, number: int, error: str, *, its_fault: bool = True, alone: bool = False) -> None:
         """The trial's process is gone. The trial comes up again as a suggestion, unless that happened too often.
 
-        A machine that was lost or taken away is not the trial's fault, and does not count.
+        A machine that was lost or taken away is not the trial's fault, and does not count. A trial that is to be
+        `alone` gets a whole GPU from now on: its process was lost together with others', of which one has the fault.
         """
+        if alone:
+            self._alone.add(number)
         self._guarded(lambda: self._died(number, error, its_fault))
 
     def halt(self, number: int, error: str) -> None:
@@ -244,7 +262,7 @@ class Ledger:
 
     def _started(self, number: int) -> None:
         trial = self._trials[number]
-        trial.recording = Recording(self._store, trial.config, number, gpus=self.gpus)
+        trial.recording = Recording(self._store, trial.config, number, gpus=self.gpus_of(number))
         trial.rows = self._rows(trial.config)
         for row in trial.rows.values():
             self._study.report(number, row)
@@ -304,7 +322,7 @@ class Ledger:
     def _recording(self, number: int) -> Recording:
         trial = self._trials[number]
         if trial.recording is None:  # it failed before its process ever came up
-            trial.recording = Recording(self._store, trial.config, number, gpus=self.gpus)
+            trial.recording = Recording(self._store, trial.config, number, gpus=self.gpus_of(number))
         return trial.recording
 
     def _guarded(self, action: Callable[[], T]) -> T | None:

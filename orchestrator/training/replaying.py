@@ -32,6 +32,9 @@ _NOT_COMPARED = {
     "images_per_second",
     "peak_memory_bytes",
     "micro_batch",
+    "path",
+    "path_note",
+    "sample_path",
     "checkpoint",
 }
 

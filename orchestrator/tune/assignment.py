@@ -38,6 +38,7 @@ class Assignment:
     trainer: str
     objective: Objective
     stall_seconds: float
+    mps: bool = False  # share its GPU by MPS, where that is to be had
 
     def to_ray(self) -> RayDict:
         """The config that Tune passes on."""
@@ -58,6 +59,7 @@ class Epoch:
     number: int  # of the trial in the study
     metrics: EpochMetrics
     place: Place
+    without_mps: str | None = None  # why its process does not share the GPU by MPS, where it should
 
 
 @dataclass(frozen=True)

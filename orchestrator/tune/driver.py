@@ -399,13 +399,17 @@ def _tune(plan: Plan, store: Store, ledger: Ledger, stop: _Stop, meter: BudgetMe
     with local_ray.started() as available, tempfile.TemporaryDirectory(prefix="cpcnn-sweep-") as throwaway:
         from orchestrator.tune import running
 
-        placing = running.place(plan, store, available, view.note)
+        try:
+            placing = running.place(plan, store, available, view.note, is_stopping=lambda: stop.requested)
+        except KeyboardInterrupt:
+            stop.requested = True
+            return None
         ledger.gpus = placing.share.gpus
         view.stage("Starting a process for each trial that runs at once; it imports PyTorch")
         limit: list[str] = []
 
         def is_stopping() -> bool:
-            limit[:] = filter(None, [meter.tick(ledger.running, placing.share.gpus)])
+            limit[:] = filter(None, [meter.tick(ledger.running, ledger.gpus_held)])
             return stop.requested or bool(limit) or ledger.hopeless is not None
 
         try:

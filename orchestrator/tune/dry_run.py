@@ -37,8 +37,13 @@ def show(console: Console, plan: Plan, cluster: Path | None = None) -> None:
     trainer.check_each(plan.space.extremes())
     resources, machine = plan.space.resources, _machine()
     if resources.packs and machine["GPU"]:
-        resources, how_many_fit = packing.probe(plan.space).packed(resources, machine)
-        console.print(how_many_fit, highlight=False)
+        cores_beside = machine["CPU"] / machine["GPU"] / (resources.cpus or 1)
+        measured = packing.probe(plan.space, cores_beside, use_mps=resources.mps)
+        resources = measured.packed(resources)
+        console.print(measured.sentence(), highlight=False)
+    resources, rounding = resources.rounded()
+    if rounding is not None:
+        console.print(rounding, highlight=False)
     share = resources.share(machine, plan.trials)
     trainer.set_threads(share.cpus)
     smallest, largest = probing.extremes(plan.space.extremes(), dataset)

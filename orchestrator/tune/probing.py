@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Collection, Generator, Iterable
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,8 @@ from cpcnn_core.errors import LikelihoodError
 from orchestrator.objectives.objective import Direction, pareto_front
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from cpcnn_core.data import Dataset
     from cpcnn_core.train import Run
 
@@ -42,34 +44,16 @@ def probe(config: TrialConfig, dataset: Dataset) -> Probe:
     """Train a few steps and evaluate one batch."""
     import torch
 
-    from cpcnn_core import environment, evaluate
     from cpcnn_core.checkpoint import KEPT_STATES
-    from cpcnn_core.precision import whole_float32
-    from cpcnn_core.train import Run, peak_memory
+    from cpcnn_core.train import peak_memory
 
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    environment.forget_launchers()
-    with tempfile.TemporaryDirectory(prefix="cpcnn-probe-") as folder, whole_float32():
-        accelerator = environment.accelerator(anew=True)
-        run = Run(config.with_settings({"eval.fid_every": 0}), dataset, Path(folder), accelerator)
-        size = config.train.batch_size
-        chosen = torch.arange(size, device=run.device)
+    with prepared(config.with_settings({"eval.fid_every": 0}), dataset) as run:
+        chosen = batch_of(run)
         run.optimize(chosen)
         step = _seconds(run, lambda: [run.optimize(chosen) for _ in range(_STEPS)]) / _STEPS
-        images = evaluate.fixed_subset(dataset.validation, min(config.eval.batch_size, len(dataset.validation)), 0)
-
-        def evaluating() -> None:
-            with suppress(LikelihoodError):  # of a network that diverges this soon; it took as long
-                evaluate.evaluate(
-                    run.model,
-                    images,
-                    run.log_prior,
-                    batch_size=config.eval.batch_size,
-                    bf16=config.eval.precision == "bf16",
-                    accelerator=run.accelerator,
-                )
-
+        images = min(config.eval.batch_size, len(dataset.validation))
         evaluated = len(dataset.validation) + len(run.train_subset)
         parameters = sum(each.numel() for each in run.model.parameters())
         weights = _BYTES * parameters
@@ -79,8 +63,43 @@ def probe(config: TrialConfig, dataset: Dataset) -> Probe:
             config,
             parameters,
             peak_memory(run.device),
-            step * run.steps_per_epoch + _seconds(run, evaluating) * evaluated / len(images),
+            step * run.steps_per_epoch + _seconds(run, lambda: evaluate_some(run, images)) * evaluated / images,
             _kept_weights(config) * weights + KEPT_STATES * state + config.train.epochs * predictions,
+        )
+
+
+@contextmanager
+def prepared(config: TrialConfig, dataset: Dataset) -> Generator[Run]:
+    """A trial as it is before its first step, on this process's device, in a folder that is thrown away."""
+    from cpcnn_core import environment
+    from cpcnn_core.precision import whole_float32
+    from cpcnn_core.train import Run
+
+    environment.forget_launchers()
+    with tempfile.TemporaryDirectory(prefix="cpcnn-probe-") as folder, whole_float32():
+        yield Run(config, dataset, Path(folder), environment.accelerator(anew=True))
+
+
+def batch_of(run: Run) -> Tensor:
+    """A batch of a run's images, as its numbers on the device."""
+    import torch
+
+    return torch.arange(run.config.train.batch_size, device=run.device)
+
+
+def evaluate_some(run: Run, count: int) -> None:
+    """Evaluate so many images, whatever comes out."""
+    from cpcnn_core import evaluate
+
+    asked = run.config.eval
+    with suppress(LikelihoodError):  # of a network that diverges this soon; it took as long
+        evaluate.evaluate(
+            run.model,
+            evaluate.fixed_subset(run.dataset.validation, count, 0),
+            run.log_prior,
+            batch_size=asked.batch_size,
+            bf16=asked.precision == "bf16",
+            accelerator=run.accelerator,
         )
 
 

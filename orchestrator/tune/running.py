@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ray import tune
 
@@ -13,10 +13,12 @@ from orchestrator.machines.resources import ResourcesError, Share
 from orchestrator.records.store import Store
 from orchestrator.search.ledger import Ledger
 from orchestrator.search.study import Suggestion
+from orchestrator.training import trainer
 from orchestrator.training.stall import Stalls
 from orchestrator.tune import packing, watching
 from orchestrator.tune.assignment import Assignment
 from orchestrator.tune.plan import Plan, SweepError
+from orchestrator.tune.sharing import Sharing
 from orchestrator.tune.trainable import TrialProcess
 from orchestrator.tune.tuning import Halt, LedgerCallback, LedgerStopper, StudySearcher
 
@@ -30,23 +32,40 @@ class Placing:
     share: Share
     extra: Mapping[str, float]  # further resources that a node must have, as the kind of its GPU
     watch: watching.Watch | None  # of a cluster that others started
+    sharing: Sharing | None  # where several trials get one GPU
 
 
-def place(plan: Plan, store: Store, available: Mapping[str, float], say: Callable[[str], None]) -> Placing:
+def place(
+    plan: Plan,
+    store: Store,
+    available: Mapping[str, float],
+    say: Callable[[str], None],
+    *,
+    is_stopping: Callable[[], bool] = lambda: False,
+) -> Placing:
     """Divide what Ray has `available` among the trials. Raise SweepError or ClusterError where none has room."""
     resources = plan.space.resources
-    if resources.packs and available.get("GPU"):
-        resources, how_many_fit = packing.measure(plan.space).packed(resources, available)
-        say(how_many_fit)
+    extra = cluster.extra_resources(resources.accelerator, resources.memory_gib)
+    measured: packing.Measured | None = None
+    if resources.packs and available.get("GPU") and plan.trainer == trainer.TRAINER:  # a simulated one takes nothing
+        wait = 60 * plan.pending_minutes
+        measured = packing.measure(plan.space, watching.look(), extra, wait_seconds=wait, is_stopping=is_stopping)
+        resources = measured.packed(resources)
+        say(measured.sentence())
+    resources, rounding = resources.rounded()
+    if rounding is not None:
+        say(rounding)
     try:
         share = resources.share(available, plan.trials)
     except ResourcesError as error:
         raise SweepError(str(error)) from None
     if plan.budget.gpu_hours is not None and not share.gpus:
         raise SweepError("--gpu-hours: no trial holds a GPU here, so that it would never end; limit it by --hours")
-    extra = cluster.extra_resources(resources.accelerator, resources.memory_gib)
     share, watch = watching.begin(plan, store, share, extra)
-    return Placing(share, extra, watch)
+    sharing = (
+        Sharing(store, say, round(1 / share.gpus), measured) if share.is_of_a_gpu or measured is not None else None
+    )
+    return Placing(share, extra, watch, sharing)
 
 
 def run(
@@ -57,13 +76,13 @@ def run(
     stalls = Stalls(stall_seconds)
     if store.is_remote:
         stalls = Stalls(stall_seconds, changed=lambda log: store.log_changed(log.stem), every=_LOOK_SECONDS)
-    callbacks = [LedgerCallback(ledger, is_stopping, stalls), *([placing.watch] if placing.watch else [])]
+    callbacks = [LedgerCallback(ledger, is_stopping, stalls), *filter(None, (placing.watch, placing.sharing))]
     with suppress(Halt):
         tune.run(
             TrialProcess,
             name="sweep",  # of a folder of its own that is thrown away; the sweep's name may mean something to it
             num_samples=-1,
-            search_alg=StudySearcher(ledger, _assigned(plan, store, placing, stall_seconds)),
+            search_alg=StudySearcher(ledger, _assigned(plan, store, ledger, placing, stall_seconds)),
             max_concurrent_trials=placing.share.concurrent,
             stop=LedgerStopper(ledger),
             callbacks=callbacks,
@@ -74,17 +93,20 @@ def run(
         )
 
 
-def _assigned(plan: Plan, store: Store, placing: Placing, stall_seconds: float) -> Callable[[Suggestion], Assignment]:
+def _assigned(
+    plan: Plan, store: Store, ledger: Ledger, placing: Placing, stall_seconds: float
+) -> Callable[[Suggestion], Assignment]:
     """What turns a suggestion into what the trial's process is given."""
     return lambda suggestion: Assignment(
         number=suggestion.number,
         config=suggestion.config,
         folder=store.folder,
         log=store.log_file(suggestion.config.trial_id),
-        share=placing.share,
+        share=replace(placing.share, gpus=1.0) if ledger.is_alone(suggestion.number) else placing.share,
         extra=placing.extra,
         processes=plan.space.resources.processes,
         trainer=plan.trainer,
         objective=plan.space.objective,
         stall_seconds=stall_seconds,
+        mps=plan.space.resources.mps,
     )

@@ -12,6 +12,7 @@ from ray.tune import PlacementGroupFactory, Trainable
 
 from cpcnn_core import environment
 from cpcnn_core.metrics import EpochMetrics
+from orchestrator.machines import mps
 from orchestrator.records.recording import Place
 from orchestrator.records.store import Store
 from orchestrator.training import stall, trainer
@@ -36,6 +37,8 @@ class TrialProcess(Trainable):  # type: ignore[misc]
         assignment = Assignment.of_ray(config)
         if not assignment.share.gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves all of them visible to who asks for none
+        # Before anything uses the GPU; every trial of this process gets as much of one, or Tune would take another.
+        self._without_mps = mps.join() if assignment.mps and assignment.share.is_of_a_gpu else None
         self._beat: Callable[[], None] = lambda: None
         self._epochs: Generator[EpochMetrics] | None = None
         self._place: Place | None = None
@@ -69,7 +72,7 @@ class TrialProcess(Trainable):  # type: ignore[misc]
             done = metrics.epoch >= config.train.epochs
             if done:
                 self._epochs.close()
-        return to_ray(Epoch(self._assignment.number, metrics, self._place), done=done)
+        return to_ray(Epoch(self._assignment.number, metrics, self._place, self._without_mps), done=done)
 
     def cleanup(self) -> None:
         """Let go of a trial that was stopped between two epochs."""

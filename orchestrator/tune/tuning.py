@@ -27,6 +27,11 @@ _NODE_LOST = re.compile(
 )
 
 
+# What torch says of a context that is of no more use. Processes that share a GPU under MPS share that fate: a fault of
+# one ends all of them, and none is told whose it was.
+_DEVICE_LOST = re.compile(r"AcceleratorError|CUDA error")
+
+
 class Halt(BaseException):
     """Leaves Tune's loop at once. No Exception, since Tune would stop each trial politely first, an epoch at a time."""
 
@@ -116,7 +121,10 @@ class LedgerCallback(Callback):  # type: ignore[misc]
         # The sweep's own folder, which may be called `preempted`, says nothing about the node.
         lost = is_node_lost(_cause(filed.replace(str(assignment.folder), "")))
         reason = f"{cause}; it hung in {stack}" if stack and not lost else cause
-        self._ledger.died(assignment.number, reason, its_fault=not lost)
+        shared = assignment.mps and assignment.share.is_of_a_gpu and _DEVICE_LOST.search(filed) is not None
+        if shared:
+            reason += "; trials that share a GPU are lost together, so it runs alone from now on"
+        self._ledger.died(assignment.number, reason, its_fault=not lost and not shared, alone=shared)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: object) -> None:
         """Where Tune can be left without anything half done."""

@@ -34,6 +34,11 @@ class Column:
     cells: Sequence[str]
     rank: Rank = Rank.BESIDE
     is_number: bool = False
+    below: str | None = None  # what it is called in the lines below, where not by its head
+
+    def said(self, row: int) -> str:
+        """A cell, as the lines below the table have it."""
+        return f"{self.head if self.below is None else self.below} {self.cells[row]}".lstrip()
 
 
 class Board:
@@ -96,13 +101,13 @@ class Board:
         shared = [column for column in left if column.cells and len(set(column.cells)) == 1 < len(column.cells)]
         own = [column for column in left if column not in shared]
         names = [column for column in self.columns if column.head in self._names]
-        for row, cells in enumerate(zip(*(column.cells for column in own), strict=True)):
-            called = " ".join(column.cells[row] for column in names)
-            items = [f"{column.head} {cell}" for column, cell in zip(own, cells, strict=True) if cell]
+        for row in range(len(own[0].cells) if own else 0):
+            items = [column.said(row) for column in own if column.cells[row]]
             if items:
+                called = " ".join(column.cells[row] for column in names)
                 yield from _paragraph(f" {called}: ", items, width)
         if shared:
-            yield from _paragraph(" all: ", [f"{column.head} {column.cells[0]}" for column in shared], width)
+            yield from _paragraph(" all: ", [column.said(0) for column in shared], width)
 
 
 def _paragraph(begin: str, items: Sequence[str], width: int) -> Iterator[Text]:

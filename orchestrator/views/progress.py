@@ -199,7 +199,8 @@ class Progress(AbstractContextManager["Progress"]):
         if self._console.width >= _WIDE:
             seconds, memory = zip(*(_costs(metrics) for _, metrics in running), strict=True)
             columns += [Column("s/epoch", seconds, Rank.LAST), Column("memory", memory, Rank.LAST)]
-        columns.append(Column("settings", [settings(config, self._searched) for config, _ in running], Rank.SETTING))
+        varied = [settings(config, self._searched) for config, _ in running]
+        columns.append(Column("settings", varied, Rank.SETTING, below=""))
         return Board(None, columns, names=(_RUNNING,), ruled=False)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any, ClassVar, Protocol
 
@@ -12,9 +11,10 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from cpcnn_core import likelihood, sampling
-from cpcnn_core.cached import CachedNetwork, Ops, cuda_graph, parts, run
+from cpcnn_core import graphs, likelihood, sampling
+from cpcnn_core.cached import CachedNetwork, parts
 from cpcnn_core.data import to_model
+from cpcnn_core.graphs import Work, call_by_call
 from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.sampling import draw_noise, sample, sample_cached, sample_reference
 from tests.contract.networks import COMPOSITIONS, NAMES, NR_CLASSES, images, network
@@ -205,6 +205,12 @@ class TestCachedInThreads(SamplerContract):
         assert_same_images(sample_cached(model_of(), LABELS, noise_of()), reference())
 
 
+def calls_in(work: Work) -> int:
+    """How many calls a row's work makes."""
+    assert isinstance(work, partial)
+    return len(work.args[0])
+
+
 class TestCachedAsGraphs(SamplerContract):
     """What a GPU does, its kernels and the control flow of captured rows, with a stand-in for the graph."""
 
@@ -214,14 +220,14 @@ class TestCachedAsGraphs(SamplerContract):
     def as_on_a_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(parts, "few_calls", lambda _: True)
 
-    draw: ClassVar[Sampler] = staticmethod(partial(sample_cached, capture=lambda ops: partial(run, list(ops))))
+    draw: ClassVar[Sampler] = staticmethod(partial(sample_cached, capture=call_by_call))
 
     def test_each_of_the_three_kinds_of_row_is_captured_once_after_it_has_run(self) -> None:
         captured: list[int] = []
 
-        def capture(ops: Ops) -> Callable[[], None]:
-            captured.append(len(ops))
-            return partial(run, ops)
+        def capture(work: Work) -> Work:
+            captured.append(calls_in(work))
+            return work
 
         sample_cached(model_of(), LABELS, noise_of(), capture=capture)
         odd, every_fourth, even = captured  # at rows 3, 4 and 6
@@ -233,9 +239,9 @@ def test_outputs_with_a_gpus_calls_which_are_fewer(fusion: str, monkeypatch: pyt
     def calls() -> int:
         captured: list[int] = []
 
-        def capture(ops: Ops) -> Callable[[], None]:
-            captured.append(len(ops))
-            return partial(run, ops)
+        def capture(work: Work) -> Work:
+            captured.append(calls_in(work))
+            return work
 
         model = network(fusion, (3, HEIGHT, WIDTH))
         sample_cached(model, LABELS, draw_noise(model, len(LABELS), torch.Generator().manual_seed(0)), capture=capture)
@@ -255,7 +261,7 @@ def test_everything_lies_where_the_model_does(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(Tensor, "unique", unique)
     monkeypatch.setattr(sampling, "_check", lambda *_: None)  # which looks at the labels
-    monkeypatch.setattr(sampling, "cuda_graph", lambda ops: partial(run, ops))
+    monkeypatch.setattr(graphs, "cuda_graph", call_by_call)
     with FakeTensorMode():
         with torch.device("cuda"):
             model = network(COMPOSITIONS[0], (3, 4, 4), settled=False)
@@ -263,34 +269,6 @@ def test_everything_lies_where_the_model_does(monkeypatch: pytest.MonkeyPatch) -
         for sampler in (sample_cached, sample_reference):
             drawn = sampler(model, torch.zeros(4, dtype=torch.int64), noise, given=given, from_row=3)
             assert drawn.device.type == "cuda"
-
-
-@pytest.mark.parametrize("memory_ends", [False, True])
-def test_a_row_that_cannot_be_captured_is_computed_call_by_call(
-    memory_ends: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    @contextmanager
-    def refuse(*_: object, **__: object) -> Iterator[None]:
-        streams.append("the graph's")  # where torch before 2.15 leaves the caller
-        yield
-        raise RuntimeError("CUDA out of memory." if memory_ends else "operation not permitted when stream is capturing")
-
-    streams = ["the caller's"]
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: streams[-1])
-    monkeypatch.setattr(torch.cuda, "set_stream", streams.append)
-    monkeypatch.setattr(torch.cuda, "graph", refuse)
-    if memory_ends:  # which a smaller batch mends
-        with pytest.raises(RuntimeError, match="out of memory"):
-            sample_cached(model_of(), LABELS, noise_of(), capture=cuda_graph)
-        assert streams[-1] == "the caller's"
-        return
-    calls: list[int] = []
-    again = cuda_graph([partial(calls.append, 1)])
-    again()
-    assert calls == [1, 1]
-    assert streams[-1] == "the caller's"
-    assert "stream is capturing" in caplog.text
 
 
 # ---------------------------------------------------------------------------------------------------- network outputs

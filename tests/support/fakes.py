@@ -54,7 +54,7 @@ def metrics(epoch: int, **changes: object) -> EpochMetrics:
     return made.replaced(**changes)
 
 
-def assignment(folder: Path, *, number: int = 0, gpus: float = 0.0) -> Assignment:
+def assignment(folder: Path, *, number: int = 0, gpus: float = 0.0, mps: bool = False) -> Assignment:
     """A trial for a process to run, of a sweep in the folder."""
     return Assignment(
         number=number,
@@ -67,6 +67,7 @@ def assignment(folder: Path, *, number: int = 0, gpus: float = 0.0) -> Assignmen
         trainer=f"{__name__}:train",
         objective=Objective("val_acc", "max"),
         stall_seconds=0.0,
+        mps=mps,
     )
 
 

@@ -29,6 +29,7 @@ TIMES = (
     "sample_seconds",
     "images_per_second",
     "peak_memory_bytes",
+    "path_note",
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -58,6 +59,47 @@ def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else(built: Path
     assert (about["Version"], about["Requires-Python"]) == (VERSION, "<3.14,>=3.11")
 
 
+@pytest.fixture
+def installed(built: Path, tmp_path: Path) -> dict[str, str]:
+    """The environment of a process that has the wheel and no checkout: it comes before what is installed here."""
+    [wheel] = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(tmp_path / "installed")
+    return {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}
+
+
+SCRIPT = "import sys; sys.argv[0] = 'cpcnn'; from orchestrator.cpcnn import main; sys.exit(main())"  # as pip writes it
+
+
+def test_with_the_wheel_alone_a_space_is_searched_by_its_name(installed: dict[str, str], tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+
+    def typed(*arguments: str) -> str:
+        command = [sys.executable, "-c", SCRIPT, *arguments]
+        done = subprocess.run(
+            command, cwd=empty, env=installed, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    small = ("--set", "data.train_fraction=0.03", "--set", "eval.train_images=0", "--trials", "1")
+    said = typed("sweep", "digits", "--dry-run", *small)
+    assert str(tmp_path / "installed" / "search_spaces" / "digits.py") in said
+    assert "1 trials into" in said
+    assert "digits\n" in typed("spaces")
+    typed("new-space", "mine.py")
+    assert sorted(file.name for file in empty.iterdir()) == ["mine.py"]
+
+
+def test_the_wheel_has_the_command(built: Path) -> None:
+    [wheel] = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        [name] = [name for name in file.namelist() if name.endswith("entry_points.txt")]
+        points = file.read(name).decode()
+    assert "[console_scripts]\ncpcnn = orchestrator.cpcnn:main" in points
+
+
 def test_the_source_distribution_holds_the_checkout(built: Path) -> None:
     [sdist] = built.glob("*.tar.gz")
     with tarfile.open(sdist) as file:
@@ -68,4 +110,4 @@ def test_the_source_distribution_holds_the_checkout(built: Path) -> None:
 def test_a_release_changes_no_trials_id(monkeypatch: pytest.MonkeyPatch) -> None:
     before = TrialConfig().trial_id
     monkeypatch.setattr(metadata, "version", lambda name: "99.9")
-    assert TrialConfig().trial_id == before == "4ed600187854"
+    assert TrialConfig().trial_id == before == "dc1349eb3c5a"

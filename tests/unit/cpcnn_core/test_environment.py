@@ -10,7 +10,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -204,10 +206,25 @@ def test_accelerate_is_imported_after_the_environment_is_clean() -> None:
 def test_the_threads_of_several_processes_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Accelerate sets them to a share of the cores where the environment does not say, and warns."""
     made: dict[str, Any] = {}
-    monkeypatch.setattr("accelerate.Accelerator", lambda **given: made.update(given, env=dict(os.environ)))
+
+    def making(**given: object) -> SimpleNamespace:
+        made.update(given, env=dict(os.environ))
+        return SimpleNamespace(device=torch.device("cpu"))
+
+    monkeypatch.setattr("accelerate.Accelerator", making)
     os.environ.update(COMPLETE)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     environment.accelerator()
     assert made["env"]["OMP_NUM_THREADS"] == str(torch.get_num_threads())
     assert made["cpu"] is not torch.cuda.is_available()
     assert "OMP_NUM_THREADS" not in os.environ
+    (waiting,) = made["kwargs_handlers"]  # the others wait while the first one measures FID
+    assert waiting.timeout >= timedelta(hours=1)
+
+
+def test_a_granted_gpu_that_torch_cannot_use_ends_the_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(ConfigError, match="so this process was granted a GPU, but torch cannot use one"):
+        next(fit(CONFIG, few_images(), tmp_path))
+    assert not any(tmp_path.iterdir())

@@ -130,8 +130,9 @@ def test_resuming_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
         if calls == 7:
             raise KeyboardInterrupt
 
+    always = config(train__save_every_seconds=0)
     with pytest.raises(KeyboardInterrupt):
-        list(fit(config(), dataset, tmp_path / "cut", on_progress=stop_in_the_second_epoch, save_every_seconds=0))
+        list(fit(always, dataset, tmp_path / "cut", on_progress=stop_in_the_second_epoch))
     heard: list[tuple[str, int]] = []
     rest = list(fit(config(), dataset, tmp_path / "cut", reported=1, on_progress=lambda *at: heard.append(at[:2])))
     assert heard[:2] == [("trained", 48), ("trained", 50)], "six of eight steps were done, the last saved is the sixth"
@@ -412,10 +413,9 @@ def test_a_step_s_noise_follows_from_seed_and_step_alone(tmp_path: Path) -> None
     chosen = torch.arange(16)
 
     def masks(step: int) -> torch.Tensor:
-        run.step = step
-        drawn = run._batch(chosen).masks
+        drawn = run.batches.draw(chosen, step).masks
         assert drawn is not None
-        return torch.cat([mask.flatten() for mask in drawn])
+        return drawn
 
     first, second = masks(7), masks(8)
     assert torch.equal(masks(7), first)

@@ -81,8 +81,8 @@ def test_the_course_s_pixels_are_unrounded_and_the_digits_as_they_were() -> None
 
 def test_a_trial_of_this_protocol_keeps_its_id() -> None:
     """Raise PROTOCOL where this changes: the same configuration would stand for other numbers."""
-    assert PROTOCOL == 2
-    assert TrialConfig().trial_id == "4ed600187854"
+    assert PROTOCOL == 3
+    assert TrialConfig().trial_id == "dc1349eb3c5a"
 
 
 # ---------------------------------------------------------------------------------------------------------- other data
@@ -218,13 +218,13 @@ def plan_of(old: Store, tmp_path: Path) -> Plan:
 
 
 def test_going_on_with_an_old_sweep_needs_the_old_release(old: Store, tmp_path: Path) -> None:
-    with pytest.raises(MixtureError, match=r"begun under protocol 1, .* by protocol 2.*commit 288e41b.*another --name"):
+    with pytest.raises(MixtureError, match=r"begun under protocol 1, .* by protocol 3.*commit 288e41b.*another --name"):
         driver.run(plan_of(old, tmp_path), None)
 
 
 def test_training_on_from_old_trials_is_refused_naming_both_protocols(old: Store, tmp_path: Path) -> None:
     row = old.latest_attempts().rows()[0]
-    with pytest.raises(ConfigError, match=r"recorded under protocol 1, and this release trains by protocol 2"):
+    with pytest.raises(ConfigError, match=r"recorded under protocol 1, and this release trains by protocol 3"):
         trainer.check(config_of(row))
     names = set(field_names())
     settings = {name: value for name, value in row.items() if name in names}
@@ -236,7 +236,7 @@ def test_training_on_from_old_trials_is_refused_naming_both_protocols(old: Store
     space = driver._with_one_data_set(plan_of(old, tmp_path), Held.of(Store(tmp_path / "new"))).space
     [source] = warm_start.gather(space, [old])
     assert not source.used
-    assert "2 because it was recorded under protocol 1, not 2" in source.summary(0)
+    assert "2 because it was recorded under protocol 1, not 3" in source.summary(0)
 
 
 def test_sweep_json_of_a_new_sweep_names_protocol_and_digest(space: Path, cats: Path, tmp_path: Path) -> None:

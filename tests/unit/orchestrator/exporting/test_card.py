@@ -108,7 +108,7 @@ def test_an_imported_checkpoint_was_not_trained_here(tmp_path: Path) -> None:
         "- `model.fusion`: stem_add",
         "- `model.label_dim`: null",
         f"- `data.digest`: {'d' * 32}",
-        "- `protocol`: 2",
+        "- `protocol`: 3",
         "- `seed`: 7, of the images drawn here",
         "whether it was trained on some of them is not known",
         "read and measured by commit `c0ffee`",

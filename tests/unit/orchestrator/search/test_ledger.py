@@ -331,7 +331,7 @@ def test_a_meter_counts_on_and_names_the_limit_that_comes_first() -> None:
 
     def tick(meter: BudgetMeter, seconds: float, trials: int) -> str | None:
         now[0] += seconds
-        return meter.tick(trials, gpus=1)
+        return meter.tick(trials, gpus=trials)
 
     meter = BudgetMeter(Budget(hours=2, gpu_hours=3), Spent(0.5, 1), lambda: now[0])
     assert tick(meter, 1000, 4) is None  # nothing ran before the first look

@@ -65,6 +65,14 @@ def test_two_processes_give_the_loss_curve_of_one(tmp_path: Path) -> None:
         assert (replicated.fid_images, replicated.fid_extractor) == (alone.fid_images, alone.fid_extractor)
 
 
+def test_parameters_that_a_step_does_not_reach_do_not_stop_several_processes(tmp_path: Path) -> None:
+    trial = SETTINGS | {"model.fusion": "none", "model.label_encoding": "embedding", "train.epochs": 1}
+    one = list(fit(TrialConfig.from_flat(trial), tiny_dataset(), tmp_path / "one"))
+    _launch(tmp_path / "two", trial)
+    two = CheckpointFolder(tmp_path / "two", TrialConfig.from_flat(trial)).history
+    assert [each.train_loss for each in two] == [pytest.approx(each.train_loss, abs=1e-3) for each in one]
+
+
 CONFIG = TrialConfig.from_flat(
     {"train.epochs": 3, "data.train_fraction": 0.05, "model.nr_filters": 4, "model.nr_logistic_mix": 1}
     | {"eval.train_images": 0, "eval.batch_size": 1000, "seed": 1}

@@ -6,7 +6,6 @@ import bdb
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +17,7 @@ from cpcnn_core.metrics import EpochMetrics
 from orchestrator.records.store import Store
 from orchestrator.search import space
 from orchestrator.training import trainer
-from orchestrator.tune import packing, probing
+from orchestrator.tune import packing
 from orchestrator.tune.trainable import TrialProcess
 from tests.support.fakes import assignment, metrics
 
@@ -60,17 +59,10 @@ def test_a_batch_larger_than_the_split_is_refused_in_every_branch(tmp_path: Path
         trainer.check_each(asked.extremes())
 
 
-def test_what_is_packed_is_measured_with_the_largest_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_packed_is_measured_with_the_largest_batch(tmp_path: Path) -> None:
     file = tmp_path / "packed.py"
     file.write_text(PACKED)
-    probed: list[TrialConfig] = []
-    monkeypatch.setattr(probing, "probe", lambda config, _: probed.append(config))
-    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 2**30)
-    monkeypatch.setattr(
-        torch.cuda, "get_device_properties", lambda: SimpleNamespace(total_memory=2**36, name="a stand-in")
-    )
-    assert packing.probe(space.read(file, [], seed=0)) == packing.Measured(2**30, 2**36, "a stand-in")
-    (config,) = probed
+    config = packing.largest(space.read(file, [], seed=0))
     assert config.model.nr_filters == 8
     assert (config.train.batch_size, config.train.accumulate, config.train.class_loss_weight) == (16, 1, 0.5)
     assert config.train.precision == "fp32"

@@ -34,7 +34,6 @@ from orchestrator.text import calling
 from orchestrator.training import stall, trainer
 from orchestrator.tune import driver
 from orchestrator.tune.holding import holding
-from orchestrator.tune.packing import Measured
 from orchestrator.tune.plan import Outcome, Plan, SweepError
 from orchestrator.views.progress import Progress
 from search_spaces import ints
@@ -491,9 +490,38 @@ def test_the_disk_is_told_from_the_trial() -> None:
     assert not trainer.is_storage_failure(ValueError())
 
 
-@pytest.mark.parametrize(("gpus", "fit"), [(0.5, 4), (0.34, 4), (1 / 3, 6), (0.1, 20), (1.0, 2), (2.0, 1)])
+@pytest.mark.parametrize(("gpus", "fit"), [(0.5, 4), (0.34, 4), (1 / 3, 6), (0.1, 20), (1.0, 2)])
 def test_fractions_of_gpus_are_packed_onto_each(gpus: float, fit: int) -> None:
-    assert Resources(gpus=gpus).share({"CPU": 64.0, "GPU": 2.0}, 100).concurrent == fit
+    asked = Resources(gpus=gpus)
+    rounded, _ = asked.rounded()
+    for resources in (asked, rounded):
+        assert resources.share({"CPU": 64.0, "GPU": 2.0}, 100).concurrent == fit
+
+
+@pytest.mark.parametrize(
+    ("gpus", "part", "says"),
+    [
+        (
+            0.4,
+            1 / 2,
+            "gpus is 0.4, of which 2 fit on a GPU and leave 0.2 of it unused: 2 trials share each GPU, as with 0.5",
+        ),
+        (
+            0.7,
+            1.0,
+            "0.7, of which 1 fit on a GPU and leave 0.3 of it unused: a trial has each GPU for itself, as with 1",
+        ),
+        (0.33, 1 / 3, None),
+        (0.25, 1 / 4, None),
+        (1.0, 1.0, None),
+        (None, None, None),
+        ("auto", "auto", None),
+    ],
+)
+def test_a_fraction_that_is_no_whole_part_is_rounded_with_a_sentence(gpus: Any, part: Any, says: str | None) -> None:
+    rounded, said = Resources(gpus=gpus).rounded()
+    assert rounded.gpus == part
+    assert says is None if said is None else says in said
 
 
 @pytest.mark.parametrize(
@@ -503,6 +531,12 @@ def test_fractions_of_gpus_are_packed_onto_each(gpus: float, fit: int) -> None:
         ({"gpu": 1}, r"resources\.gpu: no such field; did you mean gpus\?"),
         ({"gpus": 1.5}, "gpus is 1.5"),
         ({"gpus": -1}, "gpus is -1"),
+        ({"gpus": 0.00001}, "gpus is 1e-05"),
+        (
+            {"gpus": 2},
+            "gpus is 2, but one process trains on one GPU; with resources.processes = 2 a trial trains on all",
+        ),
+        ({"mps": 1}, "mps is 1; it must be True or False"),
         ({"cpus": 0.5}, "cpus is 0.5"),
         ({"gpus": "all"}, "gpus is 'all'; .* or 'auto'"),
         ({"packs": True}, r"resources\.packs: no such field; there are cpus, gpus"),
@@ -512,19 +546,6 @@ def test_fractions_of_gpus_are_packed_onto_each(gpus: float, fit: int) -> None:
 def test_resources_that_mean_nothing_are_refused(given: object, says: str) -> None:
     with pytest.raises(ResourcesError, match=says):
         Resources.of(given)
-
-
-@pytest.mark.parametrize(
-    ("trial_gib", "cores", "fit"),
-    # (80 - rest) / (1.2 x + 0.75), rounded down; never more than there are cores, never none
-    [(4.0, 64, 14), (4.0, 6, 6), (30.0, 64, 2), (70.0, 64, 1), (100.0, 64, 1), (4.0, 0.5, 1)],
-)
-def test_as_many_trials_share_a_gpu_as_its_memory_and_the_cores_allow(trial_gib: float, cores: float, fit: int) -> None:
-    measured = Measured(int(trial_gib * 2**30), 80 * 2**30, "A100")
-    assert measured.trials(cores) == fit
-    resources, said = measured.packed(Resources.of({"gpus": "auto"}), {"CPU": 4 * cores, "GPU": 4.0})
-    assert resources.share({"CPU": 256.0, "GPU": 4.0}, 1000).concurrent == 4 * fit
-    assert f"of the 80.0 GiB of a A100: {fit} at once on each" in said
 
 
 def test_packing_is_for_machines_with_gpus() -> None:

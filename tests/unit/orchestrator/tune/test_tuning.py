@@ -31,8 +31,8 @@ class Events:
     def ended(self, number: int, error: str | None) -> None:
         self.heard.append(("ended", number, error))
 
-    def died(self, number: int, error: str, *, its_fault: bool = True) -> None:
-        self.heard.append(("died", number, error, its_fault))
+    def died(self, number: int, error: str, *, its_fault: bool = True, alone: bool = False) -> None:
+        self.heard.append(("died", number, error, its_fault, alone))
 
     def halt(self, number: int, error: str) -> None:
         self.heard.append(("halt", number, error))
@@ -51,7 +51,7 @@ def test_what_passes_through_tune_comes_out_as_it_was(tmp_path: Path) -> None:
     [
         (ValueError("bad"), ("ended", 3, "ValueError: bad")),
         (OSError(28, "No space left on device"), ("halt", 3, "OSError: [Errno 28] No space left on device")),
-        (TrialBusyError("held"), ("died", 3, "TrialBusyError: held", False)),
+        (TrialBusyError("held"), ("died", 3, "TrialBusyError: held", False, False)),
     ],
 )
 def test_a_trial_is_failed_for_its_own_faults_only(tmp_path: Path, error: Exception, heard: tuple[Any, ...]) -> None:
@@ -86,6 +86,6 @@ def test_a_sweep_s_folder_is_not_taken_for_what_became_of_its_node(tmp_path: Pat
     config = assignment(folder, number=3).to_ray()
     trial: Any = SimpleNamespace(trial_id="one", config=config, error_file=str(filed))
     LedgerCallback(ledger, lambda: False, Stalls(0.0)).on_trial_error(0, [trial], trial)
-    [(_, number, cause, told)] = events.heard
+    [(_, number, cause, told, _alone)] = events.heard
     assert (number, told) == (3, its_fault)
     assert "spot nodes preempted" in cause
