@@ -6,7 +6,7 @@ from collections import Counter
 
 from orchestrator.records.states import reason_of
 from orchestrator.records.store import as_int, as_number, as_time
-from orchestrator.text.formatting import measured, measured_apart
+from orchestrator.text.formatting import measured, measured_apart, probability
 from orchestrator.views import leaderboard
 from orchestrator.views.page import naming
 from orchestrator.views.page.blocks import Block, Cell, Fold, Line, Paragraph, Running, RunningTrial, Table
@@ -89,7 +89,7 @@ def everything(subject: Subject) -> list[Block]:
             *([Cell(entry.store.folder.name)] if several else []),
             Cell(str(entry.trial["state"])),
             Cell(values[at], found[at]),
-            Cell("" if chance is None else f"{chance:.2f}", chance),
+            Cell("" if chance is None else probability(chance), chance),
             Cell("" if best is None else str(best["epoch"])),
             Cell(str(len(entry.epochs))),
             Cell("" if seconds is None else duration(seconds), seconds),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 import torch
 from PIL import Image
@@ -27,8 +29,9 @@ from orchestrator.records.pictures import Picture
 from orchestrator.records.store import Attempt, NotThereError, Store
 from orchestrator.training import trainer
 from tests.contract.networks import settle
+from tests.support import pages
 from tests.support.fakes import metrics
-from tests.support.paths import local
+from tests.support.paths import ROOT, local
 from tests.support.times import at
 
 CONFIG = TrialConfig.from_flat({"model.nr_filters": 2, "model.nr_logistic_mix": 1, "model.fusion": "stem_add"})
@@ -149,3 +152,11 @@ def test_a_report_may_do_without(store: Store) -> None:
     assert done.exit_code == 0, done.output
     assert "There are no pictures of the finalists" in (local(results) / "report.html").read_text()
     assert not (local(store.folder) / "pictures").exists()
+
+
+def test_the_page_of_the_tables_has_every_column(store: Store) -> None:
+    store.write_pictures(ID, 1, [Picture(kind="drawn", label=1, png=b"one")])
+    schema = pq.read_schema(local(store.folder) / "pictures" / f"{ID}-0001.parquet")
+    there = [(field.name, re.sub(r"<\w+: ", "<", str(field.type))) for field in schema]
+    documented = pages.rows((ROOT / "docs" / "results-schema.md").read_text(), "`pictures`")
+    assert [(name.strip("`"), kind) for name, kind, *_ in documented] == there
