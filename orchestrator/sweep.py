@@ -251,7 +251,7 @@ def main(
 ) -> None:
     """Search SPACE. The same command again resumes the sweep where it was stopped or killed."""
     console = cli.console()
-    with cli.doing(console, f"Reading {space_file.stem}"):
+    with cli.doing(console, f"Reading {space_file.stem}", plain=plain):
         from dataclasses import replace
 
         from orchestrator.objectives import words
@@ -302,7 +302,7 @@ def _run(
     console: Console, plan: Plan, address: str | None, trackers: tracking.Asked, *, plain: bool, wide: bool
 ) -> None:
     """Run the sweep and show how it ended."""
-    with cli.doing(console, "Importing Optuna and PyTorch"):
+    with cli.doing(console, "Importing Optuna and PyTorch", plain=plain):
         from orchestrator.machines import launch
         from orchestrator.tune import driver
         from orchestrator.views import tracking

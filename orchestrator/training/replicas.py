@@ -7,7 +7,6 @@ one process would have. On GPUs each takes one of those that its parent sees; el
 
 from __future__ import annotations
 
-import ctypes
 import os
 import pickle
 import signal
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from cpcnn_core import environment
 from cpcnn_core.errors import RunError
+from orchestrator.process import parent
 from orchestrator.training import trainer
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from orchestrator.training.trainer import OnProgress, Score
 
 _BEAT_SECONDS = 1.0  # no sign of life is passed on more often
-_PR_SET_PDEATHSIG = 1
 
 
 class ReplicaError(RunError, RuntimeError):
@@ -183,14 +182,8 @@ def _work(connection: _Channel) -> None:
             break
 
 
-def _die_with_parent() -> None:
-    """Have the kernel kill this process when its parent dies, which may not come to do it."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def _main(descriptor: int) -> None:
-    _die_with_parent()
+    parent.die_with_parent()
     connection: _Channel = Connection(descriptor)
     try:
         _work(connection)
