@@ -83,6 +83,7 @@ SHOWN_PANEL = "What is shown"
 CHOICE_PANEL = "Which trials"
 OUT_PANEL = "What is written"
 HERE_PANEL = "This machine"
+LIVE_PANEL = "Live"
 
 SpaceFile = Annotated[
     Path,

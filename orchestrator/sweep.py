@@ -317,7 +317,22 @@ def _run(
             beside=lambda: tracking.following(plan.store, trackers, say=console.print),
         )
     _show_why_it_ended(console, plan, outcome)
+    _draw_finalists(console, plan)
     show(console, plan, wide=wide)
+
+
+def _draw_finalists(console: Console, plan: Plan) -> None:
+    """Make the report's pictures of the best trials while weights and data are at hand."""
+    from orchestrator.choosing import finalists
+    from orchestrator.training import trainer
+
+    if plan.trainer != trainer.TRAINER:
+        return  # simulated trials have no weights
+    if missing := finalists.without_pictures(finalists.of_sweep(plan.store)):
+        from orchestrator.exporting import pictures  # which needs torch
+
+        console.print(f"Drawing images for the report, of {len(missing)} trials.", highlight=False)
+        pictures.draw(missing, lambda text: console.print(text, soft_wrap=True, highlight=False))
 
 
 def _show_why_it_ended(console: Console, plan: Plan, outcome: Outcome) -> None:

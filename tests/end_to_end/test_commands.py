@@ -22,6 +22,7 @@ from cpcnn_core.checkpoint import load_weights
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator import best as best_command
 from orchestrator import status, sweep, trial
+from orchestrator.choosing import finalists as finalists_of
 from orchestrator.records.store import Store
 from orchestrator.search.space import read
 from orchestrator.search.study import NAME
@@ -77,6 +78,9 @@ def test_a_sweep_from_start_to_export(tmp_path: Path, space: Path) -> None:
         classes = predicted[[f"log_p_{label}" for label in range(10)]].to_numpy()
         assert (classes.argmax(axis=1) == predicted["label"]).mean() == pytest.approx(row["val_acc"])
         assert row["checkpoint"] is None or (store.folder / row["checkpoint"]).exists()
+    chosen = finalists_of.of_sweep(store)
+    assert len(chosen) == 3
+    assert all({one.kind for one in store.pictures_of(each.trial_id, each.epoch)} >= {"drawn"} for each in chosen)
     asked = json.loads(store.sweep_file.read_text())
     assert asked["question"].startswith("Does the whole of it work?")
     assert asked["asked"]["seed"] == 3
