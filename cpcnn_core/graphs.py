@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import torch
 
+from cpcnn_core.errors import RunError
 from cpcnn_core.memory import is_out_of_memory
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ Capture = Callable[[Work], Callable[[], object]]
 """Turns work that was done once before into one call that does it again. Raise CaptureError where it cannot."""
 
 
-class CaptureError(RuntimeError):
+class CaptureError(RunError, RuntimeError):
     """Work that the device or its driver refuses to capture; the message says why."""
 
 

@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from cpcnn_core import data
-from cpcnn_core.config import ConfigError, DataConfig, TrialConfig, field_names
+from cpcnn_core.config import PROTOCOL, ConfigError, DataConfig, TrialConfig, field_names
 from cpcnn_core.fusion import FUSIONS
 from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.starter import export_starter, read_state_dict
@@ -111,7 +111,7 @@ def test_a_file_of_another_form_comes_back_in_that_form(tmp_path: Path, checkpoi
 @pytest.mark.parametrize(
     ("setting", "reason"),
     [
-        ("protocol=2", "this release measures by protocol 2"),
+        (f"protocol={PROTOCOL}", f"this release measures by protocol {PROTOCOL}"),
         ("source=" + "0" * 64, "SHA-256 of the file"),
         ("train.epochs=7", "nothing is trained"),
         ("train.lr=5", "nothing is trained"),

@@ -552,13 +552,13 @@ def test_a_report_shows_names_and_nothing_that_they_could_mean(tmp_path: Path) -
         store.write_attempt(attempt, failed)
         page = page_of(results)
         assert page.kinds == expected.kinds
-        assert page.text["title"] == page.text["h1"] == [name]
+        assert (page.text["title"], page.text["h1"]) == ([f"{name}: report"], [name])
         assert {name, error} <= set(page.text["td"])
         drawn = "".join(page.text["script"][1:])
         assert column not in drawn
         for label in (name, column):  # as a label of plotly, which would take a tag for its own
             text = json.dumps(label.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
-            assert text.replace("/", r"\u002f") in drawn
+            assert text in drawn
 
 
 def test_the_odd_names_are_odd(tmp_path: Path) -> None:

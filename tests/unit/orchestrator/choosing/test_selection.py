@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from cpcnn_core.config import TrialConfig
+from cpcnn_core.config import PROTOCOL, TrialConfig
 from orchestrator import best, report
 from orchestrator.choosing import decision as decisions
 from orchestrator.choosing import selection
@@ -24,7 +24,7 @@ from tests.support.times import at
 from tests.unit.orchestrator.test_best import CONFIG, add, call
 
 ASKED: dict[str, Any] = {
-    "protocol": 2,
+    "protocol": PROTOCOL,
     "space": {"train.lr": "floats(0.0001, 0.01, log=True)"},
     "settings": {"data.digest": "a" * 32, "seed": 0, "train.epochs": 2},
     "sampler": "tpe",
@@ -108,7 +108,7 @@ def test_other_data_and_another_protocol_are_left_out_with_what_differs(results:
     assert names(selected) == ["cats", "more-cats"]
     assert selected.left_out == {
         "dogs": f"data.digest {'d' * 12} instead of data.digest {'a' * 12}",
-        "old": "protocol 1 instead of protocol 2",
+        "old": f"protocol 1 instead of protocol {PROTOCOL}",
         "small": "data.image_size 16 instead of data.image_size null",
     }
 
@@ -196,7 +196,7 @@ def test_a_mixture_that_is_asked_for_is_refused_and_both_sides_are_named(results
     for command in (best.app, report.app):
         for pair, said in (
             (["cats", "dogs"], f"(cats: data.digest {'a' * 12}; dogs: data.digest {'d' * 12})"),
-            (["cats", "old"], f"cats: data.digest {'a' * 12}, protocol 2; old: data.digest not recorded, protocol 1"),
+            (["cats", "old"], f"cats: data.digest {'a' * 12}, protocol {PROTOCOL}; old: data.digest not recorded, protocol 1"),
         ):
             chosen = [text for name in pair for text in ("--sweep", name)]
             metric = ["--metric", "val_acc", "--results", str(results)]
@@ -227,8 +227,8 @@ def test_rows_of_before_the_protocol_was_recorded_are_of_the_first(results: Path
     both = ["--metric", "val_acc", "--results", results, "--sweep", "old", "--sweep", "new"]
     code, output = call(*both)
     assert code == 2
-    assert "different protocols, which no metric compares (old: protocol 1; new: protocol 2)" in output
-    assert call(*both, "--no-export", "--where", "protocol == 2")[0] == 0
+    assert f"different protocols, which no metric compares (old: protocol 1; new: protocol {PROTOCOL})" in output
+    assert call(*both, "--no-export", "--where", f"protocol == {PROTOCOL}")[0] == 0
 
 
 @pytest.mark.parametrize("metric", ["val_acc", "val_f1", "val_class_nll", "val_ece", "train_acc"])
