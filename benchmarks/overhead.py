@@ -45,7 +45,7 @@ from orchestrator.search.ledger import Ledger
 from orchestrator.search.space import SearchSpace, at_random
 from orchestrator.search.study import Recorded, Study
 from orchestrator.search.study_file import StudyFile
-from orchestrator.training.trainer import OnProgress, Score
+from orchestrator.training.trainer import OnProgress, Preempted, Score
 from orchestrator.tune import driver, local_ray
 from orchestrator.tune.plan import Plan
 from orchestrator.views.progress import Progress
@@ -84,6 +84,7 @@ def train(
     reported: int,
     on_progress: OnProgress | None = None,  # noqa: ARG001 - a Trainer's
     score: Score | None = None,  # noqa: ARG001
+    preempted: Preempted = lambda: False,  # noqa: ARG001
 ) -> Iterator[EpochMetrics]:
     """A Trainer that takes no time, and notes when it begins and when its last epoch is done."""
     _note(store.folder)

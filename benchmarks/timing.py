@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import torch
 
 from cpcnn_core.precision import has_bf16_units, whole_float32
-from orchestrator.records.provenance import cores
 
 T = TypeVar("T")
 
@@ -83,6 +82,8 @@ def peaks() -> dict[str, float]:
 
 def write(out: Path, results: list[dict[str, Any]], load_before: float) -> None:
     """The results as JSON, with the machine beside them."""
+    from orchestrator.records.provenance import cores  # the GPU's machine may have the core alone
+
     of_machine = {
         "python": platform.python_version(),
         "torch": torch.__version__,

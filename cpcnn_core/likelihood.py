@@ -85,7 +85,12 @@ class Mixture:
 
 
 def log_prob(x: Tensor, params: Tensor, *, n_mix: int) -> Tensor:
-    """Log p(x) per image in nats: images x (B, C, H, W) in [-1, 1] and parameters (B, P, H, W) -> (B,), in float32.
+    """Log p(x) per image in nats: images x (B, C, H, W) in [-1, 1] and parameters (B, P, H, W) -> (B,), in float32."""
+    return log_prob_of_pixels(x, params, n_mix=n_mix).sum(dim=(1, 2))
+
+
+def log_prob_of_pixels(x: Tensor, params: Tensor, *, n_mix: int) -> Tensor:
+    """Log p(pixel | pixels before it) in nats, from the same as `log_prob` -> (B, H, W), whose sum over pixels it is.
 
     A value's probability is the mass of its bin, sigmoid(a) - sigmoid(b) with a and b the bin's edges in units of the
     scale; the bins of 0 and 255 reach to infinity (eq. 2). The difference is taken as
@@ -104,7 +109,7 @@ def log_prob(x: Tensor, params: Tensor, *, n_mix: int) -> Tensor:
     log_mass = bin_log_mass(x[..., None], mixture.coupled_means(x), mixture.log_scales)
     # Over the dimension in which they lie: over the last one a CPU is several times slower, the components being few.
     log_weights = F.log_softmax(mixture.logits.movedim(-1, 1), dim=1).movedim(1, -1)
-    return torch.logsumexp(log_mass.sum(dim=-2) + log_weights, dim=-1).sum(dim=(1, 2))
+    return torch.logsumexp(log_mass.sum(dim=-2) + log_weights, dim=-1)
 
 
 def bin_log_mass(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:

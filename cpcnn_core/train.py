@@ -292,8 +292,8 @@ class Run:
             images_per_second=(N - images_before) / max(1e-9, train_seconds - compile_seconds),
             peak_memory_bytes=peak_memory(self.device),
             micro_batch=self.micro_batch,
-            path=self.paths.taken.path,
-            path_note=self.paths.taken.note,
+            path=self.paths.path,
+            path_note=self.paths.note,
             checkpoint=None,
             kept_epochs=(),
             extra=extra,
@@ -339,11 +339,11 @@ class Run:
 
         Where the device's memory ends, halve the micro-batch and do the step again: same global batch, same gradient.
         """
-        self.stepper.load(self.batches.draw(chosen, self.step), len(chosen))
         if self.ema is not None:
             self.ema.prepare()
         while True:
             try:
+                self.stepper.load(self.batches.draw(chosen, self.step), len(chosen))
                 self.paths.take(self.micro_batch)
                 break
             except RuntimeError as error:
@@ -400,6 +400,7 @@ class Run:
                 bf16=self.config.eval.precision == "bf16",
                 accelerator=self.accelerator,
                 on_images=partial(on_progress, "evaluated"),
+                capture=self.capture,
             )
         except LikelihoodError as error:
             raise TrainingError(
@@ -503,7 +504,7 @@ class Run:
             metrics = metrics.replaced(score=score, score_error=error)
         if self.accelerator.is_main_process:
             metrics = self.checkpoints.save_epoch(
-                self._state_dict(),
+                None,  # what was written after the last step
                 self._evaluated_model().state_dict(),
                 metrics,
                 image_shape=self.dataset.image_shape,

@@ -171,7 +171,7 @@ def run(
     accelerate launch, they train it together. `python -m pdb -m orchestrator.trial SPACE` debugs it.
     """
     console = cli.console()
-    with cli.doing(console, _IMPORTING):
+    with cli.doing(console, _IMPORTING, plain=plain):
         from orchestrator.records import kinds
         from orchestrator.records.store import Store
         from orchestrator.search import space
@@ -226,7 +226,7 @@ def continue_(
     its state is known. The same command again resumes an interrupted trial.
     """
     console = cli.console()
-    with cli.doing(console, _IMPORTING):
+    with cli.doing(console, _IMPORTING, plain=plain):
         from orchestrator.records import kinds, trial_ids
         from orchestrator.records.store import Store
         from orchestrator.search.settings import parse_settings
@@ -304,9 +304,9 @@ def _train_by_hand(
         raise ConfigError(f"--results {store.folder.parent}: a trial of several processes needs a folder that all see")
     mixtures.check(store, config, way_out=_WAY_OUT)
     if place is not None and place.rank > 0:
-        trainer.follow(config, store)
+        _follow(config, store)
         return
-    with cli.doing(console, "Loading the data"):
+    with cli.doing(console, "Loading the data", plain=way.plain):
         trainer.check(config)
     with beginning.begun(store, config.trial_id):
         begin()
@@ -316,6 +316,19 @@ def _train_by_hand(
     if error is not None:
         cli.fail(f"trial {config.trial_id}: {error}\nIts log is {store.log_file(config.trial_id)}", cli.FAILED)
     console.print(f"Trial {config.trial_id} is in {store.folder}", soft_wrap=True, highlight=False)
+
+
+def _follow(config: TrialConfig, store: Store) -> None:
+    """Train this process's share of a trial that another one records, which says how it ended."""
+    from cpcnn_core.errors import PreemptedError
+    from orchestrator.process import notice, spot
+    from orchestrator.training import trainer
+
+    with notice.heeded(spot.sources()) as taken:
+        try:
+            trainer.follow(config, store, taken)
+        except PreemptedError:
+            raise typer.Exit(cli.STOPPED) from None
 
 
 @app.command(

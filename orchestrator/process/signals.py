@@ -1,4 +1,4 @@
-"""Signals that ask this process to end: SIGTERM and SIGHUP, as `kill`, schedulers and closed terminals send them.
+"""Signals that ask this process to end: SIGTERM, SIGHUP and SIGUSR1, as `kill`, closed terminals and Slurm send them.
 
 They are handled as Ctrl-C is. One that whoever started the process has had ignored stays so, as SIGHUP under `nohup`.
 """
@@ -12,16 +12,16 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
 
-ENDING = tuple(signal.Signals[name] for name in ("SIGTERM", "SIGHUP") if name in signal.Signals.__members__)
+ENDING = tuple(signal.Signals[name] for name in ("SIGTERM", "SIGHUP", "SIGUSR1") if name in signal.Signals.__members__)
 
 Handler = Callable[[int, FrameType | None], object]
 
 
 class AskedToEndError(KeyboardInterrupt):
-    """What Ctrl-C raises, for another signal."""
+    """What Ctrl-C raises, for another signal, or for what else announced that the process is taken away."""
 
-    def __init__(self, number: int) -> None:
-        super().__init__(name_of(number))
+    def __init__(self, why: int | str) -> None:
+        super().__init__(why if isinstance(why, str) else name_of(why))
 
 
 class Asked:
@@ -52,7 +52,7 @@ def as_interrupts() -> Generator[Asked]:
 
 @contextmanager
 def handled_by(handler: Handler, numbers: tuple[signal.Signals, ...]) -> Generator[None]:
-    """Have these signals handled in here, but for SIGTERM and SIGHUP that are ignored so far."""
+    """Have these signals handled in here, but for those that ask to end and are ignored so far."""
     here = threading.current_thread() is threading.main_thread()
     before = {number: signal.getsignal(number) for number in numbers}
     earlier = {number: was for number, was in before.items() if number not in ENDING or was != signal.SIG_IGN}

@@ -37,9 +37,9 @@ MEANINGS: Mapping[State, Meaning] = {
         "Ctrl-C or another signal to end, a spent budget, a debugger that was left, or a process or machine that was "
         "lost; its sweep goes on with it by itself while it runs, else the same command does"
     ),
-    # For what is to come: nothing writes it yet, and every reader knows it.
     "PREEMPTED": Meaning(
-        "not written yet: its machine was announced to be taken away; it is taken up again as an INTERRUPTED one is"
+        "it was told that its process or machine is to be taken away, and saved its state within the epoch; it goes on "
+        "at that step, wherever there is a place, as an INTERRUPTED one does"
     ),
     "STOPPED": Meaning("the user ended this one trial with `stop`; no command takes it up again by itself", ended=True),
 }

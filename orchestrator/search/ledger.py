@@ -198,6 +198,10 @@ class Ledger:
             self._alone.add(number)
         self._guarded(lambda: self._died(number, error, its_fault))
 
+    def preempted(self, number: int, why: str) -> None:
+        """The trial saved its state, since its process or machine is to be taken away. It comes up as a suggestion."""
+        self._guarded(lambda: self._put_back(number, "PREEMPTED", why))
+
     def halt(self, number: int, error: str) -> None:
         """The trial could not write. Nothing more is written, so that it and all others go on where there is room."""
         trial_id = self._trials[number].config.trial_id
@@ -292,7 +296,10 @@ class Ledger:
         if self._deaths[number] > MAX_RESTARTS:
             self._ended(number, error)
             return
-        self._recording(number).finish("INTERRUPTED", stopped=f"{error} (the trial was started again)")
+        self._put_back(number, "INTERRUPTED", f"{error} (the trial was started again)")
+
+    def _put_back(self, number: int, state: State, why: str) -> None:
+        self._recording(number).finish(state, stopped=why)
         self._study.put_back(Suggestion(number, self._trials.pop(number).config))
 
     def _ended(self, number: int, error: str | None) -> None:

@@ -10,10 +10,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias
 
 from cpcnn_core.config import TrialConfig
+from cpcnn_core.errors import PreemptedError
 from orchestrator.objectives.objective import Objective
-from orchestrator.process import debugging, signals
+from orchestrator.process import debugging, notice, signals, spot
 from orchestrator.records.recording import Recording
-from orchestrator.records.states import meaning_of
+from orchestrator.records.states import State, meaning_of
 from orchestrator.records.store import Row, Store, StoreError
 from orchestrator.training import replaying, trainer
 
@@ -53,16 +54,21 @@ def train(
 
     `train` is what trains, this process if it is not given. `on_epoch` gets each epoch's row. `threads` says with how
     many of torch's an epoch is trained; those that it does not name with as many as before. An interruption, or leaving
-    the debugger, is recorded and raised; so is every error where a debugger runs this program.
+    the debugger, is recorded and raised; so is every error where a debugger runs this program. Notice that the process
+    is to be taken away ends it within the epoch, and is raised as an interruption too.
     """
     begun: list[Recording] = []  # one, once this process alone trains the trial
-    with trainer.log_to(store.log_file(config.trial_id), redirect=False):
+    with (
+        trainer.log_to(store.log_file(config.trial_id), redirect=False),
+        notice.heeded(spot.sources()) as taken,
+    ):
         try:
             return _recorded(
                 config,
                 store,
                 objective,
                 begun,
+                taken,
                 on_epoch=on_epoch,
                 on_progress=on_progress,
                 train=train or trainer.train,
@@ -70,6 +76,9 @@ def train(
                 threads=threads or {},
                 start=start,
             )
+        except PreemptedError as error:
+            _interrupt(begun, f"{taken.reason}: {error}", "PREEMPTED")
+            raise signals.AskedToEndError(str(taken.reason)) from None
         except (KeyboardInterrupt, bdb.BdbQuit) as error:
             _interrupt(begun, signals.why(error))
             raise
@@ -85,6 +94,7 @@ def _recorded(
     store: Store,
     objective: Objective | None,
     begun: list[Recording],
+    taken: notice.Notice,
     *,
     on_epoch: OnEpoch,
     on_progress: trainer.OnProgress,
@@ -100,7 +110,10 @@ def _recorded(
             replaying.forget(own, config.trial_id)
         if start is not None:
             start.begin(own)
-        begun.append(Recording(own, config, number=None, place=trainer.place()))
+        place = trainer.place()
+        if taken():  # before anything has begun
+            raise signals.AskedToEndError(str(taken.reason))
+        begun.append(Recording(own, config, number=None, place=place))
 
     def prepare(epoch: int) -> None:
         if epoch in threads:
@@ -108,7 +121,9 @@ def _recorded(
 
     try:
         prepare(1 + config.lineage.epochs_before)
-        epochs = trainer.run(config, store, train, objective=objective, on_begin=begin, on_progress=on_progress)
+        epochs = trainer.run(
+            config, store, train, objective=objective, on_begin=begin, on_progress=on_progress, preempted=taken
+        )
         for metrics in epochs:
             begun[0].add(metrics, trainer.place())
             on_epoch(metrics.row())
@@ -116,7 +131,7 @@ def _recorded(
                 break
             prepare(metrics.epoch + 1)
         epochs.close()
-    except (trainer.TrialBusyError, bdb.BdbQuit):
+    except (trainer.TrialBusyError, PreemptedError, bdb.BdbQuit):
         raise
     except Exception as error:
         if not begun:
@@ -139,8 +154,8 @@ def _fail(recording: Recording, store: Store, trial_id: str, why: str) -> None:
     recording.finish("FAILED", why)
 
 
-def _interrupt(begun: Sequence[Recording], why: str) -> None:
+def _interrupt(begun: Sequence[Recording], why: str, state: State = "INTERRUPTED") -> None:
     """Write that the trial waits. Raise nothing: what could not be written is found by whoever takes the trial up."""
     for recording in begun:
         with suppress(StoreError, OSError):
-            recording.finish("INTERRUPTED", stopped=why)
+            recording.finish(state, stopped=why)

@@ -2,18 +2,20 @@
 
 The process that the trial belongs to starts them, passes on what the first one reports, and ends them when it ends,
 however that happens. They wait for it before each epoch, so that a trial that is stopped has trained no further than
-one process would have. On GPUs each takes one of those that its parent sees; elsewhere they share the trial's cores.
+one process would have. It also passes on that it is to be taken away: they save their state after the same step. On
+GPUs each takes one of those that its parent sees; elsewhere they share the trial's cores.
 """
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import os
 import pickle
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,16 +24,18 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from cpcnn_core import environment
 from cpcnn_core.errors import RunError
+from orchestrator.process import notice, parent
 from orchestrator.training import trainer
 
 if TYPE_CHECKING:
     from cpcnn_core.config import TrialConfig
     from cpcnn_core.metrics import EpochMetrics
     from orchestrator.records.store import Store
-    from orchestrator.training.trainer import OnProgress, Score
+    from orchestrator.training.trainer import OnProgress, Preempted, Score
 
 _BEAT_SECONDS = 1.0  # no sign of life is passed on more often
-_PR_SET_PDEATHSIG = 1
+_LOOK_SECONDS = 0.5  # between two looks at whether this process is to be taken away
+_GO_ON, _TAKEN_AWAY = "go on", "taken away"
 
 
 class ReplicaError(RunError, RuntimeError):
@@ -54,6 +58,7 @@ class Replicated:
         reported: int,
         on_progress: OnProgress | None = None,
         score: Score | None = None,
+        preempted: Preempted = lambda: False,
     ) -> Iterator[EpochMetrics]:
         """Yield what the first process yields. Raise what any of them raised, or ReplicaError where one died."""
         task = {
@@ -70,8 +75,8 @@ class Replicated:
             for _, connection in replicas:
                 connection.send(task)
             while True:
-                replicas[0][1].send("go on")
-                metrics = _next(replicas, on_progress)
+                replicas[0][1].send(_GO_ON)
+                metrics = _next(replicas, on_progress, preempted)
                 if metrics is None:
                     for process, _ in replicas:
                         process.wait()
@@ -88,11 +93,16 @@ _Channel: TypeAlias = "Connection[Any, Any]"  # Any: whatever is pickled goes th
 _Replica: TypeAlias = tuple["subprocess.Popen[bytes]", _Channel]
 
 
-def _next(replicas: list[_Replica], on_progress: OnProgress | None) -> EpochMetrics | None:
+def _next(replicas: list[_Replica], on_progress: OnProgress | None, preempted: Preempted) -> EpochMetrics | None:
     """The next epoch's metrics, None after the last. Raise what a process raised, or ReplicaError."""
     ranks = {connection: rank for rank, (_, connection) in enumerate(replicas)}
+    told = False
     while True:
-        for ready in wait(list(ranks)):
+        if preempted() and not told:
+            told = True
+            for connection in ranks:
+                connection.send(_TAKEN_AWAY)
+        for ready in wait(list(ranks), timeout=_LOOK_SECONDS):
             assert isinstance(ready, Connection)
             rank = ranks[ready]
             try:
@@ -149,6 +159,28 @@ class _free_port:  # noqa: N801 - a context manager
         self._socket.close()
 
 
+class _Heard:
+    """What the parent sends after the task; a thread reads it, since it may come at any step."""
+
+    def __init__(self, connection: _Channel) -> None:
+        self.taken = notice.Notice()
+        self._connection = connection
+        self._turns = threading.Semaphore(0)
+        threading.Thread(target=self._read, name="parent", daemon=True).start()
+
+    def wait_for_turn(self) -> None:
+        """Wait until the next epoch may be trained."""
+        self._turns.acquire()
+
+    def _read(self) -> None:
+        with contextlib.suppress(EOFError, OSError):  # the parent is gone, and this process with it
+            while True:
+                if self._connection.recv() == _GO_ON:
+                    self._turns.release()
+                else:
+                    self.taken.give("the process that the trial belongs to is to be taken away")
+
+
 def _work(connection: _Channel) -> None:
     """Be one of the processes."""
     import torch
@@ -161,7 +193,7 @@ def _work(connection: _Channel) -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # before anything takes memory on the first one
     trainer.set_threads(task["threads"])
-    told = 0.0
+    told, heard = 0.0, _Heard(connection)
 
     def on_progress(*done: object) -> None:
         nonlocal told
@@ -171,11 +203,16 @@ def _work(connection: _Channel) -> None:
 
     config = TrialConfig.from_flat(task["config"])
     epochs = trainer.named(task["trainer"])(
-        config, Store(task["folder"]), reported=task["reported"], on_progress=on_progress, score=task["score"]
+        config,
+        Store(task["folder"]),
+        reported=task["reported"],
+        on_progress=on_progress,
+        score=task["score"],
+        preempted=heard.taken,
     )
     while True:
         if main:
-            connection.recv()  # the others wait for the first one, in what they compute together
+            heard.wait_for_turn()  # the others wait for the first one, in what they compute together
         metrics = next(epochs, None)
         if main:
             connection.send(("epoch", metrics))
@@ -183,14 +220,10 @@ def _work(connection: _Channel) -> None:
             break
 
 
-def _die_with_parent() -> None:
-    """Have the kernel kill this process when its parent dies, which may not come to do it."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def _main(descriptor: int) -> None:
-    _die_with_parent()
+    parent.die_with_parent()
+    for number in notice.SIGNALS:  # one to the whole group is the parent's to pass on
+        signal.signal(number, lambda *_: None)
     connection: _Channel = Connection(descriptor)
     try:
         _work(connection)

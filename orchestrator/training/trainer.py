@@ -6,15 +6,18 @@ import bdb
 import errno
 import importlib
 import logging
+import multiprocessing
 import os
 import platform
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from cpcnn_core.config import DataConfig, TrialConfig
+from cpcnn_core.errors import PreemptedError
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator.objectives.objective import Objective
 from orchestrator.records import alone, mirror
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 OnProgress = Callable[[str, int, int], None]
+Preempted = Callable[[], bool]  # whether this process, or its machine, is about to be taken away
 Score = Callable[[EpochMetrics], tuple[float | None, str | None]]  # an objective's: the score, or why there is none
 
 EXTRACTOR = "eval.fid_extractor"
@@ -45,10 +49,18 @@ class Trainer(Protocol):
     """Trains one trial; `train` below, or a simulation of it."""
 
     def __call__(
-        self, config: TrialConfig, store: Store, *, reported: int, on_progress: OnProgress | None, score: Score | None
+        self,
+        config: TrialConfig,
+        store: Store,
+        *,
+        reported: int,
+        on_progress: OnProgress | None,
+        score: Score | None,
+        preempted: Preempted,
     ) -> Iterator[EpochMetrics]:
         """Yield the metrics of each epoch after the first `reported` ones, its checkpoint in the store's training
-        folder, its predictions in the store.
+        folder, its predictions in the store. Raise PreemptedError within an epoch where it is `preempted`, the training
+        state committed; a Trainer that cannot is asked to end by whoever runs it, after the epoch.
         """
 
 
@@ -59,6 +71,7 @@ def train(
     reported: int,
     on_progress: OnProgress | None = None,
     score: Score | None = None,
+    preempted: Preempted = lambda: False,
 ) -> Iterator[EpochMetrics]:
     """The Trainer that trains: `cpcnn_core.train.fit`, its checkpoints and predictions in the store."""
     # Imported here: readers of results and simulated trials do without torch, which takes seconds to import.
@@ -88,16 +101,17 @@ def train(
         on_drawn=keep_drawn,
         on_progress=on_progress,
         score=score,
+        preempted=preempted,
     )
     if torch.distributed.is_initialized():  # the process was one of several
         torch.distributed.destroy_process_group()
 
 
-def follow(config: TrialConfig, store: Store) -> None:
-    """Train this process's share of a trial that the first process of a rendezvous records."""
+def follow(config: TrialConfig, store: Store, preempted: Preempted) -> None:
+    """Train this process's share of a trial that the first process of a rendezvous records. Raise PreemptedError."""
     reported = store.reported_epochs(config)
     if reported < config.train.epochs:  # else that one does not train
-        for _ in train(config, store, reported=reported):
+        for _ in train(config, store, reported=reported, preempted=preempted):
             pass
 
 
@@ -127,8 +141,11 @@ def run(
     objective: Objective | None = None,
     on_begin: Callable[[Store], None] | None = None,
     on_progress: OnProgress | None = None,
+    preempted: Preempted = lambda: False,
 ) -> Generator[EpochMetrics]:
     """Train a trial from wherever it stands, the only one in its checkpoint folder. Raise TrialBusyError.
+
+    Where it is `preempted`, its state is saved wherever its checkpoints go, and PreemptedError raised.
 
     Where `objective` combines metrics, each epoch has its `score`, which also says which weights are worth keeping.
     `on_begin` is called once nobody else can be training the trial any more, with the store to write to: it refuses to
@@ -142,14 +159,29 @@ def run(
             logger.info("trial %s, after %d reported epochs: %s", config.trial_id, reported, config.flat())
             score = None if objective is None else objective.score
             kept_in = store if mirrored is None else mirrored.store
-            epochs = trainer(config, kept_in, reported=reported, on_progress=on_progress, score=score)
+            epochs = trainer(
+                config, kept_in, reported=reported, on_progress=on_progress, score=score, preempted=preempted
+            )
             # Processes that train end before the lock is given up, and not when somebody collects garbage.
             with closing(epochs) if isinstance(epochs, Generator) else nullcontext():
-                for metrics in epochs:
-                    logger.info("epoch %d: %s", metrics.epoch, metrics.row())
+                try:
+                    for metrics in _until(preempted, epochs, config.train.epochs):
+                        logger.info("epoch %d: %s", metrics.epoch, metrics.row())
+                        if mirrored is not None:
+                            mirrored.publish(last=metrics.epoch >= config.train.epochs)
+                        yield metrics
+                except PreemptedError:
                     if mirrored is not None:
-                        mirrored.publish(last=metrics.epoch >= config.train.epochs)
-                    yield metrics
+                        mirrored.publish(last=True)
+                    raise
+
+
+def _until(preempted: Preempted, epochs: Iterable[EpochMetrics], last: int) -> Iterator[EpochMetrics]:
+    """The epochs, up to the last one; after another one PreemptedError where it is `preempted`."""
+    for metrics in epochs:
+        yield metrics
+        if preempted() and metrics.epoch < last:
+            raise PreemptedError(f"epoch {metrics.epoch} is finished")
 
 
 def dataset(config: DataConfig) -> Dataset:
@@ -191,12 +223,29 @@ def check(config: TrialConfig) -> None:
 
     Raise DataError or ConfigError.
     """
-    from cpcnn_core.quality import evaluator
     from cpcnn_core.train import check_fits
 
     check_fits(config, dataset(config.data))
-    if config.eval.fid_every:
-        evaluator(config, dataset(config.data))
+    if not config.eval.fid_every:
+        return
+    if device_of_features(config) == "cpu":
+        make_references(config)
+        return
+    # A process of its own: the GPU's memory is given back, and the GPU is left to the trials.
+    with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        pool.submit(make_references, config).result()
+
+
+def device_of_features(config: TrialConfig) -> str:
+    """Where the features of real images are computed: on the GPU where they are Inception's, which is large."""
+    return device() if config.eval.fid_extractor != "classifier" else "cpu"
+
+
+def make_references(config: TrialConfig) -> None:
+    """Compute the features that images drawn are to be compared with, and keep them in the cache. Raise as `check`."""
+    from cpcnn_core.quality import evaluator
+
+    evaluator(config, dataset(config.data), device_of_features(config))
 
 
 def check_each(configs: Iterable[TrialConfig]) -> None:
@@ -221,6 +270,13 @@ def fid_protocol(config: TrialConfig) -> tuple[str, int, str] | None:
     data = dataset(config.data)
     found = evaluator(config, data)
     return found.reference.extractor, config.eval.fid_images_per_class * data.nr_classes, found.reference.name
+
+
+def device() -> str:
+    """What weights are evaluated on here: a GPU, which `place` then names, or the CPU."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def place() -> Place:

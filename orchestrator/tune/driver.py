@@ -19,7 +19,7 @@ from cpcnn_core.errors import DataError
 from cpcnn_core.metrics import fid_protocol_of
 from cpcnn_core.suggest import nearest
 from orchestrator.machines import launch
-from orchestrator.process import signals
+from orchestrator.process import notice, signals, spot
 from orchestrator.records import beginning, mixtures, provenance, ranking
 from orchestrator.records.ranking import Entry
 from orchestrator.records.room import Room
@@ -36,11 +36,12 @@ from orchestrator.tune.plan import FailingError, Outcome, Plan, SweepError
 
 logger = logging.getLogger(__name__)
 
+_CTRL_C = signals.name_of(signal.SIGINT)
 _OTHERS_FAILED = "other trials of the sweep failed for one cause"
 
 
 def run(plan: Plan, view: View, *, beside: Callable[[], AbstractContextManager[None]] = nullcontext) -> Outcome:
-    """Run the sweep until its trials have ended, or until SIGINT, SIGTERM or SIGHUP. A sweep that was begun is resumed.
+    """Run the sweep until its trials have ended, or until a signal asks it to end. A sweep that was begun is resumed.
 
     `beside` is entered once the folder is bound to the plan's question. One that fails before its first trial leaves
     nothing behind. Raise SweepError, StoreError, StudyError, ClusterError or what is wrong with the data.
@@ -351,14 +352,24 @@ class _Stop:
 
     def __init__(self) -> None:
         self.requested = False
-        self.why = "Ctrl-C"
+        self.why = _CTRL_C
         self.is_writing = False  # the rows of what is stopped
+
+    @property
+    def why_saved(self) -> str | None:
+        """Why trials are to save their state before they end; None where somebody waits for them to be gone."""
+        return self.why if self.requested and self.why != _CTRL_C else None
+
+    def heed(self, taken: notice.Notice) -> None:
+        """Stop where this machine is to be taken away."""
+        if taken() and not self.requested:
+            self.requested, self.why = True, str(taken.reason)
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
         why = signals.name_of(number)
         if not self.requested:
             self.requested, self.why = True, why
-        elif number == signal.SIGINT or (number == signal.SIGTERM and why == self.why and not self.is_writing):
+        elif number == signal.SIGINT or (number in notice.SIGNALS and why == self.why and not self.is_writing):
             # Others come in twos: a terminal that is closed and its shell send one each.
             raise KeyboardInterrupt
 
@@ -395,12 +406,17 @@ def _tune(plan: Plan, store: Store, ledger: Ledger, stop: _Stop, meter: BudgetMe
     """Have Ray run the trials. Return the limit of the budget that ended it, if one did."""
     from orchestrator.tune import local_ray
 
+    clouds = spot.sources()
     view.stage("Starting Ray")
-    with local_ray.started() as available, tempfile.TemporaryDirectory(prefix="cpcnn-sweep-") as throwaway:
+    with (
+        local_ray.started() as available,
+        notice.asked(clouds) as taken,
+        tempfile.TemporaryDirectory(prefix="cpcnn-sweep-") as throwaway,
+    ):
         from orchestrator.tune import running
 
         try:
-            placing = running.place(plan, store, available, view.note, is_stopping=lambda: stop.requested)
+            placing = running.place(plan, store, available, view, is_stopping=lambda: stop.requested)
         except KeyboardInterrupt:
             stop.requested = True
             return None
@@ -409,11 +425,20 @@ def _tune(plan: Plan, store: Store, ledger: Ledger, stop: _Stop, meter: BudgetMe
         limit: list[str] = []
 
         def is_stopping() -> bool:
+            stop.heed(taken)
             limit[:] = filter(None, [meter.tick(ledger.running, ledger.gpus_held)])
             return stop.requested or bool(limit) or ledger.hopeless is not None
 
         try:
-            running.run(plan, store, ledger, placing, is_stopping=is_stopping, throwaway=throwaway)
+            running.run(
+                plan,
+                store,
+                ledger,
+                placing,
+                is_stopping=is_stopping,
+                why_saved=lambda: stop.why_saved,
+                throwaway=throwaway,
+            )
         except KeyboardInterrupt:
             stop.requested = True
         if placing.watch is not None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from ray import tune
+from ray.tune import Callback
+from ray.tune.experiment import Trial
 
-from orchestrator.machines import cluster
+from cpcnn_core import gpus
+from orchestrator.machines import cluster, launch
 from orchestrator.machines.resources import ResourcesError, Share
+from orchestrator.process import signals
 from orchestrator.records.store import Store
-from orchestrator.search.ledger import Ledger
+from orchestrator.search.ledger import Ledger, View
 from orchestrator.search.study import Suggestion
 from orchestrator.training import trainer
 from orchestrator.training.stall import Stalls
-from orchestrator.tune import packing, watching
+from orchestrator.tune import draining, packing, watching
 from orchestrator.tune.assignment import Assignment
 from orchestrator.tune.plan import Plan, SweepError
 from orchestrator.tune.sharing import Sharing
@@ -39,50 +44,75 @@ def place(
     plan: Plan,
     store: Store,
     available: Mapping[str, float],
-    say: Callable[[str], None],
+    view: View,
     *,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> Placing:
-    """Divide what Ray has `available` among the trials. Raise SweepError or ClusterError where none has room."""
+    """Divide what Ray has `available` among the trials.
+
+    Raise SweepError or ClusterError where none has room, ConfigError where they would get a GPU that torch cannot use.
+    """
     resources = plan.space.resources
     extra = cluster.extra_resources(resources.accelerator, resources.memory_gib)
     measured: packing.Measured | None = None
     if resources.packs and available.get("GPU") and plan.trainer == trainer.TRAINER:  # a simulated one takes nothing
+        view.stage("Measuring how many trials should share a GPU")
         wait = 60 * plan.pending_minutes
         measured = packing.measure(plan.space, watching.look(), extra, wait_seconds=wait, is_stopping=is_stopping)
         resources = measured.packed(resources)
-        say(measured.sentence())
+        view.note(measured.sentence())
     resources, rounding = resources.rounded()
     if rounding is not None:
-        say(rounding)
+        view.note(rounding)
     try:
         share = resources.share(available, plan.trials)
     except ResourcesError as error:
         raise SweepError(str(error)) from None
     if plan.budget.gpu_hours is not None and not share.gpus:
         raise SweepError("--gpu-hours: no trial holds a GPU here, so that it would never end; limit it by --hours")
+    if share.gpus and plan.trainer == trainer.TRAINER and launch.cluster_address() is None:
+        # Here, and not in each trial. The nodes of a cluster find out themselves.
+        way_out = 'resources = {"gpus": 0} trains on the CPU'
+        gpus.check_usable("Ray finds a GPU here, of which trials would get their share", way_out=way_out)
     share, watch = watching.begin(plan, store, share, extra)
     sharing = (
-        Sharing(store, say, round(1 / share.gpus), measured) if share.is_of_a_gpu or measured is not None else None
+        Sharing(store, view.note, round(1 / share.gpus), measured)
+        if share.is_of_a_gpu or measured is not None
+        else None
     )
     return Placing(share, extra, watch, sharing)
 
 
 def run(
-    plan: Plan, store: Store, ledger: Ledger, placing: Placing, *, is_stopping: Callable[[], bool], throwaway: str
+    plan: Plan,
+    store: Store,
+    ledger: Ledger,
+    placing: Placing,
+    *,
+    is_stopping: Callable[[], bool],
+    why_saved: Callable[[], str | None],
+    throwaway: str,
 ) -> None:
-    """Run trials until the ledger has no more, or until `is_stopping`. Tune's own files go to `throwaway`."""
+    """Run trials until the ledger has no more, or until `is_stopping`. Tune's own files go to `throwaway`.
+
+    Where `why_saved` says why, the trials that run then save their state first.
+    """
     stall_seconds = 60 * plan.space.stall_minutes
     stalls = Stalls(stall_seconds)
     if store.is_remote:
         stalls = Stalls(stall_seconds, changed=lambda log: store.log_changed(log.stem), every=_LOOK_SECONDS)
-    callbacks = [LedgerCallback(ledger, is_stopping, stalls), *filter(None, (placing.watch, placing.sharing))]
+    may_leave = draining.Farewell(why_saved).is_over
+    callbacks = [
+        LedgerCallback(ledger, is_stopping, stalls, may_leave),
+        _OwnSignals(),
+        *filter(None, (placing.watch, placing.sharing)),
+    ]
     with suppress(Halt):
         tune.run(
             TrialProcess,
             name="sweep",  # of a folder of its own that is thrown away; the sweep's name may mean something to it
             num_samples=-1,
-            search_alg=StudySearcher(ledger, _assigned(plan, store, ledger, placing, stall_seconds)),
+            search_alg=StudySearcher(ledger, _assigned(plan, store, ledger, placing, stall_seconds), is_stopping),
             max_concurrent_trials=placing.share.concurrent,
             stop=LedgerStopper(ledger),
             callbacks=callbacks,
@@ -91,6 +121,19 @@ def run(
             storage_path=throwaway,
             verbose=0,
         )
+
+
+class _OwnSignals(Callback):  # type: ignore[misc]
+    """Puts the driver's handler of SIGUSR1 back, which Tune replaces, whatever it is told of SIGINT's."""
+
+    def __init__(self) -> None:
+        self._before = {number: signal.getsignal(number) for number in signals.ENDING}
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: object) -> None:
+        """The first one comes after Tune has set its handlers."""
+        for number, handler in self._before.items():
+            if handler is not None and signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
 
 
 def _assigned(

@@ -1,4 +1,8 @@
-"""The trial as Ray runs it: one step is one epoch. The process is used again for the next trial."""
+"""The trial as Ray runs it: one step is one epoch. The process is used again for the next trial.
+
+While it has a trial, SIGTERM is notice that it is to be taken away, as is what Ray and the cloud say of its node: the
+trial saves its state within the epoch, and the process ends. Without a trial SIGTERM ends it, as Ray has it.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,21 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Generator
+from contextlib import ExitStack
 from functools import partial
 
 from ray.tune import PlacementGroupFactory, Trainable
 
 from cpcnn_core import environment
+from cpcnn_core.errors import PreemptedError
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator.machines import mps
+from orchestrator.process import notice, spot
 from orchestrator.records.recording import Place
 from orchestrator.records.store import Store
 from orchestrator.training import stall, trainer
 from orchestrator.training.replicas import ReplicaError, Replicated
+from orchestrator.tune import draining
 from orchestrator.tune.assignment import Assignment, Epoch, Failure, RayDict, to_ray
 
 logger = logging.getLogger(__name__)
@@ -42,6 +50,7 @@ class TrialProcess(Trainable):  # type: ignore[misc]
         self._beat: Callable[[], None] = lambda: None
         self._epochs: Generator[EpochMetrics] | None = None
         self._place: Place | None = None
+        self._heeding = ExitStack()
         self._begin(assignment)
 
     def reset_config(self, new_config: RayDict) -> bool:
@@ -51,7 +60,7 @@ class TrialProcess(Trainable):  # type: ignore[misc]
         return True
 
     def step(self) -> RayDict:
-        """Train one epoch."""
+        """Train one epoch. Raise PreemptedError where the process is to be taken away."""
         assert self._epochs is not None
         config, stall_seconds = self._assignment.config, self._assignment.stall_seconds
         with trainer.log_to(self._log), stall.watched(self._log, stall_seconds) as self._beat:
@@ -59,25 +68,46 @@ class TrialProcess(Trainable):  # type: ignore[misc]
                 metrics = next(self._epochs, None)
                 if self._place is None:
                     self._place = trainer.place()
+            except PreemptedError as error:
+                said = f"{self._taken.reason}: {error}"
+                self._release()
+                self._leave()
+                raise PreemptedError(said) from None
             except Exception as error:
                 if _is_device_lost(error) or isinstance(error, ReplicaError):
                     raise  # nothing more can run in this process; Tune starts another
                 logger.exception("the trial failed")
                 with contextlib.suppress(OSError):  # which is then what went wrong, and is reported
                     self._store.publish_log(config.trial_id)
+                self._release()
                 storage, busy = trainer.is_storage_failure(error), isinstance(error, trainer.TrialBusyError)
                 return to_ray(Failure(trainer.describe(error), storage, busy), done=True)
             if metrics is None:
+                self._release()
                 return to_ray(None, done=True)
             done = metrics.epoch >= config.train.epochs
             if done:
                 self._epochs.close()
+                self._release()
         return to_ray(Epoch(self._assignment.number, metrics, self._place, self._without_mps), done=done)
 
     def cleanup(self) -> None:
         """Let go of a trial that was stopped between two epochs."""
         if self._epochs is not None:
             self._epochs.close()
+        self._release()
+
+    def _release(self) -> None:
+        """Signals are Ray's again: there is no trial whose state would be saved."""
+        self._heeding.close()
+
+    def _leave(self) -> None:
+        """Have Ray place no trial here where the whole machine goes, so that this one goes on elsewhere at once."""
+        if self._taken.source in self._clouds:
+            try:
+                draining.drain_own_node(str(self._taken.reason))
+            except Exception:
+                logger.exception("Ray was not told that this node is to be taken away")
 
     def _begin(self, assignment: Assignment) -> None:
         self._assignment = assignment
@@ -88,6 +118,8 @@ class TrialProcess(Trainable):  # type: ignore[misc]
         threads = max(1, assignment.share.cpus // processes)
         alone = processes == 1
         train = trainer.named(assignment.trainer) if alone else Replicated(assignment.trainer, processes, threads)
+        self._clouds = spot.sources()
+        self._taken = self._heeding.enter_context(notice.heeded([*self._clouds, draining.source()]))
         self._epochs = trainer.run(
             assignment.config,
             self._store,
@@ -95,6 +127,7 @@ class TrialProcess(Trainable):  # type: ignore[misc]
             objective=assignment.objective,
             on_begin=partial(_begin_with, assignment) if assignment.config.continues else None,
             on_progress=lambda *_: self._beat(),
+            preempted=self._taken,
         )
         trainer.set_threads(threads)
 

@@ -15,6 +15,7 @@ from ray.tune import Callback, Stopper
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
+from cpcnn_core.errors import PreemptedError
 from orchestrator.search.ledger import Ledger
 from orchestrator.search.study import Suggestion
 from orchestrator.training.stall import Stalls, last_dump
@@ -39,13 +40,18 @@ class Halt(BaseException):
 class StudySearcher(Searcher):  # type: ignore[misc]
     """Hands out what the ledger suggests, as the trainable's config."""
 
-    def __init__(self, ledger: Ledger, assign: Callable[[Suggestion], Assignment]) -> None:
+    def __init__(
+        self, ledger: Ledger, assign: Callable[[Suggestion], Assignment], is_stopping: Callable[[], bool]
+    ) -> None:
         super().__init__()
         self._ledger = ledger
         self._assign = assign
+        self._is_stopping = is_stopping
 
     def suggest(self, trial_id: str) -> RayDict | str | None:
         """The next trial's config; None while there is none but a running trial may yet have to be run again."""
+        if self._is_stopping():  # the trials that run save their state
+            return None
         suggestion = self._ledger.suggest()
         if suggestion is not None:
             return self._assign(suggestion).to_ray()
@@ -87,10 +93,18 @@ class LedgerStopper(Stopper):  # type: ignore[misc]
 class LedgerCallback(Callback):  # type: ignore[misc]
     """Passes Tune's other events to the ledger, and leaves the loop when the ledger or the user wants to stop."""
 
-    def __init__(self, ledger: Ledger, is_stopping: Callable[[], bool], stalls: Stalls) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        is_stopping: Callable[[], bool],
+        stalls: Stalls,
+        may_leave: Callable[[int], bool] = lambda _: True,
+    ) -> None:
+        """`may_leave` says whether the loop may be left while so many trials have a process."""
         self._ledger = ledger
         self._is_stopping = is_stopping
         self._stalls = stalls
+        self._may_leave = may_leave
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         """A process runs the trial."""
@@ -116,6 +130,10 @@ class LedgerCallback(Callback):  # type: ignore[misc]
         self._stalls.forget(trial.trial_id)
         assignment = Assignment.of_ray(trial.config)
         filed = _filed(trial)
+        if saved := _preempted(filed):
+            if not self._is_stopping():  # else it is stopped as the others are, and for that reason
+                self._ledger.preempted(assignment.number, saved)
+            return
         cause = _cause(filed)
         stack = last_dump(assignment.log)
         # The sweep's own folder, which may be called `preempted`, says nothing about the node.
@@ -131,10 +149,21 @@ class LedgerCallback(Callback):  # type: ignore[misc]
         for trial_id in self._stalls.overdue():
             _kill(next(trial for trial in trials if trial.trial_id == trial_id))
         for trial in trials:
-            if trial.status == Trial.RUNNING and self._ledger.asked_to_stop(Assignment.of_ray(trial.config).number):
-                _kill(trial)  # what its process has committed stays; it would finish its epoch first, an hour perhaps
-        if self._ledger.fatal is not None or self._is_stopping():
+            if trial.status == Trial.RUNNING:
+                self._stop_where_asked(trial)
+        if self._ledger.fatal is not None:
             raise Halt
+        if self._is_stopping() and self._may_leave(sum(trial.status == Trial.RUNNING for trial in trials)):
+            raise Halt
+
+    def _stop_where_asked(self, trial: Trial) -> None:
+        """End the process of a trial that the user stops. What it has committed stays; an epoch may take an hour.
+
+        Under MPS it ends after its epoch: a process that is killed there may take those along that share its GPU.
+        """
+        assignment = Assignment.of_ray(trial.config)
+        if self._ledger.asked_to_stop(assignment.number) and not (assignment.mps and assignment.share.is_of_a_gpu):
+            _kill(trial)
 
 
 def is_node_lost(cause: str) -> bool:
@@ -157,6 +186,12 @@ def _filed(trial: Trial) -> str:
         return ""
     text = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
     return " ".join(text.rpartition("Failure #")[2].splitlines()[1:])
+
+
+def _preempted(text: str) -> str | None:
+    """Why the trial saved its state and ended, where the error says that it did."""
+    _, marker, said = text.rpartition(f"{PreemptedError.__name__}: ")
+    return " ".join(said.split()) if marker else None
 
 
 def _cause(text: str) -> str:

@@ -132,6 +132,20 @@ def test_what_the_thread_could_not_write_is_raised_where_it_is_waited_for(
     assert [first.epoch, *(epoch.epoch for epoch in fit(CONFIG, tiny_dataset(), tmp_path, reported=1))] == [1, 2]
 
 
+def test_an_epoch_s_state_is_written_once_and_by_no_thread_that_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, written = files.write_atomically, list[tuple[str, str]]()
+
+    def seen(path: Path, *given: Any) -> None:
+        written.append((path.name.partition("-")[0], threading.current_thread().name.partition("_")[0]))
+        write(path, *given)
+
+    monkeypatch.setattr(checkpoint, "write_atomically", seen)
+    epochs = list(fit(CONFIG, tiny_dataset(), tmp_path))
+    assert [by for what, by in written if what == "state"] == ["checkpoint"] * len(epochs)
+
+
 class Group:
     """Stands for several processes, whose questions are answered by what each of them wants."""
 

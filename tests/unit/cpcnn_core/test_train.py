@@ -174,6 +174,7 @@ def test_every_so_many_epochs_and_after_the_last_images_are_drawn_and_measured(t
             fid.score(made.images, made.labels, evaluator.extract, evaluator.reference).fid.value
         )
         assert (epoch.fid_images, epoch.fid_error, epoch.kid_error) == (15, None, None)
+        assert epoch.sample_path in {"calls", "graph"}
         assert (epoch.fid_extractor, epoch.fid_reference) == (evaluator.extract.name, evaluator.reference.name)
         assert {"fid.a", "fid.b", "fid.c"} <= set(epoch.extra)
         assert epoch.sample_seconds is not None

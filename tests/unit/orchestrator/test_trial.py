@@ -18,7 +18,7 @@ from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
 from cpcnn_core.train import TrainingError
 from orchestrator import trial
-from orchestrator.process import signals
+from orchestrator.process import notice, signals
 from orchestrator.records.recording import KILLED, Recording
 from orchestrator.records.states import ENDED, MEANINGS, State
 from orchestrator.records.store import Store, StoreError
@@ -79,10 +79,13 @@ def test_a_signal_ends_a_trial_as_ctrl_c_does(
         done = CliRunner().invoke(trial.app, [*ARGUMENTS, "--results", str(store.folder.parent)])
     assert done.exit_code == 130, done.output
     assert "Stopped. To go on where it stands:" in done.output
-    assert ends(store) == [("INTERRUPTED", None, number.name, 1)]
+    # Notice before the process is taken away ends training where it can be gone on from; a closed terminal at once.
+    noticed = ("PREEMPTED", None, f"{number.name}: epoch 2 is finished", 2)
+    first = noticed if number in notice.SIGNALS else ("INTERRUPTED", None, number.name, 1)
+    assert ends(store) == [first]
     assert signal.getsignal(number) == before
     assert run(store, monkeypatch)[0] == 0
-    assert ends(store) == [("INTERRUPTED", None, number.name, 1), ("COMPLETE", None, None, 3)]
+    assert ends(store) == [first, ("COMPLETE", None, None, 3)]
 
 
 def test_a_signal_that_is_ignored_stays_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,8 @@ from orchestrator.process import signals
 
 
 def test_the_signals_are_those_that_ask_to_end() -> None:
-    assert signals.ENDING == (signal.SIGTERM, signal.SIGHUP)
-    assert [signals.name_of(number) for number in (2, 15, 1)] == ["Ctrl-C", "SIGTERM", "SIGHUP"]
+    assert signals.ENDING == (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+    assert [signals.name_of(number) for number in (2, 15, 1, 10)] == ["Ctrl-C", "SIGTERM", "SIGHUP", "SIGUSR1"]
 
 
 @pytest.mark.parametrize("number", signals.ENDING)

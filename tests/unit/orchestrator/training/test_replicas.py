@@ -15,6 +15,7 @@ import pytest
 
 from cpcnn_core.checkpoint import CheckpointFolder
 from cpcnn_core.config import TrialConfig
+from cpcnn_core.errors import PreemptedError
 from cpcnn_core.train import fit
 from orchestrator.machines.resources import Resources, ResourcesError, Share
 from orchestrator.records.store import Store
@@ -22,13 +23,14 @@ from orchestrator.training import trainer
 from orchestrator.training.replicas import ReplicaError, Replicated
 from tests.support import fakes
 from tests.support.paths import local
-from tests.support.training import SETTINGS, tiny_dataset
+from tests.support.training import SETTINGS, comparable, tiny_dataset
 
 SCRIPT = """
 import json, sys
 from pathlib import Path
 import torch
 from cpcnn_core.config import TrialConfig
+from cpcnn_core.errors import PreemptedError
 from cpcnn_core.train import fit
 from tests.support.training import tiny_dataset
 
@@ -133,6 +135,7 @@ def test_processes_die_with_the_one_that_the_trial_belongs_to(store: Store) -> N
     code = f"""
 from pathlib import Path
 from cpcnn_core.config import TrialConfig
+from cpcnn_core.errors import PreemptedError
 from orchestrator.training.replicas import Replicated
 from orchestrator.records.store import Store
 from tests.support.paths import local
@@ -163,6 +166,21 @@ def test_resources_of_several_processes() -> None:
     ):
         with pytest.raises(ResourcesError, match=said):
             Resources.of(wrong)
+
+
+def test_two_processes_that_are_taken_away_save_after_the_same_step_and_go_on_bit_for_bit(
+    tmp_path: Path, store: Store
+) -> None:
+    alone = Store(tmp_path / "left-alone")
+    alone.create()
+    two = Replicated(trainer.TRAINER, processes=2, threads=1)
+    whole = list(trainer.run(CONFIG, alone, two))
+    with pytest.raises(PreemptedError, match=r"the training state is saved in epoch 1, after 1 of 2 steps"):
+        list(trainer.run(CONFIG, store, two, preempted=lambda: True))
+    for metrics in trainer.run(CONFIG, store, two):
+        store.add_epoch(CONFIG.trial_id, 2, metrics)
+    history = CheckpointFolder(local(store.checkpoint_folder(CONFIG.trial_id)), CONFIG).history
+    assert [comparable(epoch) for epoch in history] == [comparable(epoch) for epoch in whole]
 
 
 def _launch(folder: Path, trial: dict[str, Any], world: int = 2) -> None:

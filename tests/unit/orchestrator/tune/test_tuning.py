@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Generator
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from orchestrator.records.store import Store
 from orchestrator.search.ledger import Ledger
 from orchestrator.training.stall import Stalls
 from orchestrator.training.trainer import TrialBusyError
+from orchestrator.tune import tuning
 from orchestrator.tune.assignment import Assignment, Epoch, report_of, to_ray
 from orchestrator.tune.trainable import TrialProcess
 from orchestrator.tune.tuning import LedgerCallback
@@ -34,8 +36,17 @@ class Events:
     def died(self, number: int, error: str, *, its_fault: bool = True, alone: bool = False) -> None:
         self.heard.append(("died", number, error, its_fault, alone))
 
+    def preempted(self, number: int, why: str) -> None:
+        self.heard.append(("preempted", number, why))
+
     def halt(self, number: int, error: str) -> None:
         self.heard.append(("halt", number, error))
+
+    fatal = None
+    stopped: tuple[int, ...] = ()
+
+    def asked_to_stop(self, number: int) -> bool:
+        return number in self.stopped
 
 
 def test_what_passes_through_tune_comes_out_as_it_was(tmp_path: Path) -> None:
@@ -63,6 +74,7 @@ def test_a_trial_is_failed_for_its_own_faults_only(tmp_path: Path, error: Except
     process._assignment = assigned = assignment(tmp_path, number=3)
     process._store, process._log = Store(tmp_path), tmp_path / "log"
     process._epochs, process._place = training(), None
+    process._heeding = ExitStack()
     events: Any = Events()
     ledger: Ledger = events
     trial: Any = SimpleNamespace(trial_id="one", config=assigned.to_ray(), last_result=process.step())
@@ -89,3 +101,36 @@ def test_a_sweep_s_folder_is_not_taken_for_what_became_of_its_node(tmp_path: Pat
     [(_, number, cause, told, _alone)] = events.heard
     assert (number, told) == (3, its_fault)
     assert "spot nodes preempted" in cause
+
+
+@pytest.mark.parametrize(("gpus", "mps", "is_killed"), [(0.0, True, True), (0.5, False, True), (0.5, True, False)])
+def test_a_process_that_shares_a_gpu_by_mps_is_not_killed_for_its_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: float, mps: bool, is_killed: bool
+) -> None:
+    killed: list[str] = []
+    monkeypatch.setattr(tuning, "_kill", lambda trial: killed.append(trial.trial_id))
+    events: Any = Events()
+    events.stopped = (3,)
+    ledger: Ledger = events
+    trials: list[Any] = [
+        SimpleNamespace(
+            trial_id=name, status=status, config=assignment(tmp_path, number=number, gpus=gpus, mps=mps).to_ray()
+        )
+        for name, number, status in (("one", 3, "RUNNING"), ("other", 4, "RUNNING"), ("waits", 3, "PENDING"))
+    ]
+    LedgerCallback(ledger, lambda: False, Stalls(0.0)).on_step_end(0, trials)
+    assert killed == (["one"] if is_killed else [])
+
+
+@pytest.mark.parametrize("stopping", [False, True])
+def test_a_trial_that_saved_its_state_before_it_was_taken_away_has_not_died(tmp_path: Path, stopping: bool) -> None:
+    filed = tmp_path / "error.txt"
+    said = "cpcnn_core.errors.PreemptedError: SIGTERM: the training state is saved in epoch 2, after 3 of 4 steps"
+    filed.write_text(f"Failure # 1 (occurred at noon)\nray::TrialProcess.train() (pid=1)\n{said}\n")
+    events: Any = Events()
+    ledger: Ledger = events
+    config = assignment(tmp_path, number=3).to_ray()
+    trial: Any = SimpleNamespace(trial_id="one", config=config, error_file=str(filed))
+    LedgerCallback(ledger, lambda: stopping, Stalls(0.0)).on_trial_error(0, [trial], trial)
+    told = ("preempted", 3, "SIGTERM: the training state is saved in epoch 2, after 3 of 4 steps")
+    assert events.heard == ([] if stopping else [told])  # a sweep that ends says so of all that ran
