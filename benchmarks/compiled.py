@@ -1,16 +1,16 @@
 """`python -m benchmarks.compiled`: is what the compiler makes of a training step what eager code computes?
 
-For each fusion the objective and its gradients, eager and under `torch.compile`, in float32 and in bf16, on the GPU
-where there is one. A difference of gradients is the norm of the difference of all of them over the norm of the second
-ones: compiled against eager, and eager on this device in this precision against eager on the CPU in float32. Exit code
-1 where a compiled step in float32 is off by more than 1e-4; a wrong formula is off by more than a hundredth.
+For each fusion the objective and its gradients, eager and compiled as `train.compile` does it, in float32 and in bf16,
+on the GPU where there is one. A difference of gradients is the norm of the difference of all of them over the norm of
+the second ones: compiled against eager, and eager on this device in this precision against eager on the CPU in float32.
+Exit code 1 where a compiled step in float32 is off by more than 1e-4; a wrong formula is off by more than a hundredth.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from typing import Annotated, cast
+from typing import Annotated
 
 import torch
 import typer
@@ -18,9 +18,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.figure import Asked, Figure
+from benchmarks.figure import Asked, Figure, NotMeasuredError
 from cpcnn_core import fusion
 from cpcnn_core.checkpoint import build_model
+from cpcnn_core.compiling import Regional
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.loss import Loss
 from cpcnn_core.precision import whole_float32
@@ -63,7 +64,7 @@ def differences(name: str, device: torch.device, precision: str, images: int) ->
     )
     prior = torch.full((CLASSES,), 1 / CLASSES).log()
 
-    def objective(place: torch.device, *, bf16: bool) -> torch.nn.Module:
+    def objective(place: torch.device, *, bf16: bool) -> Loss:
         return Loss(copy.deepcopy(network), prior, bf16=bf16).to(place)
 
     there = tuple(part.to(device) for part in batch)
@@ -71,10 +72,12 @@ def differences(name: str, device: torch.device, precision: str, images: int) ->
     _, on_cpu = step(objective(torch.device("cpu"), bf16=False), batch)
     value, eager = step(objective(device, bf16=bf16), there)
     torch.compiler.reset()
-    compiled = cast("torch.nn.Module", torch.compile(objective(device, bf16=bf16), dynamic=False))
+    compiled = Regional(objective(device, bf16=bf16))
     started = time.perf_counter()
     compiled_value, found = step(compiled, there)
     seconds = time.perf_counter() - started
+    if compiled.unavailable is not None:
+        raise NotMeasuredError(compiled.unavailable)
     return abs(compiled_value - value) / abs(value), off(found, eager), off(eager, on_cpu), seconds
 
 

@@ -22,11 +22,11 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from pytorch_fid.fid_score import calculate_frechet_distance
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks import frechet as pytorch_fid
 from benchmarks.figure import Asked, Figure
 from benchmarks.timing import Seconds, fastest, timed, write
 from benchmarks.training import dataset
@@ -83,7 +83,7 @@ def frechet(width: int) -> Frechet:
     def theirs() -> float:
         a, b = made.numpy(), real.numpy()
         moments = a.mean(0), np.cov(a, rowvar=False), b.mean(0), np.cov(b, rowvar=False)
-        return float(calculate_frechet_distance(*moments))
+        return float(pytorch_fid.distance(*moments))
 
     mine, plain = [timed(ours) for _ in range(TURNS)], [timed(theirs) for _ in range(TURNS if width < 1000 else 1)]
     value, expected = mine[0][1], plain[0][1]

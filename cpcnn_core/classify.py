@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.utils import parametrize
 
 from cpcnn_core.data import to_model
+from cpcnn_core.errors import PathError
+from cpcnn_core.graphs import Capture, captured, warmed_up
 from cpcnn_core.likelihood import log_prob
+from cpcnn_core.memory import is_out_of_memory
 from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.precision import whole_float32
 
 CPU_PIXELS = 32 * 32 * 32
 """On a CPU, pixels per forward pass: larger tensors leave its caches, and each is memory fresh from the system."""
+
+WORTH_CAPTURING = 4
+"""Forward passes of evaluation from which on capturing one, which takes the time of two, is worth it."""
+
+CAPTURED = {False: 1e-5, True: 1e-2}
+"""Relative difference of log-likelihoods, without and with bf16, that rounding explains where kernels differ."""
 
 CLOSE_CALLS = 32
 """How many of bf16's close calls are computed again at a time, and the fewest."""
@@ -33,6 +42,7 @@ def class_log_likelihoods(
     batch_size: int,
     bf16: bool = False,
     on_images: Callable[[int, int], None] | None = None,
+    capture: Capture | None = None,
 ) -> Tensor:
     """Log p(x | y) in nats for every image and class: images (N, C, H, W) -> (N, Y) float64 on the CPU.
 
@@ -40,7 +50,9 @@ def class_log_likelihoods(
     another limit. What does not depend on the class, with late fusions the larger part of the network, is computed once
     per image. With `bf16` the network runs under autocast, the likelihood in float32 all the same; whoever wants to
     know the likeliest class has `with_close_calls_settled` look at the result. `on_images` hears (images done, images
-    in all).
+    in all). `capture` makes one call of a pass's many, where there are enough passes.
+
+    Raise PathError where a captured pass gives something else than the same pass call by call.
     """
     device = next(model.parameters()).device
     Y = model.nr_classes
@@ -50,19 +62,69 @@ def class_log_likelihoods(
     model.eval()
     rows: list[Tensor] = []
     done = 0
-    with parametrize.cached():  # weight norm once, not once per batch
-        for chunk in images.split(max(1, batch_size // Y)):
-            x = to_model(chunk.to(device))
-            labels = torch.arange(Y, device=device).repeat(len(chunk))
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                params = model(x, labels)
-            log_p = log_prob(x.repeat_interleave(Y, dim=0), params.float(), n_mix=model.config.nr_logistic_mix)
-            rows.append(log_p.view(-1, Y).cpu().double())
+    size = max(1, batch_size // Y)
+    look: Callable[[Tensor], Tensor] = partial(_of_every_class, model, bf16=bf16)
+    with model.weights.ready(torch.bfloat16 if bf16 else None):  # once, not once per batch
+        if capture is not None and len(images) > WORTH_CAPTURING * size:
+            look = _Captured(look, images[:size].to(device), capture, explained=CAPTURED[bf16])
+        for chunk in images.split(size):
+            rows.append(look(chunk.to(device)))
             done += len(chunk)
             if on_images is not None:
                 on_images(done, len(images))
     model.train(was_training)
-    return torch.cat(rows)
+    return torch.cat(rows).cpu().double()
+
+
+def _of_every_class(model: ConditionalPixelCNN, chunk: Tensor, *, bf16: bool) -> Tensor:
+    """Log p(x | y) of one forward pass, (images, Y) float32."""
+    x, Y = to_model(chunk), model.nr_classes
+    labels = torch.arange(Y, device=x.device).repeat(len(x))
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
+        params = model(x, labels)
+    log_p = log_prob(x.repeat_interleave(Y, dim=0), params.float(), n_mix=model.config.nr_logistic_mix)
+    return log_p.view(-1, Y)
+
+
+class _Captured:
+    """A forward pass over chunks of one size, captured: smaller ones are filled up with what was there before."""
+
+    def __init__(self, look: Callable[[Tensor], Tensor], first: Tensor, capture: Capture, *, explained: float) -> None:
+        self._look = look
+        self._images = first.clone()
+        self._rows = warmed_up(self._pass, first.device).clone()
+        try:
+            replay = captured(self._pass_into_rows, capture, what="a pass of evaluation")
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            replay = None  # a graph keeps memory of its own; what fits without is done without
+        self._call = replay or self._pass_into_rows
+        if replay is not None:
+            self._check(replay, explained)
+
+    def __call__(self, chunk: Tensor) -> Tensor:
+        self._images[: len(chunk)].copy_(chunk)
+        self._call()
+        return self._rows[: len(chunk)].clone()
+
+    def _pass(self) -> Tensor:
+        return self._look(self._images)
+
+    def _pass_into_rows(self) -> None:
+        self._rows.copy_(self._pass())
+
+    def _check(self, replay: Callable[[], object], explained: float) -> None:
+        wanted = self._rows.clone()
+        self._rows.zero_()
+        replay()
+        off = (self._rows - wanted).norm() / wanted.norm()
+        if wanted.isfinite().all() and not off <= explained:
+            raise PathError(
+                f"a captured pass of evaluation gives {self._rows.mean().item():.7g} nats on average where the same "
+                f"pass call by call gives {wanted.mean().item():.7g}; they are {off.item():.2g} of their size apart, "
+                f"and rounding explains {explained:g}; set train.graph=false"
+            )
 
 
 def with_close_calls_settled(table: Tensor, log_prior: Tensor, exact: Callable[[Tensor], Tensor]) -> Tensor:

@@ -39,5 +39,9 @@ class CheckpointError(UserError, ValueError):
     """A checkpoint that cannot be used; the message names the file and what was expected."""
 
 
+class PathError(RunError, RuntimeError):
+    """A fast path whose numbers are not those of the slow one; the message names both and the setting without it."""
+
+
 class LikelihoodError(RunError, ValueError):
     """A network whose likelihoods are none, since it diverged; the message says of how many images, and how."""

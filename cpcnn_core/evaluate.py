@@ -15,6 +15,7 @@ from cpcnn_core.classify import class_log_likelihoods, with_close_calls_settled
 from cpcnn_core.data import Split
 from cpcnn_core.errors import LikelihoodError
 from cpcnn_core.evaluation import Evaluation
+from cpcnn_core.graphs import Capture
 from cpcnn_core.metrics import LEAST_BPD
 from cpcnn_core.model import ConditionalPixelCNN
 
@@ -45,12 +46,14 @@ def log_likelihoods(
     bf16: bool = False,
     accelerator: Accelerator | None = None,
     on_images: Callable[[int, int], None] | None = None,
+    capture: Capture | None = None,
 ) -> Tensor:
     """Log p(x | y), (N, Y), as `class_log_likelihoods` gives it; with several processes each takes its share of images.
 
     With `bf16`, close calls under `log_prior` (Y,) are computed again in float32, the same ones however many processes
     there are and whatever the batch size; memory is then float32's. `on_images` hears (images done, images in all) of
-    this process's share, the last of it once more whenever some were computed again.
+    this process's share, the last of it once more whenever some were computed again. `capture` is
+    `class_log_likelihoods`'s.
 
     Raise LikelihoodError where a value is not finite: an argmax over it, or a mean, would look like a result.
     """
@@ -58,7 +61,9 @@ def log_likelihoods(
     all_mine = math.ceil(len(images) / world)
 
     def table(images: Tensor, bf16: bool, on_images: Callable[[int, int], None] | None) -> Tensor:
-        run = partial(class_log_likelihoods, model, batch_size=batch_size, bf16=bf16, on_images=on_images)
+        run = partial(
+            class_log_likelihoods, model, batch_size=batch_size, bf16=bf16, on_images=on_images, capture=capture
+        )
         if accelerator is None or world == 1:
             return run(images)
         share = math.ceil(len(images) / world)
@@ -95,6 +100,7 @@ def evaluate(
     bf16: bool = False,
     accelerator: Accelerator | None = None,
     on_images: Callable[[int, int], None] | None = None,
+    capture: Capture | None = None,
 ) -> Evaluation:
     """Evaluate every image of a labelled split, by `log_likelihoods`.
 
@@ -108,6 +114,7 @@ def evaluate(
         bf16=bf16,
         accelerator=accelerator,
         on_images=on_images,
+        capture=capture,
     )
     found = Evaluation(split.names, split.labels.cpu(), table, log_prior, model.image_shape)
     if found.bpd < LEAST_BPD:

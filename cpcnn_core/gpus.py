@@ -13,23 +13,29 @@ from cpcnn_core.config import ConfigError
 if TYPE_CHECKING:
     import torch
 
-VISIBLE = "CUDA_VISIBLE_DEVICES"
-"""The variable by which schedulers (Ray, Slurm, a container) and users grant GPUs. Empty, it grants none."""
+VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+"""The variables by which schedulers (Ray, Slurm, a container) and users grant GPUs, NVIDIA's and AMD's. Empty, one
+grants none.
+"""
 
 _DRIVER = Path("/proc/driver/nvidia/version")
-_OLDEST_DRIVER = {11: "450", 12: "525", 13: "580"}  # by CUDA's major version, within which newer ones run too
-_ON_THE_CPU = f"{VISIBLE}= (empty) trains on the CPU"
+OLDEST_DRIVER = {11: "450", 12: "525", 13: "580"}  # by CUDA's major version, within which newer ones run too
 
 
-def granted() -> bool:
-    """Whether this process was granted a GPU: by a scheduler, or by who set the variable."""
-    return os.environ.get(VISIBLE, "").strip() not in {"", "-1", "NoDevFiles"}
+def granted() -> str | None:
+    """The variable by which this process was granted a GPU, by a scheduler or a user; None where it was not."""
+    return next((name for name in VISIBLE if os.environ.get(name, "").strip() not in {"", "-1", "NoDevFiles"}), None)
 
 
 def check_granted() -> None:
     """Raise ConfigError where this process was granted a GPU and torch has none."""
-    if not granted():
-        return
+    if (variable := granted()) is not None:
+        why = f"{variable} is {os.environ[variable]!r}, so this process was granted a GPU"
+        check_usable(why, way_out=f"{variable}= (empty) trains on the CPU")
+
+
+def check_usable(why: str, *, way_out: str) -> None:
+    """Raise ConfigError where torch has no GPU, of which there is one for the reason `why`."""
     import torch
 
     if torch.cuda.is_available():
@@ -39,10 +45,7 @@ def check_granted() -> None:
         reason = "it does not say why"
     except (RuntimeError, AssertionError) as error:
         reason = " ".join(str(error).split())
-    raise ConfigError(
-        f"{VISIBLE} is {os.environ[VISIBLE]!r}, so this process was granted a GPU, but torch cannot use one "
-        f"({reason}). {_driver_and_wheel()}. {_ON_THE_CPU}"
-    )
+    raise ConfigError(f"{why}, but torch cannot use one ({reason}). {_driver_and_wheel()}. {way_out}")
 
 
 def check_kernels(device: torch.device) -> None:
@@ -57,7 +60,8 @@ def check_kernels(device: torch.device) -> None:
         raise ConfigError(
             f"torch {torch.__version__} has no kernel for a {torch.cuda.get_device_name(device)}, whose compute "
             f"capability is {capability[0]}.{capability[1]}: it is built for {', '.join(built_for)}. Install a torch "
-            f"that is built for it, or take another GPU. {_driver_and_wheel()}. {_ON_THE_CPU}"
+            f"that is built for it, or take another GPU. {_driver_and_wheel()}. {VISIBLE[0]}= (empty) trains on "
+            "the CPU"
         )
 
 
@@ -91,7 +95,7 @@ def _driver_and_wheel() -> str:
     cuda = torch.version.cuda
     if cuda is None:
         return f"{there}, and torch {torch.__version__} is built without CUDA"
-    oldest = _OLDEST_DRIVER.get(int(cuda.partition(".")[0]))
+    oldest = OLDEST_DRIVER.get(int(cuda.partition(".")[0]))
     needs = "" if oldest is None else f", which needs driver {oldest} or newer"
     return f"{there}, and torch {torch.__version__} is built for CUDA {cuda}{needs}"
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
+from cpcnn_core.layers import Normed
 from cpcnn_core.model import ConditionalPixelCNN
 
 
@@ -16,9 +19,9 @@ def data_dependent_init(model: ConditionalPixelCNN, x: Tensor, labels: Tensor) -
     transposed convolution's g belongs to its inputs, so there one common factor sets the variance over all channels.
     """
     handles = [
-        module.register_forward_hook(_normalise)
-        for module in model.modules()
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
+        layer.convolve.register_forward_hook(partial(_normalise, layer))
+        for layer in model.modules()
+        if isinstance(layer, Normed)
     ]
     was_training = model.training
     model.eval()
@@ -30,13 +33,13 @@ def data_dependent_init(model: ConditionalPixelCNN, x: Tensor, labels: Tensor) -
         model.train(was_training)
 
 
-def _normalise(layer: nn.Module, _: tuple[Tensor, ...], out: Tensor) -> Tensor:
-    g = layer.get_parameter("parametrizations.weight.original0")
-    bias = layer.get_parameter("bias")
+def _normalise(layer: Normed, _: nn.Module, __: tuple[Tensor, ...], out: Tensor) -> Tensor:
+    g = layer.conv.get_parameter("parametrizations.weight.original0")
+    bias = layer.conv.get_parameter("bias")
     mean = out.mean(dim=(0, 2, 3))
     deviation = out.std(dim=(0, 2, 3), correction=0).clamp(min=1e-6)
     factor = 1 / deviation
-    if isinstance(layer, nn.ConvTranspose2d):
+    if isinstance(layer.conv, nn.ConvTranspose2d):
         factor = factor.mean().expand_as(bias)
         g.mul_(factor[0])
     else:

@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 NULL_LABEL = -1
 """The label of an image whose class is withheld: every encoding maps it to the zero vector."""
@@ -26,9 +27,7 @@ class LabelEncoding(nn.Module):
         raise NotImplementedError
 
     def forward(self, labels: Tensor) -> Tensor:
-        table = self.table()
-        withheld = table.new_zeros(1, self.dim)
-        return torch.cat([table, withheld])[labels]  # index -1 is the last row
+        return F.pad(self.table(), (0, 0, 0, 1))[labels]  # index -1 is the last row, zeros
 
 
 class _FixedEncoding(LabelEncoding):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,7 @@ class Loss(nn.Module):
         self.class_weight = class_weight
         self.class_temperature = class_temperature
         self.bf16 = bf16
+        self.log_prob: Callable[..., Tensor] = log_prob  # or, while it trains, what the compiler made of it
 
     def forward(
         self,
@@ -54,11 +56,11 @@ class Loss(nn.Module):
         """
         x = to_model(images)
         if self.class_weight == 0:
-            bpd = self._bpd(x, labels.where(~withheld, NULL_LABEL), masks)
-            loss = bpd
-        else:
-            bpd, posterior_loss = self._classified(x, labels, withheld, masks, others)
-            loss = bpd + self.class_weight * posterior_loss * ~withheld
+            bpd = self._bpd(x, labels.masked_fill(withheld, NULL_LABEL), masks)
+            total = (bpd * weights).sum()
+            return total, total.detach(), total.detach()
+        bpd, posterior_loss = self._classified(x, labels, withheld, masks, others)
+        loss = bpd + self.class_weight * posterior_loss * ~withheld
         total = (loss * weights).sum()
         return total, total.detach(), (bpd * weights).sum().detach()
 
@@ -75,7 +77,7 @@ class Loss(nn.Module):
             seen, true = torch.arange(Y, device=x.device).expand(B, Y), labels
         else:
             seen, true = torch.cat([labels[:, None], others], dim=1), torch.zeros_like(labels)
-        asked = seen.where(~withheld[:, None], NULL_LABEL)
+        asked = seen.masked_fill(withheld[:, None], NULL_LABEL)
         table = self._bpd(x, asked.flatten(), masks).view(seen.shape)
         prior = self.log_prior[seen]
         if others is not None:
@@ -86,8 +88,11 @@ class Loss(nn.Module):
     def _bpd(self, x: Tensor, labels: Tensor, masks: Masks | None) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
             params = self.model(x, labels, masks)
-        x = x.repeat_interleave(len(labels) // len(x), dim=0)
-        nats = log_prob(x, params.float(), n_mix=self.model.config.nr_logistic_mix)  # the likelihood is always float32
+        if len(labels) > len(x):
+            x = x.repeat_interleave(len(labels) // len(x), dim=0)
+        nats = self.log_prob(
+            x, params.float(), n_mix=self.model.config.nr_logistic_mix
+        )  # the likelihood is always float32
         return bits_per_dim(nats, self.model.image_shape)
 
     def _nats(self, bpd: Tensor) -> Tensor:

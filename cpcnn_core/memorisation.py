@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from cpcnn_core.data import to_model
 
 _ROWS = 1024  # of the matrix of distances at a time
 
@@ -14,6 +17,17 @@ def nearest(features: Tensor, of: Tensor) -> Tensor:
     """The Euclidean distance from each of `features` (N, D) to the nearest of `of` (M, D): (N,) float64."""
     of = of.double()
     return torch.cat([torch.cdist(rows.double(), of).amin(dim=1) for rows in features.split(_ROWS)])
+
+
+def nearest_images(images: Tensor, of: Tensor) -> tuple[Tensor, Tensor]:
+    """For each of `images` (N, C, H, W) which of `of` (M, C, H, W) is nearest, and how far: (N,) int64, (N,) float64.
+
+    Between pixels in [-1, 1], as a root mean square: 0 is a copy, and black is 2 from white.
+    """
+    x, others = (to_model(each).double().flatten(1) for each in (images, of))
+    parts = [torch.cdist(rows, others).min(dim=1) for rows in x.split(_ROWS)]
+    distances = torch.cat([part.values for part in parts]) / math.sqrt(x.shape[1])
+    return torch.cat([part.indices for part in parts]), distances
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
 import torch
@@ -24,10 +24,12 @@ from cpcnn_core.layers import (
     GatedBlock,
     NetworkInNetwork,
     beside,
+    call_block,
     down_shift,
     right_shift,
 )
 from cpcnn_core.likelihood import nr_params
+from cpcnn_core.weights import Weights, autocast_dtype
 
 NR_LEVELS = 3
 
@@ -90,6 +92,8 @@ class ConditionalPixelCNN(nn.Module):
         self.upsize_u = nn.ModuleList(DownShiftedDeconv2d(C, C) for _ in range(NR_LEVELS - 1))
         self.upsize_ul = nn.ModuleList(DownRightShiftedDeconv2d(C, C) for _ in range(NR_LEVELS - 1))
         self.nin_out = NetworkInNetwork(C + extra["head"], nr_params(channels, config.nr_logistic_mix))
+        self.call_block: Callable[..., Tensor] = call_block  # or, while it trains, what the compiler made of it
+        self.weights = Weights(self, exact=(self.u_init, self.ul_init, self.nin_out))
 
     def condition(self, labels: Tensor) -> Conditioning:
         """What the fusion does at each site for labels (B,); -1 withholds the label.
@@ -124,15 +128,17 @@ class ConditionalPixelCNN(nn.Module):
         """
         if len(labels) % max(1, len(x)):
             raise ValueError(f"{len(labels)} labels for {len(x)} images; expected the same number for each image")
-        conditioning = self.condition(labels)
-        mask = iter(masks) if masks is not None else None
+        with self.weights.ready(autocast_dtype(x.device)):
+            return self._forward(x, self.condition(labels), len(labels), masks)
 
+    def _forward(self, x: Tensor, conditioning: Conditioning, labels: int, masks: Masks | None) -> Tensor:
+        mask = iter(masks) if masks is not None else None
         at = conditioning.get
         x_in = at("input", IDENTITY)
         x = x_in(x)
         if x_in.extra is not None:
             x = beside(x, x_in.extra.expand(-1, -1, *x.shape[2:]))
-        x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)  # the plane of ones tells padding from black
+        x = F.pad(x, (0, 0, 0, 0, 0, 1), value=1.0)  # the plane of ones tells padding from black
         x = x.contiguous(memory_format=torch.channels_last)  # several times faster on a CPU, and the GPU's own order
 
         u, of_above, of_left = self._stem(x)
@@ -161,7 +167,7 @@ class ConditionalPixelCNN(nn.Module):
                 ul = self._block("down", stage, "ul", i, conditioning, mask, ul, skip)
             if stage < NR_LEVELS - 1:
                 u, ul = self.upsize_u[stage](u), self.upsize_ul[stage](ul)
-        return per_label(self._head(ul, at("head", IDENTITY)), len(labels))
+        return per_label(self._head(ul, at("head", IDENTITY)), labels)
 
     def _block(
         self,
@@ -177,7 +183,8 @@ class ConditionalPixelCNN(nn.Module):
         """Block `index` of a stage of a stream, with the label where the fusion has it enter."""
         name = f"{direction}.{stage}.{stream}.{index}"
         stages = cast("nn.ModuleList", getattr(self, f"{direction}_{stream}"))
-        out: Tensor = cast("nn.ModuleList", stages[stage])[index](
+        return self.call_block(
+            cast("GatedBlock", cast("nn.ModuleList", stages[stage])[index]),
             x,
             skip,
             hidden=conditioning.get(f"{name}.hidden", IDENTITY),
@@ -187,7 +194,6 @@ class ConditionalPixelCNN(nn.Module):
             extra=self.channels_beside_skip(f"{direction}.{stage}", stream, index, conditioning),
             mask=None if mask is None else next(mask),
         )
-        return out
 
     def channels_before(self, stage: str, stream: str, index: int, conditioning: Conditioning) -> Tensor | None:
         """The label's channels beside the input of a block; only the first block of a pass has any."""
@@ -208,8 +214,8 @@ class ConditionalPixelCNN(nn.Module):
         """
         with torch.autocast(x.device.type, enabled=False):
             outs = [conv(x) for conv in (self.u_init, *self.ul_init)]
-        device = x.device.type
-        return [out.to(torch.get_autocast_dtype(device)) for out in outs] if torch.is_autocast_enabled(device) else outs
+        dtype = autocast_dtype(x.device)
+        return outs if dtype is None else [out.to(dtype) for out in outs]
 
     def _head(self, ul: Tensor, head: Modulation) -> Tensor:
         """The last 1x1 convolution, in float32 as the first ones."""

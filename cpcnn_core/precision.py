@@ -115,10 +115,13 @@ def check_float32(device: torch.device) -> None:
     """
     generator = torch.Generator().manual_seed(0)
     image, kernel = torch.randn(2, 16, 8, 8, generator=generator), torch.randn(16, 16, 3, 3, generator=generator)
-    matrix = torch.randn(64, 64, generator=generator)
+    matrix = torch.randn(256, 256, generator=generator)  # small ones may be spared by a library that rounds the others
+    matrices = matrix.view(4, 128, 128)
     operations: list[tuple[str, Callable[[Tensor, Tensor], Tensor], Tensor, Tensor]] = [
         ("a convolution", F.conv2d, image, kernel),
         ("a matrix product", torch.mm, matrix, matrix),
+        ("a batched matrix product", torch.bmm, matrices, matrices),
+        ("a linear layer", F.linear, matrix, matrix),
     ]
     for name, operation, a, b in operations:
         exact = operation(a.double(), b.double())

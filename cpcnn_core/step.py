@@ -155,6 +155,12 @@ class Step:
             loss.bf16, loss.class_weight = was
         return torch.cat([part.flatten().cpu() for part in gradient if part is not None])
 
+    @torch.no_grad()
+    def round_weights(self, precision: torch.dtype) -> None:
+        """Have the weights keep what `precision` keeps of them."""
+        for parameter in self._parameters:
+            parameter.copy_(parameter.to(precision))
+
     def lasting(self) -> dict[str, list[Tensor]]:
         """What a step changes and what outlives it, by what it is; an optimizer's moments begin with its first step."""
         parts: dict[str, list[Tensor]] = {"weights": list(self._parameters), "sums": list(self.sums)}

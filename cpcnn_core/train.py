@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from cpcnn_core import alarms, determinism, diagnostics, environment, evaluate, graphs, quality, saving, seeds
 from cpcnn_core.batches import Batches
 from cpcnn_core.checkpoint import CheckpointFolder, build_model
+from cpcnn_core.compiling import Regional
 from cpcnn_core.config import ConfigError, TrainConfig, TrialConfig
 from cpcnn_core.data import Dataset, Split, to_model, to_uint8
 from cpcnn_core.errors import CheckpointError, LikelihoodError, PreemptedError, RunError
@@ -190,7 +191,7 @@ class Run:
             one = self.batches.draw(torch.zeros(1, dtype=torch.int64, device=self.device), 0).part(0, 1)
             replicated = environment.replicated(self.accelerator, loss, self.stepper.arguments(one))
         self.stepper.replicated = replicated
-        self.stepper.objective = torch.compile(replicated, dynamic=False) if train.compile else replicated
+        self.stepper.objective = Regional(replicated) if train.compile else replicated
         reason = None
         if capture is not None:
             reason = "train.graph is false" if not train.graph else "several processes train it" * (self.world > 1)
@@ -291,8 +292,8 @@ class Run:
             images_per_second=(N - images_before) / max(1e-9, train_seconds - compile_seconds),
             peak_memory_bytes=peak_memory(self.device),
             micro_batch=self.micro_batch,
-            path=self.paths.taken.path,
-            path_note=self.paths.taken.note,
+            path=self.paths.path,
+            path_note=self.paths.note,
             checkpoint=None,
             kept_epochs=(),
             extra=extra,
@@ -338,11 +339,11 @@ class Run:
 
         Where the device's memory ends, halve the micro-batch and do the step again: same global batch, same gradient.
         """
-        self.stepper.load(self.batches.draw(chosen, self.step), len(chosen))
         if self.ema is not None:
             self.ema.prepare()
         while True:
             try:
+                self.stepper.load(self.batches.draw(chosen, self.step), len(chosen))
                 self.paths.take(self.micro_batch)
                 break
             except RuntimeError as error:
@@ -399,6 +400,7 @@ class Run:
                 bf16=self.config.eval.precision == "bf16",
                 accelerator=self.accelerator,
                 on_images=partial(on_progress, "evaluated"),
+                capture=self.capture,
             )
         except LikelihoodError as error:
             raise TrainingError(

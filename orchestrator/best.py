@@ -246,7 +246,7 @@ def _show(console: Console, found: _Found, *, only_problems: bool) -> None:
     if not only_problems:
         console.print(found.table, soft_wrap=True)
         for line in found.sentences:
-            console.print(line, soft_wrap=True, highlight=False)
+            console.print(line, highlight=False)
 
 
 def _export(

@@ -83,6 +83,7 @@ SHOWN_PANEL = "What is shown"
 CHOICE_PANEL = "Which trials"
 OUT_PANEL = "What is written"
 HERE_PANEL = "This machine"
+LIVE_PANEL = "Live"
 
 SpaceFile = Annotated[
     Path,
@@ -226,13 +227,20 @@ def examples(*typed: str) -> str:
 
 
 @contextmanager
-def doing(here: Console, what: str) -> Generator[None]:
-    """Say what takes a while: on a terminal until it is done, elsewhere in a line."""
-    if not here.is_interactive or debugging.is_debugged():
+def doing(here: Console, what: str, *, plain: bool = False) -> Generator[None]:
+    """Say what takes a while: on a terminal until it is done, elsewhere and with `plain` in a line."""
+    if os.environ.get("RANK", "0") not in {"", "0"}:  # one of several processes; the first one says it
+        yield
+        return
+    if plain or not here.is_interactive or debugging.is_debugged():
         here.print(f"{what} ...", highlight=False, soft_wrap=True)
         yield
         return
-    with here.status(f"{what} ...", spinner="line"):  # of letters that every terminal has
+    from rich.live import Live
+
+    # Drawn once, by no thread: what waits for somebody to type is not drawn over.
+    shown = Live(Text(f"{what} ..."), console=here, auto_refresh=False, transient=True)
+    with debugging.leaving(shown.stop), shown:
         yield
 
 

@@ -97,12 +97,13 @@ def _extractor(features: str, weights: Path | None, data: str | None, root: str 
     from cpcnn_core import fid
     from cpcnn_core.config import TrialConfig
     from cpcnn_core.data import Split, load
+    from orchestrator.training import trainer
 
     if features != "classifier":
         import torch
 
         nothing = Split(torch.empty(0, 1, 1, 1, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), ())
-        return fid.extractor(features, nothing, weights=weights)
+        return fid.extractor(features, nothing, weights=weights, device=trainer.device())
     if data is None:
         raise fid.FidError("--features classifier learns from labelled images: say which by --data, as --data digits")
     if data == "cpen455" and root is None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.console import Console
 
 from orchestrator import command_line as cli
 from orchestrator.choosing.rules import DEFAULT_RULE, Rule
 
+if TYPE_CHECKING:
+    from orchestrator.choosing.decision import Decision
+
 app = cli.command()
 
 
-@app.command(epilog=cli.examples("report", 'report --sweep digits --metric fid --where "val_acc >= 0.8"'))
+@app.command(epilog=cli.examples("report --serve", 'report --sweep digits --metric fid --where "val_acc >= 0.8"'))
 @cli.plain_errors()
 def main(
     metric: Annotated[
@@ -46,20 +50,74 @@ def main(
             help="The HTML file.",
         ),
     ] = None,
+    pictures: Annotated[
+        bool,
+        typer.Option(
+            rich_help_panel=cli.OUT_PANEL,
+            help="Draw what the best trials draw and mistake, if the sweep has not done so at its end.",
+        ),
+    ] = True,
+    serve: Annotated[
+        bool,
+        typer.Option(
+            "--serve",
+            rich_help_panel=cli.LIVE_PANEL,
+            show_default="write a file",
+            help="Serve the page, and follow the sweep while it runs, until Ctrl-C.",
+        ),
+    ] = False,
+    host: Annotated[
+        str,
+        typer.Option(
+            rich_help_panel=cli.LIVE_PANEL, help="Where to listen. On an address that others reach, a token is needed."
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, rich_help_panel=cli.LIVE_PANEL, help="The port; 0: any that is free.")
+    ] = 8555,
+    with_token: Annotated[
+        bool,
+        typer.Option(
+            "--with-token",
+            rich_help_panel=cli.LIVE_PANEL,
+            show_default="beyond this machine alone",
+            help="A token on this machine too, if others work on it.",
+        ),
+    ] = False,
 ) -> None:
-    """Write the report."""
+    """Write the report, or serve it."""
     console = cli.console()
-    from orchestrator.choosing import selection, where
+    from orchestrator.choosing import where
+
+    conditions = where.parse(condition) if condition else ()
+    if serve:
+        from orchestrator.records import stop_requests
+        from orchestrator.views.page import serving
+
+        serving.serve(
+            results,
+            sweep or (),
+            metric,
+            mode=mode,
+            conditions=conditions,
+            rule=rule,
+            listen=serving.Listen(host, port, with_token),
+            stop=stop_requests.ask,
+            say=lambda text: console.print(text, soft_wrap=True, highlight=False),
+        )
+        return
+    from orchestrator.choosing import selection
     from orchestrator.choosing.decision import choose, read
     from orchestrator.records.location import beside
 
     selected = selection.select(results, sweep or ())
-    conditions = where.parse(condition) if condition else ()
     decision = choose(read(selected, metric, mode=mode, conditions=conditions), rule)
-    from orchestrator.views import page  # plotly takes a second to import; a mistake is answered before
+    if pictures:
+        _draw(console, decision)
+    from orchestrator.views.page import writing  # plotly takes a second to import; a mistake is answered before
 
     file = out or beside(results) / "report.html"
-    page.write(file, selected, decision)
+    writing.write(file, selected, decision)
     if selected.sentence is not None:
         console.print(selected.sentence, soft_wrap=True, highlight=False)
     for problem in decision.epochs.problems:
@@ -68,6 +126,16 @@ def main(
         f"{file}: {len(selected.stores)} sweep(s), {decision.total_trials} trials; open it in any browser",
         soft_wrap=True,
     )
+
+
+def _draw(console: Console, decision: Decision) -> None:
+    """Make the pictures of finalists that have none, from their weights, if they are here."""
+    from orchestrator.choosing import finalists
+
+    if missing := finalists.without_pictures(finalists.of(decision)):
+        from orchestrator.exporting import pictures  # which needs torch
+
+        pictures.draw(missing, lambda text: console.print(text, soft_wrap=True, highlight=False))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 import time
@@ -32,6 +33,15 @@ def main(
         str | None,
         typer.Option(rich_help_panel=cli.CHOICE_PANEL, show_default="all of them", help="The sweep to show."),
     ] = None,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            rich_help_panel=cli.SHOWN_PANEL,
+            show_default="text",
+            help="One JSON object, for programs; docs/sweeps.md has its keys.",
+        ),
+    ] = False,
     watch: Annotated[
         bool,
         typer.Option(
@@ -52,6 +62,11 @@ def main(
         there = ", ".join(store.folder.name for store in sweeps(results))
         wanted = f"no sweep {sweep}" if sweep else "no sweep"
         raise StoreError(f"{results}: holds {wanted}" + (f"; there are {there}" if there else ""))
+    if as_json:
+        from orchestrator.views.state import described, state_of
+
+        typer.echo(json.dumps(described(map(state_of, found)), indent=2))
+        return
     if watch:
         with suppress(KeyboardInterrupt):
             _watch(console, found)

@@ -251,7 +251,7 @@ def main(
 ) -> None:
     """Search SPACE. The same command again resumes the sweep where it was stopped or killed."""
     console = cli.console()
-    with cli.doing(console, f"Reading {space_file.stem}"):
+    with cli.doing(console, f"Reading {space_file.stem}", plain=plain):
         from dataclasses import replace
 
         from orchestrator.objectives import words
@@ -302,7 +302,7 @@ def _run(
     console: Console, plan: Plan, address: str | None, trackers: tracking.Asked, *, plain: bool, wide: bool
 ) -> None:
     """Run the sweep and show how it ended."""
-    with cli.doing(console, "Importing Optuna and PyTorch"):
+    with cli.doing(console, "Importing Optuna and PyTorch", plain=plain):
         from orchestrator.machines import launch
         from orchestrator.tune import driver
         from orchestrator.views import tracking
@@ -317,7 +317,22 @@ def _run(
             beside=lambda: tracking.following(plan.store, trackers, say=console.print),
         )
     _show_why_it_ended(console, plan, outcome)
+    _draw_finalists(console, plan)
     show(console, plan, wide=wide)
+
+
+def _draw_finalists(console: Console, plan: Plan) -> None:
+    """Make the report's pictures of the best trials while weights and data are at hand."""
+    from orchestrator.choosing import finalists
+    from orchestrator.training import trainer
+
+    if plan.trainer != trainer.TRAINER:
+        return  # simulated trials have no weights
+    if missing := finalists.without_pictures(finalists.of_sweep(plan.store)):
+        from orchestrator.exporting import pictures  # which needs torch
+
+        console.print(f"Drawing images for the report, of {len(missing)} trials.", highlight=False)
+        pictures.draw(missing, lambda text: console.print(text, soft_wrap=True, highlight=False))
 
 
 def _show_why_it_ended(console: Console, plan: Plan, outcome: Outcome) -> None:

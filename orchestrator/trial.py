@@ -171,7 +171,7 @@ def run(
     accelerate launch, they train it together. `python -m pdb -m orchestrator.trial SPACE` debugs it.
     """
     console = cli.console()
-    with cli.doing(console, _IMPORTING):
+    with cli.doing(console, _IMPORTING, plain=plain):
         from orchestrator.records import kinds
         from orchestrator.records.store import Store
         from orchestrator.search import space
@@ -226,7 +226,7 @@ def continue_(
     its state is known. The same command again resumes an interrupted trial.
     """
     console = cli.console()
-    with cli.doing(console, _IMPORTING):
+    with cli.doing(console, _IMPORTING, plain=plain):
         from orchestrator.records import kinds, trial_ids
         from orchestrator.records.store import Store
         from orchestrator.search.settings import parse_settings
@@ -306,7 +306,7 @@ def _train_by_hand(
     if place is not None and place.rank > 0:
         _follow(config, store)
         return
-    with cli.doing(console, "Loading the data"):
+    with cli.doing(console, "Loading the data", plain=way.plain):
         trainer.check(config)
     with beginning.begun(store, config.trial_id):
         begin()

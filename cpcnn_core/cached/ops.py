@@ -27,11 +27,6 @@ def run(ops: Ops) -> None:
         op()
 
 
-def few_calls(device: torch.device) -> bool:
-    """Whether a call's own cost, which on a GPU is a kernel's, matters more than what a CPU computes quickly."""
-    return device.type != "cpu"
-
-
 def add_product(ops: Ops, out: Tensor, weight: Tensor, x: Tensor) -> None:
     """Out += weight @ x, per column."""
     if x.dim() == 2:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cpcnn_core.cached.ops import ALL, Affine, At, Ops, add_product, few_calls, pick, set_product
+from cpcnn_core import layers
+from cpcnn_core.cached.ops import ALL, Affine, At, Ops, add_product, pick, set_product
 from cpcnn_core.fusion import Modulation
 from cpcnn_core.layers import IDENTITY, NORM_EPS, ChannelNorm, GatedBlock, concat_elu, down_shift, right_shift
 from cpcnn_core.model import NR_LEVELS, ConditionalPixelCNN
@@ -49,7 +50,7 @@ class Memory:
         self.maps: list[list[Map]] = [[] for _ in range(NR_LEVELS)]
         self.allocated: list[Tensor] = []
         C = model.config.nr_filters
-        self.few_calls = few_calls(self.like.device)
+        self.few_calls = layers.few_kernels(self.like.device)
         self.minus = self.zeros(width, C, self.batch)
         self.minus_abs = self.zeros(width, C, self.batch)
         self.one: Tensor = self.like.new_ones(())  # a Python number would be made a tensor in every call

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import cast
+
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cpcnn_core.fusion.base import (
     Conditioning,
@@ -24,7 +28,10 @@ class Shift(SiteFusion):
         self.e = nn.ModuleDict({key(site): projection(label_dim, site.channels) for site in self.used})
 
     def forward(self, label: Tensor) -> Conditioning:
-        return {site.name: Modulation(shift=per_channel(self.e[key(site)](label))) for site in self.used}
+        # All in one product, and their gradients too.
+        weights = [cast("nn.Linear", self.e[key(site)]).weight for site in self.used]
+        shifts = F.linear(label, torch.cat(weights)).split([len(weight) for weight in weights], dim=1)
+        return {site.name: Modulation(shift=per_channel(e)) for site, e in zip(self.used, shifts, strict=True)}
 
 
 class SharedShift(SiteFusion):

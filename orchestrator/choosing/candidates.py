@@ -162,7 +162,7 @@ def _read(
     if metric in HELD_OUT:
         raise ChoiceError(f"--metric {metric}: {HELD_OUT[metric]}")
     query = _query(stores, metric, conditions, problems, imports=imports)
-    objective = _objective(metric, mode)
+    objective = objective_of(metric, mode)
     trials = Trials(list(zip(stores, query.tables, strict=True)))
     parts = [_part(query, number, problems) for number in range(len(stores))]
     notes = tuple(part.note for part in parts if part.note is not None)
@@ -369,7 +369,8 @@ def _check_metric(metric: str, known: Mapping[str, pa.DataType], stores: Iterabl
         raise ChoiceError(f"--metric {metric}: no such metric{nearest(metric, numbers)}")
 
 
-def _objective(metric: str, mode: Direction | None) -> Objective:
+def objective_of(metric: str, mode: Direction | None) -> Objective:
+    """The metric with its own direction, or the given one. Raise ChoiceError where it has none."""
     natural = DIRECTIONS.get(metric)
     if natural is None and metric.startswith(("val_acc.", "fid.")):
         natural = DIRECTIONS[metric.partition(".")[0]]

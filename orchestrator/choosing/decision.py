@@ -173,16 +173,20 @@ def _turned(decision: Decision, low: float, high: float) -> tuple[float, float]:
     return (float(low), float(high)) if decision.sign > 0 else (-float(high), -float(low))
 
 
+def corrected_interval(decision: Decision, verdict: Verdict) -> tuple[float, tuple[float, float]]:
+    """What the choice is worth without the estimated luck of having been chosen, and the 95% interval of that."""
+    bounds = _turned(decision, verdict.corrected_low, verdict.corrected_high)
+    return decision.sign * verdict.corrected, bounds
+
+
 def describe(decision: Decision, *, top: int) -> dict[str, object]:
     """The decision for JSON."""
     verdict = decision.verdict
     corrected, together = None, None
     if verdict is not None:
         together = len(np.unique(decision.epochs.trial[verdict.indistinguishable]))
-        corrected = {
-            "value": decision.sign * verdict.corrected,
-            "interval": _turned(decision, verdict.corrected_low, verdict.corrected_high),
-        }
+        value, bounds = corrected_interval(decision, verdict)
+        corrected = {"value": value, "interval": bounds}
     extractor, images, reference = decision.epochs.drawn or (None, None, None)
     return {
         "metric": decision.epochs.objective.metric,
@@ -205,10 +209,10 @@ def sentences(decision: Decision) -> list[str]:
     chosen = f"Chosen by --rule {decision.rule}: {_named(decision)}"
     if verdict is None:
         return [*lines, f"{chosen}."]
-    bounds = interval(*_turned(decision, verdict.corrected_low, verdict.corrected_high))
+    value, bounds = corrected_interval(decision, verdict)
     return [
         *lines,
-        f"{chosen}. Corrected for the choice its {metric} is {measured(decision.sign * verdict.corrected)} ({bounds}).",
+        f"{chosen}. Corrected for the choice its {metric} is {measured(value)} ({interval(*bounds)}).",
         *_of_the_set(decision, verdict),
     ]
 

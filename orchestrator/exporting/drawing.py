@@ -24,6 +24,7 @@ from cpcnn_core.suggest import nearest
 from orchestrator.exporting import submission
 from orchestrator.records.location import Folder, located, on_disk
 from orchestrator.records.store import Store, StoreError, as_int, sweeps
+from orchestrator.training import trainer
 
 REQUEST = "request.json"
 
@@ -144,7 +145,7 @@ def draw(weights: Weights, asked: Request, on_row: Callable[[int, int], None] | 
     given = None
     if asked.complete is not None:
         given = read_image(Path(asked.complete), model.image_shape).expand(len(labels), -1, -1, -1)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = trainer.device()
     with torch.inference_mode():
         images = sampling.sample(
             model.to(device),

@@ -158,7 +158,7 @@ def _fill(
     predicted = submission.predictions(loaded.model, config, data)
     accuracy = _accuracy(loaded, config, data, evaluation, predicted)
     drawn = submission.draw(loaded.model, config)
-    distance = submission.measure(drawn, config, data, _device())
+    distance = submission.measure(drawn, config, data, trainer.device())
     submission.write_samples(folder, drawn)
     submission.write_predictions(folder, predicted, None if isinstance(distance, str) else distance.value)
     layout = starter.Layout.of_notes(loaded.notes, source)
@@ -357,7 +357,7 @@ def _accuracy(
 def _evaluate(loaded: checkpoint.Weights, config: TrialConfig, data: Dataset, split: Split) -> Evaluation:
     """Measure a split of the data again."""
     return evaluate.evaluate(
-        loaded.model.to(_device()),
+        loaded.model.to(trainer.device()),
         split,
         evaluate.log_prior(config.eval.prior, data.train.labels, data.nr_classes),
         batch_size=config.eval.batch_size,
@@ -375,10 +375,6 @@ def _as_graded(loaded: checkpoint.Weights, config: TrialConfig) -> dict[str, flo
         return None
     found = of_evaluation(_evaluate(loaded, config, unrounded, unrounded.validation))
     return {name: found[name] for name in ("val_acc", "val_bpd")}
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _write_json(path: Path, content: object) -> None:

@@ -37,6 +37,7 @@ _USE_GPU = "import torch; torch.ones(8, device='cuda').sum().item()"
 _PATH_BYTES = 80  # of a folder with sockets, whose whole path may have 107
 _START_SECONDS = 180.0  # for whoever starts the daemon and tries it, importing torch
 _ANSWER_SECONDS = 60.0
+_LINGER_SECONDS = 3.0  # between the last process that uses the daemon, and its end
 _FAILED_SECONDS = 600.0  # for which a failure is remembered: each of many processes would try for seconds
 
 
@@ -180,7 +181,11 @@ def _ensured(folder: Path, check: Callable[[Mapping[str, str]], str | None]) -> 
     if daemon is None or not daemon.runs():
         if daemon is not None:
             shutil.rmtree(daemon.pipes, ignore_errors=True)  # of one that was killed
+        # Named and kept before it is started: whoever starts it may be killed at any moment.
         daemon = _Daemon(Path(tempfile.mkdtemp(prefix="p-", dir=folder)))
+        name = daemon.pipes.name.encode()
+        files.write_atomically(folder / "current", lambda stream: stream.write(name))
+        _provide_keeper(folder)
         try:
             daemon.start()
             _try(daemon, check)
@@ -189,8 +194,8 @@ def _ensured(folder: Path, check: Callable[[Mapping[str, str]], str | None]) -> 
             daemon.quit()
             raise
         failed.unlink(missing_ok=True)
-        files.write_atomically(folder / "current", lambda stream: stream.write(daemon.pipes.name.encode()))
-    _provide_keeper(folder)
+    else:
+        _provide_keeper(folder)
     return daemon.variables
 
 
@@ -240,12 +245,25 @@ def _keep(folder: Path, held: int) -> None:
         return
     os.setsid()
     users = os.open(folder / "users.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    fcntl.flock(users, fcntl.LOCK_EX)
+    _wait_until_alone(users)
     daemon = _current(folder)
     if daemon is not None:
         daemon.quit()
         (folder / "current").unlink(missing_ok=True)
     os.close(held)  # before the users' lock: whoever gets that next finds no keeper, and starts one
+
+
+def _wait_until_alone(users: int) -> None:
+    """Have the exclusive lock, once nobody has used the daemon for a moment: the next trial's process may be coming."""
+    while True:
+        fcntl.flock(users, fcntl.LOCK_EX)
+        fcntl.flock(users, fcntl.LOCK_UN)
+        time.sleep(_LINGER_SECONDS)
+        try:
+            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        return
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from orchestrator.records.states import State
 ATTEMPT_KEY = ("trial_id", "attempt", "state")
 EPOCH_KEY = ("trial_id", "attempt", "epoch")
 PREDICTION_KEY = ("trial_id", "epoch", "image", "label")
+PICTURE_KEY = ("trial_id", "epoch", "kind", "label", "png")
 
 OPTION_PREFIX = "model.fusion_options."
 

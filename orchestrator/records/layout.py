@@ -8,6 +8,7 @@
     predictions/<trial_id>-0003.parquet   log p(image | class) for each validation image, of one epoch
     checkpoints/<trial_id>/        weights and training state, the core's business
     samples/<trial_id>-0003.png    images drawn after an epoch, one row per class
+    pictures/<trial_id>-0003.parquet      what the report shows of a finalist: one picture per row
     logs/<trial_id>.log            what the trial's process said
     stop/<trial_id>.json           somebody wants this trial to end; gone once it has
     set-aside/                     files of `trials` and `epochs` that could not be read
@@ -33,6 +34,7 @@ SWEEP_FILE = "sweep.json"
 STUDY_FILE = "study.db"
 TRIALS, EPOCHS, PREDICTIONS = "trials", "epochs", "predictions"
 CHECKPOINTS, SAMPLES, LOGS = "checkpoints", "samples", "logs"
+PICTURES = "pictures"
 SET_ASIDE = "set-aside"
 STOP = "stop"
 
@@ -70,6 +72,11 @@ def predictions_of(trial_id: str, epoch: int) -> str:
 def samples_of(trial_id: str, epoch: int) -> str:
     """The picture of the images that were drawn after an epoch."""
     return f"{SAMPLES}/{trial_id}-{epoch:04d}.png"
+
+
+def pictures_of(trial_id: str, epoch: int) -> str:
+    """The file of what the report shows of a finalist's epoch."""
+    return f"{PICTURES}/{trial_id}-{epoch:04d}.parquet"
 
 
 def checkpoints_of(trial_id: str) -> str:

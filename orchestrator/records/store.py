@@ -36,6 +36,7 @@ from orchestrator.records.errors import NotThereError as NotThereError
 from orchestrator.records.errors import StoreError as StoreError
 from orchestrator.records.location import Folder, RemoteError
 from orchestrator.records.parquet_files import ParquetFiles
+from orchestrator.records.pictures import Picture, Pictures
 from orchestrator.records.place import Fence, place_of
 from orchestrator.records.predictions import Predictions
 from orchestrator.records.study_copy import StudyCopy
@@ -55,6 +56,7 @@ class Store:
         files = ParquetFiles(self._place)
         self._tables = Tables(self._place, files)
         self._predictions = Predictions(self._place, files)
+        self._pictures = Pictures(self._place, files)
         self._sweep = SweepFile(self._place)
         self._study = StudyCopy(self._place)
 
@@ -193,6 +195,14 @@ class Store:
     def write_samples(self, trial_id: str, epoch: int, write: Callable[[Path], object]) -> None:
         """Have `write` make the picture of what was drawn after an epoch. Raise StoreError."""
         self._place.write_as_file(layout.samples_of(trial_id, epoch), write)
+
+    def write_pictures(self, trial_id: str, epoch: int, pictures: Sequence[Picture]) -> None:
+        """Write what the report shows of a finalist's epoch. Raise StoreError."""
+        self._pictures.write(trial_id, epoch, pictures)
+
+    def pictures_of(self, trial_id: str, epoch: int) -> list[Picture]:
+        """What the report shows of a finalist's epoch. Raise StoreError where there are none."""
+        return self._pictures.of(trial_id, epoch)
 
     def log_file(self, trial_id: str) -> Path:
         """The file on this machine that the trial's process writes its log to."""

@@ -123,9 +123,10 @@ class _Measured:
 
 def _measured(file: Path, imported: Imported, config: TrialConfig, dataset: Dataset, started: float) -> _Measured:
     """Evaluate the file's network; `started` is when the import began. Raise CheckpointError where it has diverged."""
-    model = imported.model
+    device = trainer.device()
+    model = imported.model.to(device)
     # Whether FID can be measured at all is found out before anything that takes long.
-    evaluator = quality.evaluator(config, dataset) if config.eval.fid_every else None
+    evaluator = quality.evaluator(config, dataset, device) if config.eval.fid_every else None
     result, on_train = _evaluated(file, model, config, dataset)
     of_split: dict[str, Any] = dict(of_evaluation(result))  # Any: fields of EpochMetrics, each with its type
     of_classes: dict[str, float] = {}

@@ -9,7 +9,6 @@ GPUs each takes one of those that its parent sees; elsewhere they share the tria
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import pickle
 import signal
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from cpcnn_core import environment
 from cpcnn_core.errors import RunError
-from orchestrator.process import notice
+from orchestrator.process import notice, parent
 from orchestrator.training import trainer
 
 if TYPE_CHECKING:
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 _BEAT_SECONDS = 1.0  # no sign of life is passed on more often
 _LOOK_SECONDS = 0.5  # between two looks at whether this process is to be taken away
 _GO_ON, _TAKEN_AWAY = "go on", "taken away"
-_PR_SET_PDEATHSIG = 1
 
 
 class ReplicaError(RunError, RuntimeError):
@@ -222,14 +220,8 @@ def _work(connection: _Channel) -> None:
             break
 
 
-def _die_with_parent() -> None:
-    """Have the kernel kill this process when its parent dies, which may not come to do it."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def _main(descriptor: int) -> None:
-    _die_with_parent()
+    parent.die_with_parent()
     for number in notice.SIGNALS:  # one to the whole group is the parent's to pass on
         signal.signal(number, lambda *_: None)
     connection: _Channel = Connection(descriptor)

@@ -6,9 +6,11 @@ import bdb
 import errno
 import importlib
 import logging
+import multiprocessing
 import os
 import platform
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from functools import lru_cache, partial
 from pathlib import Path
@@ -221,12 +223,29 @@ def check(config: TrialConfig) -> None:
 
     Raise DataError or ConfigError.
     """
-    from cpcnn_core.quality import evaluator
     from cpcnn_core.train import check_fits
 
     check_fits(config, dataset(config.data))
-    if config.eval.fid_every:
-        evaluator(config, dataset(config.data))
+    if not config.eval.fid_every:
+        return
+    if device_of_features(config) == "cpu":
+        make_references(config)
+        return
+    # A process of its own: the GPU's memory is given back, and the GPU is left to the trials.
+    with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        pool.submit(make_references, config).result()
+
+
+def device_of_features(config: TrialConfig) -> str:
+    """Where the features of real images are computed: on the GPU where they are Inception's, which is large."""
+    return device() if config.eval.fid_extractor != "classifier" else "cpu"
+
+
+def make_references(config: TrialConfig) -> None:
+    """Compute the features that images drawn are to be compared with, and keep them in the cache. Raise as `check`."""
+    from cpcnn_core.quality import evaluator
+
+    evaluator(config, dataset(config.data), device_of_features(config))
 
 
 def check_each(configs: Iterable[TrialConfig]) -> None:
@@ -251,6 +270,13 @@ def fid_protocol(config: TrialConfig) -> tuple[str, int, str] | None:
     data = dataset(config.data)
     found = evaluator(config, data)
     return found.reference.extractor, config.eval.fid_images_per_class * data.nr_classes, found.reference.name
+
+
+def device() -> str:
+    """What weights are evaluated on here: a GPU, which `place` then names, or the CPU."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def place() -> Place:

@@ -416,7 +416,7 @@ def _tune(plan: Plan, store: Store, ledger: Ledger, stop: _Stop, meter: BudgetMe
         from orchestrator.tune import running
 
         try:
-            placing = running.place(plan, store, available, view.note, is_stopping=lambda: stop.requested)
+            placing = running.place(plan, store, available, view, is_stopping=lambda: stop.requested)
         except KeyboardInterrupt:
             stop.requested = True
             return None

@@ -7,9 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from orchestrator.choosing.asked import asks_for
 from orchestrator.machines import cluster_file
@@ -23,6 +21,7 @@ from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.text.formatting import plain
 from orchestrator.training import trainer
 from orchestrator.tune import packing, probing
+from orchestrator.views.board import Board, Column, Rank
 from orchestrator.views.progress import duration, settings
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ def show(console: Console, plan: Plan, cluster: Path | None = None) -> None:
     probes = [probing.probe(config, dataset) for config in probed.values()]
     left = max(0, plan.trials - _ended(plan))
     _describe(console, plan, share, left)
-    console.print(_table(plan, probes))
+    console.print(_table(plan, probes), soft_wrap=True)
     if not left:
         console.print("Every trial has ended; nothing is left to run.")
         return
@@ -61,22 +60,19 @@ def show(console: Console, plan: Plan, cluster: Path | None = None) -> None:
     _show_disk(console, plan.results, left * max(probe.disk_bytes for probe in probes))
 
 
-def _table(plan: Plan, probes: list[probing.Probe]) -> Table:
+def _table(plan: Plan, probes: list[probing.Probe]) -> Board:
     """What the smallest and the largest network take."""
-    table = Table(box=SIMPLE_HEAD)
-    for column in ("configuration", "parameters", "peak memory", "an epoch", "a trial", "disk", "settings"):
-        table.add_column(column, justify="left" if column in {"configuration", "settings"} else "right")
-    for name, probe in zip(("smallest", "largest"), probes, strict=False):
-        table.add_row(
-            name if len(probes) > 1 else "all",
-            f"{probe.parameters:,}",
-            _size(probe.memory_bytes),
-            duration(probe.epoch_seconds),
-            duration(probe.trial_seconds),
-            _size(probe.disk_bytes),
-            settings(probe.config, plan.space.searched),
-        )
-    return table
+    configurations = [probe.config for probe in probes]
+    columns = [
+        Column("configuration", ["smallest", "largest"] if len(probes) > 1 else ["all"], Rank.ALWAYS),
+        Column("parameters", [f"{probe.parameters:,}" for probe in probes], is_number=True),
+        Column("peak memory", [_size(probe.memory_bytes) for probe in probes], Rank.VALUE, is_number=True),
+        Column("an epoch", [duration(probe.epoch_seconds) for probe in probes], Rank.ALWAYS, is_number=True),
+        Column("a trial", [duration(probe.trial_seconds) for probe in probes], Rank.ALWAYS, is_number=True),
+        Column("disk", [_size(probe.disk_bytes) for probe in probes], is_number=True),
+        Column("settings", [settings(config, plan.space.searched) for config in configurations], Rank.LAST, below=""),
+    ]
+    return Board(None, columns, names=("configuration",))
 
 
 def _time(plan: Plan, share: Share, left: int, probes: list[probing.Probe]) -> str:

@@ -11,11 +11,12 @@ from ray import tune
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
-from orchestrator.machines import cluster
+from cpcnn_core import gpus
+from orchestrator.machines import cluster, launch
 from orchestrator.machines.resources import ResourcesError, Share
 from orchestrator.process import signals
 from orchestrator.records.store import Store
-from orchestrator.search.ledger import Ledger
+from orchestrator.search.ledger import Ledger, View
 from orchestrator.search.study import Suggestion
 from orchestrator.training import trainer
 from orchestrator.training.stall import Stalls
@@ -43,31 +44,41 @@ def place(
     plan: Plan,
     store: Store,
     available: Mapping[str, float],
-    say: Callable[[str], None],
+    view: View,
     *,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> Placing:
-    """Divide what Ray has `available` among the trials. Raise SweepError or ClusterError where none has room."""
+    """Divide what Ray has `available` among the trials.
+
+    Raise SweepError or ClusterError where none has room, ConfigError where they would get a GPU that torch cannot use.
+    """
     resources = plan.space.resources
     extra = cluster.extra_resources(resources.accelerator, resources.memory_gib)
     measured: packing.Measured | None = None
     if resources.packs and available.get("GPU") and plan.trainer == trainer.TRAINER:  # a simulated one takes nothing
+        view.stage("Measuring how many trials should share a GPU")
         wait = 60 * plan.pending_minutes
         measured = packing.measure(plan.space, watching.look(), extra, wait_seconds=wait, is_stopping=is_stopping)
         resources = measured.packed(resources)
-        say(measured.sentence())
+        view.note(measured.sentence())
     resources, rounding = resources.rounded()
     if rounding is not None:
-        say(rounding)
+        view.note(rounding)
     try:
         share = resources.share(available, plan.trials)
     except ResourcesError as error:
         raise SweepError(str(error)) from None
     if plan.budget.gpu_hours is not None and not share.gpus:
         raise SweepError("--gpu-hours: no trial holds a GPU here, so that it would never end; limit it by --hours")
+    if share.gpus and plan.trainer == trainer.TRAINER and launch.cluster_address() is None:
+        # Here, and not in each trial. The nodes of a cluster find out themselves.
+        way_out = 'resources = {"gpus": 0} trains on the CPU'
+        gpus.check_usable("Ray finds a GPU here, of which trials would get their share", way_out=way_out)
     share, watch = watching.begin(plan, store, share, extra)
     sharing = (
-        Sharing(store, say, round(1 / share.gpus), measured) if share.is_of_a_gpu or measured is not None else None
+        Sharing(store, view.note, round(1 / share.gpus), measured)
+        if share.is_of_a_gpu or measured is not None
+        else None
     )
     return Placing(share, extra, watch, sharing)
 

@@ -9,8 +9,10 @@ import time
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Protocol, cast
 
+from cpcnn_core import gpus
 from cpcnn_core.config import TrialConfig
 from orchestrator.machines import mps
+from orchestrator.process import parent
 from orchestrator.training import trainer
 from orchestrator.tune.throughput import Channel, Ready
 
@@ -36,6 +38,9 @@ class Device(Protocol):
 
 class Cuda:
     """This process's GPU."""
+
+    def __init__(self) -> None:
+        gpus.check_granted()  # what is wrong is then said with driver and wheel
 
     @property
     def name(self) -> str:
@@ -100,6 +105,7 @@ def _step(run: Run, count: int) -> None:
 
 
 def _main(descriptor: int) -> None:
+    parent.die_with_parent()
     channel: Channel = Connection(descriptor)
     try:
         _work(channel)

@@ -149,12 +149,21 @@ class LedgerCallback(Callback):  # type: ignore[misc]
         for trial_id in self._stalls.overdue():
             _kill(next(trial for trial in trials if trial.trial_id == trial_id))
         for trial in trials:
-            if trial.status == Trial.RUNNING and self._ledger.asked_to_stop(Assignment.of_ray(trial.config).number):
-                _kill(trial)  # what its process has committed stays; it would finish its epoch first, an hour perhaps
+            if trial.status == Trial.RUNNING:
+                self._stop_where_asked(trial)
         if self._ledger.fatal is not None:
             raise Halt
         if self._is_stopping() and self._may_leave(sum(trial.status == Trial.RUNNING for trial in trials)):
             raise Halt
+
+    def _stop_where_asked(self, trial: Trial) -> None:
+        """End the process of a trial that the user stops. What it has committed stays; an epoch may take an hour.
+
+        Under MPS it ends after its epoch: a process that is killed there may take those along that share its GPU.
+        """
+        assignment = Assignment.of_ray(trial.config)
+        if self._ledger.asked_to_stop(assignment.number) and not (assignment.mps and assignment.share.is_of_a_gpu):
+            _kill(trial)
 
 
 def is_node_lost(cause: str) -> bool:

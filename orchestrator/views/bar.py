@@ -16,6 +16,8 @@ Advance: TypeAlias = Callable[[str, int, int], None]
 """Hears what is done, how much of it, and how much there is to do."""
 
 _SECONDS = 0.1  # between two times that it is drawn
+_BAR = 40  # columns
+_BESIDE = 36  # columns of what stands beside it
 
 
 @contextmanager
@@ -46,7 +48,12 @@ def shown(console: Console, *, plain: bool = False) -> Generator[Advance]:
 
 def made(console: Console) -> Progress:
     """The bar, not yet shown."""
-    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(max(1, min(_BAR, console.width - _BESIDE))),  # words and numbers are never what is cut off
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     return Progress(*columns, console=console, transient=True, auto_refresh=False)
 
 

@@ -85,7 +85,7 @@ class Board:
 
     def _table(self, columns: Sequence[Column], options: ConsoleOptions) -> Table:
         box = (_PLAIN_HEAD if options.ascii_only else SIMPLE_HEAD) if self._ruled else None
-        made = Table(title=self.title, box=box, pad_edge=False)
+        made = Table(title=self.title, box=box, pad_edge=False, collapse_padding=True)
         for column in columns:
             made.add_column(column.head, justify="right" if column.is_number else "left", no_wrap=True)
         for cells in zip(*(column.cells for column in columns), strict=True):

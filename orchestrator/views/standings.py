@@ -28,7 +28,7 @@ def choice_table(decision: Decision, *, top: int, wide: bool = False) -> Board:
     sure = [sure_cells(one) for one in shown]
     for index, head in enumerate(sure_heads(decision)):
         cells = [cells[index] if cells else "-" for cells in sure]
-        rank = Rank.VALUE if head == INTERVAL else Rank.BESIDE
+        rank = Rank.BESIDE if head == PROBABILITY else Rank.VALUE
         columns.append(Column(head, cells, rank, is_number=head == PROBABILITY))
     columns += leaderboard.setting_columns([one.settings for one in shown])
     columns.append(Column("state", [one.state for one in shown], Rank.LAST))

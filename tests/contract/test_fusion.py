@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from cpcnn_core import layers
 from cpcnn_core.fusion import FUSIONS, parse_name
 from cpcnn_core.likelihood import log_prob
 from cpcnn_core.model import ConditionalPixelCNN
@@ -61,6 +62,21 @@ class FusionContract:
         together = model(x, labels, masks)
         apart = model(x.repeat_interleave(3, dim=0), labels, [mask.repeat_interleave(3, dim=0) for mask in masks])
         assert_close(together, apart)
+
+    def test_a_gpus_kernels_compute_the_same(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        model = network(self.fusion, dropout=0.5)
+        x, labels = images(2), torch.tensor([0, 1, 2, -1])
+        masks = model.dropout_masks(2, torch.Generator().manual_seed(0))
+
+        def values_and_gradients() -> list[Tensor]:
+            out = model(x, labels, masks)
+            return [out, *torch.autograd.grad(out.square().mean(), list(model.parameters()), allow_unused=True)]
+
+        found = []
+        for gpu in (False, True):
+            monkeypatch.setattr(layers, "few_kernels", lambda _, gpu=gpu: gpu)
+            found.append(values_and_gradients())
+        assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
 
     def test_a_label_reaches_only_its_own_image(self) -> None:
         model = network(self.fusion)

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from cpcnn_core import graphs, likelihood, sampling
-from cpcnn_core.cached import CachedNetwork, parts
+from cpcnn_core import graphs, layers, likelihood, sampling
+from cpcnn_core.cached import CachedNetwork
 from cpcnn_core.data import to_model
 from cpcnn_core.graphs import Work, call_by_call
 from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.sampling import draw_noise, sample, sample_cached, sample_reference
 from tests.contract.networks import COMPOSITIONS, NAMES, NR_CLASSES, images, network
+from tests.support.tape import tape
 
 FUSION = "input_map+block_film+skip_add"
 LABELS = torch.tensor([0, 1, 2, -1])
@@ -218,9 +219,13 @@ class TestCachedAsGraphs(SamplerContract):
 
     @pytest.fixture(autouse=True)
     def as_on_a_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(parts, "few_calls", lambda _: True)
+        monkeypatch.setattr(layers, "few_kernels", lambda _: True)
 
     draw: ClassVar[Sampler] = staticmethod(partial(sample_cached, capture=call_by_call))
+
+    def test_a_row_that_is_replayed_reads_no_number_of_pythons(self) -> None:
+        drawn = sample_cached(model_of(), LABELS, noise_of(), capture=tape)
+        assert_same_images(drawn, reference())
 
     def test_each_of_the_three_kinds_of_row_is_captured_once_after_it_has_run(self) -> None:
         captured: list[int] = []
@@ -248,7 +253,7 @@ def test_outputs_with_a_gpus_calls_which_are_fewer(fusion: str, monkeypatch: pyt
         return sum(captured)
 
     on_a_cpu = calls()
-    monkeypatch.setattr(parts, "few_calls", lambda _: True)
+    monkeypatch.setattr(layers, "few_kernels", lambda _: True)
     assert calls() < 0.8 * on_a_cpu
     assert_outputs_equal(network(fusion))
 
@@ -368,6 +373,44 @@ def test_memory_for_not_even_one_and_other_errors_are_raised(
     monkeypatch.setattr(sampling, "CachedNetwork", fails)
     with pytest.raises(RuntimeError, match=message):
         sample(model_of(), LABELS, generator=generator())
+
+
+def test_images_of_a_wrong_graph_are_drawn_again_call_by_call(caplog: pytest.LogCaptureFixture) -> None:
+    paths: list[str] = []
+    rows_not_drawn = sample(
+        model_of(), LABELS, generator=generator(), capture=lambda _: lambda: None, on_path=paths.append
+    )
+    assert_same_images(rows_not_drawn, reference())
+    assert paths == ["calls"]
+    assert "% of their pixels are others" in caplog.text
+
+
+def test_images_of_a_wrong_sampler_are_drawn_again_by_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[object] = []
+
+    def wrong(*arguments: Any, capture: object, **settings: Any) -> Tensor:
+        drawn.append(capture)
+        return 255 - sample_cached(*arguments, **settings)
+
+    def confirmed(_work: Work) -> Work:
+        return _work
+
+    paths: list[str] = []
+    monkeypatch.setattr(sampling, "sample_cached", wrong)
+    assert_same_images(
+        sample(model_of(), LABELS, generator=generator(), capture=confirmed, on_path=paths.append), reference()
+    )
+    assert drawn == [confirmed, call_by_call]
+    assert paths == ["reference"]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("from_row", [0, 3])
+def test_what_is_drawn_rightly_is_confirmed(temperature: float, from_row: int) -> None:
+    paths: list[str] = []
+    asked: dict[str, Any] = {"temperature": temperature, "from_row": from_row, "given": reference()}
+    sample(model_of(), LABELS, generator=generator(), capture=call_by_call, on_path=paths.append, **asked)
+    assert paths == ["graph"]
 
 
 def test_completion_in_batches() -> None:

@@ -15,20 +15,19 @@ import optuna
 import pytest
 
 from cpcnn_core import files
-from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator.objectives.objective import Objective
 from orchestrator.records import location
 from orchestrator.records import place as place_module
 from orchestrator.records.recording import Place
-from orchestrator.records.states import State
 from orchestrator.records.store import Store, StoreError
-from orchestrator.search.ledger import Best, Ledger
+from orchestrator.search.ledger import Ledger
 from orchestrator.search.space import SearchSpace
 from orchestrator.search.study import Study
 from orchestrator.training import trainer
 from search_spaces import Distribution, choice, ints
 from tests.support import fakes
+from tests.support.fakes import NoView
 
 TRIALS, EPOCHS, CONCURRENT = 4, 2, 2
 FIELDS: dict[str, Distribution] = {
@@ -40,15 +39,6 @@ SPACE = SearchSpace("a test", "", FIELDS, {"train.epochs": EPOCHS, "seed": 0}, T
 
 class Killed(BaseException):
     """What SIGKILL would be, if it could be raised."""
-
-
-class NoView:
-    def note(self, text: str) -> None: ...
-    def stage(self, text: str) -> None: ...
-    def resumed(self, finished: int, best: Best | None) -> None: ...
-    def started(self, number: int, config: TrialConfig) -> None: ...
-    def epoch(self, number: int, config: TrialConfig, metrics: EpochMetrics, value: float | None) -> None: ...
-    def ended(self, number: int, config: TrialConfig, state: State, value: float | None, error: str | None) -> None: ...
 
 
 def drive(store: Store) -> int:

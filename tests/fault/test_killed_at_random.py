@@ -30,8 +30,9 @@ from orchestrator.search.study import Study
 from orchestrator.search.study_file import StudyFile
 from orchestrator.training import trainer
 from search_spaces import Distribution, choice, ints
-from tests.fault.test_killed_anywhere import Killed, NoView, new_store
+from tests.fault.test_killed_anywhere import Killed, new_store
 from tests.support import fakes
+from tests.support.fakes import NoView
 
 TRIALS, EPOCHS = 7, 4
 FIELDS: dict[str, Distribution] = {

@@ -57,14 +57,17 @@ class Browser:
             self._process.wait()
         os.close(self._out)
 
-    def open(self, file: Path, *, width: int, height: int = 900) -> None:
-        """Show the file in a window of so many pixels, until everything is loaded and drawn."""
+    def open(self, page: Path | str, *, width: int, height: int = 900, dark: bool = False) -> None:
+        """Show the file or URL in a window of so many pixels, until everything is loaded and drawn."""
         window = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self._ask("Emulation.setDeviceMetricsOverride", window)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._ask("Emulation.setEmulatedMedia", {"features": [scheme]})
         self.problems, self.requests, self._loaded = [], [], False
-        self._ask("Page.navigate", {"url": file.as_uri()})
+        self._ask("Page.navigate", {"url": page if isinstance(page, str) else page.as_uri()})
         while not self._loaded:
             self._receive()
+        self.run("window.drawn")  # a report's figures, which are drawn after it has loaded
         self.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def run(self, script: str) -> Any:
@@ -79,6 +82,18 @@ class Browser:
         for kind, pressed in (("mouseMoved", 0), ("mousePressed", 1), ("mouseReleased", 0)):
             at = {"type": kind, "x": x, "y": y, "buttons": pressed, "clickCount": 1}
             self._ask("Input.dispatchMouseEvent", at | ({} if kind == "mouseMoved" else {"button": "left"}))
+
+    def press(self, key: str) -> None:
+        """Press and release a key, as Enter, where the focus is."""
+        text = {"Enter": "\r", " ": " "}.get(key, "")
+        code = {"Enter": 13, " ": 32, "Tab": 9}[key]
+        for kind in ("keyDown", "keyUp"):
+            event = {"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code}
+            self._ask("Input.dispatchKeyEvent", event | ({"text": text} if kind == "keyDown" and text else {}))
+
+    def type(self, text: str) -> None:
+        """Type a text where the focus is."""
+        self._ask("Input.insertText", {"text": text})
 
     def picture(self, file: Path, *, height: int | None = None) -> None:
         """Write a PNG of the page from its top: of the window, or so many pixels high."""

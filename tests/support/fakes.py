@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.files import write_atomically
@@ -21,6 +21,21 @@ from orchestrator.records.mirror import INDEX
 from orchestrator.records.store import Store
 from orchestrator.training.trainer import OnProgress, Preempted, Score
 from orchestrator.tune.assignment import Assignment
+
+if TYPE_CHECKING:
+    from orchestrator.records.states import State
+    from orchestrator.search.ledger import Best
+
+
+class NoView:
+    """Nobody watches the sweep."""
+
+    def note(self, text: str) -> None: ...
+    def stage(self, text: str) -> None: ...
+    def resumed(self, finished: int, best: Best | None) -> None: ...
+    def started(self, number: int, config: TrialConfig) -> None: ...
+    def epoch(self, number: int, config: TrialConfig, metrics: EpochMetrics, value: float | None) -> None: ...
+    def ended(self, number: int, config: TrialConfig, state: State, value: float | None, error: str | None) -> None: ...
 
 
 def metrics(epoch: int, **changes: object) -> EpochMetrics:
@@ -74,7 +89,11 @@ def assignment(folder: Path, *, number: int = 0, gpus: float = 0.0, mps: bool = 
 SECONDS = "CPCNN_FAKE_SECONDS"  # environment: how long an epoch takes
 HOLD_FROM = "CPCNN_FAKE_HOLD_FROM"  # environment: the epoch that lasts until its process is killed
 # Values of model.nr_filters under which a trial's second epoch goes wrong; no test that wants it to go well uses them.
-RAISES, DIES, DIES_ONCE, HANGS_ONCE = 13, 14, 15, 7
+RAISES, DIES, DIES_ONCE, HANGS_ONCE, LOSES_GPU_ONCE = 13, 14, 15, 7, 11
+
+
+class AcceleratorError(RuntimeError):
+    """What torch calls an error after which nothing more can be computed in the process."""
 
 
 def train(
@@ -106,6 +125,9 @@ def train(
         if epoch == 2 and (config.model.nr_filters == DIES or (config.model.nr_filters == DIES_ONCE and first)):
             died.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        if epoch == 2 and config.model.nr_filters == LOSES_GPU_ONCE and first:
+            died.touch()
+            raise AcceleratorError("CUDA error: an illegal memory access was encountered")
         if epoch == 2 and config.model.nr_filters == HANGS_ONCE and first:
             died.touch()
             hang()

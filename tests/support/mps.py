@@ -46,10 +46,17 @@ class StandIn:
         """Have it behave so: it `refuses` to start, or stays `unused` by those who should use it."""
         (self.bin / how).touch()
 
-    def awaited(self, told: list[str]) -> list[str]:
+    def awaited(self, told: list[str], *, seconds: float = 30.0) -> list[str]:
         """What it was told, once it is `told` or after some seconds."""
-        ends = time.monotonic() + 30
+        ends = time.monotonic() + seconds
         while self.told != told and time.monotonic() < ends:
+            time.sleep(0.05)
+        return self.told
+
+    def ended(self, *, seconds: float) -> list[str]:
+        """What it was told, once it was ended as often as it was started, or after some seconds."""
+        ends = time.monotonic() + seconds
+        while len(self.told) % 2 and time.monotonic() < ends:
             time.sleep(0.05)
         return self.told
 

@@ -23,11 +23,11 @@ _CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 class Terminal:
     """Runs a command; `read_until` and `type` are the conversation, `end` its end."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], *, columns: int = COLUMNS) -> None:
         self.pid, self._descriptor = pty.fork()
         if self.pid == 0:
             os.execvpe(command[0], list(command), dict(environment))
-        fcntl.ioctl(self._descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", 24, COLUMNS, 0, 0))
+        fcntl.ioctl(self._descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         self.said = ""
         self._seen = 0
 
@@ -81,6 +81,11 @@ class Terminal:
             return False
         self.said += content.decode(errors="replace")
         return bool(content)
+
+
+def without_codes(text: str) -> str:
+    """What is written, without what moves the cursor, erases or colours."""
+    return _CODES.sub("", text)
 
 
 def draws(text: str) -> bool:

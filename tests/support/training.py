@@ -17,6 +17,7 @@ SETTINGS: dict[str, Any] = {
     "train.epochs": 3,
     "train.batch_size": 16,
     "train.lr": 0.01,
+    "train.deterministic": True,  # or a GPU would not give the same twice, which many tests ask for
     "eval.train_images": 10,
 }
 

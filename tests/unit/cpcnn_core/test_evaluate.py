@@ -22,6 +22,7 @@ from cpcnn_core.data import Split
 from cpcnn_core.errors import LikelihoodError
 from cpcnn_core.evaluate import evaluate, log_likelihoods, log_prior
 from cpcnn_core.evaluation import Evaluation
+from cpcnn_core.layers import Convolve
 from cpcnn_core.likelihood import log_prob
 from cpcnn_core.loss import Loss
 from tests.contract.networks import NR_CLASSES, images, network
@@ -143,13 +144,13 @@ def test_bf16_rounds_the_network_and_neither_its_ends_nor_the_likelihood() -> No
         seen[name] = out.dtype
 
     for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Conv2d):
+        if isinstance(module, Convolve):
             module.register_forward_hook(partial(note, name))
     exact = class_log_likelihoods(model, random_pixels(6), batch_size=9)
     rounded = class_log_likelihoods(model, random_pixels(6), batch_size=9, bf16=True)
     assert not torch.equal(rounded, exact)
     assert_close(rounded, exact, rtol=0.02, atol=0)  # 8 bits of mantissa are 0.4 %
-    ends = {"u_init.conv", "ul_init.0.conv", "ul_init.1.conv", "nin_out.conv"}
+    ends = {"u_init.convolve", "ul_init.0.convolve", "ul_init.1.convolve", "nin_out.convolve"}
     assert {name for name, dtype in seen.items() if dtype == torch.float32} == ends
     assert len(seen) > 40
 

@@ -20,9 +20,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from scipy import linalg
 from torch import Tensor
 from torch.testing import assert_close
 
+from benchmarks import frechet
 from cpcnn_core import data, features, fid, quality
 from cpcnn_core.config import DataConfig
 from cpcnn_core.fid import Distance, Extractor, FidError, Gaussian, Reference, frechet_distance
@@ -125,14 +127,14 @@ def test_it_is_a_distance(seed: int, n: int, m: int, dims: int) -> None:
     assert distance == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
-def test_it_is_pytorch_fids_where_that_is_well_conditioned() -> None:
-    from pytorch_fid.fid_score import calculate_frechet_distance
-
+@pytest.mark.parametrize("lacks_disp", [False, True])
+def test_it_is_pytorch_fids_where_that_is_well_conditioned(lacks_disp: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = normal(3, 200, 24), normal(4, 300, 24) @ normal(5, 24, 24) + 0.3
     moments = [moment for z in (x.numpy(), y.numpy()) for moment in (z.mean(0), np.cov(z, rowvar=False))]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # scipy's, about an argument that pytorch-fid passes
-        expected = calculate_frechet_distance(*moments)
+    root = linalg.sqrtm
+    if lacks_disp:  # as SciPy does that took the argument away
+        monkeypatch.setattr(linalg, "sqrtm", lambda matrix: root(matrix))
+    expected = frechet.distance(*moments)
     assert frechet_distance(Gaussian.of_features(x), Gaussian.of_features(y)) == pytest.approx(expected, rel=1e-9)
 
 
@@ -669,8 +671,8 @@ def test_inception_192_gives_pytorch_fids_value_of_the_same_files(
     reference = fid.reference_of_files(extract, files, "real")
     ours = fid.score(made, torch.zeros(4), extract, reference).fid
     theirs = pytorch_fid_with(weights, monkeypatch)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # also that its product of covariances is singular
+    with warnings.catch_warnings(), frechet.any_scipy():
+        warnings.simplefilter("ignore")  # that its product of covariances is singular
         folders = [str(tmp_path / "made"), str(tmp_path / "real")]
         expected = theirs.calculate_fid_given_paths(folders, 50, "cpu", 192, num_workers=0)
     assert ours.value == pytest.approx(expected, rel=1e-4)

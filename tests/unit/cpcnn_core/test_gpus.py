@@ -14,17 +14,23 @@ WHEEL = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
 GPU = torch.device("cuda", 0)
 
 
+@pytest.fixture(autouse=True)
+def nothing_granted(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in gpus.VISIBLE:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("variable", gpus.VISIBLE)
 @pytest.mark.parametrize(
     ("value", "granted"),
     [(None, False), ("", False), ("-1", False), ("NoDevFiles", False), ("0", True), ("2,3", True), ("GPU-1a2b", True)],
 )
 def test_the_environment_says_whether_a_gpu_was_granted(
-    monkeypatch: pytest.MonkeyPatch, value: str | None, granted: bool
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str | None, granted: bool
 ) -> None:
-    monkeypatch.delenv(gpus.VISIBLE, raising=False)
     if value is not None:
-        monkeypatch.setenv(gpus.VISIBLE, value)
-    assert gpus.granted() == granted
+        monkeypatch.setenv(variable, value)
+    assert gpus.granted() == (variable if granted else None)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +59,7 @@ def test_driver_and_wheel_are_named(
     monkeypatch.setattr(torch.version, "cuda", cuda)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "init", init)
-    monkeypatch.setenv(gpus.VISIBLE, "3")
+    monkeypatch.setenv(gpus.VISIBLE[0], "3")
     with pytest.raises(ConfigError, match=says) as refused:
         gpus.check_granted()
     assert "CUDA_VISIBLE_DEVICES is '3'" in str(refused.value)
@@ -62,7 +68,7 @@ def test_driver_and_wheel_are_named(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     gpus.check_granted()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setenv(gpus.VISIBLE, "")
+    monkeypatch.setenv(gpus.VISIBLE[0], "")
     gpus.check_granted()
 
 

@@ -15,12 +15,16 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from cpcnn_core import graphs
+from cpcnn_core.batches import Batches
+from cpcnn_core.classify import CAPTURED, class_log_likelihoods
 from cpcnn_core.config import TrialConfig
+from cpcnn_core.errors import PathError
 from cpcnn_core.graphs import CaptureError, Work, call_by_call, captured, cuda_graph
 from cpcnn_core.memory import MicroBatch, is_out_of_memory
-from cpcnn_core.paths import APPLIED, BF16, SAME, HalfAppliedError, PathError
+from cpcnn_core.paths import APPLIED, SAME, HalfAppliedError
 from cpcnn_core.step import Step
 from cpcnn_core.train import Run, fit
+from tests.contract.networks import COMPOSITIONS, network
 from tests.support.tape import tape
 from tests.support.training import SETTINGS, comparable, tiny_dataset
 
@@ -77,7 +81,7 @@ def test_fifty_captured_steps_are_those_call_by_call(tmp_path: Path, precision: 
     settings = {name.replace(".", "__"): value for name, value in EVERYTHING.items()} | {"train__precision": precision}
     eager, graph = run_of(tmp_path, None, **settings), run_of(tmp_path, tape, **settings)
     torch.testing.assert_close(steps(graph, 50), steps(eager, 50), rtol=1e-5, atol=0)
-    assert (eager.paths.taken.path, graph.paths.taken.path) == ("eager", "graph")
+    assert (eager.paths.path, graph.paths.path) == ("eager", "graph")
     wanted, found = state(eager), state(graph)
     assert wanted.keys() == found.keys() == {"weights", "average", "sums", "step", "exp_avg", "exp_avg_sq"}
     for name, value in wanted.items():
@@ -147,6 +151,46 @@ def test_sizes_of_micro_batches_have_graphs_of_their_own(tmp_path: Path) -> None
     torch.testing.assert_close(state(run)["weights"], state(plain)["weights"], rtol=1e-4, atol=1e-6)
 
 
+# -------------------------------------------------------------------------------------------------------- evaluation
+
+
+def likelihoods(capture: graphs.Capture | None, *, bf16: bool = False) -> Tensor:
+    """Of 32 images in passes of 7 under three classes each."""
+    model = network("input_map+block_film", (1, 8, 8))
+    pixels = torch.randint(0, 256, (32, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return class_log_likelihoods(model, pixels, batch_size=7 * model.nr_classes, bf16=bf16, capture=capture)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_evaluation_is_captured_once_and_gives_the_same(bf16: bool) -> None:
+    made = 0
+
+    def noted(work: Work) -> Callable[[], object]:
+        nonlocal made
+        made += 1
+        return tape(work)
+
+    plain = likelihoods(None, bf16=bf16)
+    torch.testing.assert_close(likelihoods(noted, bf16=bf16), plain, rtol=CAPTURED[bf16], atol=0)
+    assert made == 1
+
+
+@pytest.mark.parametrize("says", ["CUDA out of memory.", "operation not permitted"])
+def test_evaluation_that_is_not_captured_is_done_call_by_call(says: str) -> None:
+    def refused(_work: Work) -> Callable[[], object]:
+        raise (RuntimeError if "memory" in says else CaptureError)(says)
+
+    torch.testing.assert_close(likelihoods(refused), likelihoods(None), rtol=CAPTURED[False], atol=0)
+
+
+def test_a_captured_evaluation_that_gives_something_else_is_an_error() -> None:
+    def wrong(_work: Work) -> Callable[[], object]:
+        return lambda: None
+
+    with pytest.raises(PathError, match=r"gives 0 nats on average where .*train\.graph=false"):
+        likelihoods(wrong)
+
+
 # --------------------------------------------------------------------------------------------------- what is refused
 
 
@@ -175,7 +219,7 @@ def test_what_cannot_be_captured_is_done_call_by_call_and_said_once(
 def test_a_setting_takes_no_graph_and_is_no_part_of_the_identity(tmp_path: Path) -> None:
     run = run_of(tmp_path, tape, train__graph=False)
     steps(run, 2)
-    assert (run.paths.taken.path, run.paths.taken.note) == ("eager", "no graph: train.graph is false")
+    assert (run.paths.path, run.paths.note) == ("eager", "no graph: train.graph is false")
     assert run.config.trial_id == run_of(tmp_path, None).config.trial_id
 
 
@@ -207,7 +251,8 @@ def test_a_capture_that_fails_leaves_the_callers_stream(memory_ends: bool, monke
 # ---------------------------------------------------------------------------------------------- what computes wrongly
 
 
-def test_a_graph_with_another_gradient_fails_the_trial(tmp_path: Path) -> None:
+@pytest.mark.parametrize("of", ["gradient", "sums"])
+def test_a_graph_with_another_gradient_or_loss_fails_the_trial(tmp_path: Path, of: str) -> None:
     def wrong(work: Work) -> Callable[[], object]:
         replay = tape(work)
 
@@ -216,13 +261,13 @@ def test_a_graph_with_another_gradient_fails_the_trial(tmp_path: Path) -> None:
             assert isinstance(work, partial)
             step = work.func
             assert isinstance(step, Step)
-            gradient = step.gradients()[-1]
-            gradient.add_(gradient.norm(), alpha=10 * SAME)
+            changed = step.gradients()[-1] if of == "gradient" else step.sums.objective
+            changed.add_(changed.norm(), alpha=10 * SAME)
 
         return replayed
 
     run = run_of(tmp_path, wrong)
-    with pytest.raises(PathError, match=r"gradient is 0\.\d+ of its length .* loss .* instead of .*train\.graph=false"):
+    with pytest.raises(PathError, match=r"gradient is \S+ of its length .* loss .* instead of .*train\.graph=false"):
         steps(run, 1)
 
 
@@ -276,19 +321,26 @@ def test_a_bf16_gradient_that_rounding_does_not_explain_fails_the_trial(
     exact = Step.gradient_of_bpd
 
     def coarse(self: Step, *arguments: Any, bf16: bool) -> Tensor:
-        return exact(self, *arguments, bf16=bf16) * (1 + 2 * BF16 * bf16)
+        return exact(self, *arguments, bf16=bf16) * (1 - 2 * bf16)
 
     monkeypatch.setattr(Step, "gradient_of_bpd", coarse)
     with pytest.raises(PathError, match=r"bf16's gradient, of length .*float32's, .*train\.precision=fp32"):
         steps(run_of(tmp_path, None, train__precision="bf16"), 1)
 
 
-def test_bf16_is_within_its_bound_by_far_and_this_is_recorded(tmp_path: Path) -> None:
+def test_bf16_is_within_its_bound_by_far_which_is_recorded_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = run_of(tmp_path, None, train__precision="bf16", train__class_loss_weight=0.5)
     steps(run, 1)
-    note = str(run.paths.taken.note)
+    note = str(run.paths.note)
     assert note.startswith("bf16: gradient ")
-    assert 0 < float(note.split()[2]) < BF16 / 10
+    off, explained = float(note.split()[2]), float(note.split()[-1].rstrip(")"))
+    assert 0 < off < explained / 2 < 0.1
+    plain = run_of(tmp_path, None, train__precision="bf16", train__class_loss_weight=0.5)
+    monkeypatch.setattr(plain.paths, "_unknown_precision", False)
+    steps(plain, 1)
+    torch.testing.assert_close(state(run)["weights"], state(plain)["weights"], rtol=0, atol=0)
 
 
 def test_a_loss_that_is_not_finite_is_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,7 +348,7 @@ def test_a_loss_that_is_not_finite_is_no_difference(tmp_path: Path, monkeypatch:
     with torch.no_grad():
         next(run.model.parameters()).fill_(math.nan)
     assert steps(run, 1).isnan().all()
-    assert str(run.paths.taken.note).count("not compared, for the loss is not finite") == 2
+    assert str(run.paths.note).count("not compared, for the loss is not finite") == 2
 
 
 # -------------------------------------------------------------------------------------------------------- memory ends
@@ -390,10 +442,32 @@ def test_a_trial_goes_on_with_the_size_it_ended_with(size: int, gives: int) -> N
     assert micro.size == gives
 
 
-def test_memory_that_comes_back_is_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("owner", "name"), [(Step, "apply"), (Batches, "draw")])
+def test_memory_that_comes_back_is_used_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: object, name: str
+) -> None:
     config = TrialConfig.from_flat(SETTINGS | {"train.epochs": 3})
     with monkeypatch.context() as patched:
-        ending = Ending(patched, Step, "apply", 1)
+        ending = Ending(patched, owner, name, 1)
         epochs = list(fit(config, tiny_dataset(), tmp_path))
     assert ending.calls > 1
     assert [epoch.micro_batch for epoch in epochs] == [8, 16, 16]
+
+
+# ------------------------------------------------------------------------------------------- whatever the network is
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"model__fusion": name} for name in COMPOSITIONS),
+        {"model__label_encoding": "embedding", "model__fusion": "block_mild", "model__norm": "channel"},
+        {"model__label_encoding": "sinusoidal", "model__fusion": "block_film", "model__dropout_kind": "element"},
+        {"train__class_loss_weight": 0.5, "train__accumulate": 4, "model__fusion": "none", "model__dropout": 0.0},
+    ],
+    ids=lambda settings: "+".join(map(str, settings.values())),
+)
+def test_every_kind_of_network_is_captured(tmp_path: Path, settings: dict[str, object]) -> None:
+    eager, graph = run_of(tmp_path, None, **settings), run_of(tmp_path, tape, **settings)
+    torch.testing.assert_close(steps(graph, 3), steps(eager, 3), rtol=1e-5, atol=0)
+    assert graph.paths.path == "graph"

@@ -16,6 +16,7 @@ from cpcnn_core import augment
 from cpcnn_core.config import TrainConfig
 from cpcnn_core.initialise import data_dependent_init
 from cpcnn_core.labels import ENCODINGS, NULL_LABEL
+from cpcnn_core.layers import Convolve
 from cpcnn_core.likelihood import bits_per_dim, log_prob
 from cpcnn_core.loss import Loss, drawn_others
 from cpcnn_core.optim import Average, build_optimizer, lr_factor
@@ -272,8 +273,8 @@ def test_data_dependent_init_normalises_every_convolution() -> None:
     data_dependent_init(model, x, y)
     seen: list[tuple[torch.Tensor, bool]] = []
     for module in model.modules():
-        if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
-            transposed = isinstance(module, torch.nn.ConvTranspose2d)
+        if isinstance(module, Convolve):
+            transposed = module.output_padding is not None
             module.register_forward_hook(lambda _, __, out, t=transposed: seen.append((out.detach(), t)))
     model(x, y)
     for out, transposed in seen:

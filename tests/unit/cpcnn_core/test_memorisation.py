@@ -22,6 +22,18 @@ def test_the_nearest_is_the_nearest_in_whichever_block_of_rows(monkeypatch: pyte
     torch.testing.assert_close(nearest(some, others), want)
 
 
+def test_the_nearest_image_is_found_by_its_pixels() -> None:
+    train = torch.randint(0, 256, (6, 1, 4, 4), generator=torch.Generator().manual_seed(0)).byte()
+    near = train[[4, 1]].clone()
+    near[1, 0, 0, 0] ^= 128
+    which, distance = memorisation.nearest_images(near, train)
+    assert which.tolist() == [4, 1]
+    assert distance[0] < 1e-6
+    assert distance[1].item() == pytest.approx(128 / 127.5 / 4)  # of one pixel in sixteen
+    black, white = torch.zeros(1, 3, 2, 2).byte(), torch.full((1, 3, 2, 2), 255).byte()
+    assert memorisation.nearest_images(black, white)[1].item() == pytest.approx(2)
+
+
 def test_copies_are_nearer_than_unseen_images_and_those_than_noise() -> None:
     generator = torch.Generator().manual_seed(0)
     train, unseen = torch.randn(200, 4, generator=generator), torch.randn(100, 4, generator=generator)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -19,6 +21,7 @@ from cpcnn_core import precision
 from cpcnn_core.classify import class_log_likelihoods
 from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.features import Extractor
+from cpcnn_core.layers import Convolve
 from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.precision import ROUNDING, check_float32, whole_float32
 from cpcnn_core.sampling import draw_noise, sample_cached, sample_reference
@@ -119,7 +122,7 @@ def test_nothing_is_rounded(measure: Callable[[ConditionalPixelCNN], None]) -> N
     model, seen = network("input_concat", (3, 4, 4)), set()
 
     def note(module: nn.Module, *_: object) -> None:
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        if isinstance(module, nn.Conv2d | Convolve):
             seen.add(state() == WHOLE)
 
     hook = register_module_forward_pre_hook(note)
@@ -138,7 +141,7 @@ def test_variables_that_round_are_taken_from_the_environment(monkeypatch: pytest
         assert not any(name in os.environ for name in ROUNDING)
 
 
-@pytest.mark.parametrize(("name", "of"), [("conv2d", F), ("mm", torch)])
+@pytest.mark.parametrize(("name", "of"), [("conv2d", F), ("mm", torch), ("bmm", torch), ("linear", F)])
 @pytest.mark.parametrize(("bits", "refused"), [(7, True), (10, True), (23, False)])
 def test_a_process_that_rounds_all_the_same_is_refused(
     name: str, of: Any, bits: int, refused: bool, monkeypatch: pytest.MonkeyPatch
@@ -154,3 +157,20 @@ def test_a_process_that_rounds_all_the_same_is_refused(
     monkeypatch.setattr(of, name, lambda a, b: exact(rounded(a), rounded(b)))
     with pytest.raises(ConfigError, match="rounds float32: a") if refused else nullcontext():
         check_float32(torch.device("cpu"))
+
+
+def test_products_keep_float32_whatever_a_container_sets_before_torch_is_imported() -> None:
+    code = (
+        "import torch; from cpcnn_core.precision import whole_float32, _SETTINGS\n"
+        "with whole_float32():\n"
+        "    print(torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32, "
+        "torch.backends.cudnn.allow_tf32, {setting.fp32_precision for setting in _SETTINGS})"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | dict.fromkeys(ROUNDING, "1"),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.strip() == "highest False False {'ieee'}"

@@ -22,6 +22,7 @@ from orchestrator.training import trainer
 from orchestrator.tune import driver
 from orchestrator.tune.plan import Plan
 from tests.support import old_results
+from tests.support.fakes import NoView
 from tests.support.pictures import write_course
 
 OLD_TRIALS = {"71a511c4e3cc": "none", "e70f652de265": "block_film"}
@@ -145,7 +146,7 @@ def test_a_sweep_does_not_go_on_with_other_data(
     again = replace(plan, space=read(space, [f"data.root={root}"]))
     after = trainer.digest(again.space.default().data)
     with pytest.raises(MixtureError, match=f"other data: their digest is {before}, that of the data at .* is {after}"):
-        driver.run(again, None)
+        driver.run(again, NoView())
 
 
 def test_a_sweep_goes_on_where_its_data_has_moved_to(space: Path, cats: Path, tmp_path: Path) -> None:
@@ -219,7 +220,7 @@ def plan_of(old: Store, tmp_path: Path) -> Plan:
 
 def test_going_on_with_an_old_sweep_needs_the_old_release(old: Store, tmp_path: Path) -> None:
     with pytest.raises(MixtureError, match=r"begun under protocol 1, .* by protocol 3.*commit 288e41b.*another --name"):
-        driver.run(plan_of(old, tmp_path), None)
+        driver.run(plan_of(old, tmp_path), NoView())
 
 
 def test_training_on_from_old_trials_is_refused_naming_both_protocols(old: Store, tmp_path: Path) -> None:

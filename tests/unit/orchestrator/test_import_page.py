@@ -26,7 +26,7 @@ def test_the_page_has_its_commands() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_of_the_page_maps_to_what_there_is(command: str) -> None:
-    head, arguments = "uv run python -m orchestrator.trial import ", shlex.split(command)
+    head, arguments = "uv run cpcnn trial import ", shlex.split(command)
     assert command.startswith(head)
     group = typer.main.get_group(trial.app)
     given = group.commands["import"].make_context("import", arguments[len(head.split()) :])

@@ -20,6 +20,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from cpcnn_core import gpus
 from orchestrator import sweep
 from orchestrator.machines import cluster_file
 from orchestrator.machines.cluster import PRICE, ClusterError, price_of
@@ -281,7 +282,7 @@ def test_the_command_says_in_words_what_is_wrong(home: Path, monkeypatch: pytest
 def test_every_command_and_file_that_a_page_names_exists(page: str) -> None:
     text = (ROOT / page).read_text()
     options = CliRunner().invoke(sweep.app, ["--help"], env={"COLUMNS": "200"}).output
-    for command in re.findall(r"orchestrator\.sweep ([^\n`]*)", text):
+    for command in re.findall(r"(?:orchestrator\.|cpcnn )sweep ([^\n`]*)", text):
         assert all(option in options for option in re.findall(r"(?<!\w)--[a-z-]+", command)), command
     for path in re.findall(r"\b((?:cluster|docs|orchestrator|search_spaces)/[\w./-]*\w)", text):
         assert (ROOT / path).exists(), path
@@ -544,3 +545,15 @@ def stub(path: Path, *, also: str = "") -> Path:
     path.write_text(f'#!/bin/bash\necho "$PWD: $*" >>"$0.calls"\n{also}\n')
     path.chmod(0o755)
     return path.with_name(f"{path.name}.calls")
+
+
+def test_images_and_notes_name_the_driver_that_torch_needs() -> None:
+    newest = max(map(int, gpus.OLDEST_DRIVER.values()))
+    named = {
+        file.name: re.findall(r"nvidia-(\d{3})\b|driver (\d{3})\b|(\d{3}) or newer", file.read_text())
+        for file in (ROOT / "cluster").iterdir()
+        if file.suffix in {".yaml", ".sh"}
+    }
+    numbers = {name: {int(number) for found in each for number in found if number} for name, each in named.items()}
+    assert {name for name, each in numbers.items() if each} == {"gcp.yaml", "gpu.yaml", "kuberay.yaml", "slurm.sh"}
+    assert set.union(*numbers.values()) == {newest}

@@ -111,6 +111,17 @@ def test_a_daemon_that_was_killed_is_started_anew(stand_in: StandIn) -> None:
     assert len(stand_in.awaited([*stand_in.told[:2], "quit"])) == 3
 
 
+def test_who_is_killed_while_it_starts_a_daemon_leaves_none(stand_in: StandIn) -> None:
+    killed = """
+import os, signal
+from orchestrator.machines import mps
+mps.join(check=lambda environment: os.kill(os.getpid(), signal.SIGKILL))
+"""
+    assert subprocess.run([sys.executable, "-c", killed], check=False).returncode == -signal.SIGKILL
+    told = stand_in.ended(seconds=30)
+    assert [word.split()[0] for word in told] == ["start", "quit"]
+
+
 def test_without_a_daemon_the_reason_is_said(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in.let("refuses")
     assert "no permission" in str(mps.join(check=works))

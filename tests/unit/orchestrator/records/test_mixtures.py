@@ -25,7 +25,7 @@ from orchestrator.views import overview
 from orchestrator.views.progress import Progress
 from search_spaces import ints
 from tests.end_to_end.test_commands import call_here
-from tests.support.fakes import metrics
+from tests.support.fakes import NoView, metrics
 from tests.support.pictures import write_course
 from tests.unit.orchestrator.test_identity import SPACE
 
@@ -121,11 +121,11 @@ def test_no_command_brings_other_data_into_a_folder(
     if second == "sweep":
         plan = Plan("c", read(space, [f"data.root={roots['dogs']}"]), results, trials=2)
         with pytest.raises(MixtureError, match=r"trials of other data.*another --name"):
-            driver.run(plan, None)
+            driver.run(plan, NoView())
         (results / "c" / "sweep.json").unlink()  # the rows say so too, where there are any
         if first != "sweep":
             with pytest.raises(MixtureError):
-                driver.run(replace(plan), None)
+                driver.run(replace(plan), NoView())
             assert not (results / "c" / "sweep.json").exists()
         return
     code, said = run(second, "dogs")

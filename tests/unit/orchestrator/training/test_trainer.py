@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import bdb
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch._dynamo import config as dynamo
 
-from cpcnn_core import train
+from cpcnn_core import quality, train
 from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator.records.store import Store
@@ -107,3 +108,37 @@ def test_a_trial_without_a_gpu_sees_none(gpus: float, visible: str, monkeypatch:
 def test_a_breakpoint_without_a_terminal_says_where_there_is_one() -> None:
     assert trainer.describe(ValueError("a bad\nvalue")) == "ValueError: a bad value"
     assert "the `trial` command runs one on your terminal" in trainer.describe(bdb.BdbQuit())
+
+
+@pytest.mark.parametrize(
+    ("extractor", "gpu", "device", "elsewhere"),
+    [
+        ("classifier", True, "cpu", False),
+        ("inception-192", True, "cuda", True),
+        ("inception-192", False, "cpu", False),
+    ],
+)
+def test_the_references_of_fid_are_made_where_they_are_made_fast_and_the_gpu_is_left_to_the_trials(
+    monkeypatch: pytest.MonkeyPatch, extractor: str, gpu: bool, device: str, elsewhere: bool
+) -> None:
+    done: list[tuple[str, bool]] = []
+    pools: list[bool] = []
+
+    class Pool:
+        def __init__(self, max_workers: int, mp_context: object) -> None:
+            pools.append(True)
+
+        def __enter__(self) -> Pool:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pools.pop()
+
+        def submit(self, function: Callable[[TrialConfig], None], config: TrialConfig) -> SimpleNamespace:
+            return SimpleNamespace(result=lambda: function(config))
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(trainer, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(quality, "evaluator", lambda _config, _data, where: done.append((where, bool(pools))))
+    trainer.check(TrialConfig.from_flat({"eval.fid_every": 1, "eval.fid_extractor": extractor}))
+    assert done == [(device, elsewhere)]

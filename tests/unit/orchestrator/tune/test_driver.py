@@ -127,6 +127,18 @@ def test_a_trial_that_waits_to_be_started_again_outlives_its_driver(store: Store
     study.close()
 
 
+def test_a_trial_that_was_lost_together_with_others_gets_a_gpu_for_itself(ledger: Ledger, store: Store) -> None:
+    ledger.gpus = 0.25
+    (number, config), _ = begin(ledger), begin(ledger)
+    assert ledger.gpus_held == 0.5
+    for _ in range(MAX_RESTARTS + 2):  # which it is not blamed for
+        ledger.died(number, "CUDA error", its_fault=False, alone=True)
+        assert begin(ledger)[0] == number
+    assert ledger.gpus_held == 1.25
+    held = [row["gpus"] for row in store.attempts_of(config.trial_id)]
+    assert held == [0.25, *[1.0] * (MAX_RESTARTS + 2)]
+
+
 def test_a_trial_whose_process_keeps_dying_is_failed_and_the_next_one_comes(ledger: Ledger, store: Store) -> None:
     first, config = begin(ledger)
     for _ in range(MAX_RESTARTS):
@@ -416,9 +428,9 @@ def test_a_trial_larger_than_the_machine_is_refused(asked: Resources, says: str)
 def test_the_next_command_is_spelt_as_the_user_spells_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/somewhere/bin/python3")
     monkeypatch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)
-    assert calling.again("orchestrator.best", "--out", "a folder") == "python -m orchestrator.best --out 'a folder'"
+    assert calling.again("best", "--out", "a folder") == "python -m orchestrator.best --out 'a folder'"
     monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")
-    assert calling.again("orchestrator.best") == "uv run python -m orchestrator.best"
+    assert calling.again("best") == "uv run python -m orchestrator.best"
 
 
 def test_the_plain_view_is_one_line_an_event(capsys: pytest.CaptureFixture[str]) -> None:

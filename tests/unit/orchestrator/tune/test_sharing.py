@@ -7,7 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from cpcnn_core.config import ConfigError
 from orchestrator.machines import mps
 from orchestrator.machines.resources import Resources
 from orchestrator.objectives.objective import Objective
@@ -108,6 +110,11 @@ def test_trials_that_are_lost_together_run_apart_from_then_on(
     assert ("runs alone from now on" in reason) == alone
 
 
+def heard_by(said: list[str]) -> Any:
+    """A view that hears what a sweep says before its first trial."""
+    return SimpleNamespace(note=said.append, stage=said.append)
+
+
 def space(resources: Resources) -> SearchSpace:
     return SearchSpace(
         "a test",
@@ -127,7 +134,7 @@ def test_where_there_is_no_gpu_packing_changes_nothing(
     said: list[str] = []
     placings = [
         running.place(
-            Plan("one", space(Resources.of(given)), tmp_path, 4), store, {"CPU": 4.0, "GPU": 0.0}, said.append
+            Plan("one", space(Resources.of(given)), tmp_path, 4), store, {"CPU": 4.0, "GPU": 0.0}, heard_by(said)
         )
         for given in ({"gpus": "auto"}, {})
     ]
@@ -138,7 +145,11 @@ def test_where_there_is_no_gpu_packing_changes_nothing(
 
 @pytest.mark.parametrize(
     ("given", "gpus", "said"),
-    [({"gpus": "auto"}, 0.5, "Steps a second"), ({"gpus": 0.4}, 0.5, "gpus is 0.4, of which 2 fit"), ({}, 1.0, "")],
+    [
+        ({"gpus": "auto"}, 0.5, "Measuring how many trials should share a GPU"),
+        ({"gpus": 0.4}, 0.5, "gpus is 0.4, of which 2 fit"),
+        ({}, 1.0, ""),
+    ],
 )
 def test_where_there_is_one_its_trials_get_parts_of_it(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: object, gpus: float, said: str
@@ -146,9 +157,24 @@ def test_where_there_is_one_its_trials_get_parts_of_it(
     monkeypatch.setattr(watching, "begin", lambda _plan, _store, share, _extra: (share, None))
     monkeypatch.setattr(watching, "look", lambda: None)
     monkeypatch.setattr(packing, "measure", lambda *_, **__: MEASURED)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     heard: list[str] = []
     plan = Plan("one", space(Resources.of(given)), tmp_path, 4)
-    placing = running.place(plan, store, {"CPU": 4.0, "GPU": 1.0}, heard.append)
+    placing = running.place(plan, store, {"CPU": 4.0, "GPU": 1.0}, heard_by(heard))
     assert placing.share.gpus == gpus
     assert (placing.sharing is not None) == (gpus < 1)
     assert "".join(heard).startswith(said) or said in "".join(heard)
+
+
+@pytest.mark.parametrize("gpus", [1.0, 0.0])
+def test_a_gpu_that_torch_cannot_use_is_said_before_the_first_trial(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: float
+) -> None:
+    monkeypatch.setattr(watching, "begin", lambda _plan, _store, share, _extra: (share, None))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    plan = Plan("one", space(Resources(gpus=gpus)), tmp_path, 4)
+    if not gpus:
+        assert running.place(plan, store, {"CPU": 4.0, "GPU": 1.0}, heard_by([])).share.gpus == 0
+        return
+    with pytest.raises(ConfigError, match=r"Ray finds a GPU here.* torch cannot use one.*\"gpus\": 0"):
+        running.place(plan, store, {"CPU": 4.0, "GPU": 1.0}, heard_by([]))

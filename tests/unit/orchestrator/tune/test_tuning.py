@@ -17,6 +17,7 @@ from orchestrator.records.store import Store
 from orchestrator.search.ledger import Ledger
 from orchestrator.training.stall import Stalls
 from orchestrator.training.trainer import TrialBusyError
+from orchestrator.tune import tuning
 from orchestrator.tune.assignment import Assignment, Epoch, report_of, to_ray
 from orchestrator.tune.trainable import TrialProcess
 from orchestrator.tune.tuning import LedgerCallback
@@ -40,6 +41,12 @@ class Events:
 
     def halt(self, number: int, error: str) -> None:
         self.heard.append(("halt", number, error))
+
+    fatal = None
+    stopped: tuple[int, ...] = ()
+
+    def asked_to_stop(self, number: int) -> bool:
+        return number in self.stopped
 
 
 def test_what_passes_through_tune_comes_out_as_it_was(tmp_path: Path) -> None:
@@ -94,6 +101,25 @@ def test_a_sweep_s_folder_is_not_taken_for_what_became_of_its_node(tmp_path: Pat
     [(_, number, cause, told, _alone)] = events.heard
     assert (number, told) == (3, its_fault)
     assert "spot nodes preempted" in cause
+
+
+@pytest.mark.parametrize(("gpus", "mps", "is_killed"), [(0.0, True, True), (0.5, False, True), (0.5, True, False)])
+def test_a_process_that_shares_a_gpu_by_mps_is_not_killed_for_its_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: float, mps: bool, is_killed: bool
+) -> None:
+    killed: list[str] = []
+    monkeypatch.setattr(tuning, "_kill", lambda trial: killed.append(trial.trial_id))
+    events: Any = Events()
+    events.stopped = (3,)
+    ledger: Ledger = events
+    trials: list[Any] = [
+        SimpleNamespace(
+            trial_id=name, status=status, config=assignment(tmp_path, number=number, gpus=gpus, mps=mps).to_ray()
+        )
+        for name, number, status in (("one", 3, "RUNNING"), ("other", 4, "RUNNING"), ("waits", 3, "PENDING"))
+    ]
+    LedgerCallback(ledger, lambda: False, Stalls(0.0)).on_step_end(0, trials)
+    assert killed == (["one"] if is_killed else [])
 
 
 @pytest.mark.parametrize("stopping", [False, True])

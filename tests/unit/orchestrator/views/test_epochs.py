@@ -14,8 +14,8 @@ from tests.support.fakes import metrics
 from tests.support.terminal import COLUMNS
 
 
-def shown(settings: dict[str, Any], **changes: object) -> list[str]:
-    console = Console(file=io.StringIO(), width=COLUMNS)
+def shown(settings: dict[str, Any], *, width: int = COLUMNS, **changes: object) -> list[str]:
+    console = Console(file=io.StringIO(), width=width)
     epochs = Epochs(console, TrialConfig.from_flat(settings))
     epochs.print_head()
     epochs.print_epoch(metrics(1, **changes).row())
@@ -34,6 +34,20 @@ def test_a_column_for_each_metric_that_is_measured(images: int, every: int) -> N
     assert values["val_acc"] == "0.5000"
     if every:
         assert values["fid"] == "1234.5678"
+
+
+@pytest.mark.parametrize("width", [20, 60, 80, 120, 200])
+def test_on_a_narrow_terminal_the_rest_stands_below(width: int) -> None:
+    settings = {"eval.train_images": 100, "eval.fid_every": 1}
+    changes = {"fid": 12.3456, "train_acc": 0.8765, "seconds": 98.7654}
+    lines = shown(settings, width=width, **changes)
+    head, line, *below = lines
+    assert len(head) == len(line) <= max(width, 20)
+    assert bool(below) == (width < 80)
+    said = " ".join(lines)
+    for whole in ("12.3456", "0.8765", "98.7654", "3.2000", "0.5000"):
+        assert whole in said
+    assert "val_acc" in head  # the first to have room
 
 
 def test_why_a_value_is_missing_and_what_alarms_stand_below_it() -> None:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import re
 import shutil
 from collections.abc import Iterator
+from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+import plotly.graph_objects as go
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 from orchestrator import report
-from orchestrator.records.store import Attempt
+from orchestrator.choosing import finalists
+from orchestrator.records.pictures import Picture
+from orchestrator.records.store import Attempt, Store
+from orchestrator.views.page.palette import GREY, SERIES, TEXT_ON, THEMES, contrast
 from tests.support.browser import Browser
 from tests.support.fakes import metrics
 from tests.support.paths import local
@@ -42,14 +51,15 @@ def test_one_page_with_every_figure_and_nothing_from_elsewhere(results: Path) ->
     picture.parent.mkdir(exist_ok=True)
     Image.new("RGB", (8, 8)).save(picture)
     page = written(results)
-    assert page.count("plotly.js v") == 1
+    assert page.count('id="plotly-code"') == 1
+    assert len(page.encode()) < 3_000_000
     text = text_of(page)
-    assert not re.findall(r'(?:src|href)="(?!data:)', text)
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', text)
     assert "data:image/png;base64," in text
     for seed in (1, 2, 3, 4):
         assert f'id="trial-{CONFIG.with_settings({"seed": seed}).trial_id}"' in text
-    for title in ("Progress of the search", "Learning curves", "Confusion and calibration", "Failures", "All trials"):
-        assert f"<h2>{title}</h2>" in text
+    for title in ("By fusion", "Progress of the search", "Learning curves", "Confusion and calibration", "All trials"):
+        assert f">{title}</h2>" in text
     assert "No epoch has a FID" in text
     assert "No trial failed" in text
 
@@ -79,7 +89,7 @@ def test_failures_say_why_and_their_text_is_no_markup(results: Path) -> None:
     )
     store.add_epoch(CONFIG.with_settings({"seed": 1}).trial_id, 1, metrics(2, fid_error="too few images", val_acc=0.1))
     page = written(results)
-    assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;" in page
+    assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;" in page
     assert "<script>alert" not in page
     assert "fid: too few images (1 epochs)" in page
 
@@ -123,31 +133,37 @@ def searched(results: Path) -> set[str]:
     return trials
 
 
-@pytest.mark.parametrize("width", [1280, 400])
-def test_a_browser_draws_it_and_a_click_on_a_point_leads_to_its_trial(
-    browser: Browser, results: Path, width: int
-) -> None:
-    trials = searched(results)
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of a sweep that has something for every section."""
+    results = tmp_path_factory.mktemp("searched") / "results"
+    searched(results)
     written(results)
-    file = results / "report.html"
-    browser.open(file, width=width)
+    return results / "report.html"
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_a_browser_draws_it_and_a_click_on_a_point_leads_to_its_trial(browser: Browser, page: Path, width: int) -> None:
+    browser.open(page, width=width)
+    trials = {CONFIG.with_settings({"seed": seed}).trial_id for seed in range(1, 5)}
     assert browser.run("document.documentElement.scrollWidth") <= width
     plots = browser.run(
-        "[...document.querySelectorAll('.plotly-graph-div')].map(plot => ["
-        "plot.querySelectorAll('.main-svg').length, plot.getBoundingClientRect().right, plot.layout.yaxis.title.text])"
+        "[...document.querySelectorAll('.plot')].map(plot => [plot.querySelectorAll('.main-svg').length,"
+        "plot.getBoundingClientRect().right, plot.closest('figure').querySelector('h3').textContent])"
     )
     names = {name for _, _, name in plots}
-    assert names >= {"val_acc", "accuracy (dotted: training)", "FID of a class", "block_film.gamma_mean"}
+    assert names >= {"The best value so far", "Accuracy", "FID of each class", "block_film.gamma_mean"}
     assert all(drawn and right <= width for drawn, right, _ in plots)
     of_trials = browser.run(
-        "[...document.querySelectorAll('.plotly-graph-div')].map((plot, at) => [at, plot]).filter("
+        "[...document.querySelectorAll('.plot')].map((plot, at) => [at, plot]).filter("
         "([_, plot]) => plot.data.some(trace => trace.customdata)).map(([at]) => at)"
     )
     assert len(of_trials) >= 7
     for plot in of_trials:
         x, y = browser.run(
-            f"(() => {{ location.hash = ''; const plot = document.querySelectorAll('.plotly-graph-div')[{plot}];"
-            "plot.scrollIntoView({block: 'center'}); const box = plot.querySelector('.point').getBoundingClientRect();"
+            f"(() => {{ location.hash = ''; const plot = document.querySelectorAll('.plot')[{plot}];"
+            "plot.scrollIntoView({block: 'center'}); const at = plot.data.findIndex(trace => trace.customdata);"
+            "const box = plot.querySelectorAll('.scatter')[at].querySelector('.point').getBoundingClientRect();"
             "return [box.x + box.width / 2, box.y + box.height / 2]; })()"
         )
         browser.click(x, y)
@@ -156,4 +172,147 @@ def test_a_browser_draws_it_and_a_click_on_a_point_leads_to_its_trial(
         row = browser.run("document.querySelector(':target').getBoundingClientRect().top")
         assert 0 <= row < 900
     assert browser.problems == []
-    assert browser.requests == [file.as_uri()]
+    assert browser.requests == [page.as_uri()]
+
+
+def test_an_axis_of_epochs_or_trials_has_whole_numbers_alone(browser: Browser, page: Path) -> None:
+    browser.open(page, width=1280)
+    ticks = browser.run(
+        "[...document.querySelectorAll('.plot')].filter(plot => /epoch|trial/.test(plot.layout.xaxis.title.text))"
+        ".flatMap(plot => [...plot.querySelectorAll('.xtick text')].map(tick => tick.textContent))"
+    )
+    assert ticks
+    assert all(tick.isdigit() for tick in ticks), ticks
+
+
+def test_the_table_of_trials_sorts_and_filters_by_the_keyboard(browser: Browser, page: Path) -> None:
+    browser.open(page, width=1280)
+    column = "[...document.querySelectorAll('#all-trials tbody tr:not([hidden])')].map(row => {}.textContent)"
+    values = column.format("row.cells[2]")
+    head = "document.querySelectorAll('#all-trials th button')[2]"
+    browser.run(f"{head}.focus()")
+    browser.press("Enter")
+    rising = browser.run(values)
+    assert rising[:4] == sorted(rising[:4])
+    assert rising[4] == "-"  # of the trial that failed
+    assert browser.run(f"{head}.closest('th').getAttribute('aria-sort')") == "ascending"
+    browser.press("Enter")
+    assert browser.run(values) == [*reversed(rising[:4]), "-"]
+    browser.run("document.querySelector('#all-trials-filter').focus()")
+    browser.type("failed")
+    assert browser.run(column.format("row.cells[1]")) == ["FAILED"]
+    assert browser.run("document.querySelector('[data-count]').textContent") == "1 of 5 trials"
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_figures_have_the_page_s_colours(browser: Browser, page: Path, dark: bool) -> None:
+    browser.open(page, width=1280, dark=dark)
+    theme = THEMES["dark" if dark else "light"]
+    assert browser.run("document.querySelector('.plot').layout.font.color") == theme["text"]
+    r, g, b = (int(theme["page"][at : at + 2], 16) for at in (1, 3, 5))
+    assert browser.run("getComputedStyle(document.body).backgroundColor") == f"rgb({r}, {g}, {b})"
+
+
+# ------------------------------------------------------------------------------- what a page owes who does not see it
+
+
+class Outline(HTMLParser):
+    """The elements of a page with their attributes, and the text of headings and buttons."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attributes)))
+
+    def of(self, *tags: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.elements if tag in tags]
+
+
+def test_every_figure_is_in_words_that_plotly_knows(page: Path) -> None:
+    found = re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', page.read_text(), re.DOTALL)
+    assert len(found) > 8
+    for text in found:
+        drawing = json.loads(text)
+        go.Figure(**drawing)  # raises for a word that is none
+    with pytest.raises(ValueError, match="Invalid property"):
+        go.Figure(layout=drawing["layout"] | {"legnd": {}})
+
+
+def test_the_page_says_in_words_what_it_shows(page: Path) -> None:
+    outline = Outline(text_of(page.read_text()))
+    levels = [int(tag[1]) for tag, _ in outline.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels)), "a level of headings is left out"
+    ids = [attributes["id"] for _, attributes in outline.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert all("alt" in image for image in outline.of("img"))
+    shown = [image for image in outline.of("img") if image.get("class") != "overlay"]
+    assert all(len(image["alt"] or "") > 10 for image in shown)
+    labels = {label["for"] for label in outline.of("label")}
+    assert all(field["id"] in labels for field in outline.of("input"))
+    plots = [plot for plot in outline.of("div") if plot.get("class") == "plot"]
+    assert len(plots) > 5
+    assert all(plot["role"] == "img" and len(plot["aria-label"] or "") > 20 for plot in plots)
+    for name in ("aria-labelledby", "aria-describedby"):
+        assert {attributes[name] for _, attributes in outline.elements if name in attributes} <= set(ids)
+    wide = [part for part in outline.of("div") if part.get("class") == "wide"]
+    assert all(part["tabindex"] == "0" and part["role"] == "region" for part in wide)
+    assert all(head.get("scope") in {"row", "col"} for head in outline.of("th"))
+    targets = {(link["href"] or "")[1:] for link in outline.of("a")}
+    assert targets <= set(ids)
+    [html] = outline.of("html")
+    assert html["lang"] == "en"
+
+
+@pytest.mark.parametrize("name", sorted(THEMES))
+def test_colours_have_the_contrast_that_text_and_figures_need(name: str) -> None:
+    theme = THEMES[name]
+    for text, ground in TEXT_ON:
+        assert contrast(theme[text], theme[ground]) >= 4.5, (text, ground)
+    for color in (*SERIES, GREY):
+        for ground in ("page", "card"):
+            assert contrast(color, theme[ground]) >= 3, (color, ground)
+
+
+def test_contrast_is_that_of_wcag() -> None:
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)
+
+
+def test_a_page_with_pictures_of_the_course_s_size_that_no_png_makes_smaller_is_under_three_megabytes(
+    results: Path,
+) -> None:
+    searched(results)
+    store = Store(results / "one")
+    generator = np.random.default_rng(0)
+
+    def noise(height: int, width: int) -> bytes:
+        buffer = io.BytesIO()
+        Image.fromarray(generator.integers(0, 256, (height, width, 3), np.uint8)).save(buffer, format="PNG")
+        return buffer.getvalue()
+
+    drawn = [
+        Picture(kind="drawn", label=at % 4, png=noise(32, 32), nearest="a", nearest_png=noise(32, 32), distance=0.5)
+        for at in range(32)
+    ]
+    ratio = generator.normal(size=32 * 32).tolist()
+    classified = [
+        Picture(kind="validation", label=0, png=noise(32, 32), image="a", predicted=1, confidence=0.9, other=1,
+                log_ratio=ratio)
+        for _ in range(9)
+    ]  # fmt: skip
+    for one in finalists.of_sweep(store):
+        store.write_pictures(one.trial_id, one.epoch, drawn + classified)
+        for epoch in (1, 2):
+            [row] = [row for row in store.epochs_of(one.trial_id) if row["epoch"] == epoch]
+            by_class = {f"val_acc.{label}": 0.5 for label in range(4)}
+            store.add_epoch(one.trial_id, 1, metrics(epoch, val_acc=row["val_acc"], kept_epochs=(1, 2), extra=by_class))
+            grid = Image.open(io.BytesIO(noise(4 * 33, 25 * 33))).resize((25 * 66, 4 * 66), Image.Resampling.NEAREST)
+            grid.save(local(store.samples_file(one.trial_id, epoch)))
+    page = written(results)
+    assert page.count("data:image/png") > 100
+    assert len(page.encode()) < 3_000_000
