@@ -36,9 +36,9 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.timing import device, fastest, machine, timed
 from benchmarks.training import dataset, network
 from cpcnn_core import device_checks, environment, quality
-from cpcnn_core.cached import run as call_by_call
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.evaluate import evaluate
+from cpcnn_core.graphs import call_by_call
 from cpcnn_core.precision import whole_float32
 from cpcnn_core.sampling import sample
 from cpcnn_core.train import Run, peak_memory
@@ -303,7 +303,7 @@ def sampling(scale: Scale) -> Rows:
         model = run.model.eval()
         for count in scale.drawn:
             labels = torch.arange(count, device=run.device) % model.nr_classes
-            for how, capture in (("by default", None), ("call by call", lambda ops: partial(call_by_call, list(ops)))):
+            for how, capture in (("by default", None), ("call by call", call_by_call)):
                 draw = partial(sample, model, labels, capture=capture, batch_size=count)
                 times = [
                     timed(lambda: draw(generator=torch.Generator().manual_seed(0)))[0]  # noqa: B023 - called here
@@ -337,7 +337,7 @@ class Part:
 PARTS: Mapping[str, Part] = {
     **{
         f"correct_{check}": Part(partial(correct, check), 180)
-        for check in ("float32", "fusions", "bf16", "captured", "resumed", "memory")
+        for check in ("float32", "fusions", "bf16", "captured", "steps", "resumed", "memory")
     },
     "steps": Part(steps, 240),
     "side_by_side": Part(side_by_side, 420),

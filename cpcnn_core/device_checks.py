@@ -27,11 +27,11 @@ import torch
 from torch import Tensor, nn
 
 from cpcnn_core import environment, fusion, seeds
-from cpcnn_core.cached import run as call_by_call
 from cpcnn_core.checkpoint import build_model
 from cpcnn_core.classify import class_log_likelihoods
 from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.data import Dataset, Split
+from cpcnn_core.graphs import call_by_call
 from cpcnn_core.loss import Loss
 from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.precision import check_float32, whole_float32
@@ -130,10 +130,7 @@ def captured(where: torch.device) -> Finding:
     def drawn(capture: Any) -> Tensor:
         return sample(model, labels, generator=torch.Generator().manual_seed(0), capture=capture)
 
-    def stand_in(ops: Sequence[Callable[[], object]]) -> Callable[[], None]:
-        return partial(call_by_call, list(ops))
-
-    as_graph, by_calls = drawn(None if where.type == "cuda" else stand_in), drawn(stand_in)
+    as_graph, by_calls = drawn(None if where.type == "cuda" else call_by_call), drawn(call_by_call)
     reference = sample_reference(model, labels, draw_noise(model, len(labels), torch.Generator().manual_seed(0)))
     same = torch.equal(as_graph, by_calls)
     alike = (as_graph == reference).flatten(1).all(1).float().mean().item()
@@ -143,6 +140,20 @@ def captured(where: torch.device) -> Finding:
         "a pass per pixel draws"
     )
     return Finding("captured", same and alike >= REDRAWN, said, {"like_the_reference": alike})
+
+
+def steps(where: torch.device) -> Finding:
+    """Training steps as one CUDA graph each, and call by call on the same memory."""
+    config, norms = TrialConfig.from_flat(TRAINING), list[list[float]]()
+    for capture in (None, call_by_call):
+        with tempfile.TemporaryDirectory() as folder:
+            run = Run(config, _dataset(48), Path(folder), environment.accelerator(anew=True), capture=capture)
+            chosen = torch.arange(config.train.batch_size, device=where)
+            norms.append([run.optimize(chosen).item() for _ in range(5)])
+    difference = max(abs(a - b) / abs(b) for a, b in zip(*norms, strict=True))
+    what = "as CUDA graphs" if where.type == "cuda" else "as a CPU takes them"
+    said = f"5 training steps {what} have gradients whose norm differs by {difference:.1g} of it from call by call"
+    return Finding("steps", difference <= GRADIENTS, said, {"gradient_norm": difference})
 
 
 @whole_float32()
@@ -228,6 +239,7 @@ CHECKS: Mapping[str, Check] = {
     "fusions": fusions,
     "bf16": bf16,
     "captured": captured,
+    "steps": steps,
     "memory": memory,
     "resumed": resumed,
     "compiled": compiled,

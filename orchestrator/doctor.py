@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _SECONDS = 55.0  # that the checks may take in all
-_FIRST = ("float32", "fusions", "bf16", "captured", "memory")  # in this process, one after another
+_FIRST = ("float32", "fusions", "bf16", "captured", "steps", "memory")  # in this process, one after another
 _BESIDE = ("resumed", "compiled")  # in processes of their own, meanwhile: they take the longest
 
 app = cli.command()

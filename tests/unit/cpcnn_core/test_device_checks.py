@@ -14,7 +14,7 @@ from cpcnn_core.loss import Loss
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("name", ["float32", "captured", "memory"])
+@pytest.mark.parametrize("name", ["float32", "captured", "steps", "memory"])
 def test_a_cpu_is_right(name: str) -> None:
     found = device_checks.CHECKS[name](CPU)
     assert found.fine, found.said
