@@ -26,6 +26,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from cpcnn_core import files
+from cpcnn_core.errors import RunError
 
 PIPES, LOGS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
 """The environment variables by which daemon and CUDA find each other, read when CUDA begins."""
@@ -119,7 +120,7 @@ class _Daemon:
         return text
 
 
-class _UnavailableError(Exception):
+class _UnavailableError(RunError):
     """Why there is no MPS here, in words."""
 
 

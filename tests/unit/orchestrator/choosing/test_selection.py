@@ -196,7 +196,10 @@ def test_a_mixture_that_is_asked_for_is_refused_and_both_sides_are_named(results
     for command in (best.app, report.app):
         for pair, said in (
             (["cats", "dogs"], f"(cats: data.digest {'a' * 12}; dogs: data.digest {'d' * 12})"),
-            (["cats", "old"], f"cats: data.digest {'a' * 12}, protocol {PROTOCOL}; old: data.digest not recorded, protocol 1"),
+            (
+                ["cats", "old"],
+                f"cats: data.digest {'a' * 12}, protocol {PROTOCOL}; old: data.digest not recorded, protocol 1",
+            ),
         ):
             chosen = [text for name in pair for text in ("--sweep", name)]
             metric = ["--metric", "val_acc", "--results", str(results)]
