@@ -30,7 +30,13 @@ app = cli.command()
 @cli.stoppable()
 def main(
     gpu: Annotated[
-        bool, typer.Option("--gpu", help="Compare what the GPU computes with the CPU; under a minute. docs/gpu.md.")
+        bool,
+        typer.Option(
+            "--gpu",
+            rich_help_panel=cli.SHOWN_PANEL,
+            show_default="versions and device only",
+            help="Compare what the GPU computes with the CPU; under a minute. docs/gpu.md.",
+        ),
     ] = False,
 ) -> None:
     """Say what is installed and which device trains. Exit code 1 where a check of --gpu fails."""
