@@ -434,7 +434,7 @@ def _on_cpu(part: Any) -> Any:  # Any: whatever a state is made of
     if isinstance(part, Mapping):
         return {name: _on_cpu(value) for name, value in part.items()}
     if isinstance(part, list | tuple):
-        return [_on_cpu(value) for value in part]
+        return type(part)(_on_cpu(value) for value in part)
     return part
 
 

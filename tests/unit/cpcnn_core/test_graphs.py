@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from cpcnn_core import graphs
+from cpcnn_core import graphs, likelihood
 from cpcnn_core.batches import Batches
 from cpcnn_core.classify import CAPTURED, class_log_likelihoods
 from cpcnn_core.config import TrialConfig
@@ -294,12 +294,11 @@ def test_a_graph_that_applies_a_gradient_otherwise_fails_the_trial(tmp_path: Pat
 
 
 def test_a_compiled_step_with_another_gradient_fails_the_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrongly(module: torch.nn.Module, **_: object) -> Callable[..., tuple[Tensor, ...]]:
-        def forward(*arguments: Any) -> tuple[Tensor, ...]:
-            total, *sums = module(*arguments)
-            return (total * (1 if "force_eager" in stances else 1.1), *sums)
+    def wrongly(function: Callable[..., Tensor], **_: object) -> Callable[..., Tensor]:
+        def compiled(*arguments: Any, **named: Any) -> Tensor:
+            return function(*arguments, **named) * (1 if "force_eager" in stances else 1.1)
 
-        return forward
+        return compiled if function is likelihood.log_prob else function
 
     stances: list[str] = []
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from cpcnn_core import likelihood
-from cpcnn_core.likelihood import bin_log_mass, bits_per_dim, log_prob, nr_params, to_grid
+from cpcnn_core.likelihood import _in_units, bin_log_mass, bits_per_dim, log_prob, nr_params, to_grid
 
 GRID = torch.arange(256) / 127.5 - 1
 
@@ -107,6 +107,19 @@ def test_a_bins_mass_is_the_integral_of_the_logistic_density(value: int, scale: 
     expected, _ = integrate.quad(lambda t: stats.logistic.pdf(t, mean, scale), low, high, epsabs=1e-14)
     found = bin_log_mass(torch.tensor(x), torch.tensor(mean), torch.tensor(math.log(scale)))
     assert found.item() == pytest.approx(math.log(expected), abs=1e-4)
+
+
+@pytest.mark.parametrize("log_scale", [-7.0, -3.0, 0.0, 3.0])
+@pytest.mark.parametrize("mean", [-1.0, 0.1, 2.0])
+def test_the_gradient_of_a_mass_is_that_of_its_definition(log_scale: float, mean: float) -> None:
+    x = GRID.double()  # with black and white, whose bins have one edge
+    given = [torch.full_like(x, value, requires_grad=True) for value in (mean, log_scale)]
+    defined = [value.detach().clone().requires_grad_() for value in given]
+    seeds = torch.linspace(-1, 2, len(x), dtype=torch.float64)
+    bin_log_mass(x, *given).backward(seeds)
+    _in_units(x, *defined)[0].backward(seeds)
+    for found, wanted in zip(given, defined, strict=True):
+        assert_close(found.grad, wanted.grad, atol=1e-9, rtol=1e-7)
 
 
 @pytest.mark.parametrize("log_scale", [-30.0, -7.0, -3.0, 10.0, 80.0, 1000.0])
