@@ -174,7 +174,7 @@ def test_what_comes_before_the_label_is_computed_once_for_all_classes(fusion: st
     model = network(fusion)
     batches: dict[str, set[int]] = {}
     for name, module in model.named_modules():
-        if name.endswith("conv_out"):
+        if ".conv_out." in name and isinstance(module, layers.Convolve):
             stage = name.partition(".")[0]
 
             def see(_: object, inputs: tuple[Tensor, ...], stage: str = stage) -> None:
