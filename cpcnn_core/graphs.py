@@ -54,6 +54,9 @@ def cuda_graph(work: Work) -> Callable[[], object]:
         torch.cuda.set_stream(stream)  # a capture that fails may leave its own behind
         if is_out_of_memory(error):
             raise
+        # Ending a capture whose memory ended may raise an error of its own.
+        if isinstance(error.__context__, RuntimeError) and is_out_of_memory(error.__context__):
+            raise error.__context__ from None
         raise CaptureError(str(error)) from error
     replay: Callable[[], object] = graph.replay
     return replay

@@ -6,6 +6,7 @@ Accelerate is imported late: it reads the environment, which `fit` cleans.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 # What accelerate does not know of: libraries that allocate for themselves, and the driver's own words.
 _ALLOCATIONS = (
@@ -53,9 +54,15 @@ class MicroBatch:
     def size(self) -> int:
         return self._sizes[self._at]
 
-    def go_on_with(self, size: int) -> None:
-        """Take the size that an earlier process ended with."""
-        self._at = next(at for at, known in enumerate(self._sizes) if known <= max(1, size))
+    def state_dict(self) -> dict[str, int]:
+        """What another process needs to go on as this one would."""
+        return {"size": self.size, "waited": self._waited, "patience": self._patience, "grown": int(self._grown)}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on as the process would have that gave `state`; that of an earlier release has the size alone."""
+        self._at = next(at for at, known in enumerate(self._sizes) if known <= max(1, state["size"]))
+        self._waited, self._patience = state.get("waited", 0), state.get("patience", 1)
+        self._grown = bool(state.get("grown", 0))
 
     def halve(self) -> None:
         """Memory ended with the present size."""

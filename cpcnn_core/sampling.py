@@ -151,7 +151,7 @@ def moved_pixels(
     """
     channels = model.image_shape[0]
     checked = len(images) if images.device.type != "cpu" else min(len(images), CHECKED_ON_CPU)
-    moved: list[Tensor] = []
+    moved: list[Tensor] = []  # NaN is not where it was
     for start in range(0, checked, CHECKED_AT_ONCE):
         part = slice(start, min(start + CHECKED_AT_ONCE, checked))
         x = to_model(images[part])
@@ -163,8 +163,9 @@ def moved_pixels(
             n_mix=model.config.nr_logistic_mix,
             temperature=temperature,
         )
-        moved.append(((again.permute(2, 3, 0, 1) - x)[:, :, from_row:].abs() * 127.5 > 0.5).flatten())
-    return torch.cat(moved).float().mean().nan_to_num().item() if moved else 0.0
+        moved.append(~((again.permute(2, 3, 0, 1) - x)[:, :, from_row:].abs() * 127.5 <= 0.5).flatten())
+    compared = sum(len(each) for each in moved)
+    return torch.cat(moved).float().mean().item() if compared else 0.0
 
 
 def draw_noise(model: ConditionalPixelCNN, batch: int, generator: torch.Generator) -> Tensor:

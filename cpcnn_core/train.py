@@ -199,7 +199,7 @@ class Run:
         self.paths = Paths(
             self.stepper, loss, self.device, capture=self.capture, reason=reason or None, compiled=train.compile
         )
-        self.warm = not train.compile and self.capture is None
+        self.warm = not train.compile and self.capture is None and train.precision == "fp32"  # nothing to compare
 
     @property
     def micro_batch(self) -> int:
@@ -571,7 +571,7 @@ class Run:
             "position": self.position,
             "step": self.step,
             "sums": saving.of_all(self.sums._asdict(), self.accelerator),
-            "micro_batch": self.micro_batch,
+            "micro_batch": self.micro.state_dict(),
         }
 
     def _load_state_dict(self, state: dict[str, Any]) -> None:
@@ -591,8 +591,8 @@ class Run:
         sums = saving.own(state["sums"], self.accelerator, maxima=("grad_norm", "stage_norms"))
         for name, total in sums.items():
             getattr(self.sums, name).copy_(total)
-        if state["micro_batch"]:
-            self.micro.go_on_with(state["micro_batch"])
+        if (micro := state["micro_batch"]) is not None:
+            self.micro.load_state_dict({"size": micro} if isinstance(micro, int) else micro)
 
     def _load_optimizer(self, state: dict[str, Any] | None) -> None:
         """Take in the optimizer's state, or begin anew without one, with the settings of this configuration.

@@ -95,8 +95,8 @@ def _biases(convs: list[Normed], dtype: torch.dtype | None) -> dict[Normed, Tens
     biases = [_bias(conv) for conv in convs]
     if dtype is None:
         return dict(zip(convs, biases, strict=True))
-    cast = torch.cat(biases).to(dtype).split([len(bias) for bias in biases])
-    return dict(zip(convs, cast, strict=True))
+    rounded = torch.cat(biases).to(dtype).split([len(bias) for bias in biases])
+    return dict(zip(convs, rounded, strict=True))
 
 
 def direction(conv: Normed) -> Tensor:

@@ -102,6 +102,19 @@ def test_a_captured_trial_measures_what_one_call_by_call_does(tmp_path: Path, ca
     assert graph[0].compile_seconds > graph[1].compile_seconds == 0
 
 
+@pytest.mark.parametrize("fusion", ["block_film", *COMPOSITIONS])
+def test_a_captured_trial_in_bf16_measures_what_one_call_by_call_does(tmp_path: Path, fusion: str) -> None:
+    """Over two epochs: a cast that a graph has kept from its first step is of other weights than those it trains."""
+    settings = {"train.epochs": 2, "train.precision": "bf16", "train.lr": 0.02, "model.fusion": fusion}
+    config = TrialConfig.from_flat(SETTINGS | settings)
+    eager = list(fit(config, tiny_dataset(), tmp_path / "eager"))
+    graph = list(fit(config, tiny_dataset(), tmp_path / "graph", capture=tape))
+    assert [epoch.path for epoch in graph] == ["graph", "graph"]
+    assert [(epoch.train_bpd, epoch.val_bpd) for epoch in graph] == [
+        (pytest.approx(epoch.train_bpd, rel=1e-5), pytest.approx(epoch.val_bpd, rel=1e-5)) for epoch in eager
+    ]
+
+
 def test_a_step_that_was_captured_reads_no_number_of_pythons(tmp_path: Path) -> None:
     """Of each of them another value is another step, though no line of Python runs."""
     run = run_of(tmp_path, tape, train__ema_decay=0.9)
@@ -437,7 +450,7 @@ def test_a_halved_micro_batch_grows_again_and_waits_longer_after_each_failure() 
 @pytest.mark.parametrize(("size", "gives"), [(16, 16), (9, 8), (8, 8), (1, 1), (99, 16)])
 def test_a_trial_goes_on_with_the_size_it_ended_with(size: int, gives: int) -> None:
     micro = MicroBatch(16)
-    micro.go_on_with(size)
+    micro.load_state_dict({"size": size})
     assert micro.size == gives
 
 
@@ -451,6 +464,34 @@ def test_memory_that_comes_back_is_used_again(
         epochs = list(fit(config, tiny_dataset(), tmp_path))
     assert ending.calls > 1
     assert [epoch.micro_batch for epoch in epochs] == [8, 16, 16]
+
+
+def test_a_trial_that_resumes_tries_larger_sizes_when_it_would_have_anyway(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrialConfig.from_flat(SETTINGS | {"train.epochs": 4})
+    add_up, most = Step.add_up, [8]
+
+    def limited(self: Step, micro_batch: int) -> None:
+        if micro_batch > most[0]:
+            raise RuntimeError("CUDA error: out of memory")
+        add_up(self, micro_batch)
+
+    monkeypatch.setattr(Step, "add_up", limited)
+
+    def trained(folder: Path, *, killed: bool) -> list[tuple[int, float]]:
+        most[0] = 8
+        epochs = fit(config, tiny_dataset(), folder)
+        measured = [next(epochs), next(epochs)]
+        most[0] = 16  # what took the memory has ended
+        if killed:
+            epochs.close()
+            epochs = fit(config, tiny_dataset(), folder, reported=2)
+        return [(epoch.micro_batch, epoch.train_bpd) for epoch in (*measured, *epochs)]
+
+    whole = trained(tmp_path / "whole", killed=False)
+    assert [size for size, _ in whole] == [8, 8, 8, 16]
+    assert trained(tmp_path / "killed", killed=True) == whole
 
 
 # ------------------------------------------------------------------------------------------- whatever the network is

@@ -22,11 +22,12 @@ from cpcnn_core.classify import class_log_likelihoods
 from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.features import Extractor
 from cpcnn_core.layers import Convolve
+from cpcnn_core.loss import Loss
 from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.precision import ROUNDING, check_float32, whole_float32
 from cpcnn_core.sampling import draw_noise, sample_cached, sample_reference
 from cpcnn_core.train import fit
-from tests.contract.networks import network
+from tests.contract.networks import NAMES, NR_CLASSES, network
 from tests.support.training import SETTINGS, tiny_dataset
 
 LABELS = torch.tensor([0, 1])
@@ -174,3 +175,21 @@ def test_products_keep_float32_whatever_a_container_sets_before_torch_is_importe
         check=True,
     )
     assert found.stdout.strip() == "highest False False {'ieee'}"
+
+
+@pytest.mark.parametrize("fusion", NAMES)
+@whole_float32()
+def test_a_bf16_step_is_of_the_weights_as_they_are(fusion: str) -> None:
+    """The outermost autocast is the one of `whole_float32`, around an epoch; it must not keep casts of old weights."""
+    model = network(fusion)
+    loss = Loss(model, torch.full((NR_CLASSES,), 1 / NR_CLASSES).log(), bf16=True)
+    images = torch.randint(0, 256, (4, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    batch = (images, torch.tensor([0, 1, 2, 0]), torch.zeros(4, dtype=torch.bool), torch.ones(4), None)
+    before = loss(*batch)[0]
+    before.backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1)
+    found = loss(*batch)[0].item()
+    torch.clear_autocast_cache()
+    assert found == loss(*batch)[0].item() != before.item()
