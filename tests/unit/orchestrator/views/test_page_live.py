@@ -11,18 +11,24 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from orchestrator.choosing.selection import Selection
+from orchestrator.records.lease import STALE_SECONDS, Holder
+from orchestrator.records.provenance import moment
 from orchestrator.records.store import Attempt, Store
+from orchestrator.views.page import live as live_module
 from orchestrator.views.page import serving
 from orchestrator.views.page.access import Access, is_loopback
 from orchestrator.views.page.live import LivePage
 from orchestrator.views.page.server import ServeError, Server
-from orchestrator.views.page.subject import current
+from orchestrator.views.page.subject import Subject, current
+from tests.support import remote
 from tests.support.browser import Browser
 from tests.support.fakes import metrics
 from tests.support.times import at
@@ -100,6 +106,13 @@ def live(tmp_path: Path) -> Iterator[Live]:
         yield made
 
 
+def page_of(results: Path, values: list[float | None]) -> tuple[Store, Callable[[], Subject]]:
+    """A sweep, and what reads it for a page."""
+    store = add(results, values)
+    selected = Selection((store,), "sweep")
+    return store, partial(current, selected, "val_acc", mode=None, conditions=(), rule="smoothed")
+
+
 def soon(told: Callable[[], object]) -> None:
     until = time.monotonic() + SOON
     while not told() and time.monotonic() < until:
@@ -141,9 +154,92 @@ def test_results_out_of_reach_are_said_and_taken_up_again(tmp_path: Path) -> Non
         (tmp_path / "results" / "one").rename(away)
         soon(lambda: page.shown.problem is not None)
         assert "Not made anew" in page.shown.sentence
-        away.rename(tmp_path / "results" / "one")
-        add(tmp_path / "results", [0.5, 0.6])
+        away.rename(tmp_path / "results" / "one")  # and nothing has changed since
         soon(lambda: page.shown.problem is None)
+        add(tmp_path / "results", [0.5, 0.6])
+        soon(lambda: "0.6" in page.shown.inner["trials"])
+
+
+def test_a_driver_on_another_machine_that_is_heard_of_makes_nothing_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_module, "LOOK_SECONDS", 0.02)
+    store, read = page_of(tmp_path / "results", [0.5])
+    lease = tmp_path / "results" / "one" / "driver-000001.json"
+    lease.write_text(json.dumps(asdict(Holder(4711, "node-7", "2026", "another kernel", "work"))))
+    times = []
+
+    def counted() -> Subject:
+        times.append(1)
+        return read()
+
+    def heard_of(page: LivePage) -> int:
+        [seconds] = re.findall(r"pid 4711 on node-7, since 2026, heard of (\d+) s ago", json.dumps(page.status()))
+        return int(seconds)
+
+    with LivePage((store,), counted) as page:
+        for silent in (10, 30, 50):
+            os.utime(lease, (time.time() - silent,) * 2)
+            soon(partial(lambda least: least <= heard_of(page) < least + 20, silent))
+        assert len(times) == 1
+        os.utime(lease, (time.time() - 2 * STALE_SECONDS,) * 2)
+        soon(lambda: len(times) == 2)
+        soon(lambda: page.shown.states[0].driver_alive is False)
+
+
+def test_a_bucket_is_looked_at_less_often(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert live_module.REMOTE_LOOK_SECONDS >= 5 > live_module.LOOK_SECONDS
+    monkeypatch.setenv("CPCNN_CACHE", str(tmp_path))
+    monkeypatch.setattr(live_module, "LOOK_SECONDS", 1000)
+    monkeypatch.setattr(live_module, "REMOTE_LOOK_SECONDS", 0.02)
+    store = Store(remote.folder())
+    store.create()
+    read = partial(current, Selection((store,), "sweep"), "val_acc", mode=None, conditions=(), rule="smoothed")
+    with LivePage((store,), read) as page:
+        first = page.shown.looked
+        soon(lambda: page.shown.looked != first)
+
+
+def test_the_time_of_the_last_look_is_said_and_not_that_of_the_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_module, "LOOK_SECONDS", 0.02)
+    minutes = iter(range(1000))
+    monkeypatch.setattr(live_module, "moment", lambda: moment() + timedelta(minutes=next(minutes)))
+    store, read = page_of(tmp_path / "results", [0.5])
+    with LivePage((store,), read) as page:
+        first = page.changed_since()["state"]
+        soon(lambda: page.changed_since()["state"] != first)
+        (tmp_path / "results" / "one").rename(tmp_path / "away")
+        soon(lambda: page.shown.problem is not None)
+        told, asked = page.changed_since()["state"], next(minutes)
+        soon(lambda: next(minutes) > asked + 3)  # it has looked since, in vain
+        assert page.changed_since()["state"] == told
+        assert f"Looked at {page.shown.looked:%H:%M:%S} UTC." in str(told)
+
+
+def test_an_error_that_nobody_foresaw_is_said_once_and_does_not_end_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(live_module, "LOOK_SECONDS", 0.02)
+    store, read = page_of(tmp_path / "results", [0.5])
+    times: list[int] = []
+
+    def sometimes() -> Subject:
+        times.append(1)
+        if 1 < len(times) < 6:
+            raise ValueError("no such thing")
+        return read()
+
+    with LivePage((store,), sometimes) as page:
+        seen = []
+        add(tmp_path / "results", [0.5, 0.6])
+        while len(times) < 6:
+            seen.append(page.shown.sentence)
+            time.sleep(0.001)
+        assert any("Not made anew: ValueError: no such thing. " in sentence for sentence in seen)
+        soon(lambda: page.shown.problem is None)
+    assert [record.exc_info is not None for record in caplog.records if "no such thing" in record.message] == [True]
 
 
 # ------------------------------------------------------------------------------------------- foreign pages and people
