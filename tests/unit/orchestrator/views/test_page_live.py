@@ -275,6 +275,7 @@ def test_a_trial_is_stopped_from_the_page_itself_alone(live: Live) -> None:
         ('{"sweep": ["one"], "trial": {}}', 409),
         ("[]", 400),
         ("no JSON", 400),
+        ("[" * 4096, 400),
         ("x" * 5000, 413),
     ],
 )
@@ -282,6 +283,12 @@ def test_what_is_no_running_trial_is_not_stopped(live: Live, body: str, status: 
     headers = {"Origin": live.origin, "Content-Type": "application/json", "X-Cpcnn-Token": live.server.access.acting}
     assert live.ask("POST", "/stop", headers, body)[0].status == status
     assert live.stopped == []
+
+
+def test_a_length_and_an_address_that_nobody_can_read_are_answered(live: Live) -> None:
+    headers = {"Origin": live.origin, "Content-Type": "application/json", "X-Cpcnn-Token": live.server.access.acting}
+    assert live.ask("POST", "/stop", headers | {"Content-Length": "9" * 5000})[0].status == 413
+    assert live.ask("GET", "ftp://[")[0].status == 404
 
 
 @pytest.mark.parametrize("path", ["/", "/sections.json", "/sections/trials", "/status.json", "/plotly.js"])
@@ -320,10 +327,25 @@ def test_beyond_this_machine_nothing_is_seen_without_the_token(tmp_path: Path) -
         answer, _ = live.ask("GET", f"/?token={access.token}")
         assert (answer.status, answer.headers["Location"]) == (303, "/")
         cookie, *rest = answer.headers["Set-Cookie"].split("; ")
-        assert {"HttpOnly", "SameSite=Strict"} <= set(rest)
+        assert {"HttpOnly", "SameSite=Lax"} <= set(rest)
         assert live.ask("GET", "/", {"Cookie": cookie})[0].status == 200
         assert live.ask("GET", "/", {"Cookie": cookie[:-1]})[0].status == 403
         assert live.stop({"Cookie": cookie}) == 200
+
+
+@pytest.mark.parametrize(
+    "foreign", ['foo={"a":1}', "x=a b", "flag", "bad[]=1", "t=caf\xe9", "a=b=c", "=", "", 'q="a; b"', "cpcnn-1=0"]
+)
+def test_the_token_is_found_beside_cookies_of_other_programs_of_the_host(foreign: str, tmp_path: Path) -> None:
+    with served(tmp_path / "results", with_token=True) as live:
+        right = f"{live.server.access.cookie}={live.server.access.token}"
+        for cookies, status in (
+            (f"{foreign}; {right}", 200),
+            (f"{right};{foreign}", 200),
+            (f"{foreign}; x{right}", 403),
+            (foreign, 403),
+        ):
+            assert live.ask("GET", "/status.json", {"Cookie": cookies})[0].status == status, cookies
 
 
 NEAR = ("127.0.0.1", "127.8.9.1", "::1", "localhost")
@@ -398,3 +420,12 @@ def test_a_foreign_page_in_the_same_browser_stops_nothing(browser: Browser, live
     browser.open(foreign, width=400)
     assert f"{live.origin}/stop" in browser.requests
     assert live.stopped == []
+
+
+def test_a_link_with_the_token_that_another_site_shows_opens_the_page(browser: Browser, tmp_path: Path) -> None:
+    with served(tmp_path / "results", with_token=True) as live:
+        mail = tmp_path / "mail.html"
+        mail.write_text(f"<script>location.replace({live.server.url!r})</script>")
+        browser.open(mail, width=400)
+        assert browser.run("location.href") == live.origin + "/"
+        assert browser.run("document.querySelector('#all-trials') !== null")
