@@ -75,9 +75,10 @@ class Server(ThreadingHTTPServer):
         """What to know of an address that others reach."""
         if is_loopback(self.access.host):
             return None
+        port = self.server_port
         return (
             "Whoever has this address with its token sees the page and can stop trials; the connection is not "
-            "encrypted. A tunnel is safer: ssh -N -L 8555:127.0.0.1:8555 HOST"
+            f"encrypted. A tunnel is safer: serve without --host, then ssh -N -L {port}:127.0.0.1:{port} HOST"
         )
 
 

@@ -366,6 +366,30 @@ def test_a_port_that_is_taken_is_said(live: Live) -> None:
         Server(page, lambda _store, _trial: None, "127.0.0.1", live.server.server_port)
 
 
+def test_a_port_that_is_taken_is_said_before_the_page_is_made(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "current", lambda *_, **__: pytest.fail("the page is made"))
+    with pytest.raises(ServeError, match="cannot listen there"):
+        serving.serve(
+            live.store.folder.parent,
+            (),
+            "val_acc",
+            mode=None,
+            conditions=(),
+            rule="smoothed",
+            listen=serving.Listen(port=live.server.server_port),
+            stop=lambda _store, _trial: None,
+            say=lambda _text: None,
+        )
+
+
+def test_the_tunnel_that_is_advised_leads_to_the_port_that_is_served(live: Live) -> None:
+    assert live.server.warning is None
+    page = LivePage((live.store,), lambda: None)  # type: ignore[return-value]
+    with Server(page, lambda _store, _trial: None, "0.0.0.0", 0) as server:
+        port = server.server_port
+        assert f"without --host, then ssh -N -L {port}:127.0.0.1:{port} HOST" in str(server.warning)
+
+
 def test_the_sweep_that_runs_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = tmp_path / "results"
     add(results, [0.5], sweep="ended")
