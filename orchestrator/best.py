@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 from rich.console import Console
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from orchestrator.choosing import decision
     from orchestrator.choosing.candidates import Candidates
     from orchestrator.choosing.confirming import Question
+    from orchestrator.choosing.selection import Selection
+    from orchestrator.choosing.where import Condition
+    from orchestrator.records.location import Folder
     from orchestrator.tune.plan import Plan
     from orchestrator.views.board import Board
 
@@ -54,10 +57,6 @@ Epoch = Annotated[
         show_default="all epochs",
         help="With --trial: this epoch, if its weights were kept.",
     ),
-]
-Mode = Annotated[
-    Literal["max", "min"] | None,
-    typer.Option(rich_help_panel=cli.CHOICE_PANEL, show_default="the metric's own", help="Which way is better."),
 ]
 RuleOption = Annotated[
     Rule,
@@ -119,16 +118,6 @@ Force = Annotated[
         help="Replace a folder that exists.",
     ),
 ]
-DataRoot = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="data.root=PATH",
-        rich_help_panel=cli.HERE_PANEL,
-        show_default="where it lay",
-        help="Where the data lies now.",
-    ),
-]
 
 
 class _Found(NamedTuple):
@@ -150,7 +139,7 @@ class _Found(NamedTuple):
 @cli.plain_errors()
 def main(
     metric: Metric,
-    mode: Mode = None,
+    mode: cli.Mode = None,
     sweep: cli.Sweeps = None,
     condition: Where = "",
     trial: Trial = None,
@@ -166,19 +155,16 @@ def main(
     out: Out = None,
     export: Export = True,
     force: Force = False,
-    given: DataRoot = None,
+    given: cli.DataRoot = None,
 ) -> None:
     """Print the best trials with how sure that is; export the choice with all that is handed in."""
     console = cli.console(stderr=as_json)
-    from orchestrator.choosing import decision, pinned, selection, where
-    from orchestrator.choosing.candidates import ChoiceError
-    from orchestrator.records import trial_ids
+    from orchestrator.choosing import decision
     from orchestrator.search.settings import parse_data_root
 
+    _check_confirm(confirm, trial, ensemble)
     data_root = parse_data_root(given or ()).get("data.root")
-    selected = selection.select(results, sweep or ())
-    trial = None if trial is None else trial_ids.of(selected.stores, trial)
-    conditions = (*(where.parse(condition) if condition else ()), *pinned.conditions(selected.stores, trial, epoch))
+    selected, conditions = _asked(results, sweep, condition, trial, epoch)
 
     def chosen() -> decision.Decision:
         return decision.choose(decision.read(selected, metric, mode=mode, conditions=conditions), rule)
@@ -187,10 +173,6 @@ def main(
         console.print(selected.sentence, soft_wrap=True, highlight=False)
     if confirm is None:
         found = _chosen(chosen(), top, ensemble, wide=wide)
-    elif trial is not None:
-        raise ChoiceError("--confirm and --trial do not go together: one trial is no choice to confirm")
-    elif ensemble is not None:
-        raise ChoiceError("--confirm and --ensemble do not go together")
     else:
         with cli.doing(console, "Importing Optuna and PyTorch"):
             from orchestrator.tune import confirmation
@@ -204,9 +186,36 @@ def main(
         exported = _export(console, found, described, out, force=force, data_root=data_root, quiet=as_json)
         described["exported"] = str(exported)
     if as_json:
-        print(json.dumps(described, indent=2))  # noqa: T201 - the command's output, free of a terminal's markup
-        if streams.lost():
-            raise typer.Exit(cli.FAILED)  # for whoever reads it: half of it is none
+        _print_json(described)
+
+
+def _check_confirm(confirm: int | None, trial: str | None, ensemble: int | None) -> None:
+    """Raise ChoiceError where --confirm stands beside an option that it does not go with."""
+    from orchestrator.choosing.candidates import ChoiceError
+
+    if confirm is not None and trial is not None:
+        raise ChoiceError("--confirm and --trial do not go together: one trial is no choice to confirm")
+    if confirm is not None and ensemble is not None:
+        raise ChoiceError("--confirm and --ensemble do not go together")
+
+
+def _asked(
+    results: Folder, sweep: Sequence[str] | None, condition: str, trial: str | None, epoch: int | None
+) -> tuple[Selection, tuple[Condition, ...]]:
+    """The sweeps to choose from, and what an epoch must meet. Raise ChoiceError, WhereError."""
+    from orchestrator.choosing import pinned, selection, where
+    from orchestrator.records import trial_ids
+
+    selected = selection.select(results, sweep or ())
+    trial = None if trial is None else trial_ids.of(selected.stores, trial)
+    given = where.parse(condition) if condition else ()
+    return selected, (*given, *pinned.conditions(selected.stores, trial, epoch))
+
+
+def _print_json(described: dict[str, object]) -> None:
+    print(json.dumps(described, indent=2))  # noqa: T201 - the command's output, free of a terminal's markup
+    if streams.lost():
+        raise typer.Exit(cli.FAILED)  # for whoever reads it: half of it is none
 
 
 def _chosen(made: decision.Decision, top: int, ensemble: int | None, *, wide: bool) -> _Found:

@@ -142,6 +142,20 @@ Sweeps = Annotated[
         help="A sweep to choose from; may be repeated.",
     ),
 ]
+Mode = Annotated[
+    Literal["max", "min"] | None,
+    typer.Option(rich_help_panel=CHOICE_PANEL, show_default="the metric's own", help="Which way is better."),
+]
+DataRoot = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="data.root=PATH",
+        rich_help_panel=HERE_PANEL,
+        show_default="where it lay",
+        help="Where the data lies now.",
+    ),
+]
 WandbOption = Annotated[
     Literal["online", "offline"] | None,
     typer.Option(

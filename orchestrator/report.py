@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,77 +13,83 @@ from orchestrator.choosing.rules import DEFAULT_RULE, Rule
 
 if TYPE_CHECKING:
     from orchestrator.choosing.decision import Decision
+    from orchestrator.choosing.selection import Selection
 
 app = cli.command()
+
+Metric = Annotated[str, typer.Option(rich_help_panel=cli.CHOICE_PANEL, help="The metric that the table is ordered by.")]
+Where = Annotated[
+    str,
+    typer.Option(
+        "--where",
+        metavar="CONDITIONS",
+        rich_help_panel=cli.CHOICE_PANEL,
+        show_default="all trials",
+        help="As for best.",
+    ),
+]
+RuleOption = Annotated[Rule, typer.Option(rich_help_panel=cli.CHOICE_PANEL, help="As for best.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        parser=cli.local,
+        metavar="FILE",
+        rich_help_panel=cli.OUT_PANEL,
+        show_default="report.html in RESULTS",
+        help="The HTML file.",
+    ),
+]
+Pictures = Annotated[
+    bool,
+    typer.Option(
+        rich_help_panel=cli.OUT_PANEL,
+        help="Draw what the best trials draw and mistake, if the sweep has not done so at its end.",
+    ),
+]
+Serve = Annotated[
+    bool,
+    typer.Option(
+        "--serve",
+        rich_help_panel=cli.LIVE_PANEL,
+        show_default="write a file",
+        help="Serve the page, and follow the sweep while it runs, until Ctrl-C.",
+    ),
+]
+Host = Annotated[
+    str,
+    typer.Option(
+        rich_help_panel=cli.LIVE_PANEL, help="Where to listen. On an address that others reach, a token is needed."
+    ),
+]
+Port = Annotated[
+    int, typer.Option(min=0, max=65535, rich_help_panel=cli.LIVE_PANEL, help="The port; 0: any that is free.")
+]
+WithToken = Annotated[
+    bool,
+    typer.Option(
+        "--with-token",
+        rich_help_panel=cli.LIVE_PANEL,
+        show_default="beyond this machine alone",
+        help="A token on this machine too, if others work on it.",
+    ),
+]
 
 
 @app.command(epilog=cli.examples("report --serve", 'report --sweep digits --metric fid --where "val_acc >= 0.8"'))
 @cli.plain_errors()
 def main(
-    metric: Annotated[
-        str, typer.Option(rich_help_panel=cli.CHOICE_PANEL, help="The metric that the table is ordered by.")
-    ] = "val_acc",
-    mode: Annotated[
-        Literal["max", "min"] | None,
-        typer.Option(rich_help_panel=cli.CHOICE_PANEL, show_default="the metric's own", help="Which way is better."),
-    ] = None,
+    metric: Metric = "val_acc",
+    mode: cli.Mode = None,
     sweep: cli.Sweeps = None,
-    condition: Annotated[
-        str,
-        typer.Option(
-            "--where",
-            metavar="CONDITIONS",
-            rich_help_panel=cli.CHOICE_PANEL,
-            show_default="all trials",
-            help="As for best.",
-        ),
-    ] = "",
-    rule: Annotated[Rule, typer.Option(rich_help_panel=cli.CHOICE_PANEL, help="As for best.")] = DEFAULT_RULE,
+    condition: Where = "",
+    rule: RuleOption = DEFAULT_RULE,
     results: cli.Results = Path("results"),
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            parser=cli.local,
-            metavar="FILE",
-            rich_help_panel=cli.OUT_PANEL,
-            show_default="report.html in RESULTS",
-            help="The HTML file.",
-        ),
-    ] = None,
-    pictures: Annotated[
-        bool,
-        typer.Option(
-            rich_help_panel=cli.OUT_PANEL,
-            help="Draw what the best trials draw and mistake, if the sweep has not done so at its end.",
-        ),
-    ] = True,
-    serve: Annotated[
-        bool,
-        typer.Option(
-            "--serve",
-            rich_help_panel=cli.LIVE_PANEL,
-            show_default="write a file",
-            help="Serve the page, and follow the sweep while it runs, until Ctrl-C.",
-        ),
-    ] = False,
-    host: Annotated[
-        str,
-        typer.Option(
-            rich_help_panel=cli.LIVE_PANEL, help="Where to listen. On an address that others reach, a token is needed."
-        ),
-    ] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, rich_help_panel=cli.LIVE_PANEL, help="The port; 0: any that is free.")
-    ] = 8555,
-    with_token: Annotated[
-        bool,
-        typer.Option(
-            "--with-token",
-            rich_help_panel=cli.LIVE_PANEL,
-            show_default="beyond this machine alone",
-            help="A token on this machine too, if others work on it.",
-        ),
-    ] = False,
+    out: Out = None,
+    pictures: Pictures = True,
+    serve: Serve = False,
+    host: Host = "127.0.0.1",
+    port: Port = 8555,
+    with_token: WithToken = False,
 ) -> None:
     """Write the report, or serve it."""
     console = cli.console()
@@ -114,9 +120,13 @@ def main(
     decision = choose(read(selected, metric, mode=mode, conditions=conditions), rule)
     if pictures:
         _draw(console, decision)
+    _write(console, out or beside(results) / "report.html", selected, decision)
+
+
+def _write(console: Console, file: Path, selected: Selection, decision: Decision) -> None:
+    """Write the page, and say what is in it."""
     from orchestrator.views.page import writing  # plotly takes a second to import; a mistake is answered before
 
-    file = out or beside(results) / "report.html"
     writing.write(file, selected, decision)
     if selected.sentence is not None:
         console.print(selected.sentence, soft_wrap=True, highlight=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ from orchestrator import command_line as cli
 from orchestrator.text import calling
 
 if TYPE_CHECKING:
+    from orchestrator.search.space import SearchSpace
     from orchestrator.tune.plan import Outcome, Plan
     from orchestrator.views import tracking
 
@@ -252,21 +254,16 @@ def main(
     """Search SPACE. The same command again resumes the sweep where it was stopped or killed."""
     console = cli.console()
     with cli.doing(console, f"Reading {space_file.stem}", plain=plain):
-        from dataclasses import replace
-
-        from orchestrator.objectives import words
         from orchestrator.records.room import parse_size
-        from orchestrator.search import space
         from orchestrator.search.budget import Budget
         from orchestrator.tune.plan import Plan
         from orchestrator.views import tracking
 
     trackers = tracking.asked(tracker or (), wandb=wandb, tensorboard=tensorboard)
-    wanted = None if objective is None else words.read(objective)
-    asked = space.read(space_file, given or (), preset=preset, seed=seed, sampler=sampler, objective=wanted)
+    asked = _asked(space_file, given, objective, scheduler, preset=preset, seed=seed, sampler=sampler)
     plan = Plan(
         name=cli.folder_name(cli.named_after(space_file, preset) if name is None else name),
-        space=replace(asked, schedule=asked.schedule.named(scheduler)),
+        space=asked,
         results=results,
         trials=trials or asked.trials,
         seed=seed,
@@ -285,6 +282,25 @@ def main(
         _submit(console, context, plan, submit, space_file)
     else:
         _run(console, plan, address, trackers, plain=plain, wide=wide)
+
+
+def _asked(
+    space_file: Path,
+    given: list[str] | None,
+    objective: str | None,
+    scheduler: str | None,
+    *,
+    preset: str | None,
+    seed: int,
+    sampler: str | None,
+) -> SearchSpace:
+    """What SPACE asks, and what the options say otherwise. Raise SpaceError, ScheduleError, ObjectiveError."""
+    from orchestrator.objectives import words
+    from orchestrator.search import space
+
+    wanted = None if objective is None else words.read(objective)
+    asked = space.read(space_file, given or (), preset=preset, seed=seed, sampler=sampler, objective=wanted)
+    return replace(asked, schedule=asked.schedule.named(scheduler))
 
 
 def _estimate(console: Console, plan: Plan, cluster: Path | None, *, dry_run: bool) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from orchestrator.objectives.objective import Objective
     from orchestrator.records.store import Store
     from orchestrator.training import continuing
+    from orchestrator.training.replaying import Replay
     from orchestrator.training.replicas import Replicated
     from orchestrator.views import tracking
 
@@ -109,6 +110,81 @@ Sweep = Annotated[
     ),
 ]
 TrialId = Annotated[str, typer.Argument(metavar="TRIAL_ID", help=cli.TRIAL_HELP)]
+From = Annotated[
+    str,
+    typer.Option(
+        "--from",
+        metavar="TRIAL_ID|FILE",
+        rich_help_panel=cli.CHOICE_PANEL,
+        help="A trial that has ended, or a .pth of starter code.",
+    ),
+]
+StarterFile = Annotated[
+    Path,
+    typer.Argument(parser=cli.local, metavar="FILE", help="A checkpoint of the starter code, .pth or safetensors."),
+]
+Source = Annotated[
+    str, typer.Argument(metavar="TRIAL_ID|WEIGHTS", help="A trial, or a .safetensors file of its weights.")
+]
+WeightsOf = Annotated[
+    int | None,
+    typer.Option(
+        rich_help_panel=cli.CHOICE_PANEL,
+        show_default="the last one that was kept",
+        help="Whose weights draw.",
+    ),
+]
+Count = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="N|CLASS=N",
+        rich_help_panel=_DRAWING_PANEL,
+        show_default="25 of each class",
+        help="Images of each class, or of one. May be repeated.",
+    ),
+]
+Temperature = Annotated[
+    float,
+    typer.Option(min=0.0, rich_help_panel=_DRAWING_PANEL, help="Below 1 likelier images, at 0 no noise at all."),
+]
+NoiseSeed = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=2**32 - 1,
+        rich_help_panel=_DRAWING_PANEL,
+        show_default="the trial's own",
+        help="Of the noise.",
+    ),
+]
+Complete = Annotated[
+    Path | None,
+    typer.Option(
+        parser=cli.local,
+        metavar="IMAGE",
+        rich_help_panel=_DRAWING_PANEL,
+        show_default="none",
+        help="Keep this image's rows above --from-row, draw the rest.",
+    ),
+]
+FromRow = Annotated[
+    int | None,
+    typer.Option(
+        rich_help_panel=_DRAWING_PANEL,
+        show_default="half the height",
+        help="The first row that is drawn.",
+    ),
+]
+Drawn = Annotated[
+    Path,
+    typer.Option(
+        parser=cli.local,
+        metavar="FOLDER",
+        rich_help_panel=cli.OUT_PANEL,
+        show_default="the folder drawn",
+        help="The folder to make for the images.",
+    ),
+]
 
 
 def _fusions() -> tuple[str, ...]:
@@ -117,6 +193,15 @@ def _fusions() -> tuple[str, ...]:
     assert spec is not None
     assert spec.origin is not None
     return literals.keys(ast.parse(Path(spec.origin).read_text(encoding="utf-8")), "FUSIONS")
+
+
+Fusion = Annotated[
+    str,
+    typer.Option(
+        rich_help_panel=_IMPORT_PANEL,
+        help=f"The fusion that the file's network has: {', '.join(_fusions())}; or several joined by +.",
+    ),
+]
 
 
 def _name(default: str) -> Any:  # Any: a class of options that typer does not publish
@@ -199,15 +284,7 @@ def run(
 @cli.plain_errors()
 @cli.stoppable()
 def continue_(
-    source: Annotated[
-        str,
-        typer.Option(
-            "--from",
-            metavar="TRIAL_ID|FILE",
-            rich_help_panel=cli.CHOICE_PANEL,
-            help="A trial that has ended, or a .pth of starter code.",
-        ),
-    ],
+    source: From,
     more_epochs: MoreEpochs = None,
     epochs: InAll = None,
     given: cli.Settings = None,
@@ -341,17 +418,8 @@ def _follow(config: TrialConfig, store: Store) -> None:
 @cli.plain_errors()
 @cli.stoppable()
 def import_(
-    file: Annotated[
-        Path,
-        typer.Argument(parser=cli.local, metavar="FILE", help="A checkpoint of the starter code, .pth or safetensors."),
-    ],
-    fusion: Annotated[
-        str,
-        typer.Option(
-            rich_help_panel=_IMPORT_PANEL,
-            help=f"The fusion that the file's network has: {', '.join(_fusions())}; or several joined by +.",
-        ),
-    ],
+    file: StarterFile,
+    fusion: Fusion,
     rename: Renames = None,
     drop: Drop = None,
     first_classes: FirstClasses = False,
@@ -401,70 +469,16 @@ def import_(
 )
 @cli.plain_errors()
 def sample(
-    source: Annotated[
-        str, typer.Argument(metavar="TRIAL_ID|WEIGHTS", help="A trial, or a .safetensors file of its weights.")
-    ],
+    source: Source,
     sweep: Sweep = None,
-    epoch: Annotated[
-        int | None,
-        typer.Option(
-            rich_help_panel=cli.CHOICE_PANEL,
-            show_default="the last one that was kept",
-            help="Whose weights draw.",
-        ),
-    ] = None,
+    epoch: WeightsOf = None,
     results: cli.Results = Path("results"),
-    count: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="N|CLASS=N",
-            rich_help_panel=_DRAWING_PANEL,
-            show_default="25 of each class",
-            help="Images of each class, or of one. May be repeated.",
-        ),
-    ] = None,
-    temperature: Annotated[
-        float,
-        typer.Option(min=0.0, rich_help_panel=_DRAWING_PANEL, help="Below 1 likelier images, at 0 no noise at all."),
-    ] = 1.0,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            max=2**32 - 1,
-            rich_help_panel=_DRAWING_PANEL,
-            show_default="the trial's own",
-            help="Of the noise.",
-        ),
-    ] = None,
-    complete: Annotated[
-        Path | None,
-        typer.Option(
-            parser=cli.local,
-            metavar="IMAGE",
-            rich_help_panel=_DRAWING_PANEL,
-            show_default="none",
-            help="Keep this image's rows above --from-row, draw the rest.",
-        ),
-    ] = None,
-    from_row: Annotated[
-        int | None,
-        typer.Option(
-            rich_help_panel=_DRAWING_PANEL,
-            show_default="half the height",
-            help="The first row that is drawn.",
-        ),
-    ] = None,
-    out: Annotated[
-        Path,
-        typer.Option(
-            parser=cli.local,
-            metavar="FOLDER",
-            rich_help_panel=cli.OUT_PANEL,
-            show_default="the folder drawn",
-            help="The folder to make for the images.",
-        ),
-    ] = Path("drawn"),
+    count: Count = None,
+    temperature: Temperature = 1.0,
+    seed: NoiseSeed = None,
+    complete: Complete = None,
+    from_row: FromRow = None,
+    out: Drawn = Path("drawn"),
 ) -> None:
     """Draw images with a trial's weights, 25 of each class by default, or complete one image in as many ways."""
     console = cli.console()
@@ -544,16 +558,7 @@ def replay(
     trial_id: TrialId,
     sweep: Sweep = None,
     results: cli.Results = Path("results"),
-    given: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="data.root=PATH",
-            rich_help_panel=cli.HERE_PANEL,
-            show_default="where it lay",
-            help="Where the data lies now.",
-        ),
-    ] = None,
+    given: cli.DataRoot = None,
     name: Annotated[str | None, _name("the sweep's name and -replays")] = None,
 ) -> None:
     """Run a recorded trial again in this process, from its recorded configuration and seed, and compare the metrics.
@@ -594,6 +599,11 @@ def replay(
         )
     if error is not None:
         cli.fail(f"trial {trial_id}: {error}", cli.FAILED)
+    _compare(console, again)
+
+
+def _compare(console: Console, again: Replay) -> None:
+    """Say what came out otherwise than it is recorded. Exit where anything did."""
     differences = again.differences()
     for difference in differences:
         console.print(difference, soft_wrap=True, highlight=False)

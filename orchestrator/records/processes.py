@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import psutil
 
@@ -18,8 +18,14 @@ _CLOCKS_DIFFER_SECONDS = 60.0  # at most, that of the kernel and the one that ro
 class Driver:
     """Who runs a sweep, or ran it last."""
 
-    who: str
+    holder: str
     alive: bool | None  # None: it runs, or ran, on another machine, which cannot be asked from here
+    silent: float | None = field(default=None, compare=False)  # seconds; it is the same driver at each look
+
+    @property
+    def who(self) -> str:
+        """Its process, and when one on another machine was last heard of."""
+        return self.holder if self.silent is None else f"{self.holder}, heard of {self.silent:.0f} s ago"
 
 
 def driver_of(store: Store) -> Driver | None:
@@ -28,8 +34,7 @@ def driver_of(store: Store) -> Driver | None:
     if found is None:
         return _before_leases(store)
     if found.is_held:
-        heard = "" if found.holder.is_of_this_machine else f", heard of {found.silent:.0f} s ago"
-        return Driver(f"{found.holder}{heard}", True)
+        return Driver(str(found.holder), True, None if found.holder.is_of_this_machine else found.silent)
     return Driver(str(found.holder), False)
 
 

@@ -12,7 +12,6 @@ import hmac
 import ipaddress
 import secrets
 from dataclasses import dataclass, field
-from http.cookies import CookieError, SimpleCookie
 from typing import Protocol
 
 from cpcnn_core.errors import UserError
@@ -52,7 +51,7 @@ class Access:
         """Raise RefusedError unless the request may see the page."""
         if is_loopback(self.host) and headers.get("Host", "") not in self._own_hosts():
             raise RefusedError("this address has another name; open the one that the command printed")
-        if self.needs_token and not self.is_token(_cookies(headers.get("Cookie", "")).get(self.cookie, "")):
+        if self.needs_token and not self.is_token(_cookie(headers.get("Cookie", ""), self.cookie)):
             raise RefusedError("the token is missing or wrong; open the address that the command printed")
 
     def check_action(self, headers: Headers) -> None:
@@ -90,8 +89,10 @@ def _same(one: str, other: str) -> bool:
     return hmac.compare_digest(one.encode(), other.encode())
 
 
-def _cookies(text: str) -> dict[str, str]:
-    try:
-        return {name: morsel.value for name, morsel in SimpleCookie(text).items()}
-    except CookieError:
-        return {}
+def _cookie(text: str, name: str) -> str:
+    """The value of one cookie, whatever other programs of this host have put beside it.
+
+    The standard library's reader drops all of them at the first that it does not understand.
+    """
+    pairs = (part.strip().partition("=") for part in text.split(";"))
+    return next((value for key, _, value in pairs if key == name), "")

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from cpcnn_core.errors import CpcnnError, UserError
 from orchestrator.records.store import Store
@@ -75,9 +75,10 @@ class Server(ThreadingHTTPServer):
         """What to know of an address that others reach."""
         if is_loopback(self.access.host):
             return None
+        port = self.server_port
         return (
             "Whoever has this address with its token sees the page and can stop trials; the connection is not "
-            "encrypted. A tunnel is safer: ssh -N -L 8555:127.0.0.1:8555 HOST"
+            f"encrypted. A tunnel is safer: serve without --host, then ssh -N -L {port}:127.0.0.1:{port} HOST"
         )
 
 
@@ -95,16 +96,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Show something; nothing changes."""
-        asked = urlsplit(self.path)
-        if self.server.access.needs_token and asked.path == "/" and asked.query:
-            self._enter(asked.query)
+        path, _, query = self.path.partition("?")
+        if self.server.access.needs_token and path == "/" and query:
+            self._enter(query)
             return
         try:
             self.server.access.check(self.headers)
         except RefusedError as error:
             self._refuse(HTTPStatus.FORBIDDEN, str(error))
             return
-        self._show(asked.path)
+        self._show(path)
 
     def _enter(self, query: str) -> None:
         """Take the token out of the address into a cookie, so that no history and no log keeps it."""
@@ -112,7 +113,8 @@ class _Handler(BaseHTTPRequestHandler):
         if not access.is_token(parse_qs(query).get("token", [""])[0]):
             self._refuse(HTTPStatus.FORBIDDEN, "the token is wrong; open the address that the command printed")
             return
-        cookie = f"{access.cookie}={access.token}; HttpOnly; SameSite=Strict; Path=/"
+        # Lax: with Strict whoever follows the link from a web mail would be sent on without it. A GET changes nothing.
+        cookie = f"{access.cookie}={access.token}; HttpOnly; SameSite=Lax; Path=/"
         self._answer(b"", "text/plain", status=HTTPStatus.SEE_OTHER, more={"Location": "/", "Set-Cookie": cookie})
 
     def _show(self, path: str) -> None:
@@ -142,13 +144,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True  # its body is not read
             self._refuse(HTTPStatus.FORBIDDEN, str(error))
             return
-        length = self.headers.get("Content-Length", "")
-        if not length.isdecimal() or int(length) > _LONGEST:
+        given = self.headers.get("Content-Length", "")
+        length = int(given) if given.isdecimal() and len(given) <= len(str(_LONGEST)) else None
+        if length is None or length > _LONGEST:
             self.close_connection = True
             self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too long")
             return
-        body = self.rfile.read(int(length))
-        if urlsplit(self.path).path != "/stop":
+        body = self.rfile.read(length)
+        if self.path != "/stop":
             self._refuse(HTTPStatus.NOT_FOUND, "no such page")
             return
         self._stop_trial(body)
@@ -157,7 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             asked = json.loads(body)
             sweep, trial = asked["sweep"], asked["trial"]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):  # the last where brackets are nested too deep
             self._refuse(HTTPStatus.BAD_REQUEST, 'expected {"sweep": NAME, "trial": ID}')
             return
         stores = {store.folder.name: store for store in self._page.stores}

@@ -46,10 +46,9 @@ def serve(
     """Serve the page, and say where. Raise ChoiceError, WhereError, StoreError, ServeError."""
     selected = followed(results, names)
     read = partial(current, selected, metric, mode=mode, conditions=conditions, rule=rule)
-    with (
-        LivePage(selected.stores, read) as page,
-        Server(page, stop, listen.host, listen.port, with_token=listen.with_token) as server,
-    ):
+    page = LivePage(selected.stores, read)
+    # It listens first: that a port is taken is said before the page is made, which takes seconds.
+    with Server(page, stop, listen.host, listen.port, with_token=listen.with_token) as server, page:
         say(f"{', '.join(store.folder.name for store in selected.stores)}: {server.url} (Ctrl-C ends it)")
         if server.warning is not None:
             say(server.warning)

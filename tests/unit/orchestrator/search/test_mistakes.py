@@ -114,14 +114,15 @@ SPACE = [
 
 
 def said_by_sweep(tmp_path: Path, text: str) -> list[str]:
-    """The lines that `sweep` prints of a space file, which it refuses before it begins."""
+    """The lines of the error that `sweep` prints of a space file, which it refuses before it begins."""
     file, results = tmp_path / "question.py", tmp_path / "results"
     file.write_text(HEAD + text)
     result = CliRunner().invoke(sweep.app, [str(file), "--results", str(results)])
     assert isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code == 2
     assert not results.exists()
-    return result.output.splitlines()
+    assert result.stdout == "Reading question ...\n"
+    return result.stderr.splitlines()
 
 
 @pytest.mark.parametrize(("text", "says"), [*((SOUND + text, says) for text, says in RUNNING + SETTINGS), *SPACE])

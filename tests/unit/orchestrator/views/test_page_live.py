@@ -11,18 +11,24 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from orchestrator.choosing.selection import Selection
+from orchestrator.records.lease import STALE_SECONDS, Holder
+from orchestrator.records.provenance import moment
 from orchestrator.records.store import Attempt, Store
+from orchestrator.views.page import live as live_module
 from orchestrator.views.page import serving
 from orchestrator.views.page.access import Access, is_loopback
 from orchestrator.views.page.live import LivePage
 from orchestrator.views.page.server import ServeError, Server
-from orchestrator.views.page.subject import current
+from orchestrator.views.page.subject import Subject, current
+from tests.support import remote
 from tests.support.browser import Browser
 from tests.support.fakes import metrics
 from tests.support.times import at
@@ -100,6 +106,13 @@ def live(tmp_path: Path) -> Iterator[Live]:
         yield made
 
 
+def page_of(results: Path, values: list[float | None]) -> tuple[Store, Callable[[], Subject]]:
+    """A sweep, and what reads it for a page."""
+    store = add(results, values)
+    selected = Selection((store,), "sweep")
+    return store, partial(current, selected, "val_acc", mode=None, conditions=(), rule="smoothed")
+
+
 def soon(told: Callable[[], object]) -> None:
     until = time.monotonic() + SOON
     while not told() and time.monotonic() < until:
@@ -141,9 +154,93 @@ def test_results_out_of_reach_are_said_and_taken_up_again(tmp_path: Path) -> Non
         (tmp_path / "results" / "one").rename(away)
         soon(lambda: page.shown.problem is not None)
         assert "Not made anew" in page.shown.sentence
-        away.rename(tmp_path / "results" / "one")
-        add(tmp_path / "results", [0.5, 0.6])
+        away.rename(tmp_path / "results" / "one")  # and nothing has changed since
         soon(lambda: page.shown.problem is None)
+        add(tmp_path / "results", [0.5, 0.6])
+        soon(lambda: "0.6" in page.shown.inner["trials"])
+
+
+def test_a_driver_on_another_machine_that_is_heard_of_makes_nothing_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_module, "LOOK_SECONDS", 0.02)
+    store, read = page_of(tmp_path / "results", [0.5])
+    lease = tmp_path / "results" / "one" / "driver-000001.json"
+    lease.write_text(json.dumps(asdict(Holder(4711, "node-7", "2026", "another kernel", "work"))))
+    times = []
+
+    def counted() -> Subject:
+        times.append(1)
+        return read()
+
+    def heard_of(page: LivePage) -> int:
+        [seconds] = re.findall(r"pid 4711 on node-7, since 2026, heard of (\d+) s ago", json.dumps(page.status()))
+        return int(seconds)
+
+    with LivePage((store,), counted) as page:
+        for silent in (10, 30, 50):
+            os.utime(lease, (time.time() - silent,) * 2)
+            soon(partial(lambda least: least <= heard_of(page) < least + 20, silent))
+        assert len(times) == 1
+        os.utime(lease, (time.time() - 2 * STALE_SECONDS,) * 2)
+        soon(lambda: len(times) == 2)
+        soon(lambda: page.shown.states[0].driver_alive is False)
+
+
+def test_a_bucket_is_looked_at_less_often(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert live_module.REMOTE_LOOK_SECONDS >= 5 > live_module.LOOK_SECONDS
+    monkeypatch.setenv("CPCNN_CACHE", str(tmp_path))
+    monkeypatch.setattr(live_module, "LOOK_SECONDS", 1000)
+    monkeypatch.setattr(live_module, "REMOTE_LOOK_SECONDS", 0.02)
+    store = Store(remote.folder())
+    store.create()
+    read = partial(current, Selection((store,), "sweep"), "val_acc", mode=None, conditions=(), rule="smoothed")
+    with LivePage((store,), read) as page:
+        first = page.shown.looked
+        soon(lambda: page.shown.looked != first)
+
+
+def test_the_time_of_the_last_look_is_said_and_not_that_of_the_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_module, "LOOK_SECONDS", 0.02)
+    minutes = iter(range(1000))
+    monkeypatch.setattr(live_module, "moment", lambda: moment() + timedelta(minutes=next(minutes)))
+    store, read = page_of(tmp_path / "results", [0.5])
+    with LivePage((store,), read) as page:
+        first = page.changed_since()["state"]
+        soon(lambda: page.changed_since()["state"] != first)
+        (tmp_path / "results" / "one").rename(tmp_path / "away")
+        soon(lambda: page.shown.problem is not None)
+        told, asked = page.changed_since()["state"], next(minutes)
+        soon(lambda: next(minutes) > asked + 3)  # it has looked since, in vain
+        assert page.changed_since()["state"] == told
+        assert f"Looked at {page.shown.looked:%H:%M:%S} UTC." in str(told)
+
+
+def test_an_error_that_nobody_foresaw_is_said_once_and_does_not_end_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(live_module, "LOOK_SECONDS", 0.02)
+    store, read = page_of(tmp_path / "results", [0.5])
+    broken: list[str] = []
+    in_vain: list[int] = []
+
+    def sometimes() -> Subject:
+        if broken:
+            in_vain.append(1)
+            raise ValueError(broken[0])
+        return read()
+
+    with LivePage((store,), sometimes) as page:
+        broken.append("no such thing")
+        add(tmp_path / "results", [0.5, 0.6])
+        soon(lambda: len(in_vain) > 3)
+        assert "Not made anew: ValueError: no such thing. " in page.shown.sentence
+        broken.clear()
+        soon(lambda: page.shown.problem is None)
+        assert "0.6" in page.shown.inner["trials"]
+    assert [record.exc_info is not None for record in caplog.records if "no such thing" in record.message] == [True]
 
 
 # ------------------------------------------------------------------------------------------- foreign pages and people
@@ -179,6 +276,7 @@ def test_a_trial_is_stopped_from_the_page_itself_alone(live: Live) -> None:
         ('{"sweep": ["one"], "trial": {}}', 409),
         ("[]", 400),
         ("no JSON", 400),
+        ("[" * 4096, 400),
         ("x" * 5000, 413),
     ],
 )
@@ -186,6 +284,12 @@ def test_what_is_no_running_trial_is_not_stopped(live: Live, body: str, status: 
     headers = {"Origin": live.origin, "Content-Type": "application/json", "X-Cpcnn-Token": live.server.access.acting}
     assert live.ask("POST", "/stop", headers, body)[0].status == status
     assert live.stopped == []
+
+
+def test_a_length_and_an_address_that_nobody_can_read_are_answered(live: Live) -> None:
+    headers = {"Origin": live.origin, "Content-Type": "application/json", "X-Cpcnn-Token": live.server.access.acting}
+    assert live.ask("POST", "/stop", headers | {"Content-Length": "9" * 5000})[0].status == 413
+    assert live.ask("GET", "ftp://[")[0].status == 404
 
 
 @pytest.mark.parametrize("path", ["/", "/sections.json", "/sections/trials", "/status.json", "/plotly.js"])
@@ -224,10 +328,25 @@ def test_beyond_this_machine_nothing_is_seen_without_the_token(tmp_path: Path) -
         answer, _ = live.ask("GET", f"/?token={access.token}")
         assert (answer.status, answer.headers["Location"]) == (303, "/")
         cookie, *rest = answer.headers["Set-Cookie"].split("; ")
-        assert {"HttpOnly", "SameSite=Strict"} <= set(rest)
+        assert {"HttpOnly", "SameSite=Lax"} <= set(rest)
         assert live.ask("GET", "/", {"Cookie": cookie})[0].status == 200
         assert live.ask("GET", "/", {"Cookie": cookie[:-1]})[0].status == 403
         assert live.stop({"Cookie": cookie}) == 200
+
+
+@pytest.mark.parametrize(
+    "foreign", ['foo={"a":1}', "x=a b", "flag", "bad[]=1", "t=caf\xe9", "a=b=c", "=", "", 'q="a; b"', "cpcnn-1=0"]
+)
+def test_the_token_is_found_beside_cookies_of_other_programs_of_the_host(foreign: str, tmp_path: Path) -> None:
+    with served(tmp_path / "results", with_token=True) as live:
+        right = f"{live.server.access.cookie}={live.server.access.token}"
+        for cookies, status in (
+            (f"{foreign}; {right}", 200),
+            (f"{right};{foreign}", 200),
+            (f"{foreign}; x{right}", 403),
+            (foreign, 403),
+        ):
+            assert live.ask("GET", "/status.json", {"Cookie": cookies})[0].status == status, cookies
 
 
 NEAR = ("127.0.0.1", "127.8.9.1", "::1", "localhost")
@@ -246,6 +365,30 @@ def test_a_port_that_is_taken_is_said(live: Live) -> None:
     page = LivePage((live.store,), lambda: None)  # type: ignore[return-value]
     with pytest.raises(ServeError, match=r"cannot listen there: Address already in use; --port takes another"):
         Server(page, lambda _store, _trial: None, "127.0.0.1", live.server.server_port)
+
+
+def test_a_port_that_is_taken_is_said_before_the_page_is_made(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "current", lambda *_, **__: pytest.fail("the page is made"))
+    with pytest.raises(ServeError, match="cannot listen there"):
+        serving.serve(
+            live.store.folder.parent,
+            (),
+            "val_acc",
+            mode=None,
+            conditions=(),
+            rule="smoothed",
+            listen=serving.Listen(port=live.server.server_port),
+            stop=lambda _store, _trial: None,
+            say=lambda _text: None,
+        )
+
+
+def test_the_tunnel_that_is_advised_leads_to_the_port_that_is_served(live: Live) -> None:
+    assert live.server.warning is None
+    page = LivePage((live.store,), lambda: None)  # type: ignore[return-value]
+    with Server(page, lambda _store, _trial: None, "0.0.0.0", 0) as server:
+        port = server.server_port
+        assert f"without --host, then ssh -N -L {port}:127.0.0.1:{port} HOST" in str(server.warning)
 
 
 def test_the_sweep_that_runs_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,3 +445,12 @@ def test_a_foreign_page_in_the_same_browser_stops_nothing(browser: Browser, live
     browser.open(foreign, width=400)
     assert f"{live.origin}/stop" in browser.requests
     assert live.stopped == []
+
+
+def test_a_link_with_the_token_that_another_site_shows_opens_the_page(browser: Browser, tmp_path: Path) -> None:
+    with served(tmp_path / "results", with_token=True) as live:
+        mail = tmp_path / "mail.html"
+        mail.write_text(f"<script>location.replace({live.server.url!r})</script>")
+        browser.open(mail, width=400)
+        assert browser.run("location.href") == live.origin + "/"
+        assert browser.run("document.querySelector('#all-trials') !== null")
