@@ -23,8 +23,8 @@ SIGNALS = tuple(signal.Signals[name] for name in ("SIGTERM", "SIGUSR1") if name 
 
 SECONDS = 10.0  # within which a training state is saved
 
-_TOGETHER_SECONDS = 1.0  # signals that come so soon after another are one: a process and its group get one each
-_EVERY_SECONDS = 2.0  # between two questions
+TOGETHER_SECONDS = 1.0  # signals that come so soon after another are one: a process and its group get one each
+EVERY_SECONDS = 2.0  # between two questions to a source
 
 Source: TypeAlias = Callable[[], str | None]
 """Somebody who knows: why the process will be taken away; None while nothing says that it will."""
@@ -60,7 +60,7 @@ class _Heeding:
         if self._heard is None:
             self._heard = now
             self._notice.give(signals.name_of(number))
-        elif now - self._heard > _TOGETHER_SECONDS:
+        elif now - self._heard > TOGETHER_SECONDS:
             handler = self._before[signal.Signals(number)]
             if callable(handler):
                 handler(number, frame)
@@ -69,35 +69,33 @@ class _Heeding:
 
 @contextmanager
 def heeded(sources: Sequence[Source] = ()) -> Generator[Notice]:
-    """Have signals in here give notice, and so what any of the `sources` says, each of which is asked in a thread."""
+    """Have signals in here give notice, and so what any of the `sources` says, each asked in a thread of its own."""
     with asked(sources) as notice, signals.handled_by(_Heeding(notice), SIGNALS):
         yield notice
 
 
 @contextmanager
 def asked(sources: Sequence[Source]) -> Generator[Notice]:
-    """Ask the sources every few seconds; signals stay as they are."""
+    """Ask the sources every few seconds; signals stay as they are. None waits for what another one answers."""
     notice, over = Notice(), threading.Event()
-    thread = threading.Thread(target=_ask, args=(sources, notice, over), name="notice", daemon=True)
-    if sources:
-        thread.start()
+    for source in sources:
+        threading.Thread(target=_ask, args=(source, notice, over), name="notice", daemon=True).start()
     try:
         yield notice
     finally:
         over.set()  # nobody waits for it: a source may take its time to answer
 
 
-def _ask(sources: Sequence[Source], notice: Notice, over: threading.Event) -> None:
-    failed: set[Source] = set()
+def _ask(source: Source, notice: Notice, over: threading.Event) -> None:
+    has_failed = False
     while not over.is_set() and not notice():
-        for source in sources:
-            try:
-                reason = source()
-            except Exception as error:  # noqa: BLE001 - whatever it is, training goes on without that notice
-                if source not in failed:
-                    failed.add(source)
-                    logger.warning("no notice can be had from %s: %s: %s", source, type(error).__name__, error)
-                continue
+        try:
+            reason = source()
+        except Exception as error:  # noqa: BLE001 - whatever it is, training goes on without that notice
+            if not has_failed:
+                has_failed = True
+                logger.warning("no notice can be had from %s: %s: %s", source, type(error).__name__, error)
+        else:
             if reason is not None and not over.is_set():
                 notice.give(reason, source)
-        over.wait(_EVERY_SECONDS)
+        over.wait(EVERY_SECONDS)

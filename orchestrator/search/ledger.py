@@ -97,6 +97,7 @@ class Ledger:
         self._trials: dict[int, _Trial] = {}
         self._paused: dict[str, _Paused] = {}
         self._deaths: Counter[int] = Counter()
+        self._saved: dict[int, str] = {}  # where each trial stood when a signal took its process away
         self._alone: set[int] = set()  # those that get a whole GPU
         self._failures = FailuresInARow()
 
@@ -198,9 +199,14 @@ class Ledger:
             self._alone.add(number)
         self._guarded(lambda: self._died(number, error, its_fault))
 
-    def preempted(self, number: int, why: str) -> None:
-        """The trial saved its state, since its process or machine is to be taken away. It comes up as a suggestion."""
-        self._guarded(lambda: self._put_back(number, "PREEMPTED", why))
+    def preempted(self, number: int, why: str, *, where: str | None = None, goes_on: bool = True) -> None:
+        """The trial saved its state, since its process or machine is to be taken away. It comes up as a suggestion.
+
+        Where a signal told its process so, `where` says how far it had come. An attempt that came no further than the
+        one before counts as a death: whoever ends processes for their memory would end this one for ever. Where the
+        sweep itself is taken away, nothing `goes_on`.
+        """
+        self._guarded(lambda: self._preempted(number, why, where, goes_on))
 
     def halt(self, number: int, error: str) -> None:
         """The trial could not write. Nothing more is written, so that it and all others go on where there is room."""
@@ -298,6 +304,18 @@ class Ledger:
             return
         self._put_back(number, "INTERRUPTED", f"{error} (the trial was started again)")
 
+    def _preempted(self, number: int, why: str, where: str | None, goes_on: bool) -> None:
+        if where is not None:
+            self._deaths[number] += where == self._saved.get(number)
+            self._saved[number] = where
+        if self._deaths[number] > MAX_RESTARTS and where is not None:
+            self._ended(number, f"{why}, and no attempt comes further: something sends that signal again and again")
+            return
+        trial = self._trials[number]
+        self._put_back(number, "PREEMPTED", why)
+        if not goes_on:
+            self._view.ended(number, trial.config, "PREEMPTED", self._best_value(trial), why)
+
     def _put_back(self, number: int, state: State, why: str) -> None:
         self._recording(number).finish(state, stopped=why)
         self._study.put_back(Suggestion(number, self._trials.pop(number).config))
@@ -345,9 +363,12 @@ class Ledger:
 
 
 def _state_of(trial: _Trial, done: int, error: str | None) -> State:
-    """The state of a trial that has ended, after so many epochs."""
-    if done >= trial.config.train.epochs and not error:
+    """The state of a trial that has ended, after so many epochs, with its own error if it has one.
+
+    A process that was killed since the user wanted that has none; one that failed meanwhile has.
+    """
+    if error:
+        return "FAILED"
+    if done >= trial.config.train.epochs:
         return "COMPLETE"
-    if trial.by_user:
-        return "STOPPED"
-    return "FAILED" if error else "PRUNED"
+    return "STOPPED" if trial.by_user else "PRUNED"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import bdb
 import logging
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeAlias
 
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.errors import PreemptedError
+from cpcnn_core.metrics import EpochMetrics
 from orchestrator.objectives.objective import Objective
 from orchestrator.process import debugging, notice, signals, spot
 from orchestrator.records.recording import Recording
@@ -57,105 +58,109 @@ def train(
     the debugger, is recorded and raised; so is every error where a debugger runs this program. Notice that the process
     is to be taken away ends it within the epoch, and is raised as an interruption too.
     """
-    begun: list[Recording] = []  # one, once this process alone trains the trial
     with (
         trainer.log_to(store.log_file(config.trial_id), redirect=False),
         notice.heeded(spot.sources()) as taken,
     ):
-        try:
-            return _recorded(
+        training = _Training(config, store, taken, until=until, start=start)
+        with training.recording_interruptions():
+            training.prepare(threads or {}, 1 + config.lineage.epochs_before)
+            epochs = trainer.run(
                 config,
                 store,
-                objective,
-                begun,
-                taken,
-                on_epoch=on_epoch,
+                train or trainer.train,
+                objective=objective,
+                on_begin=training.begin,
                 on_progress=on_progress,
-                train=train or trainer.train,
-                until=until,
-                threads=threads or {},
-                start=start,
+                preempted=taken,
             )
+            return training.record(epochs, on_epoch, threads or {})
+
+
+class _Training:
+    """A trial that this process trains, and its recording from when this process alone does."""
+
+    def __init__(
+        self, config: TrialConfig, store: Store, taken: notice.Notice, *, until: int | None, start: Start | None
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._taken = taken
+        self._until = until
+        self._start = start
+        self._recording: Recording | None = None
+
+    def begin(self, own: Store) -> None:
+        """No other process trains the trial: what it begins with is put there, and its attempt begins."""
+        if self._until is not None:
+            replaying.forget(own, self._config.trial_id)
+        if self._start is not None:
+            self._start.begin(own)
+        place = trainer.place()
+        if self._taken():  # before anything has begun
+            raise signals.AskedToEndError(str(self._taken.reason))
+        self._recording = Recording(own, self._config, number=None, place=place)
+
+    @staticmethod
+    def prepare(threads: Mapping[int, int], epoch: int) -> None:
+        """Have torch use as many threads as the epoch is to be trained with."""
+        if epoch in threads:
+            trainer.set_threads(threads[epoch])
+
+    def record(self, epochs: Generator[EpochMetrics], on_epoch: OnEpoch, threads: Mapping[int, int]) -> str | None:
+        """Train, record each epoch and how the trial ended. Return what went wrong."""
+        try:
+            for metrics in epochs:
+                self._begun().add(metrics, trainer.place())
+                on_epoch(metrics.row())
+                if metrics.epoch == self._until:
+                    break
+                self.prepare(threads, metrics.epoch + 1)
+            epochs.close()
+        except (trainer.TrialBusyError, PreemptedError, bdb.BdbQuit):
+            raise
+        except Exception as error:
+            if self._recording is None:
+                raise
+            logger.exception("the trial failed")
+            self._fail(trainer.describe(error))
+            if debugging.is_run_by_debugger():  # which looks into it, and prints it too
+                raise
+            traceback.print_exc()
+            return trainer.describe(error)
+        whole = self._begun().attempt.epochs >= self._config.train.epochs
+        stopped = None if whole else "as far as the recorded trial went"
+        self._begun().finish("COMPLETE" if whole else "PRUNED", stopped=stopped)
+        return None
+
+    @contextmanager
+    def recording_interruptions(self) -> Generator[None]:
+        """Record what interrupts the training in here, and raise it; notice is raised as an interruption too."""
+        try:
+            yield
         except PreemptedError as error:
-            _interrupt(begun, f"{taken.reason}: {error}", "PREEMPTED")
-            raise signals.AskedToEndError(str(taken.reason)) from None
+            self.interrupt(f"{self._taken.reason}: {error}", "PREEMPTED")
+            raise signals.AskedToEndError(str(self._taken.reason)) from None
         except (KeyboardInterrupt, bdb.BdbQuit) as error:
-            _interrupt(begun, signals.why(error))
+            self.interrupt(signals.why(error))
             raise
         except Exception:
             raise
         except BaseException as error:  # as a debugger that ends the whole process
-            _interrupt(begun, trainer.describe(error))
+            self.interrupt(trainer.describe(error))
             raise
 
+    def interrupt(self, why: str, state: State = "INTERRUPTED") -> None:
+        """Write that the trial waits. Raise nothing: what was not written is found by whoever takes the trial up."""
+        if self._recording is not None:
+            with suppress(StoreError, OSError):
+                self._recording.finish(state, stopped=why)
 
-def _recorded(
-    config: TrialConfig,
-    store: Store,
-    objective: Objective | None,
-    begun: list[Recording],
-    taken: notice.Notice,
-    *,
-    on_epoch: OnEpoch,
-    on_progress: trainer.OnProgress,
-    train: trainer.Trainer,
-    until: int | None,
-    threads: Mapping[int, int],
-    start: Start | None,
-) -> str | None:
-    """Train, with a recording that is put into `begun` once it begins. Return what went wrong."""
+    def _begun(self) -> Recording:
+        assert self._recording is not None  # the first epoch comes after `begin`
+        return self._recording
 
-    def begin(own: Store) -> None:
-        if until is not None:
-            replaying.forget(own, config.trial_id)
-        if start is not None:
-            start.begin(own)
-        place = trainer.place()
-        if taken():  # before anything has begun
-            raise signals.AskedToEndError(str(taken.reason))
-        begun.append(Recording(own, config, number=None, place=place))
-
-    def prepare(epoch: int) -> None:
-        if epoch in threads:
-            trainer.set_threads(threads[epoch])
-
-    try:
-        prepare(1 + config.lineage.epochs_before)
-        epochs = trainer.run(
-            config, store, train, objective=objective, on_begin=begin, on_progress=on_progress, preempted=taken
-        )
-        for metrics in epochs:
-            begun[0].add(metrics, trainer.place())
-            on_epoch(metrics.row())
-            if metrics.epoch == until:
-                break
-            prepare(metrics.epoch + 1)
-        epochs.close()
-    except (trainer.TrialBusyError, PreemptedError, bdb.BdbQuit):
-        raise
-    except Exception as error:
-        if not begun:
-            raise
-        logger.exception("the trial failed")
-        _fail(begun[0], store, config.trial_id, trainer.describe(error))
-        if debugging.is_run_by_debugger():  # which looks into it, and prints it too
-            raise
-        traceback.print_exc()
-        return trainer.describe(error)
-    whole = begun[0].attempt.epochs >= config.train.epochs
-    begun[0].finish("COMPLETE" if whole else "PRUNED", stopped=None if whole else "as far as the recorded trial went")
-    return None
-
-
-def _fail(recording: Recording, store: Store, trial_id: str, why: str) -> None:
-    """Record that the trial failed."""
-    with suppress(OSError):  # which is then what went wrong, and said already
-        store.publish_log(trial_id)
-    recording.finish("FAILED", why)
-
-
-def _interrupt(begun: Sequence[Recording], why: str, state: State = "INTERRUPTED") -> None:
-    """Write that the trial waits. Raise nothing: what could not be written is found by whoever takes the trial up."""
-    for recording in begun:
-        with suppress(StoreError, OSError):
-            recording.finish(state, stopped=why)
+    def _fail(self, why: str) -> None:
+        with suppress(OSError):  # which is then what went wrong, and said already
+            self._store.publish_log(self._config.trial_id)
+        self._begun().finish("FAILED", why)

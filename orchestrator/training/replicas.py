@@ -73,9 +73,9 @@ class Replicated:
             replicas = [_start(rank, self.processes, port, log) for rank in range(self.processes)]
         try:
             for _, connection in replicas:
-                connection.send(task)
+                _tell(connection, task)
             while True:
-                replicas[0][1].send(_GO_ON)
+                _tell(replicas[0][1], _GO_ON)
                 metrics = _next(replicas, on_progress, preempted)
                 if metrics is None:
                     for process, _ in replicas:
@@ -93,6 +93,12 @@ _Channel: TypeAlias = "Connection[Any, Any]"  # Any: whatever is pickled goes th
 _Replica: TypeAlias = tuple["subprocess.Popen[bytes]", _Channel]
 
 
+def _tell(connection: _Channel, what: object) -> None:
+    """Send it to a process. One that has ended gets nothing; what is read from it next says how it ended."""
+    with contextlib.suppress(OSError):
+        connection.send(what)
+
+
 def _next(replicas: list[_Replica], on_progress: OnProgress | None, preempted: Preempted) -> EpochMetrics | None:
     """The next epoch's metrics, None after the last. Raise what a process raised, or ReplicaError."""
     ranks = {connection: rank for rank, (_, connection) in enumerate(replicas)}
@@ -101,7 +107,7 @@ def _next(replicas: list[_Replica], on_progress: OnProgress | None, preempted: P
         if preempted() and not told:
             told = True
             for connection in ranks:
-                connection.send(_TAKEN_AWAY)
+                _tell(connection, _TAKEN_AWAY)
         for ready in wait(list(ranks), timeout=_LOOK_SECONDS):
             assert isinstance(ready, Connection)
             rank = ranks[ready]

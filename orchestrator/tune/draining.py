@@ -20,6 +20,8 @@ from orchestrator.process import notice
 logger = logging.getLogger(__name__)
 
 _SECONDS = 2.0  # that the cluster's head may take to answer
+_HEARD_SECONDS = notice.EVERY_SECONDS + _SECONDS + 1.0  # in which each process of a trial knows what was written for it
+_PUBLISHING_SECONDS = 30.0  # in which a state that is saved has gone to a results folder behind a URL
 _UNTIL_SECONDS = 120  # after which a node is gone that a cloud has announced to take away, at the latest
 
 
@@ -51,11 +53,15 @@ def drain_own_node(why: str) -> None:
 
 
 class Farewell:
-    """Before the driver ends, its trials are told, and given some seconds to save their state."""
+    """Before the driver ends, its trials are told, and given the time to hear of it and to save their state."""
 
-    def __init__(self, why: Callable[[], str | None]) -> None:
-        """`why` says why the trials are to be told; None where they are not, as at Ctrl-C."""
+    def __init__(self, why: Callable[[], str | None], *, publishes: bool = False) -> None:
+        """`why` says why the trials are to be told; None where they are not, as at Ctrl-C.
+
+        A trial that `publishes` sends its state to a folder behind a URL once it is saved.
+        """
         self._why = why
+        self._patience = _HEARD_SECONDS + notice.SECONDS + (_PUBLISHING_SECONDS if publishes else 0.0)
         self._told: float | None = None
 
     def is_over(self, running: int) -> bool:
@@ -68,7 +74,7 @@ class Farewell:
             internal_kv._internal_kv_put(
                 _key(ray.get_runtime_context().get_job_id()), f"the sweep ends: {why}".encode()
             )
-        return running == 0 or time.monotonic() - self._told > notice.SECONDS
+        return running == 0 or time.monotonic() - self._told > self._patience
 
 
 def _key(job: str) -> str:

@@ -6,6 +6,7 @@ import json
 import logging
 import signal
 import tempfile
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
@@ -37,6 +38,7 @@ from orchestrator.tune.plan import FailingError, Outcome, Plan, SweepError
 logger = logging.getLogger(__name__)
 
 _CTRL_C = signals.name_of(signal.SIGINT)
+_CLOSED = "SIGHUP"  # a terminal that is closed
 _OTHERS_FAILED = "other trials of the sweep failed for one cause"
 
 
@@ -354,11 +356,17 @@ class _Stop:
         self.requested = False
         self.why = _CTRL_C
         self.is_writing = False  # the rows of what is stopped
+        self._asked = 0.0  # when the first signal came
 
     @property
     def why_saved(self) -> str | None:
         """Why trials are to save their state before they end; None where somebody waits for them to be gone."""
         return self.why if self.requested and self.why != _CTRL_C else None
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether this process's job or machine is taken away, rather than that somebody leaves."""
+        return self.requested and self.why not in {_CTRL_C, _CLOSED}
 
     def heed(self, taken: notice.Notice) -> None:
         """Stop where this machine is to be taken away."""
@@ -366,11 +374,16 @@ class _Stop:
             self.requested, self.why = True, str(taken.reason)
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
-        why = signals.name_of(number)
+        why, now = signals.name_of(number), time.monotonic()
         if not self.requested:
-            self.requested, self.why = True, why
-        elif number == signal.SIGINT or (number in notice.SIGNALS and why == self.why and not self.is_writing):
-            # Others come in twos: a terminal that is closed and its shell send one each.
+            self.requested, self.why, self._asked = True, why, now
+        elif number == signal.SIGINT or (
+            # Others come in twos at any time: a terminal that is closed and its shell send one each.
+            number in notice.SIGNALS
+            and why == self.why
+            and now - self._asked > notice.TOGETHER_SECONDS  # as `uv run` passes on what its group got too
+            and not self.is_writing
+        ):
             raise KeyboardInterrupt
 
 
@@ -415,8 +428,12 @@ def _tune(plan: Plan, store: Store, ledger: Ledger, stop: _Stop, meter: BudgetMe
     ):
         from orchestrator.tune import running
 
+        def is_asked_to() -> bool:
+            stop.heed(taken)
+            return stop.requested
+
         try:
-            placing = running.place(plan, store, available, view, is_stopping=lambda: stop.requested)
+            placing = running.place(plan, store, available, view, is_stopping=is_asked_to)
         except KeyboardInterrupt:
             stop.requested = True
             return None
@@ -425,9 +442,8 @@ def _tune(plan: Plan, store: Store, ledger: Ledger, stop: _Stop, meter: BudgetMe
         limit: list[str] = []
 
         def is_stopping() -> bool:
-            stop.heed(taken)
             limit[:] = filter(None, [meter.tick(ledger.running, ledger.gpus_held)])
-            return stop.requested or bool(limit) or ledger.hopeless is not None
+            return is_asked_to() or bool(limit) or ledger.hopeless is not None
 
         try:
             running.run(
@@ -437,6 +453,7 @@ def _tune(plan: Plan, store: Store, ledger: Ledger, stop: _Stop, meter: BudgetMe
                 placing,
                 is_stopping=is_stopping,
                 why_saved=lambda: stop.why_saved,
+                is_taken=lambda: stop.is_taken,
                 throwaway=throwaway,
             )
         except KeyboardInterrupt:

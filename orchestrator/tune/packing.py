@@ -214,13 +214,14 @@ class _Prober:
 
 
 def _answers(answer: object, seconds: float, is_stopping: Callable[[], bool]) -> bool:
-    """Whether Ray answers in time. Raise KeyboardInterrupt where the user wants to stop."""
+    """Whether Ray answers in time, which is looked at once at least. Raise KeyboardInterrupt to stop."""
     import ray
 
     ends = time.monotonic() + seconds
-    while time.monotonic() < ends:
+    while True:
         if is_stopping():
             raise KeyboardInterrupt
-        if ray.wait([answer], timeout=min(_LOOK_SECONDS, seconds))[0]:
+        if ray.wait([answer], timeout=_LOOK_SECONDS)[0]:
             return True
-    return False
+        if time.monotonic() >= ends:
+            return False

@@ -28,6 +28,7 @@ from orchestrator.tune.trainable import TrialProcess
 from orchestrator.tune.tuning import Halt, LedgerCallback, LedgerStopper, StudySearcher
 
 _LOOK_SECONDS = 10.0  # between two looks at the logs of trials on other machines
+_COMES_UP_SECONDS = 120.0  # in which a process has come up on a GPU that is free
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def place(
     measured: packing.Measured | None = None
     if resources.packs and available.get("GPU") and plan.trainer == trainer.TRAINER:  # a simulated one takes nothing
         view.stage("Measuring how many trials should share a GPU")
-        wait = 60 * plan.pending_minutes
+        is_ours = launch.cluster_address() is None  # with its GPUs from the start
+        wait = _COMES_UP_SECONDS if is_ours else max(_COMES_UP_SECONDS, 60 * plan.pending_minutes)
         measured = packing.measure(plan.space, watching.look(), extra, wait_seconds=wait, is_stopping=is_stopping)
         resources = measured.packed(resources)
         view.note(measured.sentence())
@@ -91,19 +93,21 @@ def run(
     *,
     is_stopping: Callable[[], bool],
     why_saved: Callable[[], str | None],
+    is_taken: Callable[[], bool],
     throwaway: str,
 ) -> None:
     """Run trials until the ledger has no more, or until `is_stopping`. Tune's own files go to `throwaway`.
 
-    Where `why_saved` says why, the trials that run then save their state first.
+    Where `why_saved` says why, the trials that run then save their state first. Those that did are PREEMPTED where the
+    sweep's job or machine `is_taken` away.
     """
     stall_seconds = 60 * plan.space.stall_minutes
     stalls = Stalls(stall_seconds)
     if store.is_remote:
         stalls = Stalls(stall_seconds, changed=lambda log: store.log_changed(log.stem), every=_LOOK_SECONDS)
-    may_leave = draining.Farewell(why_saved).is_over
+    may_leave = draining.Farewell(why_saved, publishes=store.is_remote).is_over
     callbacks = [
-        LedgerCallback(ledger, is_stopping, stalls, may_leave),
+        LedgerCallback(ledger, is_stopping, stalls, may_leave, is_taken),
         _OwnSignals(),
         *filter(None, (placing.watch, placing.sharing)),
     ]

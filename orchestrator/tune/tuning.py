@@ -16,6 +16,7 @@ from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from cpcnn_core.errors import PreemptedError
+from orchestrator.process import notice
 from orchestrator.search.ledger import Ledger
 from orchestrator.search.study import Suggestion
 from orchestrator.training.stall import Stalls, last_dump
@@ -31,6 +32,9 @@ _NODE_LOST = re.compile(
 # What torch says of a context that is of no more use. Processes that share a GPU under MPS share that fate: a fault of
 # one ends all of them, and none is told whose it was.
 _DEVICE_LOST = re.compile(r"AcceleratorError|CUDA error")
+
+
+_SIGNALS = {number.name for number in notice.SIGNALS}
 
 
 class Halt(BaseException):
@@ -99,12 +103,16 @@ class LedgerCallback(Callback):  # type: ignore[misc]
         is_stopping: Callable[[], bool],
         stalls: Stalls,
         may_leave: Callable[[int], bool] = lambda _: True,
+        is_taken: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`may_leave` says whether the loop may be left while so many trials have a process."""
+        """`may_leave` says whether the loop may be left while so many trials have a process; `is_taken` whether it is
+        left since the sweep's job or machine is taken away.
+        """
         self._ledger = ledger
         self._is_stopping = is_stopping
         self._stalls = stalls
         self._may_leave = may_leave
+        self._is_taken = is_taken
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         """A process runs the trial."""
@@ -131,8 +139,12 @@ class LedgerCallback(Callback):  # type: ignore[misc]
         assignment = Assignment.of_ray(trial.config)
         filed = _filed(trial)
         if saved := _preempted(filed):
-            if not self._is_stopping():  # else it is stopped as the others are, and for that reason
-                self._ledger.preempted(assignment.number, saved)
+            stopping = self._is_stopping()
+            if not stopping or self._is_taken():  # else it is stopped as the others are, and for that reason
+                by, _, place = saved.partition(": ")
+                signalled = by in _SIGNALS and not stopping
+                where = place if signalled else None
+                self._ledger.preempted(assignment.number, saved, where=where, goes_on=not stopping)
             return
         cause = _cause(filed)
         stack = last_dump(assignment.log)

@@ -25,7 +25,7 @@ from orchestrator.records.store import Row, Store
 from tests.support import fakes
 from tests.support.training import TIMES
 
-PATIENCE, EPOCHS = 300, 16
+PATIENCE, EPOCHS = 300, 32  # so many that a trial still runs when the other one has come up, on a busy machine too
 NOTICES = int(os.environ.get("CPCNN_NOTICES", "2"))  # of the trial that is run by hand
 SPACE = """
 from search_spaces import ints
@@ -193,9 +193,29 @@ def test_a_sweep_that_is_told_lets_its_trials_save_their_state_first(tmp_path: P
         output, _ = driver.communicate(timeout=PATIENCE)
     assert driver.returncode == 130, output
     [row] = store.trials().rows()
-    assert (row["state"], row["stopped"]) == ("INTERRUPTED", "SIGUSR1")
+    assert row["state"] == "PREEMPTED"
+    assert str(row["stopped"]).startswith("the sweep ends: SIGUSR1: the training state is saved in epoch ")
     [index] = (store.folder / "checkpoints").glob("*/index.json")
     content = json.loads(index.read_text())
     assert len(content["states"]) == 2
     steps = sorted(int(name.removeprefix("state-").removesuffix(".pt")) for name in content["states"])
     assert steps[-1] > content["history"][-1]["step"], "the state is of an epoch's middle"
+
+
+def test_a_sweep_that_is_told_waits_for_a_trial_whose_state_takes_long(tmp_path: Path) -> None:
+    space, store = tmp_path / "space.py", Store(tmp_path / "fake")
+    space.write_text(SPACE.format(filters="16, 40", batch=20, epochs=EPOCHS))
+    trained = store.folder / "trained.txt"
+    epoch = notice.SECONDS + 2  # a trial hears of it within some seconds, and then may take as long as is promised
+    environment = os.environ | ENVIRONMENT | {fakes.SECONDS: str(epoch)}
+    command = [sys.executable, "-m", "tests.support.fake_sweep", str(space), str(tmp_path), "1"]
+    driver = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with driver:
+        wait(lambda: trained.exists() or driver.poll() is not None)
+        time.sleep(0.5)  # the second epoch has begun
+        for _ in range(2):  # one to the driver, one to its group
+            driver.send_signal(signal.SIGTERM)
+        output, _ = driver.communicate(timeout=PATIENCE)
+    assert driver.returncode == 130, output
+    [row] = store.trials().rows()
+    assert (row["state"], row["stopped"]) == ("PREEMPTED", "the sweep ends: SIGTERM: epoch 2 is finished")

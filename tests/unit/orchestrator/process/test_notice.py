@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 
 import pytest
@@ -44,6 +45,28 @@ def test_a_second_signal_goes_to_whom_it_went_before(monkeypatch: pytest.MonkeyP
             assert heard == [signal.SIGTERM]
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_a_source_that_does_not_answer_keeps_no_other_from_being_heard() -> None:
+    over, heard = threading.Event(), threading.Event()
+
+    def hangs() -> str | None:
+        over.wait(20)
+        return None
+
+    def knows() -> str | None:
+        heard.set()
+        return "it knows"
+
+    try:
+        with notice.asked([hangs, knows]) as taken:
+            assert heard.wait(5)
+            deadline = time.monotonic() + 5
+            while not taken() and time.monotonic() < deadline:
+                time.sleep(0.001)
+            assert (taken.reason, taken.source) == ("it knows", knows)
+    finally:
+        over.set()
 
 
 def test_ctrl_c_and_a_closed_terminal_are_no_notice() -> None:

@@ -93,7 +93,7 @@ def test_notice_comes_from_the_cloud_though_it_does_not_answer_at_times(
     service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv(spot.SETTING, "gcp")
-    monkeypatch.setattr(notice, "_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(notice, "EVERY_SECONDS", 0.01)
     service.broken = True
     given = threading.Event()
     sources = spot.sources()

@@ -307,6 +307,45 @@ def test_a_machine_that_was_taken_away_is_not_the_trials_fault(store: Store) -> 
         assert begin(ledger)[1] != config
 
 
+def test_a_signal_that_comes_again_and_again_fails_a_trial_that_comes_no_further(store: Store) -> None:
+    def preempted(where: str) -> None:
+        ledger.preempted(number, f"SIGTERM: {where}", where=where)
+
+    with opened(store, "none") as ledger:
+        number, config = begin(ledger)
+        for step in range(2 * MAX_RESTARTS):  # each attempt gains one: it goes on as often as that happens
+            preempted(f"after step {step}")
+            assert begin(ledger) == (number, config)
+        for _ in range(2 * MAX_RESTARTS):  # its machines are taken away one after another
+            ledger.preempted(number, "AWS: after step 3")
+            assert begin(ledger) == (number, config)
+        for _ in range(MAX_RESTARTS):
+            preempted("after step 3")
+            assert states(store)[config.trial_id] == ("PREEMPTED", 0, "SIGTERM: after step 3")
+            assert begin(ledger) == (number, config)
+        preempted("after step 3")
+        assert states(store)[config.trial_id][0] == "FAILED"
+        [row] = [row for row in store.latest_attempts().rows() if row["trial_id"] == config.trial_id]
+        assert str(row["error"]).startswith("SIGTERM: after step 3, and no attempt comes further")
+        assert begin(ledger)[1] != config
+
+
+def test_those_that_saved_their_state_before_the_sweep_s_machine_went_stay_preempted(store: Store) -> None:
+    why = "the sweep ends: SIGUSR1: after step 3"
+    with opened(store, "none") as ledger:
+        number, config = begin(ledger)
+        _, other = begin(ledger)
+        ledger.preempted(number, why, goes_on=False)
+        ledger.interrupt("SIGUSR1")
+        assert not ledger.is_over
+    assert states(store) == {
+        config.trial_id: ("PREEMPTED", 0, why),
+        other.trial_id: ("INTERRUPTED", 0, "SIGUSR1"),
+    }
+    with opened(store, "none") as again:
+        assert {begin(again)[1].trial_id, begin(again)[1].trial_id} == {config.trial_id, other.trial_id}
+
+
 def row(
     trial: str, started: str, seconds: float | None, gpus: float | None = 1.0, attempt: int = 1
 ) -> dict[str, object]:

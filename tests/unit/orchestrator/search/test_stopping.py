@@ -23,7 +23,7 @@ def requested(store: Store) -> list[str]:
     return sorted(file.stem for file in folder.glob("*.json"))
 
 
-@pytest.mark.parametrize("end", ["killed", "at an epoch's end", "with an error"])
+@pytest.mark.parametrize("end", ["killed", "at an epoch's end"])
 def test_it_ends_with_the_epochs_it_has(store: Store, end: str) -> None:
     with opened(store, "none") as ledger:
         number, config = begin(ledger)
@@ -36,8 +36,6 @@ def test_it_ends_with_the_epochs_it_has(store: Store, end: str) -> None:
         assert not ledger.asked_to_stop(other)
         if end == "killed":
             ledger.died(number, "the process was killed")
-        elif end == "with an error":
-            ledger.ended(number, "the process said something at its end")
         else:
             assert ledger.epoch(number, metrics(2, val_acc=0.6), HERE)
             ledger.ended(number, None)
@@ -52,6 +50,21 @@ def test_it_ends_with_the_epochs_it_has(store: Store, end: str) -> None:
     with opened(store, "none") as again:
         assert again.is_over
         assert again.suggest() is None
+
+
+@pytest.mark.parametrize("epochs", [1, 4])
+def test_one_that_fails_by_itself_meanwhile_is_failed_with_its_error(store: Store, epochs: int) -> None:
+    with opened(store, "none") as ledger:
+        number, config = begin(ledger)
+        stop_requests.ask(store, config.trial_id)
+        ledger.requests._next = 0.0
+        assert ledger.asked_to_stop(number)
+        for epoch in range(1, epochs + 1):
+            ledger.epoch(number, metrics(epoch, val_acc=0.5), HERE)
+        ledger.ended(number, "ValueError: its loss is not finite")
+        [row] = store.latest_attempts().rows()
+        assert (row["state"], row["error"], row["stopped"]) == ("FAILED", "ValueError: its loss is not finite", None)
+        assert requested(store) == []
 
 
 def test_one_that_comes_to_its_end_first_is_complete(store: Store) -> None:

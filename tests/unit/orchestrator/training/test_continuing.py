@@ -270,7 +270,7 @@ def test_killed_between_any_two_steps_the_same_command_comes_to_the_same_end(
     with monkeypatch.context() as patch:
         MOMENTS[moment](patch)
         # What an exception still does on its way out, a killed process does not.
-        patch.setattr(by_hand, "_interrupt", lambda _begun, _why: None)
+        patch.setattr(by_hand._Training, "interrupt", lambda _self, _why: None)
         with pytest.raises(Killed):
             train(store, start.config, start)
     again = of(store, config, Length(2, None))

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from cpcnn_core.errors import PreemptedError
 from cpcnn_core.train import fit
 from orchestrator.machines.resources import Resources, ResourcesError, Share
 from orchestrator.records.store import Store
-from orchestrator.training import trainer
+from orchestrator.training import replicas, trainer
 from orchestrator.training.replicas import ReplicaError, Replicated
 from tests.support import fakes
 from tests.support.paths import local
@@ -181,6 +182,26 @@ def test_two_processes_that_are_taken_away_save_after_the_same_step_and_go_on_bi
         store.add_epoch(CONFIG.trial_id, 2, metrics)
     history = CheckpointFolder(local(store.checkpoint_folder(CONFIG.trial_id)), CONFIG).history
     assert [comparable(epoch) for epoch in history] == [comparable(epoch) for epoch in whole]
+
+
+def _ended() -> replicas._Replica:
+    """A process that has ended, as seen before anybody has read what it left."""
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    process = subprocess.Popen([sys.executable, "-S", "-c", "raise SystemExit(3)"])
+    process.wait()
+    return process, Connection(ours.detach())
+
+
+def test_a_process_that_has_just_ended_is_not_an_error_of_writing_to_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = r"process \d of 2 of the trial ended with exit code 3"
+    with pytest.raises(ReplicaError, match=said):
+        replicas._next([_ended(), _ended()], None, lambda: True)
+    monkeypatch.setattr(replicas, "_start", lambda *_: _ended())
+    with pytest.raises(ReplicaError, match=said):
+        next(trainer.run(CONFIG, store, Replicated(trainer.TRAINER, processes=2, threads=1)))
 
 
 def _launch(folder: Path, trial: dict[str, Any], world: int = 2) -> None:

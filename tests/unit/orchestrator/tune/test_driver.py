@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from cpcnn_core.data import DataError
 from orchestrator.machines.cluster import ClusterError
 from orchestrator.machines.resources import Resources, ResourcesError, Share
 from orchestrator.objectives.objective import Objective
+from orchestrator.process import notice, spot
 from orchestrator.records import location
 from orchestrator.records.place import OnDisk
 from orchestrator.records.recording import KILLED, Place, Recording, close_orphaned
@@ -32,11 +34,12 @@ from orchestrator.search.study import Study, StudyError
 from orchestrator.search.study_file import StudyFile
 from orchestrator.text import calling
 from orchestrator.training import stall, trainer
-from orchestrator.tune import driver
+from orchestrator.tune import driver, local_ray, running
 from orchestrator.tune.holding import holding
 from orchestrator.tune.plan import Outcome, Plan, SweepError
 from orchestrator.views.progress import Progress
 from search_spaces import ints
+from tests.support import fakes
 from tests.support.fakes import metrics
 
 HERE = Place("here", "cpu", 1)
@@ -327,7 +330,7 @@ def test_whatever_ends_the_driver_its_trials_do_not_stay_running(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_the_signal_that_stops_a_sweep_is_named(number: signal.Signals) -> None:
+def test_the_signal_that_stops_a_sweep_is_named(monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
     stop = driver._Stop()
     with driver._stopping(stop):
         os.kill(os.getpid(), number)
@@ -338,10 +341,58 @@ def test_the_signal_that_stops_a_sweep_is_named(number: signal.Signals) -> None:
     if number == signal.SIGHUP:
         stop(signal.SIGTERM, None)  # systemd sends both
         number = signal.SIGINT
+    later = time.monotonic() + 2 * notice.TOGETHER_SECONDS
+    monkeypatch.setattr(time, "monotonic", lambda: later)
     with pytest.raises(KeyboardInterrupt):
         stop(number, None)
     stop.is_writing = True
     stop(signal.SIGTERM, None)
+
+
+@pytest.mark.parametrize("number", notice.SIGNALS)
+def test_a_signal_that_comes_twice_at_once_is_one(monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+    now, stop = time.monotonic(), driver._Stop()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    try:
+        for _ in range(3):  # a process and its group get one each, and `uv run` passes its own on
+            stop(number, None)
+    except KeyboardInterrupt:  # which would end pytest
+        pytest.fail("the second one was taken for another one")
+    assert stop.why_saved == number.name
+    now += 2 * notice.TOGETHER_SECONDS
+    with pytest.raises(KeyboardInterrupt):
+        stop(number, None)
+
+
+@pytest.mark.parametrize(
+    ("number", "is_taken"),
+    [(signal.SIGTERM, True), (signal.SIGUSR1, True), (signal.SIGHUP, False), (signal.SIGINT, False)],
+)
+def test_who_leaves_is_told_from_a_machine_that_is_taken_away(number: signal.Signals, is_taken: bool) -> None:
+    stop = driver._Stop()
+    assert not stop.is_taken
+    stop(number, None)
+    assert stop.is_taken == is_taken
+
+
+def test_a_machine_that_is_taken_away_is_heard_of_while_trials_are_placed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, stop, said = Plan("one", SPACE, tmp_path, trials=2), driver._Stop(), "AWS: spot terminate at noon"
+
+    def place(*_: object, is_stopping: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            if is_stopping():
+                raise KeyboardInterrupt
+            time.sleep(0.001)
+
+    monkeypatch.setattr(local_ray, "started", lambda: nullcontext({}))
+    monkeypatch.setattr(running, "place", place)
+    monkeypatch.setattr(spot, "sources", lambda: [lambda: said])
+    nothing: Any = None
+    assert driver._tune(plan, plan.store, nothing, stop, nothing, fakes.NoView()) is None
+    assert (stop.why, stop.is_taken) == (said, True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -257,6 +257,15 @@ def test_measuring_does_not_wait_for_ever(tiny: SearchSpace, ray: Callable[..., 
     assert fake.killed == 2
 
 
+def test_a_gpu_is_looked_for_once_however_short_the_wait(tiny: SearchSpace, ray: Callable[..., FakeRay]) -> None:
+    answer = Measured("A100", 1, 1, ((1, 1.0),))
+    ray(answer=answer)
+    assert packing.measure(tiny, WITH_MEMORY, ASKED, wait_seconds=0) is answer
+    ray(free=False)
+    with pytest.raises(ClusterError, match="no GPU was free to measure on"):
+        packing.measure(tiny, WITH_MEMORY, ASKED, wait_seconds=0)
+
+
 def test_what_goes_wrong_in_measuring_is_said(tiny: SearchSpace, ray: Callable[..., FakeRay]) -> None:
     ray(answer=TaskError(SweepError("the driver is too old")))
     with pytest.raises(SweepError, match="the driver is too old"):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cpcnn_core.config import ConfigError
-from orchestrator.machines import mps
+from orchestrator.machines import launch, mps
 from orchestrator.machines.resources import Resources
 from orchestrator.objectives.objective import Objective
 from orchestrator.records.recording import Place
@@ -164,6 +164,34 @@ def test_where_there_is_one_its_trials_get_parts_of_it(
     assert placing.share.gpus == gpus
     assert (placing.sharing is not None) == (gpus < 1)
     assert "".join(heard).startswith(said) or said in "".join(heard)
+
+
+@pytest.mark.parametrize(
+    ("address", "minutes", "seconds"),
+    [(None, 0.0, 120), (None, 30.0, 120), ("10.0.0.1:6379", 0.0, 120), ("10.0.0.1:6379", 30.0, 1800)],
+)
+def test_what_measures_has_the_time_to_come_up_however_short_trials_may_wait(
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    address: str | None,
+    minutes: float,
+    seconds: float,
+) -> None:
+    waits: list[float] = []
+
+    def measure(*_: object, wait_seconds: float, **__: object) -> Measured:
+        waits.append(wait_seconds)
+        return MEASURED
+
+    monkeypatch.setattr(launch, "cluster_address", lambda: address)
+    monkeypatch.setattr(watching, "begin", lambda _plan, _store, share, _extra: (share, None))
+    monkeypatch.setattr(watching, "look", lambda: None)
+    monkeypatch.setattr(packing, "measure", measure)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    plan = Plan("one", space(Resources.of({"gpus": "auto"})), tmp_path, 4, pending_minutes=minutes)
+    running.place(plan, store, {"CPU": 4.0, "GPU": 1.0}, heard_by([]))
+    assert waits == [seconds]
 
 
 @pytest.mark.parametrize("gpus", [1.0, 0.0])

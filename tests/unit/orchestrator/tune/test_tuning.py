@@ -36,8 +36,8 @@ class Events:
     def died(self, number: int, error: str, *, its_fault: bool = True, alone: bool = False) -> None:
         self.heard.append(("died", number, error, its_fault, alone))
 
-    def preempted(self, number: int, why: str) -> None:
-        self.heard.append(("preempted", number, why))
+    def preempted(self, number: int, why: str, *, where: str | None = None, goes_on: bool = True) -> None:
+        self.heard.append(("preempted", number, why, where, goes_on))
 
     def halt(self, number: int, error: str) -> None:
         self.heard.append(("halt", number, error))
@@ -122,15 +122,31 @@ def test_a_process_that_shares_a_gpu_by_mps_is_not_killed_for_its_user(
     assert killed == (["one"] if is_killed else [])
 
 
-@pytest.mark.parametrize("stopping", [False, True])
-def test_a_trial_that_saved_its_state_before_it_was_taken_away_has_not_died(tmp_path: Path, stopping: bool) -> None:
+SAVED = "the training state is saved in epoch 2, after 3 of 4 steps"
+
+
+@pytest.mark.parametrize(
+    ("by", "stopping", "taken", "told"),
+    [
+        ("SIGTERM", False, False, [(SAVED, True)]),
+        ("SIGUSR1", False, False, [(SAVED, True)]),
+        ("AWS: spot terminate at 08:22", False, False, [(None, True)]),
+        ("Ray drains node SIGTERM", False, False, [(None, True)]),
+        ("the sweep ends: SIGTERM", True, True, [(None, False)]),
+        ("SIGTERM", True, True, [(None, False)]),  # the whole group got one
+        ("the sweep ends: SIGHUP", True, False, []),  # a sweep that ends says so of all that ran
+    ],
+)
+def test_a_trial_that_saved_its_state_before_it_was_taken_away_has_not_died(
+    tmp_path: Path, by: str, stopping: bool, taken: bool, told: list[tuple[str | None, bool]]
+) -> None:
     filed = tmp_path / "error.txt"
-    said = "cpcnn_core.errors.PreemptedError: SIGTERM: the training state is saved in epoch 2, after 3 of 4 steps"
+    said = f"cpcnn_core.errors.PreemptedError: {by}: {SAVED}"
     filed.write_text(f"Failure # 1 (occurred at noon)\nray::TrialProcess.train() (pid=1)\n{said}\n")
     events: Any = Events()
     ledger: Ledger = events
     config = assignment(tmp_path, number=3).to_ray()
     trial: Any = SimpleNamespace(trial_id="one", config=config, error_file=str(filed))
-    LedgerCallback(ledger, lambda: stopping, Stalls(0.0)).on_trial_error(0, [trial], trial)
-    told = ("preempted", 3, "SIGTERM: the training state is saved in epoch 2, after 3 of 4 steps")
-    assert events.heard == ([] if stopping else [told])  # a sweep that ends says so of all that ran
+    callback = LedgerCallback(ledger, lambda: stopping, Stalls(0.0), is_taken=lambda: taken)
+    callback.on_trial_error(0, [trial], trial)
+    assert events.heard == [("preempted", 3, f"{by}: {SAVED}", where, goes_on) for where, goes_on in told]
