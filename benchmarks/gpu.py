@@ -15,13 +15,13 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -33,21 +33,21 @@ from rich.console import Console
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks import side_by_side
 from benchmarks.timing import device, fastest, machine, timed
-from benchmarks.training import dataset, network
-from cpcnn_core import device_checks, environment, quality
-from cpcnn_core.config import TrialConfig
+from benchmarks.training import trial
+from cpcnn_core import device_checks, quality
 from cpcnn_core.evaluate import evaluate
 from cpcnn_core.graphs import call_by_call
-from cpcnn_core.precision import whole_float32
+from cpcnn_core.memory import CONTEXT_BYTES
 from cpcnn_core.sampling import sample
 from cpcnn_core.train import Run, peak_memory
 
 Sizes = tuple[int, int, int]
-Rows = list[dict[str, Any]]
+Rows = Generator[dict[str, Any]]
 
 TRAIN_IMAGES, EVALUATED = 4159, 519  # the course's splits
-_SIDE_BY_SIDE = "--side-by-side"  # how this module is started as one of several trials at once
+_GRACE_SECONDS = 30.0  # in which a part that is ended may end what it started
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -75,7 +75,7 @@ class Scale:
     @classmethod
     def of_toy(cls) -> Scale:
         tiny = (1, 4, 1)
-        return cls(True, ((tiny, 2),), tiny, tiny, 2, (2,), 0.2, 8, 4, (2,))
+        return cls(True, ((tiny, 2),), tiny, tiny, 2, (1, 2), 0.2, 8, 4, (2,))
 
 
 # --- is it right? ---
@@ -85,21 +85,10 @@ def correct(check: str, _: Scale) -> Rows:
     """One of the checks. Raise AssertionError where it is not right."""
     found = device_checks.CHECKS[check](device())
     assert found.fine, found.said
-    return [asdict(found)]
+    yield asdict(found)
 
 
 # --- how fast is a step? ---
-
-
-@contextmanager
-def trial(
-    sizes: Sizes, batch: int, settings: Mapping[str, object] | None = None, *, images: int | None = None
-) -> Iterator[Run]:
-    """A trial whose steps can be taken one by one."""
-    given = network("block_mild", sizes) | {"train.batch_size": batch, "train.ema_decay": 0.999, "train.flip": True}
-    config = TrialConfig.from_flat({**given, **(settings or {})})
-    with tempfile.TemporaryDirectory() as folder, whole_float32():
-        yield Run(config, dataset(images or batch), Path(folder), environment.accelerator(anew=True))
 
 
 def step(sizes: Sizes, batch: int, turns: int, settings: Mapping[str, object] | None = None) -> dict[str, Any]:
@@ -111,8 +100,9 @@ def step(sizes: Sizes, batch: int, turns: int, settings: Mapping[str, object] | 
         first, _ = timed(partial(run.optimize, chosen))
         for _ in range(2):
             run.optimize(chosen)
+        together = min(turns, 10)
         took = fastest(
-            [timed(lambda: [run.optimize(chosen) for _ in range(10)])[0] for _ in range(max(1, turns // 10))]
+            [timed(lambda: [run.optimize(chosen) for _ in range(together)])[0] for _ in range(max(1, turns // 10))]
         )
         busy, kernels = worked(partial(run.optimize, chosen), run)
         return {
@@ -120,7 +110,7 @@ def step(sizes: Sizes, batch: int, turns: int, settings: Mapping[str, object] | 
             "batch": batch,
             **(settings or {}),
             "first_seconds": first.wall,
-            "step_ms": took.wall * 100,  # of ten
+            "step_ms": took.wall * 1e3 / together,
             "busy_ms": busy * 1e3,
             "kernels": kernels,
             "peak_bytes": peak_memory(run.device),
@@ -143,20 +133,16 @@ def worked(call: Callable[[], object], run: Run) -> tuple[float, int]:
 
 def steps(scale: Scale) -> Rows:
     """Of each size, in each precision."""
-    return [
-        step(sizes, batch, scale.turns, {"train.precision": precision})
-        for sizes, batch in scale.steps
-        for precision in ("fp32", "bf16")
-    ]
+    for sizes, batch in scale.steps:
+        for precision in ("fp32", "bf16"):
+            yield step(sizes, batch, scale.turns, {"train.precision": precision})
 
 
 def compiled_steps(scale: Scale) -> Rows:
     """Of the smallest size, compiled."""
     sizes, batch = scale.steps[0]
-    return [
-        step(sizes, batch, scale.turns, {"train.precision": precision, "train.compile": True})
-        for precision in ("fp32", "bf16")
-    ]
+    for precision in ("fp32", "bf16"):
+        yield step(sizes, batch, scale.turns, {"train.precision": precision, "train.compile": True})
 
 
 # --- an epoch ---
@@ -168,129 +154,49 @@ def epoch(scale: Scale) -> Rows:
     asked |= {"train.precision": "bf16", "train.epochs": 3} | ({"eval.fid_images_per_class": 2} if scale.toy else {})
     batch = min(16, scale.images)
     with trial(scale.large, batch, asked, images=scale.images) as run:
-        rows = []
         for _ in range(2):
             started = time.perf_counter()
             metrics = run.train_epoch(on_evaluation=None, on_drawn=None, on_progress=lambda *_: None)
             seconds = time.perf_counter() - started
             drawing = metrics.sample_seconds or 0.0
-            rows.append(
-                {
-                    "config": "/".join(map(str, scale.large)),
-                    "epoch_seconds": seconds,
-                    "training": metrics.train_seconds / seconds,
-                    "drawing_and_fid": drawing / seconds,
-                    "evaluation_and_writing": 1 - (metrics.train_seconds + drawing) / seconds,
-                    "images_per_second": metrics.images_per_second,
-                }
-            )
+            yield {
+                "config": "/".join(map(str, scale.large)),
+                "epoch_seconds": seconds,
+                "training": metrics.train_seconds / seconds,
+                "drawing_and_fid": drawing / seconds,
+                "evaluation_and_writing": 1 - (metrics.train_seconds + drawing) / seconds,
+                "images_per_second": metrics.images_per_second,
+            }
         run.checkpoints.close()
-        return rows
 
 
 def evaluation(scale: Scale) -> Rows:
     """The validation split under each class."""
-    rows = []
     with trial(scale.small, 2, images=scale.evaluated) as run:
         for bf16 in (False, True):
             look = partial(evaluate, run.model, run.dataset.validation, run.log_prior, batch_size=1024, bf16=bf16)
             times = [timed(look) for _ in range(1 if scale.toy else 3)]
-            rows.append({"bf16": bf16, "images": scale.evaluated, "seconds": fastest([t for t, _ in times]).wall})
-    return rows
+            yield {"bf16": bf16, "images": scale.evaluated, "seconds": fastest([t for t, _ in times]).wall}
 
 
 # --- several trials at once ---
 
 
-def side_by_side(scale: Scale) -> Rows:
+def at_once(scale: Scale) -> Rows:
     """Optimizer steps per second of all trials together: processes of their own, as they are and under MPS."""
-    return [*_at_once(scale, {}, "processes"), *_under_mps(scale)]
-
-
-def _at_once(scale: Scale, variables: Mapping[str, str], how: str) -> Rows:
-    rows = []
-    for sizes, batch in scale.steps[:2]:
-        for count in scale.at_once:
-            asked = json.dumps({"sizes": sizes, "batch": batch, "seconds": scale.seconds})
-            command = [sys.executable, "-m", "benchmarks.gpu", _SIDE_BY_SIDE, asked]
-            processes = [
-                subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | variables
-                )
-                for _ in range(count)
-            ]
-            try:
-                rates = _rates(processes)
-            finally:
-                for process in processes:
-                    process.kill()
-                    process.communicate()
-            rows.append({"how": how, "config": "/".join(map(str, sizes)), "trials": count, "steps_per_s": sum(rates)})
-    return rows
-
-
-def _rates(processes: Sequence[subprocess.Popen[str]]) -> list[float]:
-    """Let them begin together once all are ready. Raise RuntimeError where one ended before."""
-    for process in processes:
-        if _line(process) != "ready":
-            raise RuntimeError(f"one of {len(processes)} trials at once did not begin; its error is above")
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    return [float(_line(process)) for process in processes]
-
-
-def _line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
-
-
-def _take_steps(sizes: Sizes, batch: int, seconds: float) -> None:
-    """Be one of the trials: say when ready, wait for the word, and say how many steps a second it took."""
-    with trial(sizes, batch) as run:
-        chosen = torch.arange(batch, device=run.device)
-        for _ in range(3):
-            run.optimize(chosen)
-        run.wait()
-        print("ready", flush=True)
-        sys.stdin.readline()
-        done, started = 0, time.perf_counter()
-        while time.perf_counter() - started < seconds:
-            run.optimize(chosen)
-            done += 1
-        run.wait()
-        print(done / (time.perf_counter() - started), flush=True)
-
-
-def _under_mps(scale: Scale) -> Rows:
-    """The same under NVIDIA's Multi-Process Service, whose daemon is started here and ended again; it needs no root."""
-    daemon = shutil.which("nvidia-cuda-mps-control")
-    if daemon is None or not torch.cuda.is_available():
-        return [{"how": "MPS", "error": "no nvidia-cuda-mps-control here" if daemon is None else "no GPU here"}]
-    with tempfile.TemporaryDirectory() as folder:
-        places = {"CUDA_MPS_PIPE_DIRECTORY": f"{folder}/pipe", "CUDA_MPS_LOG_DIRECTORY": f"{folder}/log"}
-        for place in places.values():
-            Path(place).mkdir()
-        with_places = os.environ | places
-        subprocess.run([daemon, "-d"], check=True, env=with_places)
-        try:
-            return _at_once(scale, places, "MPS")
-        finally:
-            subprocess.run([daemon], input="quit\n", text=True, check=False, env=with_places, timeout=60)
+    asked = scale.steps[:2], scale.at_once, scale.seconds
+    yield from side_by_side.rows(*asked, {}, "processes")
+    yield from side_by_side.under_mps(*asked)
 
 
 def packing(scale: Scale) -> Rows:
     """What the steps of a trial take of the device's memory, and how many fit into what is free."""
-    rows = []
     for sizes, batch in scale.steps:
         found = step(sizes, batch, 1)
         free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 0
         taken = found["peak_bytes"]
-        context = 600 * 2**20  # of CUDA itself, in every process
-        fit = free // (taken + context)
-        rows.append({"config": found["config"], "batch": batch, "peak_bytes": taken, "free_bytes": free, "fit": fit})
-    return rows
+        fit = free // (taken + CONTEXT_BYTES)
+        yield {"config": found["config"], "batch": batch, "peak_bytes": taken, "free_bytes": free, "fit": fit}
 
 
 # --- drawing ---
@@ -298,7 +204,6 @@ def packing(scale: Scale) -> Rows:
 
 def sampling(scale: Scale) -> Rows:
     """Drawing images: a row's work as one CUDA graph, and call by call."""
-    rows = []
     with trial(scale.small, 2) as run:
         model = run.model.eval()
         for count in scale.drawn:
@@ -309,8 +214,7 @@ def sampling(scale: Scale) -> Rows:
                     timed(lambda: draw(generator=torch.Generator().manual_seed(0)))[0]  # noqa: B023 - called here
                     for _ in range(1 if scale.toy else 3)
                 ]
-                rows.append({"images": count, "how": how, "seconds": fastest(times).wall})
-    return rows
+                yield {"images": count, "how": how, "seconds": fastest(times).wall}
 
 
 def fid(scale: Scale) -> Rows:
@@ -323,7 +227,7 @@ def fid(scale: Scale) -> Rows:
         assert run.evaluator is not None
         drawing, drawn = timed(partial(quality.draw, run.model.eval(), per_class, seed=0))
         measuring, _ = timed(partial(run.evaluator.measure, drawn, seed=0))
-    return [{"extractor_seconds": made, "drawing_seconds": drawing.wall, "measuring_seconds": measuring.wall}]
+    yield {"extractor_seconds": made, "drawing_seconds": drawing.wall, "measuring_seconds": measuring.wall}
 
 
 @dataclass(frozen=True)
@@ -337,10 +241,10 @@ class Part:
 PARTS: Mapping[str, Part] = {
     **{
         f"correct_{check}": Part(partial(correct, check), 180)
-        for check in ("float32", "fusions", "bf16", "captured", "steps", "resumed", "memory")
+        for check in ("float32", "fusions", "bf16", "captured", "steps", "evaluation", "resumed", "memory")
     },
     "steps": Part(steps, 240),
-    "side_by_side": Part(side_by_side, 420),
+    "side_by_side": Part(at_once, 420),
     "epoch": Part(epoch, 300),
     "correct_compiled": Part(partial(correct, "compiled"), 180),
     "compiled_steps": Part(compiled_steps, 300),
@@ -351,30 +255,69 @@ PARTS: Mapping[str, Part] = {
 }
 
 
-def measured(name: str, *, toy: bool, apart: bool) -> Rows:
-    """What a part finds, in a process of its own or here. Raise what goes wrong."""
-    if not apart:
-        # What would be compiled is run as it is: the compiler takes minutes on a busy machine.
-        with torch.compiler.set_stance("force_eager" if toy else "default"):
-            return PARTS[name].find(Scale.of_toy() if toy else Scale(toy=False))
+def measured(name: str, *, toy: bool) -> Rows:
+    """What a part finds, here, row by row. Raise what goes wrong."""
+    # What would be compiled is run as it is: the compiler takes minutes on a busy machine.
+    with torch.compiler.set_stance("force_eager" if toy else "default"):
+        yield from PARTS[name].find(Scale.of_toy() if toy else Scale(toy=False))
+
+
+def found_here(name: str, out: Path, *, toy: bool) -> None:
+    """Be the process of a part: write each row as it comes, so that what ends the part leaves them."""
+    rows: list[dict[str, Any]] = []
+    _write(out, rows)
+    with closing(measured(name, toy=toy)) as found:
+        for row in found:
+            rows.append(row)
+            _write(out, rows)
+
+
+def outcome(name: str, *, toy: bool, apart: bool, seconds: float) -> dict[str, Any]:
+    """What a part found in so many seconds at the most, by a process of its own or here, and the error if there is one.
+
+    A row with an error of its own is a row; the part has failed all the same, and is tried again later.
+    """
+    error: str | None = None
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "found.json"
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.gpu",
-            "--part",
-            name,
-            "--out",
-            str(out),
-            *(["--toy"] if toy else []),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PARTS[name].seconds)
-        if done.returncode != 0:
-            last = done.stderr.strip().splitlines()[-1:] or ["nothing said"]
-            raise RuntimeError(f"ended with exit code {done.returncode}: {last[0]}")
-        rows: Rows = json.loads(out.read_text())
-        return rows
+        try:
+            if apart:
+                _in_process(name, out, toy=toy, seconds=min(seconds, PARTS[name].seconds))
+            else:
+                found_here(name, out, toy=toy)
+        except Exception as raised:  # noqa: BLE001 - the others say what they say all the same
+            error = f"{type(raised).__name__}: {raised}"
+        rows = json.loads(out.read_text()) if out.exists() else []
+    if error is None and (failed := [row["error"] for row in rows if "error" in row]):
+        error = f"{len(failed)} of {len(rows)} rows failed, the first with {failed[0]}"
+    return ({"error": error} if error is not None else {}) | ({"found": rows} if rows or error is None else {})
+
+
+def _in_process(name: str, out: Path, *, toy: bool, seconds: float) -> None:
+    """Have a process of its own find a part. Raise RuntimeError where it fails, TimeoutError where it is not done."""
+    command = [sys.executable, "-m", "benchmarks.gpu", "--part", name, "--out", str(out), *(["--toy"] if toy else [])]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        _, said = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(f"not done in {seconds:.3g} s") from None
+    finally:
+        _end(process)
+    if process.returncode != 0:
+        last = said.strip().splitlines()[-1:] or ["nothing said"]
+        raise RuntimeError(f"ended with exit code {process.returncode}: {last[0]}")
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a process that still runs: it ends what it started (trials, MPS's daemon), unless that takes too long."""
+    if process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.communicate(timeout=_GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
 
 
 def of_machine() -> dict[str, Any]:
@@ -391,15 +334,15 @@ def of_machine() -> dict[str, Any]:
     }
 
 
-def _read(out: Path) -> dict[str, Any]:
-    """What an earlier run found; nothing of another machine, whose figures are set aside under another name."""
-    if not out.exists():
-        return {"machine": of_machine(), "parts": {}}
-    found: dict[str, Any] = json.loads(out.read_text())
-    if found["machine"] != of_machine():
+def _read(out: Path, *, toy: bool) -> dict[str, Any]:
+    """What an earlier run of this kind found here; figures of another machine, or of a toy, are set aside."""
+    this: dict[str, Any] = {"machine": of_machine(), "toy": toy}
+    if out.exists():
+        found: dict[str, Any] = json.loads(out.read_text())
+        if {name: found.get(name) for name in this} == this:
+            return found
         out.rename(out.with_name(f"{out.stem}-{time.time_ns()}{out.suffix}"))
-        return {"machine": of_machine(), "parts": {}}
-    return found
+    return this | {"parts": {}}
 
 
 def _write(out: Path, content: object) -> None:
@@ -414,31 +357,33 @@ def main(
     toy: Annotated[
         bool, typer.Option("--toy", help="The smallest sizes, in this process: no figures, all paths.")
     ] = False,
-    minutes: Annotated[float, typer.Option(help="No part begins after so many.")] = 20,
+    minutes: Annotated[float, typer.Option(help="What is not done by then is ended, or not begun.")] = 20,
     only: Annotated[list[str] | None, typer.Option(help="One of the parts; may be repeated.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Measure what the file has already, too.")] = False,
     part: Annotated[str | None, typer.Option(hidden=True, help="Be the process of a part.")] = None,
-    out: Annotated[Path, typer.Option(help="The JSON file.")] = Path("results/benchmarks/gpu.json"),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The JSON file.", show_default="results/benchmarks/gpu.json, of a toy gpu-toy.json"),
+    ] = None,
 ) -> None:
     """Find out each part, and write the file after each. Exit code 1 where one failed."""
     if unknown := {*(only or ()), *([part] if part else [])} - set(PARTS):
         raise typer.BadParameter(f"{min(unknown)}: there are {', '.join(PARTS)}", param_hint="--only")
+    out = out or Path("results/benchmarks") / ("gpu-toy.json" if toy else "gpu.json")
     if part is not None:
-        _write(out, measured(part, toy=toy, apart=False))
+        found_here(part, out, toy=toy)
         return
-    console, found, until = Console(width=140), _read(out), time.monotonic() + 60 * minutes
+    console, found, until = Console(width=140), _read(out, toy=toy), time.monotonic() + 60 * minutes
     parts = found["parts"]
     for name in only or PARTS:
-        if "found" in parts.get(name, {}) and not again:
+        if "found" in parts.get(name, {}) and "error" not in parts[name] and not again:
             continue
-        if time.monotonic() > until:
+        left = until - time.monotonic()
+        if left <= 0:
             parts[name] = {"error": f"not begun: {minutes:g} minutes were over; the same command goes on"}
             continue
         started = time.perf_counter()
-        try:
-            parts[name] = {"found": measured(name, toy=toy, apart=not toy)}
-        except Exception as error:  # noqa: BLE001 - the others say what they say all the same
-            parts[name] = {"error": f"{type(error).__name__}: {error}"}
+        parts[name] = outcome(name, toy=toy, apart=not toy, seconds=left)
         parts[name]["seconds"] = round(time.perf_counter() - started, 1)
         _write(out, found)
         console.print(f"{name}, {parts[name]['seconds']} s: {parts[name].get('error', 'done')}", highlight=False)
@@ -451,7 +396,7 @@ def main(
 
 def _show(console: Console, name: str, found: Mapping[str, Any]) -> None:
     """A table of what a part found."""
-    rows = found.get("found", [{"error": found.get("error")}])
+    rows = found.get("found") or [{"error": found.get("error")}]
     columns = list(dict.fromkeys(column for row in rows for column in row if column != "figures"))
     table = Table(*columns, title=f"{name}, {machine()}")
     for row in rows:
@@ -460,9 +405,14 @@ def _show(console: Console, name: str, found: Mapping[str, Any]) -> None:
     console.print(table)
 
 
+def _leave(number: int, _: object) -> None:
+    """At SIGTERM, end what was started too."""
+    raise SystemExit(128 + number)
+
+
 if __name__ == "__main__":
-    if sys.argv[1:2] == [_SIDE_BY_SIDE]:
-        given = json.loads(sys.argv[2])
-        _take_steps(tuple(given["sizes"]), given["batch"], given["seconds"])
+    signal.signal(signal.SIGTERM, _leave)
+    if sys.argv[1:2] == [side_by_side.WORKER]:
+        side_by_side.work(sys.argv[2])
     else:
         app()

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -100,6 +102,21 @@ def network(fusion: str, sizes: tuple[int, int, int]) -> dict[str, object]:
     return {"model.fusion": fusion} | dict(
         zip(("model.nr_resnet", "model.nr_filters", "model.nr_logistic_mix"), sizes, strict=True)
     )
+
+
+@contextmanager
+def trial(
+    sizes: tuple[int, int, int],
+    batch: int,
+    settings: Mapping[str, object] | None = None,
+    *,
+    images: int | None = None,
+) -> Iterator[Run]:
+    """A trial whose steps can be taken one by one."""
+    given = network("block_mild", sizes) | {"train.batch_size": batch, "train.ema_decay": 0.999, "train.flip": True}
+    config = TrialConfig.from_flat({**given, **(settings or {})})
+    with tempfile.TemporaryDirectory() as folder, whole_float32():
+        yield Run(config, dataset(images or batch), Path(folder), environment.accelerator(anew=True))
 
 
 def measure(sizes: tuple[int, int, int], batch: int, steps: int, precision: str, *, compiled: bool = False) -> Result:

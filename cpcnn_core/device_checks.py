@@ -17,21 +17,23 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cpcnn_core import environment, fusion, seeds
+from cpcnn_core import environment, fusion, graphs, seeds
 from cpcnn_core.checkpoint import build_model
-from cpcnn_core.classify import class_log_likelihoods
+from cpcnn_core.classify import CAPTURED, WORTH_CAPTURING, class_log_likelihoods
+from cpcnn_core.compiling import Regional
 from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.data import Dataset, Split
-from cpcnn_core.graphs import call_by_call
+from cpcnn_core.graphs import Capture, call_by_call
 from cpcnn_core.loss import Loss
 from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.precision import check_float32, whole_float32
@@ -43,6 +45,7 @@ GRADIENTS = 1e-4  # relative; a wrong formula is off by more than a hundredth, r
 GRADIENTS_BF16 = 5e-2  # bf16 keeps 8 bits; one H100 was off by 1e-3
 NATS = 0.05  # of an image's log-likelihood; one H100 was off by .002 at 32x32
 BPD = 1e-3  # after some steps of training
+EARLY_STEPS = 5  # of training, whose gradients rounding has not parted yet
 REDRAWN = 0.9  # share of images that the reference draws too: a sub-pixel in a thousand may fall on another side
 
 SIZES: dict[str, Any] = {"model.nr_resnet": 1, "model.nr_filters": 8, "model.nr_logistic_mix": 2, "model.dropout": 0.0}
@@ -130,46 +133,76 @@ def captured(where: torch.device) -> Finding:
     def drawn(capture: Any) -> Tensor:
         return sample(model, labels, generator=torch.Generator().manual_seed(0), capture=capture)
 
-    as_graph, by_calls = drawn(None if where.type == "cuda" else call_by_call), drawn(call_by_call)
+    as_graph, by_calls = drawn(_capture(where)), drawn(call_by_call)
     reference = sample_reference(model, labels, draw_noise(model, len(labels), torch.Generator().manual_seed(0)))
     same = torch.equal(as_graph, by_calls)
     alike = (as_graph == reference).flatten(1).all(1).float().mean().item()
-    what = "as CUDA graphs" if where.type == "cuda" else "with a stand-in for CUDA graphs"
     said = (
-        f"{len(labels)} images drawn {what} are {'' if same else 'not '}those drawn call by call; {alike:.0%} are what "
-        "a pass per pixel draws"
+        f"{len(labels)} images drawn {_as_graphs(where)} are {'' if same else 'not '}those drawn call by call; "
+        f"{alike:.0%} are what a pass per pixel draws"
     )
     return Finding("captured", same and alike >= REDRAWN, said, {"like_the_reference": alike})
 
 
 def steps(where: torch.device) -> Finding:
-    """Training steps as one CUDA graph each, and call by call on the same memory."""
-    config, norms = TrialConfig.from_flat(TRAINING), list[list[float]]()
-    for capture in (None, call_by_call):
+    """Training steps as trials take them by default, each as one CUDA graph, and those without any graph."""
+    norms, bpd, path, note = {}, {}, "", None
+    for graph in (False, True):
+        config = TrialConfig.from_flat(TRAINING | {"train.graph": graph})
         with tempfile.TemporaryDirectory() as folder:
+            capture = _capture(where)
             run = Run(config, _dataset(48), Path(folder), environment.accelerator(anew=True), capture=capture)
-            chosen = torch.arange(config.train.batch_size, device=where)
-            norms.append([run.optimize(chosen).item() for _ in range(5)])
-    difference = max(abs(a - b) / abs(b) for a, b in zip(*norms, strict=True))
-    what = "as CUDA graphs" if where.type == "cuda" else "as a CPU takes them"
-    said = f"5 training steps {what} have gradients whose norm differs by {difference:.1g} of it from call by call"
-    return Finding("steps", difference <= GRADIENTS, said, {"gradient_norm": difference})
+            size = config.train.batch_size
+            chosen = [torch.arange(step, step + size, device=where) % 48 for step in range(_nr_steps(where))]
+            norms[graph] = [run.optimize(images).item() for images in chosen]
+            bpd[graph] = run.sums.bpd.item() / (size * len(chosen))
+            path, note = run.paths.path, run.paths.note
+    # Later gradients are those of weights that rounding has parted.
+    pairs = zip(norms[True][:EARLY_STEPS], norms[False][:EARLY_STEPS], strict=True)
+    gradient, apart = max(abs(a - b) / abs(b) for a, b in pairs), abs(bpd[True] - bpd[False])
+    taken = len(norms[True])
+    said = (
+        f"{taken} training steps {_as_graphs(where)} and call by call: the first {EARLY_STEPS} gradients' norms differ "
+        f"by {gradient:.1g} of them, the mean bpd of all by {apart:.1g}"
+    )
+    if path != "graph":
+        said = f"training steps are not captured here ({note}); they were taken call by call, which costs time only"
+    figures = {"gradient_norm": gradient, "bpd": apart, "captured": float(path == "graph")}
+    return Finding("steps", gradient <= GRADIENTS and apart <= BPD, said, figures)
+
+
+def evaluation(where: torch.device) -> Finding:
+    """Likelihoods by passes of evaluation that are one CUDA graph each, and by passes call by call."""
+    model, size = _network("block_mild").to(where), 4
+    images = _dataset(size * (WORTH_CAPTURING + 2) - 1).train.images.to(where)  # the last pass is not full
+    off = {}
+    for bf16 in (False, True):
+        look = partial(class_log_likelihoods, model, images, batch_size=size * CLASSES, bf16=bf16)
+        off[bf16] = _off(look(capture=_capture(where)), look())
+    capture = graphs.default_capture(where)
+    reason = None if capture is None else graphs.refusal(capture)
+    said = (
+        f"likelihoods {_as_graphs(where)} differ from those call by call by {off[False]:.1g} of them, in bf16 by "
+        f"{off[True]:.1g}"
+    )
+    if reason is not None:
+        said = f"passes of evaluation are not captured here ({reason}); they were made call by call"
+    fine = all(off[bf16] <= CAPTURED[bf16] for bf16 in off)
+    figures = {"fp32": off[False], "bf16": off[True], "captured": float(reason is None)}
+    return Finding("evaluation", fine, said, figures)
 
 
 @whole_float32()
 def compiled(where: torch.device) -> Finding:
-    """The gradient of a compiled step against the eager one's; it takes the compiler's seconds."""
+    """The gradient of a step compiled as a trial's is against the eager one's; it takes the compiler's seconds."""
     network, batch = _network("block_mild").to(where), tuple(part.to(where) for part in _batch(4))
     _, eager = _step(_loss(network), batch)
     torch.compiler.reset()
     started = time.perf_counter()
-    try:
-        step = cast("nn.Module", torch.compile(_loss(copy.deepcopy(network)), dynamic=False))
-        _, found = _step(step, batch)
-    except Exception as error:  # noqa: BLE001 - a missing compiler has many classes
-        lines = str(error).strip().splitlines()
-        reason = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
-        return Finding("compiled", True, f"train.compile is not available here ({reason})", {})
+    step = Regional(_loss(copy.deepcopy(network)))
+    _, found = _step(step, batch)
+    if step.unavailable is not None:
+        return Finding("compiled", True, f"train.compile is not available here ({step.unavailable})", {})
     seconds, difference = time.perf_counter() - started, _off(found, eager)
     said = f"a compiled step has a gradient that is off by {difference:.1g} of its norm; compiling took {seconds:.0f} s"
     return Finding("compiled", difference <= GRADIENTS, said, {"gradients": difference, "seconds": seconds})
@@ -210,11 +243,14 @@ def memory(where: torch.device) -> Finding:
 
 def resumed(where: torch.device) -> Finding:
     """Training that is killed and goes on against training that is left alone, and against a CPU's."""
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, ExitStack() as started:
         folder = Path(name)
-        whole = _start(folder / "whole")
-        on_cpu = whole if where.type == "cpu" else _start(folder / "cpu", CUDA_VISIBLE_DEVICES="")
-        killed = _start(folder / "killed")
+
+        def start(*folders: Path, **variables: str) -> subprocess.Popen[str]:
+            return started.enter_context(_training(*folders, **variables))
+
+        on_cpu = None if where.type == "cpu" else start(folder / "cpu", CUDA_VISIBLE_DEVICES="")
+        killed = start(folder / "killed")
         assert killed.stdout is not None
         for line in killed.stdout:  # in the second epoch, some steps after the first state of it
             if line.startswith("epoch"):
@@ -223,10 +259,11 @@ def resumed(where: torch.device) -> Finding:
             killed.stdout.readline()
         killed.send_signal(signal.SIGKILL)
         killed.communicate()
-        again = _start(folder / "killed")
-        curves = {process: _curve(process) for process in dict.fromkeys((whole, on_cpu, again))}
-    off = max(abs(a - b) for a, b in zip(curves[again], curves[whole], strict=True))
-    off_cpu = max(abs(a - b) for a, b in zip(curves[on_cpu], curves[whole], strict=True))
+        # In one process, whose start takes longer than the training: what goes on comes first, as it would alone.
+        again, whole = _curves(start(folder / "killed", folder / "whole"))
+        (of_cpu,) = (whole,) if on_cpu is None else _curves(on_cpu)
+    off = max(abs(a - b) for a, b in zip(again, whole, strict=True))
+    off_cpu = max(abs(a - b) for a, b in zip(of_cpu, whole, strict=True))
     exact = where.type != "cpu" or off == 0
     said = f"training that was killed and went on differs by {off:.1g} bpd from training that was left alone" + (
         "" if where.type == "cpu" else f", and this from a CPU's by {off_cpu:.1g}"
@@ -240,6 +277,7 @@ CHECKS: Mapping[str, Check] = {
     "bf16": bf16,
     "captured": captured,
     "steps": steps,
+    "evaluation": evaluation,
     "memory": memory,
     "resumed": resumed,
     "compiled": compiled,
@@ -287,6 +325,20 @@ def _off(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
+def _capture(where: torch.device) -> Capture:
+    """What a GPU captures by default; on a CPU a stand-in, so that the calls are the same."""
+    return graphs.default_capture(where) or call_by_call
+
+
+def _as_graphs(where: torch.device) -> str:
+    return "as CUDA graphs" if where.type == "cuda" else "with a stand-in for CUDA graphs"
+
+
+def _nr_steps(where: torch.device) -> int:
+    """How many steps are compared; on a CPU, where nothing is captured, only that they can be taken."""
+    return 50 if where.type == "cuda" else EARLY_STEPS
+
+
 def _ends_above(images: int, _: nn.Module, given: tuple[Tensor, ...]) -> None:
     if len(given[0]) > images:
         raise torch.OutOfMemoryError("CUDA out of memory. (a stand-in)")
@@ -295,33 +347,39 @@ def _ends_above(images: int, _: nn.Module, given: tuple[Tensor, ...]) -> None:
 # --- training in a process of its own, which can be killed ---
 
 
-def _start(folder: Path, **variables: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "cpcnn_core.device_checks", "--train", str(folder)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | variables)
+@contextmanager
+def _training(*folders: Path, **variables: str) -> Generator[subprocess.Popen[str]]:
+    """A process that trains in each of the folders, one after another; it is ended with what it was started for."""
+    command = [sys.executable, "-m", "cpcnn_core.device_checks", "--train", *map(str, folders)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | variables) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
-def _curve(process: subprocess.Popen[str]) -> list[float]:
-    """The bpd of each epoch, once the process is done."""
+def _curves(process: subprocess.Popen[str]) -> list[list[float]]:
+    """The bpd of each epoch in each folder, once the process is done."""
     output, _ = process.communicate()
     if process.returncode != 0:
         raise RuntimeError(f"a process that trained ended with exit code {process.returncode}")
-    curve: list[float] = json.loads(output.splitlines()[-1])
-    return curve
+    return [json.loads(line) for line in output.splitlines() if line.startswith("[")]
 
 
 def _train(folder: Path) -> None:
-    torch.set_num_threads(1)
     curve = []
     steps = lambda stage, done, _: print(stage, done, flush=True)  # noqa: E731, T201
     for epoch in fit(TrialConfig.from_flat(TRAINING), _dataset(96), folder, on_progress=steps):
         curve += [epoch.train_bpd, epoch.val_bpd]
         print("epoch", epoch.epoch, flush=True)  # noqa: T201
-    print(json.dumps(curve))  # noqa: T201
+    print(json.dumps(curve), flush=True)  # noqa: T201
 
 
 def _main(arguments: Sequence[str]) -> None:
     if arguments[:1] == ["--train"]:
-        _train(Path(arguments[1]))
+        torch.set_num_threads(1)
+        for folder in arguments[1:]:
+            _train(Path(folder))
         return
     for name in arguments or CHECKS:
         print(json.dumps(asdict(CHECKS[name](device()))), flush=True)  # noqa: T201

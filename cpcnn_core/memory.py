@@ -8,6 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+CONTEXT_BYTES = 768 * 2**20
+"""What CUDA and its libraries hold in each process besides what torch allocates: an estimate."""
+
 # What accelerate does not know of: libraries that allocate for themselves, and the driver's own words.
 _ALLOCATIONS = (
     "CUBLAS_STATUS_ALLOC_FAILED",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
+import tempfile
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,8 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _SECONDS = 55.0  # that the checks may take in all
-_FIRST = ("float32", "fusions", "bf16", "captured", "steps", "memory")  # in this process, one after another
-_BESIDE = ("resumed", "compiled")  # in processes of their own, meanwhile: they take the longest
+_LONGEST = ("resumed", "compiled")  # beside the others, meanwhile
 
 app = cli.command()
 
@@ -79,46 +80,77 @@ def _check(console: Console) -> bool:
     where, until = device_checks.device(), time.monotonic() + _SECONDS
     if where.type == "cpu":
         _say(console, "There is no GPU, so that the CPU goes the same ways, with stand-ins for what a GPU alone has:")
+    others = [name for name in device_checks.CHECKS if name not in _LONGEST]
     fine = True
-    with ThreadPoolExecutor(len(_BESIDE)) as pool:
-        beside = [(name, pool.submit(_apart, name, until)) for name in _BESIDE]
-        for name in _FIRST:
-            fine &= _said(console, name, _here(name))
-        for name, answer in beside:
-            fine &= _said(console, name, answer.result())
+    with ExitStack() as started:
+        beside = {name: started.enter_context(closing(_Checking([name], until))) for name in _LONGEST}
+        for name, answer in _one_after_another(others, until):
+            fine &= _said(console, name, answer)
+        for name, checking in beside.items():
+            for answer in checking.answers():
+                fine &= _said(console, name, answer)
     return fine
 
 
-def _here(name: str) -> tuple[bool | None, str]:
-    """Whether the check is right, and what it says; None where it could not be made."""
-    from cpcnn_core import device_checks
-
-    try:
-        found = device_checks.CHECKS[name](device_checks.device())
-    except Exception as error:  # noqa: BLE001 - the other checks say what they say all the same
-        return False, f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return found.fine, found.said
+Answer = tuple[bool | None, str]  # whether a check is right, None where it was not made in time; and what it says
 
 
-def _apart(name: str, until: float) -> tuple[bool | None, str]:
-    """The same in a process of its own, ended when the time is over."""
-    command = [sys.executable, "-m", "cpcnn_core.device_checks", name]
-    left = max(1.0, until - time.monotonic())
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=left, env=os.environ.copy())
-    except subprocess.TimeoutExpired:
-        return None, f"not done within a minute; `python -m benchmarks.gpu --only correct_{name}` takes its time"
-    if done.returncode != 0:
-        last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        return False, last[0]
-    from cpcnn_core import device_checks
+def _one_after_another(names: Sequence[str], until: float) -> Generator[tuple[str, Answer]]:
+    """What each check says, once it does.
 
-    found = device_checks.Finding.of_json(done.stdout.splitlines()[-1])
-    return found.fine, found.said
+    They share a process as long as it lasts. What ends it, as a fault of the device, is one check's alone: afterwards
+    such a process gets nothing but errors, so that the others are made in a new one.
+    """
+    waiting = [*names]
+    while waiting:
+        with closing(_Checking(waiting, until)) as checking:
+            for answer in checking.answers():
+                yield waiting.pop(0), answer
 
 
-def _said(console: Console, name: str, found: tuple[bool | None, str]) -> bool:
-    fine, said = found
+class _Checking:
+    """A process that makes checks, and is ended when the time is over."""
+
+    def __init__(self, names: Sequence[str], until: float) -> None:
+        self._names = [*names]
+        self._until = until
+        self._words = tempfile.TemporaryFile("w+")  # noqa: SIM115 - `close` closes it
+        command = [sys.executable, "-m", "cpcnn_core.device_checks", *names]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._words, text=True)
+        self._timer = threading.Timer(max(0.0, until - time.monotonic()), self._process.kill)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def answers(self) -> Generator[Answer]:
+        """One of each check in turn; the last is of the check that ended the process, or that time ended."""
+        from cpcnn_core.device_checks import Finding
+
+        made = 0
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                found, made = Finding.of_json(line), made + 1
+                yield found.fine, found.said
+        code = self._process.wait()
+        left = self._names[made:]
+        if time.monotonic() >= self._until:
+            for name in left:
+                again = f"`python -m benchmarks.gpu --only correct_{name}` takes its time"
+                yield None, f"not done within a minute; {again}"
+        elif left:
+            self._words.seek(0)
+            yield False, (self._words.read().strip().splitlines()[-1:] or [f"exit code {code}"])[0]
+
+    def close(self) -> None:
+        """End the process where it still runs."""
+        self._timer.cancel()
+        self._process.kill()
+        self._process.communicate()
+        self._words.close()
+
+
+def _said(console: Console, name: str, answer: Answer) -> bool:
+    fine, said = answer
     verdict = {True: "right", False: "WRONG", None: "open"}[fine]
     _say(console, f"{verdict:5}  {name}: {said}")
     return fine is not False

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cpcnn_core.memory import CONTEXT_BYTES
 from orchestrator.machines.cluster import ACCELERATOR, Cluster, ClusterError
 from orchestrator.tune import throughput
 from orchestrator.tune.plan import SweepError
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from orchestrator.machines.resources import Resources
     from orchestrator.search.space import SearchSpace
 
-CONTEXT_BYTES = 768 * 2**20  # that CUDA and its libraries hold for a process besides what torch allocates
 MARGIN = 1.2  # over what a trial took: fragments, and larger batches of its neighbours
 ENOUGH = 0.95  # of the most steps a second that were seen
 

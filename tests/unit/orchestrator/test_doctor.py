@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,8 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from cpcnn_core import device_checks
-from cpcnn_core.device_checks import Finding
-from orchestrator import doctor
+from orchestrator import cpcnn, doctor
 
 
 def run(*arguments: str) -> tuple[int, str]:
@@ -38,54 +39,81 @@ def test_an_unknown_cloud_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "CPCNN_SPOT is 'azure'" in output
 
 
+Does = Callable[..., None]
+
+PROGRAM = """#!{python}
+import json, sys, time
+from pathlib import Path
+
+with Path({log!r}).open("a") as log:
+    print(*sys.argv[3:], file=log)
+for name in sys.argv[3:]:
+    match {does!r}.get(name):
+        case "hangs":
+            time.sleep(600)
+        case "dies":
+            sys.exit("RuntimeError: CUDA error: an illegal memory access")
+    found = dict(check=name, fine={does!r}.get(name) != "is wrong", said=f"{{name}} was looked at", figures=dict())
+    print(json.dumps(found), flush=True)
+"""
+
+
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Checks that are right at once, those in processes of their own included."""
-    monkeypatch.setattr(device_checks, "CHECKS", dict.fromkeys(device_checks.CHECKS, right))
-    monkeypatch.setattr(doctor, "_apart", lambda name, _: (True, f"{name} is right"))
+def checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Does:
+    """Have checks do as is said here, and be right otherwise; `tmp_path/log` has a line for each process of them."""
+    program, python = tmp_path / "python", sys.executable
+
+    def do(**does: str) -> None:
+        program.write_text(PROGRAM.format(python=python, log=str(tmp_path / "log"), does=does))
+        program.chmod(0o755)
+
+    do()
+    monkeypatch.setattr(sys, "executable", str(program))
+    return do
 
 
-def right(_: torch.device) -> Finding:
-    return Finding("a check", True, "off by 1e-7", {})
-
-
-@pytest.mark.usefixtures("quick")
-def test_what_each_check_finds_is_said_and_what_was_checked_where_there_is_no_gpu() -> None:
+@pytest.mark.usefixtures("checks")
+def test_what_each_check_finds_is_said_and_what_was_checked_where_there_is_no_gpu(tmp_path: Path) -> None:
     code, output = run("--gpu")
     assert code == 0, output
-    assert output.count("right  ") == len(device_checks.CHECKS)
+    for name in device_checks.CHECKS:
+        assert f"right  {name}: {name} was looked at" in output
     assert ("There is no GPU, so that the CPU goes the same ways" in output) == (not torch.cuda.is_available())
+    assert len((tmp_path / "log").read_text().splitlines()) == 3  # the two longest, and all others in one process
 
 
-@pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("raises", [False, True])
-def test_what_is_wrong_is_said_in_words_and_by_the_exit_code(monkeypatch: pytest.MonkeyPatch, raises: bool) -> None:
-    def wrong(_: torch.device) -> Finding:
-        if raises:
-            raise RuntimeError("CUDA error: an illegal memory access")
-        return Finding("bf16", False, "off by a hundredth", {})
-
-    monkeypatch.setattr(device_checks, "CHECKS", {**device_checks.CHECKS, "bf16": wrong})
+def test_what_is_wrong_is_said_in_words_and_by_the_exit_code(checks: Does) -> None:
+    checks(bf16="is wrong")
     code, output = run("--gpu")
     assert code == 1
-    assert f"WRONG  bf16: {'RuntimeError: CUDA error' if raises else 'off by a hundredth'}" in output
-    assert "right  memory" in output  # the others were made all the same
+    assert "WRONG  bf16: bf16 was looked at" in output
+    assert output.count("right  ") == len(device_checks.CHECKS) - 1
 
 
-@pytest.mark.parametrize(
-    ("script", "fine", "said"),
-    [
-        ('print(\'{"check": "x", "fine": true, "said": "fine", "figures": {}}\')', True, "fine"),
-        ("raise SystemExit('no such device')", False, "no such device"),
-        ("import time; time.sleep(60)", None, "not done within a minute"),
-    ],
-)
-def test_a_check_in_a_process_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, fine: bool | None, said: str
-) -> None:
-    program = tmp_path / "python"
-    program.write_text(f"#!{sys.executable}\n{script}\n")
-    program.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(program))
-    verdict, words = doctor._apart("compiled", 0.0)
-    assert (verdict, said in words) == (fine, True)
+@pytest.mark.parametrize("name", ["fusions", "memory", "resumed"])
+def test_what_ends_a_check_is_one_checks_fault(checks: Does, tmp_path: Path, name: str) -> None:
+    checks(**{name: "dies"})
+    code, output = run("--gpu")
+    assert code == 1
+    assert f"WRONG  {name}: RuntimeError: CUDA error: an illegal memory access" in output
+    assert output.count("WRONG") == 1
+    assert output.count("right  ") == len(device_checks.CHECKS) - 1
+    # What came after it was asked of another process.
+    assert len((tmp_path / "log").read_text().splitlines()) == 3 + (name == "fusions")
+
+
+def test_what_is_not_done_when_the_time_is_over_is_open(checks: Does, monkeypatch: pytest.MonkeyPatch) -> None:
+    checks(captured="hangs", resumed="hangs")
+    monkeypatch.setattr(doctor, "_SECONDS", 2.0)
+    started = time.monotonic()
+    code, output = run("--gpu")
+    assert time.monotonic() - started < 60
+    assert code == 0  # nothing was found wrong
+    assert "open   captured: not done within a minute; `python -m benchmarks.gpu --only correct_captured`" in output
+    for name in ("steps", "memory", "resumed"):
+        assert f"open   {name}: " in output
+
+
+def test_the_list_of_commands_says_what_it_does() -> None:
+    (listed,) = (one for one in cpcnn.COMMANDS if one.name == "doctor")
+    assert listed.help == "Say what is installed, and whether the GPU computes what it should."

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from cpcnn_core.memory import CONTEXT_BYTES
 from orchestrator.machines.cluster import Cluster, ClusterError, Kind, Node
 from orchestrator.machines.resources import Resources
 from orchestrator.search import space
@@ -59,7 +60,7 @@ class Fake:
         new, self.count = count - self.count, count
         if count not in self.rates:
             raise ProbeError(self.error)
-        free = (80 - self.used) * GIB - packing.CONTEXT_BYTES
+        free = (80 - self.used) * GIB - CONTEXT_BYTES
         left = (80 - self.used - count * self.gib) * GIB
         return [Ready("A100", int(free), int(left), None)] * new
 
@@ -139,8 +140,8 @@ def test_measuring_trains_in_processes_that_share_a_device(
     found = packing.probe(tiny, 2, device="tests.support.gpus:StandIn", seconds=0.1)
     assert [trials for trials, rate in found.rates if rate > 0] == [1, 2]
     assert found.gpu == "a stand-in"
-    assert (found.free_bytes, len(list(counted.iterdir()))) == (10 * GIB + packing.CONTEXT_BYTES, 2)
-    assert found.trial_bytes == (2 * GIB + packing.CONTEXT_BYTES) // 2
+    assert (found.free_bytes, len(list(counted.iterdir()))) == (10 * GIB + CONTEXT_BYTES, 2)
+    assert found.trial_bytes == (2 * GIB + CONTEXT_BYTES) // 2
     assert not found.mps
     assert "no permission" in str(found.without_mps)
     assert len(stand_in.told) == 1
