@@ -128,7 +128,7 @@ class EpochMetrics:
     compile_seconds: float  # of the process's first step, where it was compiled or captured; part of train_seconds
     eval_seconds: float  # all that is not training; sample_seconds is part of it
     sample_seconds: float | None = None  # drawing images and measuring FID and KID
-    sample_path: str | None = None  # how they were drawn: graph, calls, reference; of several batches, joined by +
+    sample_path: str | None = None  # how they were drawn: graph, calls, reference, joined by + where in several ways
     images_per_second: float  # training throughput, compilation apart
     peak_memory_bytes: int  # of the device; of the process on a CPU
     micro_batch: int  # images per forward pass and process; smaller than asked after out-of-memory

@@ -8,6 +8,7 @@ slower one, whose numbers are the same.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -27,10 +28,19 @@ SAME = 1e-3
 """Relative difference of two float32 gradients that are computed in another order. Sums in another order, and atomic
 ones, give some 1e-6; a wrong formula gives more than 1e-2."""
 
-BF16, BF16_TIMES = 0.02, 5.0
-"""The same where bf16 rounds: so much, and so many times what float32's gradient changes by when only the weights are
-rounded to bf16. Measured, bf16's own change is 0.3 to 1 of that, be it 0.004 or, right after data-dependent
-initialisation, 0.7 of the gradient's length."""
+BF16 = 0.03
+"""The same where bf16 rounds, at weights where that says something (`CALM`). Measured there: up to 0.003."""
+
+BF16_TIMES = 5.0
+"""A compiled bf16 gradient rounds elsewhere than the eager one does. It may be so many times as far from that as that
+is from float32's, and `BF16` at most; measured, it is 0.5 to 1 times as far."""
+
+CALM = 0.005
+"""What float32's gradient may change by when the weights are rounded to bf16, for bf16 to be judged by it. Right after
+data-dependent initialisation it changes by 0.02 to 0.8 of its length, and bf16's own would be as far off, right or
+wrong. With all scales and biases halved, once or twice, it changes by less than this."""
+
+LEAST_SCALE = 2.0**-8  # to which scales and biases are halved
 
 APPLIED = 1e-2
 """The same of what a step adds to the weights, given the gradient. The sum of a weight and a small step keeps few of
@@ -73,8 +83,13 @@ class Paths:
         self._call: Callable[[], object] | None = None
         self._begun: int | None = None  # the size of micro-batches that `_call` takes
         self._notes: dict[str, str] = {}
-        self._unknown_precision = loss.bf16
-        self._explained = SAME  # of a gradient, by rounding
+        self._scale = 1.0  # of scales and biases where bf16, and what is compiled of it, is compared
+        self._compiled_explained = SAME  # of a compiled gradient, by rounding
+
+    @property
+    def begun(self) -> bool:
+        """Whether this process has taken a step."""
+        return self._begun is not None
 
     @property
     def path(self) -> str:
@@ -130,13 +145,13 @@ class Paths:
         self.forget()
         before = self._step.snapshot()
         try:
-            if self._unknown_precision:
+            if self._loss.bf16:
                 self._compare_bf16(min(micro_batch, COMPARED_IMAGES), before)
             self._call = self._fastest(micro_batch, before)
         except RuntimeError:
             self._step.restore(before, whole=False)
             raise
-        self._begun, self._unknown_precision = micro_batch, False
+        self._begun = micro_batch
 
     def _fastest(self, micro_batch: int, before: Snapshot) -> Callable[[], object] | None:
         """Take the step that is due; a call that takes further ones, or None where they are taken call by call."""
@@ -148,14 +163,9 @@ class Paths:
             work()
             self._step.forget_gradient()
             return None
-        eager = None
         if self._compiled:
-            with self._eager():
-                eager = warmed_up(partial(self._outcome, work), self._device)
-            self._step.restore(before)
+            self._check_compiled(work, before)
         called = warmed_up(partial(self._outcome, work), self._device)
-        if eager is not None:
-            self._compare("compiled", called, eager, "train.compile=false")
         if capture is None:
             self._step.forget_gradient()
             return None
@@ -174,10 +184,23 @@ class Paths:
         """In which nothing compiled runs; entering it loads the compiler, so it is not where nothing is compiled."""
         return torch.compiler.set_stance("force_eager") if self._compiled else nullcontext()
 
+    def _check_compiled(self, work: Callable[[], object], before: Snapshot) -> None:
+        """Compare a compiled step with the eager one, and take neither."""
+        outcome = partial(warmed_up, partial(self._outcome, work), self._device)
+        self._step.scale_weights(self._scale)
+        with self._eager():
+            eager = outcome()
+        self._step.restore(before)
+        self._step.scale_weights(self._scale)
+        compiled = outcome()
+        self._step.restore(before)
+        self._compare("compiled", compiled, eager, self._compiled_explained, "train.compile=false")
+
     def _check_replay(self, replay: Callable[[], object], called: Outcome, before: Snapshot) -> None:
         """Compare a captured step with the same one call by call, in its two halves, and take it."""
         replayed = self._outcome(replay)
-        self._compare("graph", replayed, called, "train.graph=false")
+        # The kernels are the same, so bf16 rounds where it did before.
+        self._compare("graph", replayed, called, SAME, "train.graph=false")
         # What Adam makes of a gradient close to zero follows from its sign alone, so the second half is compared given
         # the same gradient, which still lies where the graph left it.
         self._step.restore(before)
@@ -206,41 +229,48 @@ class Paths:
     def _lasting(self) -> dict[str, Tensor]:
         return {name: _flat(part) for name, part in self._step.lasting().items()}
 
-    def _compare(self, path: str, found: Outcome, wanted: Outcome, way_out: str) -> None:
+    def _compare(self, path: str, found: Outcome, wanted: Outcome, explained: float, way_out: str) -> None:
         """Raise PathError where two outcomes differ by more than rounding."""
         off = distance(found.gradient, wanted.gradient)
         sums_off = distance(found.lasting["sums"], wanted.lasting["sums"])
         self._notes[path] = f"{path}: gradient {off:.1g} from the one call by call"
         if not wanted.gradient.isfinite().all():
             self._notes[path] = f"{path}: not compared, for the loss is not finite"
-        elif not max(off, sums_off) <= self._explained:
+        elif not max(off, sums_off) <= explained:
             raise PathError(
                 f"the first {path} step is not what the same step gives call by call: its gradient is {off:.2g} of its "
                 f"length away, its loss {found.loss:.7g} instead of {wanted.loss:.7g}, the sums of the epoch "
-                f"{sums_off:.2g} of theirs away, and rounding explains {self._explained:.2g}; set {way_out}"
+                f"{sums_off:.2g} of theirs away, and rounding explains {explained:.2g}; set {way_out}"
             )
 
     def _compare_bf16(self, images: int, before: Snapshot) -> None:
         """Compare the gradient of bpd in bf16 with float32's, on a few images.
 
-        Without the class loss: how likely one of two close classes is may well turn on bf16's rounding.
+        Without the class loss: how likely one of two close classes is may well turn on bf16's rounding. Where weights
+        are such that a gradient turns on it too, scales and biases are halved until it does not.
         """
         gradient = partial(self._step.gradient_of_bpd, self._loss, images)
         with self._eager():
-            found, wanted = gradient(bf16=True), gradient(bf16=False)
-            self._step.round_weights(torch.bfloat16)
-            rounded = gradient(bf16=False)
+            rounded, self._scale = math.inf, 2.0
+            while rounded > CALM and self._scale > LEAST_SCALE:
+                self._scale /= 2
+                self._step.restore(before)
+                self._step.scale_weights(self._scale)
+                found, wanted = gradient(bf16=True), gradient(bf16=False)
+                self._step.round_weights(torch.bfloat16)
+                rounded = distance(gradient(bf16=False), wanted)
         self._step.restore(before)
         off = distance(found, wanted)
-        self._explained = BF16 + BF16_TIMES * distance(rounded, wanted)
-        self._notes["bf16"] = f"bf16: gradient {off:.1g} from float32's (explained: {self._explained:.1g})"
+        self._compiled_explained = min(BF16, SAME + BF16_TIMES * off)
+        where = f", scales and biases times {self._scale:g}" if self._scale < 1 else ""
+        self._notes["bf16"] = f"bf16: gradient {off:.1g} from float32's{where}"
         if not wanted.isfinite().all():
             self._notes["bf16"] = "bf16: not compared, for the loss is not finite"
-        elif not off <= self._explained:
+        elif not off <= BF16:
             raise PathError(
-                f"train.precision: on {images} images bf16's gradient, of length {found.norm().item():.7g}, is "
+                f"train.precision: on {images} images{where} bf16's gradient, of length {found.norm().item():.7g}, is "
                 f"{off:.2g} of its length away from float32's, {wanted.norm().item():.7g}, and rounding explains "
-                f"{self._explained:.2g}; set train.precision=fp32"
+                f"{BF16:.2g}; set train.precision=fp32"
             )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from cpcnn_core.features import Extractor, FidError, extractor
 from cpcnn_core.fid import Reference, Scores
 from cpcnn_core.memorisation import Neighbours
 from cpcnn_core.model import ConditionalPixelCNN
-from cpcnn_core.sampling import draw_noise, sample
+from cpcnn_core.sampling import PATHS, SamplePath, draw_noise, sample
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -31,7 +31,7 @@ class Drawn:
 
     images: Tensor  # (N, C, H, W) uint8, on the CPU
     labels: Tensor  # (N,) int64
-    path: str | None = None  # how: values of `SamplePath`
+    path: str | None = None  # how, in any process: those of `PATHS` that were used, joined by +
 
     def write_grid(self, path: Path) -> None:
         """A PNG with one row per class, of its first 25 images at most."""
@@ -54,11 +54,11 @@ def draw(
     labels = torch.arange(model.nr_classes).repeat_interleave(per_class)
     device = model.nin_out.conv.bias.device
     generator = seeds.generator(seed, seeds.Purpose.SAMPLES)  # the CPU's, whatever draws: the same noise everywhere
-    paths: list[str] = []
+    paths: list[SamplePath] = []
     drawing = partial(sample, model, generator=generator, on_row=on_row, on_path=paths.append)
     if accelerator is None or accelerator.num_processes == 1:
         images = drawing(labels.to(device))
-        return Drawn(images.cpu(), labels, "+".join(dict.fromkeys(paths)))
+        return Drawn(images.cpu(), labels, _joined([path in paths for path in PATHS]))
     share = math.ceil(len(labels) / accelerator.num_processes)
     start = accelerator.process_index * share
     # Each process needs the same number of images to gather; the surplus ones are cut off again.
@@ -66,7 +66,13 @@ def draw(
     draw_noise(model, min(start, len(labels)), generator)  # that of the processes before this one
     images = drawing(labels[mine].to(device))
     gathered = accelerator.gather(images.to(accelerator.device))
-    return Drawn(gathered[: len(labels)].cpu(), labels, "+".join(dict.fromkeys(paths)))
+    own = torch.tensor([[path in paths for path in PATHS]], dtype=torch.int64, device=accelerator.device)
+    return Drawn(gathered[: len(labels)].cpu(), labels, _joined(accelerator.gather(own).amax(0).tolist()))
+
+
+def _joined(used: Iterable[int]) -> str:
+    """Those of `PATHS` that were used, the fastest first."""
+    return "+".join(path for path, was_used in zip(PATHS, used, strict=True) if was_used)
 
 
 @dataclass(frozen=True, eq=False)

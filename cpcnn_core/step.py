@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from cpcnn_core.batches import Batch
 from cpcnn_core.diagnostics import StageNorms
+from cpcnn_core.layers import Normed
 from cpcnn_core.loss import Loss
 from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.optim import Average
@@ -160,6 +161,14 @@ class Step:
         """Have the weights keep what `precision` keeps of them."""
         for parameter in self._parameters:
             parameter.copy_(parameter.to(precision))
+
+    @torch.no_grad()
+    def scale_weights(self, factor: float) -> None:
+        """Multiply the scales and the biases of all convolutions, that is, what each of them adds."""
+        for module in self.model.modules():
+            if isinstance(module, Normed):
+                for name in ("parametrizations.weight.original0", "bias"):
+                    module.conv.get_parameter(name).mul_(factor)
 
     def lasting(self) -> dict[str, list[Tensor]]:
         """What a step changes and what outlives it, by what it is; an optimizer's moments begin with its first step."""

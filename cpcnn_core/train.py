@@ -154,6 +154,7 @@ class Run:
         self.epoch = 0  # finished ones
         self.position = 0  # optimizer steps done of the epoch in progress
         self.step = 0
+        self.kept_path: tuple[str | None, str | None] = (None, None)  # and note, of the step before this process began
         self.micro = MicroBatch(math.ceil(config.train.batch_size / self.world / config.train.accumulate))
 
         with determinism.deterministic(config.train.deterministic, strict=False):
@@ -276,6 +277,7 @@ class Run:
             measured |= of_images
             extra |= of_classes
         seconds = time.perf_counter() - started
+        path, note = self._path()
         metrics = EpochMetrics.of(
             measured,
             epoch=self.epoch,
@@ -292,8 +294,8 @@ class Run:
             images_per_second=(N - images_before) / max(1e-9, train_seconds - compile_seconds),
             peak_memory_bytes=peak_memory(self.device),
             micro_batch=self.micro_batch,
-            path=self.paths.path,
-            path_note=self.paths.note,
+            path=path,
+            path_note=note,
             checkpoint=None,
             kept_epochs=(),
             extra=extra,
@@ -559,14 +561,21 @@ class Run:
 
         return heed
 
+    def _path(self) -> tuple[str | None, str | None]:
+        """How the last step was taken, and the note on it: by this process, or the one that wrote the state."""
+        return (self.paths.path, self.paths.note) if self.paths.begun else self.kept_path
+
     def _state_dict(self) -> dict[str, Any]:
         scaler = self.accelerator.scaler
+        path, note = self._path()
         return {
             "model": self.model.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": {"last_epoch": self.scheduler.last_epoch},
             "scaler": None if scaler is None else scaler.state_dict(),
+            "path": path,
+            "path_note": note,
             "epoch": self.epoch,
             "position": self.position,
             "step": self.step,
@@ -582,6 +591,7 @@ class Run:
                 self.ema.module.load_state_dict(state["model"])
             else:
                 self.ema.load_state_dict(state["ema"])
+        self.kept_path = state.get("path"), state.get("path_note")  # which states of earlier releases do not have
         self.scheduler.last_epoch = state["scheduler"]["last_epoch"]
         self._load_optimizer(state["optimizer"])
         if self.accelerator.scaler is not None and state["scaler"] is not None:

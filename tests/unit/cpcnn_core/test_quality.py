@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -16,11 +16,26 @@ from cpcnn_core import data, quality
 from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.features import Extractor
 from cpcnn_core.quality import Drawn
+from cpcnn_core.sampling import SamplePath
 from tests.contract.networks import network
 
 
 def config(**settings: object) -> TrialConfig:
     return TrialConfig.from_flat({f"eval.{name}": value for name, value in settings.items()})
+
+
+class Process:
+    """One of several that draw, in turns: what they gather is what those before it gave, and itself for the others."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, rank: int, world: int, given: dict[torch.dtype, list[Tensor]]) -> None:
+        self.process_index, self.num_processes, self._given = rank, world, given
+
+    def gather(self, own: Tensor) -> Tensor:
+        before = self._given.setdefault(own.dtype, [])
+        before.append(own)
+        return torch.cat([*before, *[own] * (self.num_processes - len(before))])
 
 
 def test_processes_draw_together_what_one_draws() -> None:
@@ -29,18 +44,26 @@ def test_processes_draw_together_what_one_draws() -> None:
     assert whole.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert not torch.equal(whole.images, quality.draw(model, 3, seed=6).images)
     for world in (2, 4):  # nine images: shares that do not divide them
-        parts: list[Tensor] = []
-
-        def gather(images: Tensor, parts: list[Tensor] = parts) -> Tensor:
-            parts.append(images)
-            return torch.cat([*parts, *[images] * 4])
-
+        given: dict[torch.dtype, list[Tensor]] = {}
         for rank in range(world):
-            process = SimpleNamespace(
-                num_processes=world, process_index=rank, gather=gather, device=torch.device("cpu")
-            )
-            together = quality.draw(model, 3, seed=5, accelerator=cast(Accelerator, process))
+            together = quality.draw(model, 3, seed=5, accelerator=cast(Accelerator, Process(rank, world, given)))
         assert torch.equal(together.images, whole.images)
+        assert together.path == whole.path == "calls"
+
+
+@pytest.mark.parametrize("ways", [("calls", "reference"), ("reference", "calls"), ("graph", "graph")])
+def test_how_each_process_drew_is_recorded(
+    monkeypatch: pytest.MonkeyPatch, ways: tuple[SamplePath, SamplePath]
+) -> None:
+    def drawn(_: object, labels: Tensor, *, on_path: Callable[[SamplePath], None], **__: object) -> Tensor:
+        on_path(ways[len(given.get(torch.int64, []))])
+        return torch.zeros(len(labels), 1, 8, 8, dtype=torch.uint8)
+
+    monkeypatch.setattr(quality, "sample", drawn)
+    model, given = network("stem_add", (1, 8, 8)), dict[torch.dtype, list[Tensor]]()
+    for rank in range(2):
+        together = quality.draw(model, 3, seed=5, accelerator=cast(Accelerator, Process(rank, 2, given)))
+    assert together.path == "+".join(sorted(set(ways)))
 
 
 @pytest.mark.parametrize(("side", "factor"), [(8, 8), (32, 2), (128, 1)])

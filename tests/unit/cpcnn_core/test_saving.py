@@ -17,9 +17,11 @@ from cpcnn_core import checkpoint, files, saving
 from cpcnn_core.checkpoint import CheckpointFolder
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.errors import PreemptedError
+from cpcnn_core.graphs import Capture
 from cpcnn_core.metrics import EpochMetrics
 from cpcnn_core.saving import Saving, Wanted
-from cpcnn_core.train import fit
+from cpcnn_core.train import Run, fit
+from tests.support.tape import tape
 from tests.support.training import SETTINGS, comparable, tiny_dataset
 
 CONFIG = TrialConfig.from_flat(
@@ -40,16 +42,16 @@ class Notice:
         return self.left < 0
 
 
-def trained(folder: Path, stops: list[int]) -> tuple[list[EpochMetrics], list[str]]:
+def trained(folder: Path, stops: list[int], capture: Capture | None = None) -> tuple[list[EpochMetrics], list[str]]:
     """All epochs of a trial that is taken away after so many questions, again and again; and what was said then."""
     dataset, found, said = tiny_dataset(), list[EpochMetrics](), list[str]()
     for at in stops:
         try:
-            found += fit(CONFIG, dataset, folder, reported=len(found), preempted=Notice(at))
+            found += fit(CONFIG, dataset, folder, reported=len(found), preempted=Notice(at), capture=capture)
         except PreemptedError as error:
             said.append(str(error))
             found = CheckpointFolder(folder, CONFIG).history
-    return [*found, *fit(CONFIG, dataset, folder, reported=len(found))], said
+    return [*found, *fit(CONFIG, dataset, folder, reported=len(found), capture=capture)], said
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +76,30 @@ def test_taken_away_at_any_step_and_gone_on_elsewhere_equals_left_alone_bit_for_
     assert said[0] == f"the training state is saved in {where}"
     assert len(said) == len(stops)
     assert [comparable(epoch) for epoch in epochs] == [comparable(epoch) for epoch in whole]
+
+
+@pytest.mark.parametrize("stops", [[4, 0], [12], [4, 1], [3, 0, 2]])
+def test_how_the_last_step_was_taken_is_known_to_a_process_that_took_none(tmp_path: Path, stops: list[int]) -> None:
+    graphs = trained(tmp_path / "graphs", [], tape)[0]
+    epochs, _ = trained(tmp_path / "stopped", stops, tape)
+    assert [comparable(epoch) for epoch in epochs] == [comparable(epoch) for epoch in graphs]
+    assert [epoch.path for epoch in epochs] == ["graph", "graph"]
+    assert [epoch.path_note for epoch in epochs] == [epoch.path_note for epoch in graphs]
+    assert graphs[0].path_note is not None
+
+
+def test_an_older_state_after_the_last_step_does_not_know_how_it_was_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state_dict = Run._state_dict
+
+    def older(run: Run) -> dict[str, Any]:
+        state = state_dict(run)
+        return {name: part for name, part in state.items() if not name.startswith("path")}
+
+    monkeypatch.setattr(Run, "_state_dict", older)
+    epochs, _ = trained(tmp_path, [4], tape)
+    assert [epoch.path for epoch in epochs] == [None, "graph"]
 
 
 def test_a_kill_while_images_are_drawn_does_not_cost_the_epoch_s_steps(
