@@ -242,7 +242,7 @@ class CheckpointFolder:
         for name in sorted(self._index["states"], reverse=True):
             entry = self._index["states"][name]
             try:
-                state = read_state(self.folder / name, entry["sha256"])
+                state = read_state(self.folder / name, entry["sha256"], epoch=entry["epoch"])
             except CheckpointError as error:
                 logger.warning("checkpoint %s; going back to the one before", error)
                 continue
@@ -250,8 +250,6 @@ class CheckpointFolder:
             tensor_files.require_finite(self.folder / name, _weights_of(state))
             self._index["history"] = self._index["history"][: entry["epoch"] - self.config.lineage.epochs_before]
             self._known[name] = entry["sha256"]
-            if state.get("position") and state["epoch"] + 1 == entry["epoch"]:  # written before the epoch was evaluated
-                state |= {"epoch": entry["epoch"], "position": 0, "sums": {}}
             return state
         self._index["history"] = []
         return None
@@ -397,8 +395,11 @@ class CheckpointFolder:
         return {"format": FORMAT, "trial_id": self.config.trial_id, "history": [], "weights": {}, "states": {}}
 
 
-def read_state(path: Path, checksum: str) -> dict[str, Any]:
-    """A training state, on the CPU. Raise CheckpointError where it is missing or not the one with this SHA-256."""
+def read_state(path: Path, checksum: str, *, epoch: int) -> dict[str, Any]:
+    """The training state that goes with so many finished epochs, on the CPU.
+
+    Raise CheckpointError where it is missing or not the one with this SHA-256.
+    """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -408,6 +409,8 @@ def read_state(path: Path, checksum: str) -> dict[str, Any]:
     state = tensor_files.read_state(content, path)
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: holds a {type(state).__name__}, expected a training state")
+    if state.get("position") and state["epoch"] + 1 == epoch:  # written before the epoch was evaluated
+        state |= {"epoch": epoch, "position": 0, "sums": {}}
     return state
 
 

@@ -264,7 +264,7 @@ def _state(store: Store, trial_id: str, epoch: int) -> tuple[dict[str, Any] | No
     for name in sorted((name for name, entry in states.items() if entry["epoch"] == epoch), reverse=True):
         try:
             with on_disk(folder / name) as here:
-                state = read_state(here, states[name]["sha256"])
+                state = read_state(here, states[name]["sha256"], epoch=epoch)
         except (FileNotFoundError, CheckpointError) as error:
             reason = str(error)
             continue
