@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -124,6 +125,12 @@ class Study:
         self._seed = seed
         self._trials = min(trials, space.size)  # a small space may not have as many configurations
         self._storage = storage or _open(store.study_file)
+        with ExitStack() as unless_opened:
+            unless_opened.callback(self.close)
+            self._begin(space, store, retry_failed=retry_failed)
+            unless_opened.pop_all()
+
+    def _begin(self, space: SearchSpace, store: Store, *, retry_failed: bool) -> None:
         self._study = _study(self._storage, space.objective, store)
         self._running: dict[int, _Running] = {}
         self._adopted: list[Suggestion] = []
@@ -497,8 +504,7 @@ def _open(path: Path) -> StudyFile:
         return StudyFile(path)
     except (*study_file.ERRORS, RuntimeError, ValueError, LookupError, TypeError, AssertionError) as error:
         # All but the first two are what Optuna raises of attributes and distributions that it does not know.
-        reason = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
-        raise StudyError(f"{path}: not a readable study ({reason}). {study_file.WAY_OUT}") from None
+        raise StudyError(f"{path}: not a readable study ({study_file.reason(error)}). {study_file.WAY_OUT}") from None
 
 
 def _study(storage: BaseStorage, objective: Objective, store: Store) -> optuna.Study:

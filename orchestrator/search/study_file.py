@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Generator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -19,7 +19,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import InMemoryStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import URL, event
+from sqlalchemy import URL, NullPool, event
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
 from cpcnn_core.errors import UserError
@@ -44,7 +44,15 @@ def writing(path: Path) -> Generator[None]:
     try:
         yield
     except ERRORS as error:
-        raise StudyError(f"{path}: cannot be written: {str(error.__cause__ or error).splitlines()[0]}") from None
+        raise StudyError(f"{path}: cannot be written: {reason(error)}") from None
+
+
+def reason(error: BaseException) -> str:
+    """What was wrong, in a line: the first one of what SQLite said, with its own name for it where there is one."""
+    found = error.__cause__ or error
+    name = getattr(getattr(found, "orig", None), "sqlite_errorname", None)  # tells kinds of "disk I/O error" apart
+    first = (str(found).splitlines() or [type(error).__name__])[0]
+    return f"{first}, {name}" if name else first
 
 
 def url(path: Path) -> str:
@@ -70,9 +78,15 @@ class StudyFile(InMemoryStorage):
                 f"{path}: was begun by Optuna {release or 'of an unknown release'}, with tables of revision "
                 f"{revision}, which Optuna {optuna.__version__} does not read. {WAY_OUT}"
             ) from None
-        shared = location.is_shared(path)
-        event.listen(self._file.engine, "connect", _keep_safe if shared else _write_ahead)
-        self._let_go()  # of the connection that is not tuned
+        with ExitStack() as unless_read:
+            unless_read.callback(self.close)
+            shared = location.is_shared(path)
+            event.listen(self._file.engine, "connect", _keep_safe if shared else _write_ahead)
+            self._let_go()  # of the connection that is not tuned
+            self._read()
+            unless_read.pop_all()
+
+    def _read(self) -> None:
         self._studies_there: dict[int, int] = {}  # by the number of a study in memory, that in the file
         self._trials_there: dict[int, int] = {}
         for study in self._file.get_all_studies():
@@ -159,9 +173,9 @@ def _begin(path: Path) -> None:
     """
     new = path.with_name(f"{path.name}.new")
     new.unlink(missing_ok=True)
-    made = RDBStorage(url(new))
+    # Without a pool, no connection outlives a failure: one that is closed later takes the next file's journal with it.
+    made = RDBStorage(url(new), engine_kwargs={"poolclass": NullPool})
     made.scoped_session.remove()
-    made.engine.dispose()
     for journal in ("-journal", "-wal", "-shm"):  # of what was there: SQLite would take it for the new file's
         path.with_name(path.name + journal).unlink(missing_ok=True)
     new.replace(path)
