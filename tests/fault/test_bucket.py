@@ -57,8 +57,8 @@ def call(app: typer.Typer, *arguments: object) -> tuple[int, str]:
     return result.exit_code, " ".join(result.output.split())
 
 
-def driver(space: Path, results: RemotePath, cache: Path, seconds: float) -> subprocess.Popen[str]:
-    environment = os.environ | {fakes.SECONDS: str(seconds), "OMP_NUM_THREADS": "1", "CPCNN_CACHE": str(cache)}
+def driver(space: Path, results: RemotePath, cache: Path, **fake: str) -> subprocess.Popen[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CPCNN_CACHE": str(cache)} | fake
     command = [sys.executable, "-m", "tests.support.fake_sweep", str(space), str(results), str(TRIALS), SWEEP]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
@@ -69,7 +69,8 @@ def test_a_sweep_killed_on_one_machine_goes_on_on_another_and_is_read_from_anywh
     space = tmp_path / "space.py"
     space.write_text(SPACE)
     store = Store(results / SWEEP)
-    with driver(space, results, tmp_path / "first", 1) as first:
+    # Of each trial one epoch remains, so that the sweep is at work however long it takes to look at it.
+    with driver(space, results, tmp_path / "first", **{fakes.SECONDS: "1", fakes.HOLD_FROM: str(EPOCHS)}) as first:
         try:
             deadline = time.monotonic() + PATIENCE
             while len(store.epochs().rows()) < 3:
@@ -87,7 +88,7 @@ def test_a_sweep_killed_on_one_machine_goes_on_on_another_and_is_read_from_anywh
             first.send_signal(signal.SIGKILL)
             print(first.communicate()[0])  # noqa: T201 - shown where the test fails
 
-    with driver(space, results, tmp_path / "another machine", 0) as third:
+    with driver(space, results, tmp_path / "another machine") as third:
         output, _ = third.communicate(timeout=PATIENCE)
     assert third.returncode == 0, output
     latest = store.latest_attempts().rows()

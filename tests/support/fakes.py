@@ -71,6 +71,7 @@ def assignment(folder: Path, *, number: int = 0, gpus: float = 0.0) -> Assignmen
 
 
 SECONDS = "CPCNN_FAKE_SECONDS"  # environment: how long an epoch takes
+HOLD_FROM = "CPCNN_FAKE_HOLD_FROM"  # environment: the epoch that lasts until its process is killed
 # Values of model.nr_filters under which a trial's second epoch goes wrong; no test that wants it to go well uses them.
 RAISES, DIES, DIES_ONCE, HANGS_ONCE = 13, 14, 15, 7
 
@@ -94,7 +95,8 @@ def train(
     for epoch in history[reported:]:
         yield _measured(config, epoch, score)
     for epoch in range(len(history) + 1, config.train.epochs + 1):
-        time.sleep(float(os.environ.get(SECONDS, "0")))
+        held = epoch >= int(os.environ.get(HOLD_FROM, "1000"))
+        time.sleep(3600 if held else float(os.environ.get(SECONDS, "0")))
         if epoch == 2 and config.model.nr_filters == RAISES:
             raise ValueError("a bad\nconfiguration")
         died = store.local_mirror / f"{config.trial_id}.died"
