@@ -267,7 +267,7 @@ def test_a_trial_run_by_hand_counts_if_the_space_admits_it(store: Store) -> None
 
 def test_a_study_file_that_is_none_is_named(store: Store) -> None:
     store.study_file.write_text("not a database, but long enough to look at" * 100)
-    with pytest.raises(StudyError, match=r"study\.db: not a readable study.*Move it away"):
+    with refused(store, r"study\.db: not a readable study.*Move it away"):
         Study(SPACE, store, seed=0, trials=3)
 
 
@@ -297,14 +297,14 @@ def test_a_study_of_another_optuna_is_named_with_both_releases_and_left_alone(
         rf"study\.db: was begun by Optuna {release}, with tables of revision {revision}, which Optuna "
         rf"{optuna.__version__} does not read\. Move it away and run the command again: the study is rebuilt"
     )
-    with pytest.raises(StudyError, match=says):
+    with refused(store, says):
         Study(SPACE, store, seed=0, trials=3)
     assert store.study_file.read_bytes() == held
 
 
 def test_the_database_of_another_program_is_named_and_left_alone(store: Store) -> None:
     held = changed(store, "create table songs (title text)")
-    with pytest.raises(StudyError, match=r"study\.db: is a database of another program, with the tables songs\. Move"):
+    with refused(store, r"study\.db: is a database of another program, with the tables songs\. Move"):
         Study(SPACE, store, seed=0, trials=3)
     assert store.study_file.read_bytes() == held
 
