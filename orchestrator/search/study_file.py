@@ -6,6 +6,8 @@ which took half of a driver's time. A study has one driver, so that what it wrot
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -50,8 +52,10 @@ def writing(path: Path) -> Generator[None]:
 def reason(error: BaseException) -> str:
     """What was wrong, in a line: the first one of what SQLite said, with its own name for it where there is one."""
     found = error.__cause__ or error
-    name = getattr(getattr(found, "orig", None), "sqlite_errorname", None)  # tells kinds of "disk I/O error" apart
+    name = getattr(getattr(found, "orig", found), "sqlite_errorname", None)  # tells kinds of "disk I/O error" apart
     first = (str(found).splitlines() or [type(error).__name__])[0]
+    if name == "SQLITE_FULL":  # what it makes of ENOSPC; the disk is as full for the file of a table, which says so
+        return f"{first}, {name}: {os.strerror(errno.ENOSPC)}"
     return f"{first}, {name}" if name else first
 
 
