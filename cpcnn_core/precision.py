@@ -65,8 +65,8 @@ def whole_float32() -> Generator[None]:
         for setting in _SETTINGS:
             setting.fp32_precision = "ieee"
         for device in _device_types():
-            # Autocast's cache is cleared by the outermost one alone, which this is: with it, a bf16 step would go on with
-            # the casts of the first step's weights.
+            # Autocast's cache is cleared by the outermost one alone, which this is: with it, a bf16 step would go on
+            # with the casts of the first step's weights.
             stack.enter_context(torch.autocast(device, enabled=False, cache_enabled=False))
         yield
 

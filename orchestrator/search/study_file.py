@@ -6,6 +6,8 @@ which took half of a driver's time. A study has one driver, so that what it wrot
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -50,8 +52,10 @@ def writing(path: Path) -> Generator[None]:
 def reason(error: BaseException) -> str:
     """What was wrong, in a line: the first one of what SQLite said, with its own name for it where there is one."""
     found = error.__cause__ or error
-    name = getattr(getattr(found, "orig", None), "sqlite_errorname", None)  # tells kinds of "disk I/O error" apart
+    name = getattr(getattr(found, "orig", found), "sqlite_errorname", None)  # tells kinds of "disk I/O error" apart
     first = (str(found).splitlines() or [type(error).__name__])[0]
+    if name == "SQLITE_FULL":  # what it makes of ENOSPC; the disk is as full for the file of a table, which says so
+        return f"{first}, {name}: {os.strerror(errno.ENOSPC)}"
     return f"{first}, {name}" if name else first
 
 
@@ -72,12 +76,13 @@ class StudyFile(InMemoryStorage):
             _begin(path)
         try:
             # Where tables are missing that this release has, they are of another one, and not for us to make.
-            self._file = RDBStorage(url(path), skip_table_creation=True)
+            _unpooled(path, skip_table_creation=True)
         except RuntimeError:
             raise StudyError(
                 f"{path}: was begun by Optuna {release or 'of an unknown release'}, with tables of revision "
                 f"{revision}, which Optuna {optuna.__version__} does not read. {WAY_OUT}"
             ) from None
+        self._file = RDBStorage(url(path), skip_compatibility_check=True, skip_table_creation=True)
         with ExitStack() as unless_read:
             unless_read.callback(self.close)
             shared = location.is_shared(path)
@@ -165,6 +170,16 @@ class StudyFile(InMemoryStorage):
         self._file.engine.dispose()
 
 
+def _unpooled(path: Path, *, skip_table_creation: bool = False) -> None:
+    """Have Optuna make a file's tables, or check them, and hold no connection, whether it raises or not.
+
+    A pool would be left to the garbage collector where it raises, and a connection that is closed that late takes the
+    next file's journal with it.
+    """
+    options: dict[str, Any] = {"poolclass": NullPool}  # Any: as Optuna has it
+    RDBStorage(url(path), options, skip_table_creation=skip_table_creation).scoped_session.remove()
+
+
 def _begin(path: Path) -> None:
     """Make a study's file with all its tables, or none.
 
@@ -173,9 +188,7 @@ def _begin(path: Path) -> None:
     """
     new = path.with_name(f"{path.name}.new")
     new.unlink(missing_ok=True)
-    # Without a pool, no connection outlives a failure: one that is closed later takes the next file's journal with it.
-    made = RDBStorage(url(new), engine_kwargs={"poolclass": NullPool})
-    made.scoped_session.remove()
+    _unpooled(new)
     for journal in ("-journal", "-wal", "-shm"):  # of what was there: SQLite would take it for the new file's
         path.with_name(path.name + journal).unlink(missing_ok=True)
     new.replace(path)

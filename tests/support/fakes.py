@@ -116,8 +116,9 @@ def train(
     for epoch in history[reported:]:
         yield _measured(config, epoch, score)
     for epoch in range(len(history) + 1, config.train.epochs + 1):
-        held = epoch >= int(os.environ.get(HOLD_FROM, "1000"))
-        time.sleep(3600 if held else float(os.environ.get(SECONDS, "0")))
+        if HOLD_FROM in os.environ and epoch >= int(os.environ[HOLD_FROM]):
+            hang()
+        time.sleep(float(os.environ.get(SECONDS, "0")))
         if epoch == 2 and config.model.nr_filters == RAISES:
             raise ValueError("a bad\nconfiguration")
         died = store.local_mirror / f"{config.trial_id}.died"

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import optuna
 import pytest
+from sqlalchemy import create_engine, text
 
 from cpcnn_core.config import TrialConfig
 from orchestrator.objectives.objective import Objective
 from orchestrator.records.states import State
 from orchestrator.records.store import Attempt, Store
+from orchestrator.search import study_file
 from orchestrator.search.space import SearchSpace
 from orchestrator.search.study import Study, StudyError, Suggestion
 from search_spaces import Distribution, choice, floats, ints
@@ -267,8 +269,16 @@ def test_a_trial_run_by_hand_counts_if_the_space_admits_it(store: Store) -> None
 
 def test_a_study_file_that_is_none_is_named(store: Store) -> None:
     store.study_file.write_text("not a database, but long enough to look at" * 100)
-    with pytest.raises(StudyError, match=r"study\.db: not a readable study.*Move it away"):
+    with refused(store, r"study\.db: not a readable study.*Move it away"):
         Study(SPACE, store, seed=0, trials=3)
+
+
+def test_a_full_disk_is_said_in_the_words_that_the_system_has_for_it(store: Store) -> None:
+    says = r"study\.db: cannot be written: .* full, SQLITE_FULL: No space left on device$"
+    with create_engine("sqlite://").connect() as connection:
+        connection.execute(text("pragma max_page_count = 1"))
+        with pytest.raises(StudyError, match=says), study_file.writing(store.study_file):
+            connection.execute(text("create table songs (title text)"))
 
 
 def changed(store: Store, *statements: str) -> bytes:
@@ -297,14 +307,14 @@ def test_a_study_of_another_optuna_is_named_with_both_releases_and_left_alone(
         rf"study\.db: was begun by Optuna {release}, with tables of revision {revision}, which Optuna "
         rf"{optuna.__version__} does not read\. Move it away and run the command again: the study is rebuilt"
     )
-    with pytest.raises(StudyError, match=says):
+    with refused(store, says):
         Study(SPACE, store, seed=0, trials=3)
     assert store.study_file.read_bytes() == held
 
 
 def test_the_database_of_another_program_is_named_and_left_alone(store: Store) -> None:
     held = changed(store, "create table songs (title text)")
-    with pytest.raises(StudyError, match=r"study\.db: is a database of another program, with the tables songs\. Move"):
+    with refused(store, r"study\.db: is a database of another program, with the tables songs\. Move"):
         Study(SPACE, store, seed=0, trials=3)
     assert store.study_file.read_bytes() == held
 
