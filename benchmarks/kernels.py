@@ -5,6 +5,9 @@ GPU's path makes them, on a CPU too: no views, no allocations. A call is one ker
 told apart, and backward calls belong to what the forward call belongs to. The last rows, of what is around the network,
 are counted apart. On a GPU torch's profiler counts the kernels besides.
 
+`--compiled` compiles the step too, as `train.compile` does, and has torch's profiler count what it calls: each kernel
+that the compiler made, and each call that it left as it was.
+
 The baseline is the step of `benchmarks.training`: the network, the loss and the optimizer as one would write them down.
 """
 
@@ -14,6 +17,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -23,6 +27,7 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
+from torch._inductor import config as inductor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -71,6 +76,17 @@ PLACES = {
     "clip_grad.": AROUND,
 }
 """What a function's calls are for, by the beginning of its module and name."""
+
+WHOLE = ("aten::_foreach", "aten::convolution", "aten::_fused_adam_", "aten::_weight_norm")
+"""Operators that are one call, or a few kernels, on a GPU, whatever they call on the CPU."""
+
+_NOTHING = """
+alias as_strided chunk contiguous detach empty empty_like empty_strided expand expand_as flatten is_nonzero item
+lift_fresh _local_scalar_dense movedim narrow new_empty permute reshape resize_ resolve_conj result_type scalar_tensor
+select set_ slice split split_with_sizes squeeze t to transpose unbind unflatten unsqueeze _unsafe_view view view_as
+"""
+VIEWS = {"detach"} | {f"aten::{name}" for name in _NOTHING.split()}
+"""What computes nothing."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -143,6 +159,49 @@ def kernels(step: Callable[[], object]) -> int:
     return sum(event.count for event in profiler.key_averages() if event.device_type.name == "CUDA")
 
 
+def profiled(step: Callable[[], object]) -> Counter[str]:
+    """What a step on the CPU calls, by name: kernels of the compiler as "compiled", other calls as the profiler does.
+
+    The profiler sees what fills memory with zeros too, which `Calls` does not: about a tenth more of an eager step.
+    """
+    step()
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        step()
+    found: Counter[str] = Counter()
+    waiting = [event for event in profiler.events() or () if event.cpu_parent is None]
+    while waiting:
+        event = waiting.pop()
+        if "_fused_" in event.name and not event.name.startswith("aten::"):
+            found["compiled"] += 1
+        elif event.name.startswith(WHOLE) or (event.name.startswith("aten::") and not _works_by_others(event)):
+            found[event.name] += event.name not in VIEWS
+        else:
+            waiting += event.cpu_children
+    return found
+
+
+def _works_by_others(event: Any) -> bool:  # the profiler's events have no public type
+    """Whether an operator calls others, views and allocations apart."""
+    return any(child.name not in VIEWS for child in event.cpu_children)
+
+
+@whole_float32()
+def measure_compiled(sizes: tuple[int, int, int], batch: int) -> tuple[int, int, int]:
+    """Calls of an eager step and of a compiled one by the profiler; of the latter, the compiler's own kernels."""
+    calls = []
+    for compiled in (False, True):
+        config = TrialConfig.from_flat(
+            network("block_mild", sizes)
+            | {"train.batch_size": batch, "train.ema_decay": 0.999, "train.compile": compiled}
+        )
+        with tempfile.TemporaryDirectory() as folder, patch.object(layers, "few_kernels", lambda _: True):
+            run = Run(config, dataset(batch), Path(folder), environment.accelerator())
+            chosen = torch.arange(batch, device=run.device)
+            with inductor.patch({"cpp.enable_kernel_profile": True}):
+                calls.append(profiled(partial(run.optimize, chosen)))
+    return calls[0].total(), calls[1].total(), calls[1]["compiled"]
+
+
 @whole_float32()
 def measure(sizes: tuple[int, int, int], batch: int, precision: str) -> tuple[Causes, Causes, int | None]:
     """Of a step on the path of a GPU and of the baseline the calls; the kernels of the first where there is a GPU."""
@@ -175,6 +234,7 @@ def main(
     nr_filters: Annotated[int, typer.Option(min=1)] = 40,
     batch: Annotated[int, typer.Option(min=1, help="Images; the calls do not depend on it.")] = 4,
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    compiled: Annotated[bool, typer.Option("--compiled", help="Count a compiled step too; minutes.")] = False,
 ) -> None:
     """Print the calls by what they are for."""
     ours, plain, there = measure((nr_resnet, nr_filters, 5), batch, precision)
@@ -187,6 +247,10 @@ def main(
     table.add_row("plain network, loss and optimizer", "", "", str(total(plain)))
     if there is not None:
         table.add_row("kernels on the GPU", "", "", str(there))
+    if compiled:
+        eager, all_, made = measure_compiled((nr_resnet, nr_filters, 5), batch)
+        table.add_row("eager, by the profiler", "", "", str(eager))
+        table.add_row("compiled, by the profiler", "", "", f"{all_} ({made} of the compiler's making)")
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
