@@ -6,9 +6,12 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
+from collections.abc import Iterator
 
 import hypothesis
+import pytest
 import torch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
@@ -24,3 +27,12 @@ if threading.current_thread() is threading.main_thread():
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True)
+def _traced_as_before() -> Iterator[None]:
+    """A debugger takes every trace function away when it is left, that which measures coverage too."""
+    before = sys.gettrace()
+    yield
+    if sys.gettrace() is not before:
+        sys.settrace(before)
