@@ -19,6 +19,7 @@ OUTSIDE = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANG
 """The pages that lie beside docs/, and what they are on the site."""
 
 _LINK = re.compile(r"""(\]\(|<img src=")([^)\s#:"]+)((?:#[^)\s]*)?[)"])""")
+_DIAGRAM = re.compile(r"^```mermaid\n.*?^```\n", re.DOTALL | re.MULTILINE)
 _LOADED = re.compile(
     r"""<(?:script|img|iframe|source)\b[^>]*\bsrc=["'](?:https?:)?//[^"']+|"""
     r"""<link\b(?![^>]*\brel=["']canonical)[^>]*\bhref=["'](?:https?:)?//[^"']+"""
@@ -47,6 +48,11 @@ def loaded_from_elsewhere(folder: Path) -> list[str]:
     return found
 
 
+def with_drawing(text: str) -> str:
+    """A page's text with the drawing of the layers in place of the diagram that a browser would have to draw."""
+    return _DIAGRAM.sub("![The layers of the packages, from the top down](layers.svg)\n", text)
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages from outside docs/."""
     from mkdocs.structure.files import File
@@ -60,7 +66,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, **_rest: object) -> str:
     """Lead links out of docs/ to where the site has the page."""
-    return markdown if page.file.src_uri in OUTSIDE.values() else for_the_site(markdown, outside=False)
+    return markdown if page.file.src_uri in OUTSIDE.values() else with_drawing(for_the_site(markdown, outside=False))
 
 
 def on_post_build(config: MkDocsConfig) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from documentation import commands, fusion_pages, settings, space_words
+from documentation import commands, fusion_pages, layers, settings, space_words
 from documentation.generated import with_parts
 
 
@@ -20,4 +20,4 @@ def written(root: Path) -> dict[Path, str]:
         "spaces.md": {space_words.WORDS: space_words.words, space_words.FUNCTIONS: space_words.functions},
     }
     pages = {docs / name: with_parts((docs / name).read_text(encoding="utf-8"), each) for name, each in parts.items()}
-    return pages | fusion_pages.drawings(docs)
+    return pages | fusion_pages.drawings(docs) | {docs / layers.FILE: layers.svg(root)}

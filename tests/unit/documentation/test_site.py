@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
-from documentation import site
+from documentation import layers, site
 from tests.support.paths import ROOT
 
 CONFIG = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
@@ -31,6 +32,18 @@ CONFIG = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
 )
 def test_a_link_leads_to_where_the_site_has_the_page(written: str, outside: bool, shown: str) -> None:
     assert site.for_the_site(written, outside=outside) == shown
+
+
+def test_a_diagram_becomes_the_drawing_of_the_same_layers() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    shown = site.with_drawing(page)
+    assert "mermaid" not in shown
+    assert "(layers.svg)" in shown
+    assert len(shown) > len(page) / 2
+    drawn = ET.fromstring((ROOT / "docs" / layers.FILE).read_text(encoding="utf-8"))
+    boxes = [text.text for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert boxes == [*layers.layers(ROOT), *layers.BELOW]
+    assert all(box.replace(" (files only)", "") in page for box in layers.BELOW)
 
 
 @pytest.mark.parametrize(
