@@ -17,7 +17,7 @@ from orchestrator.text import calling
 
 COMMANDS = "commands"
 _WORDS = {int: "whole number", float: "number", str: "text", bool: "", Any: "text"}
-_ARROWS = str.maketrans({"|": "\\|", "\n": " "})
+_ONE_LINE = str.maketrans({"|": "\\|", "\n": " "})
 
 
 def commands(_old: str) -> str:
@@ -62,7 +62,9 @@ def _row(option: Any) -> list[str]:
 
 def _takes(option: Any) -> str:
     if option.metavar:
-        return f"`{option.metavar}`".translate(_ARROWS)
+        # GitHub and the site differ in how a bar within backticks is written, and agree in this.
+        bar = "&#124;"
+        return f"<code>{option.metavar.replace('|', bar)}</code>" if "|" in option.metavar else f"`{option.metavar}`"
     annotation = option.type_descriptor.annotation
     if typing.get_origin(annotation) is list:
         [annotation] = typing.get_args(annotation)
@@ -97,4 +99,4 @@ def _name(argument: Any) -> str:
 
 
 def _text(text: str | None) -> str:
-    return " ".join((text or "").split()).translate(_ARROWS)
+    return " ".join((text or "").split()).translate(_ONE_LINE)

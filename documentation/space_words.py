@@ -17,6 +17,7 @@ from orchestrator.search.scheduling import SCHEDULERS, Schedule
 from orchestrator.search.space_file import Preset, SpaceFile
 
 WORDS = "words of a space file"
+METRICS = "metrics of an objective"
 FUNCTIONS = "functions of search_spaces"
 
 
@@ -25,8 +26,7 @@ def _named(names: Iterable[str]) -> str:
 
 
 _BY_NAME = {  # what the word's own check has a registry for
-    "objective": f"{_named(metric for metric in DIRECTIONS if metric != SCORE)}, "
-    "`desirability(...)`, `constrained(...)` or `pareto(...)`",
+    "objective": "the name of a metric (below), `desirability(...)`, `constrained(...)` or `pareto(...)`",
     "sampler": _named(SAMPLERS),
     "scheduler": f"{_named(SCHEDULERS)}, or a mapping of the words below",
     "scheduler.name": _named(SCHEDULERS),
@@ -61,6 +61,14 @@ def words(old: str) -> str:
     was = meanings(old)
     head = ("word", "takes", "default", "unit", "in a preset", "meaning")
     return table(head, ([*cells, kept(was, cells[0])] for cells in _words()))
+
+
+def metrics(_old: str) -> str:
+    """The metrics that an objective may name, with the direction in which each is better."""
+    better = {"max": "larger", "min": "smaller"}
+    return table(
+        ("metric", "better"), ((f"`{name}`", better[way]) for name, way in DIRECTIONS.items() if name != SCORE)
+    )
 
 
 def _words() -> Iterable[list[str]]:

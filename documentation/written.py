@@ -17,7 +17,11 @@ def written(root: Path) -> dict[Path, str]:
         "every-fusion.md": fusion_pages.parts(docs),
         "fusions.md": {settings.OPTIONS: settings.options},
         "commands.md": {commands.COMMANDS: commands.commands},
-        "spaces.md": {space_words.WORDS: space_words.words, space_words.FUNCTIONS: space_words.functions},
+        "spaces.md": {
+            space_words.WORDS: space_words.words,
+            space_words.METRICS: space_words.metrics,
+            space_words.FUNCTIONS: space_words.functions,
+        },
     }
     pages = {docs / name: with_parts((docs / name).read_text(encoding="utf-8"), each) for name, each in parts.items()}
     return pages | fusion_pages.drawings(docs) | {docs / layers.FILE: layers.svg(root)}

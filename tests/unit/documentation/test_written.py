@@ -10,12 +10,14 @@ from typer.testing import CliRunner
 
 import search_spaces
 from cpcnn_core.fusion import FUSIONS
+from cpcnn_core.metrics import DIRECTIONS
 from documentation import __main__ as command
 from documentation import commands, fusion_pages, settings, space_words
 from documentation.generated import END, PageError, begin, part, table, with_parts
 from documentation.written import written
 from orchestrator.cpcnn import app
 from orchestrator.machines.resources import Resources
+from orchestrator.objectives.objective import Objective
 from orchestrator.search.scheduling import Schedule
 from orchestrator.search.space_file import SpaceFile
 from tests.support.paths import ROOT
@@ -73,6 +75,9 @@ def test_the_space_words_are_all_that_a_file_may_say() -> None:
     inner = {f"scheduler.{name}" for name in Schedule.model_fields}
     inner |= {f"resources.{name}" for name in Resources.model_fields}
     assert rows == (set(SpaceFile.model_fields) - {"question"}) | inner
+    metrics = re.findall(r"^\| `(\w+)` \|", part(page("spaces.md"), space_words.METRICS), re.MULTILINE)
+    assert all(Objective.of(metric).metric == metric for metric in metrics)
+    assert set(metrics) == set(DIRECTIONS) - {"score"}
     functions = re.findall(r"^\| `(\w+)", part(page("spaces.md"), space_words.FUNCTIONS), re.MULTILINE)
     assert set(functions) == {name for name in search_spaces.__all__ if name.islower() or name.isupper()}
 
