@@ -43,7 +43,7 @@ COMMANDS = (
     _Listed("fid", _RESULTS, "Measure FID and KID between two folders of images."),
     _Listed("spaces", _FILES, "List the spaces that ship, with question and cost."),
     _Listed("new-space", _FILES, "Write a space file to change, with comments."),
-    _Listed("doctor", _HERE, "Say what is installed, and whether the GPU computes what it should."),
+    _Listed("doctor", _HERE, "Say whether this machine will do, and its GPU."),
 )
 _BY_NAME = {one.name: one for one in COMMANDS if importlib.util.find_spec(one.module) is not None}
 

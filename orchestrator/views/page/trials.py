@@ -59,7 +59,7 @@ def failures(subject: Subject) -> list[Block]:
     )
     blocks: list[Block] = [Paragraph("No trial failed.")]
     if lines:
-        blocks = [Table("failed-trials", f"{len(lines)} trials failed", ["trial", "sweep", "epochs", "reason"], lines)]
+        blocks = [Table("failed-trials", "The trials that failed", ["trial", "sweep", "epochs", "reason"], lines)]
     if unmeasured:
         title = f"Not measured although due ({len(unmeasured)})"
         blocks.append(Fold(title, [f"{reason} ({count} epochs)" for reason, count in unmeasured.items()]))

@@ -116,4 +116,4 @@ def test_what_is_not_done_when_the_time_is_over_is_open(checks: Does, monkeypatc
 
 def test_the_list_of_commands_says_what_it_does() -> None:
     (listed,) = (one for one in cpcnn.COMMANDS if one.name == "doctor")
-    assert listed.help == "Say what is installed, and whether the GPU computes what it should."
+    assert listed.help == "Say whether this machine will do, and its GPU."

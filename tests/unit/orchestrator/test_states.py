@@ -228,15 +228,18 @@ def test_the_report(store: Store) -> None:
     done = CliRunner().invoke(report.app, ["--results", str(store.folder.parent)])
     assert done.exit_code == 0, done.output
     page = (store.folder.parent / "report.html").read_text()
-    section = {title: page.split(f"<h2>{title}</h2>")[1].split("<h2>")[0] for title in ("Failures", "All trials")}
-    assert states_of(re.findall(r"<td>([0-9a-f]{12})</td>", section["Failures"])) == [*FAILED]
-    rows = re.findall(r"<td>([0-9a-f]{12})</td><td>([A-Z]+)</td>.*?<td>([^<]*)</td></tr>", section["All trials"])
-    assert {ID[trial]: (state, why) for trial, state, why in rows} == {
+    section = dict(re.findall(r"<h2[^>]*>([^<]*)</h2>(.*?)</section>", page, re.DOTALL))
+    assert states_of(re.findall(r"<code>([0-9a-f]{12})</code>", section["Failures"])) == [*FAILED]
+    rows = [
+        re.findall(r"<t[hd][^>]*>(?:<code>)?([^<]*)", row)
+        for row in re.findall(r"<tr id=.*?</tr>", section["All trials"], re.DOTALL)
+    ]
+    assert {ID[row[0]]: (row[1], row[-1]) for row in rows} == {
         state: (state, "" if state in {"RUNNING", "COMPLETE"} else f"why {state}") for state in STATES
     }
-    progress = page.split("<h2>Progress of the search</h2>")[1].split("<h2>")[0]
-    [line] = re.findall(r'"name":"best so far","x":(\[[^\]]*\])', progress)
-    assert len(json.loads(line)) == len(STATES) - len(FAILED)
+    [figure] = re.findall(r'<script type="application/json" data-for="best-so-far">(.*?)</script>', page, re.DOTALL)
+    [line] = [trace["x"] for trace in json.loads(figure)["data"] if trace["name"] == "best so far"]
+    assert len(line) == len(STATES) - len(FAILED)
 
 
 def test_trackers_close_the_run_of_whatever_does_not_run(store: Store) -> None:

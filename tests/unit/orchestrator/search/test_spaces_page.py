@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.search import space_file
+from orchestrator.search import shipped, space_file
 from orchestrator.search.space import SearchSpace, SpaceError, read
 from orchestrator.search.space_file import SpaceFile
 from search_spaces import Choice, Ints, floats, ints
@@ -52,7 +52,7 @@ def test_the_presets_of_the_page_are_sound(tmp_path: Path) -> None:
 
 
 def test_the_page_has_every_space_that_ships() -> None:
-    files = {path.name for path in (ROOT / "search_spaces").glob("*.py")} - {"__init__.py"}
+    files = {f"{name}.py" for name in shipped.names()}
     assert set(re.findall(r"^\| `(\w+\.py)` \|", PAGE, re.MULTILINE)) == files
     named = {name for file in files for name in space_file.read(ROOT / "search_spaces" / file).presets}
     assert all(f"`{name}`" in PAGE for name in named)
