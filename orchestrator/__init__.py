@@ -1,7 +1,7 @@
 """Sweeps: the search, its results and the choice of a winner.
 
 For Python programs and notebooks: `run_sweep` runs a sweep, `load_results` reads tables for pandas and chooses, and
-`open_model` opens what was exported. docs/python.md has examples. What is listed here stays as it is within a major
+`open_model` opens what was exported. docs/api.md has examples. What is listed here stays as it is within a major
 version; everything else may change. Nothing is imported before it is used.
 """
 
