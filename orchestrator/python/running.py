@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from orchestrator.search import shipped, space
 from orchestrator.search.budget import Budget
 from orchestrator.search.ledger import View, WatcherError
 from orchestrator.search.settings import SpaceError
+from orchestrator.search.space import SearchSpace
 from orchestrator.text import names
 from orchestrator.tune import driver
 from orchestrator.tune.plan import Plan
@@ -43,6 +45,8 @@ def run_sweep(
     scheduler: str | None = None,
     seed: int = 0,
     hours: float | None = None,
+    extend: bool = False,
+    retry_failed: bool = False,
     on_epoch: OnEpoch | None = None,
     quiet: bool = False,
 ) -> Results:
@@ -57,24 +61,13 @@ def run_sweep(
     Raise KeyboardInterrupt where Ctrl-C stopped it, and before any work SpaceError, StoreError, SweepError or what is
     wrong with the data.
     """
-    if trials is not None and trials < 1:
+    if trials is not None and operator.index(trials) < 1:  # TypeError where it is a float
         raise SpaceError(f"trials: {trials}: expected a whole number of at least 1")
     if hours is not None and not hours > 0:
         raise SpaceError(f"hours: {hours}: expected a number above 0")
     folder = load_results(results).folder
     fixed = {**(settings or {})}
-    if isinstance(asked, Mapping):
-        if name is None:
-            raise SpaceError("name: a space without a file has none; give run_sweep(..., name=...)")
-        if preset is not None:
-            raise SpaceError(f"preset {preset}: only a space file has presets")
-        said = space.of_fields(asked, fixed)
-    else:
-        file = shipped.asked(Path(asked))
-        name = shipped.sweep_name(file, preset) if name is None else name
-        said = space.load(file, fixed, preset=preset)
-    if (problem := names.problem(name)) is not None:
-        raise StoreError(f"name {name!r}: {problem}")
+    name, said = _named(asked, name, preset, fixed)
     wanted = None if objective is None else words.read(objective)
     said = said.under(fixed, seed=seed, sampler=sampler, objective=wanted, said_by="settings: ").scheduled(scheduler)
     plan = Plan(
@@ -84,6 +77,8 @@ def run_sweep(
         said.trials if trials is None else trials,
         seed,
         Budget(hours, None),
+        extend=extend,
+        retry_failed=retry_failed,
         way_out=_WAY_OUT,
     )
     console = Console(quiet=quiet)
@@ -96,6 +91,25 @@ def run_sweep(
         raise KeyboardInterrupt(f"stopped after {outcome.finished} of {plan.trials} trials; the same call goes on")
     pictures.draw_missing(plan.store, lambda text: console.print(text, soft_wrap=True, highlight=False))
     return load_results(folder, name)
+
+
+def _named(
+    asked: str | Path | Mapping[str, Distribution], name: str | None, preset: str | None, fixed: Mapping[str, Scalar]
+) -> tuple[str, SearchSpace]:
+    """The sweep's name and its space. Raise SpaceError, StoreError."""
+    if isinstance(asked, Mapping):
+        if name is None:
+            raise SpaceError("name: a space without a file has none; give run_sweep(..., name=...)")
+        if preset is not None:
+            raise SpaceError(f"preset {preset}: only a space file has presets")
+        said = space.of_fields(asked, fixed)
+    else:
+        file = shipped.asked(Path(asked))
+        name = shipped.sweep_name(file, preset) if name is None else name
+        said = space.load(file, fixed, preset=preset)
+    if (problem := names.problem(name)) is not None:
+        raise StoreError(f"name {name!r}: {problem}")
+    return name, said
 
 
 class _Telling:

@@ -222,8 +222,15 @@ class Ledger:
         )
 
     def interrupt(self, why: str) -> None:
-        """Nothing runs any more: what ran or was left behind waits, and is the first to go on with the next driver."""
+        """Nothing runs any more: what ran or was left behind waits, and is the first to go on with the next driver.
+
+        Rows are written after an error of a watcher too, which says nothing against the storage.
+        """
+        watched = self.fatal
+        if isinstance(watched, WatcherError):
+            self.fatal = None
         self._guarded(lambda: self._interrupt(why))
+        self.fatal = watched or self.fatal
 
     def ended(self, number: int, error: str | None) -> None:
         """The trial will not run any further: failed where there is an error, pruned where epochs are missing."""

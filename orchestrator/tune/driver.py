@@ -408,6 +408,8 @@ def _run(plan: Plan, store: Store, ledger: Ledger, stop: _Stop, meter: BudgetMet
             ledger.interrupt(_spent(limit))
         elif ledger.hopeless is not None:
             ledger.interrupt(_OTHERS_FAILED)
+        elif ledger.fatal is not None:
+            ledger.interrupt(trainer.describe(ledger.fatal))
     return limit
 
 
