@@ -18,6 +18,7 @@ from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.search import space
 from orchestrator.search.ledger import Ledger, View, WatcherError
 from orchestrator.search.study import Study
+from orchestrator.tune import driver
 from orchestrator.tune.plan import Outcome, Plan
 from search_spaces import choice, ints
 from tests.support import fakes
@@ -58,7 +59,7 @@ def test_what_cannot_run_is_an_error_of_one_sentence_and_leaves_nothing(
 
 def test_half_a_trial_is_no_number() -> None:
     with pytest.raises(TypeError):
-        orchestrator.run_sweep("digits", trials=2.5)  # type: ignore[arg-type]
+        orchestrator.run_sweep("digits", trials=2.5)
 
 
 def test_the_driver_is_asked_for_what_the_command_would_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +71,7 @@ def test_the_driver_is_asked_for_what_the_command_would_ask(tmp_path: Path, monk
         plan.store.write_sweep(SweepRecord(name=plan.name))
         return Outcome(2, ran=True, interrupted=False)
 
-    monkeypatch.setattr(running.driver, "run", run)
+    monkeypatch.setattr(driver, "run", run)
     monkeypatch.setattr(pictures, "draw_missing", lambda *_: None)
     settings = {"data.name": "digits", "train.epochs": 3}
     results = orchestrator.run_sweep(
@@ -109,7 +110,7 @@ def test_the_driver_is_asked_for_what_the_command_would_ask(tmp_path: Path, monk
 
 
 def test_ctrl_c_is_keyboard_interrupt_which_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running.driver, "run", lambda *_: Outcome(1, ran=True, interrupted=True))
+    monkeypatch.setattr(driver, "run", lambda *_: Outcome(1, ran=True, interrupted=True))
     with pytest.raises(KeyboardInterrupt, match="1 of 3 trials; the same call goes on"):
         orchestrator.run_sweep("digits", results=tmp_path, trials=3, quiet=True)
 
@@ -152,6 +153,6 @@ def test_what_on_epoch_raises_comes_out_as_it_was_raised(tmp_path: Path, monkeyp
     def on_epoch(*_: object) -> None:
         raise LookupError("mine")
 
-    monkeypatch.setattr(running.driver, "run", run)
+    monkeypatch.setattr(driver, "run", run)
     with pytest.raises(LookupError, match="mine"):
         orchestrator.run_sweep("digits", results=tmp_path, on_epoch=on_epoch, quiet=True)
