@@ -34,7 +34,7 @@ def main(
 
     found = verify(folder, data_root)
     console.print(
-        f"{folder} holds: {', '.join(f'{name} {value:.6f}' for name, value in found.items())}",
+        f"{folder} is as it was exported: {', '.join(f'{name} {value:.6f}' for name, value in found.items())}",
         soft_wrap=True,
         highlight=False,
     )
