@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from cpcnn_core.suggest import nearest
 from cpcnn_core.validation import mistakes
+from orchestrator.machines import clouds
 from orchestrator.machines.cluster import PRICE, Cluster, ClusterError, Kind, Node, price_of
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class Provider(_Part):
     """Who provides the machines."""
 
     type: str | None = None
+    region: str | None = None
+    availability_zone: str | None = None
 
 
 class NodeType(_Part):
@@ -69,9 +72,11 @@ class NodeType(_Part):
 
     resources: Mapping[str, float] = Field(default_factory=dict)
     labels: Mapping[str, str] = Field(default_factory=dict)
+    node_config: Mapping[str, object] = Field(default_factory=dict)  # the machine, in its provider's words
+    min_workers: int = 0
     max_workers: int | None = None
 
-    @field_validator("resources", "labels", mode="before")
+    @field_validator("resources", "labels", "node_config", mode="before")
     @classmethod
     def _nothing_is_none(cls, value: object) -> object:
         return {} if value is None else value
@@ -94,8 +99,10 @@ class ClusterFile(_Part):
     worker_start_ray_commands: Sequence[str] | None = None
     setup_commands: Sequence[str] | None = None
     head_setup_commands: Sequence[str] | None = None
+    auth: Mapping[str, object] = Field(default_factory=dict)
+    metadata: Mapping[str, object] = Field(default_factory=dict)  # ours: Ray does not look into it
 
-    @field_validator("available_node_types", "file_mounts", mode="before")
+    @field_validator("available_node_types", "file_mounts", "auth", "metadata", mode="before")
     @classmethod
     def _nothing_is_none(cls, value: object) -> object:
         return {} if value is None else value
@@ -122,6 +129,10 @@ class ClusterFile(_Part):
         dearest = sorted((kind.price for kind in self.kinds for _ in range(kind.most)), reverse=True)
         return self.head.price, self.head.price + sum(dearest[: self.max_workers])
 
+    def commands(self) -> list[str]:
+        """What sets a node up."""
+        return [*(self.setup_commands or ()), *(self.head_setup_commands or ())]
+
     def _most(self, type_: NodeType) -> int:
         """How many of the type there may be at once."""
         return self.max_workers if type_.max_workers is None else min(type_.max_workers, self.max_workers)
@@ -144,7 +155,14 @@ def problems(path: Path, *, here: Path) -> list[str]:
         file = ClusterFile.model_validate(content)
     except ValidationError as error:
         return wrong or mistakes(error, ClusterFile.model_fields)  # Ray has mostly said the same already
-    return [*wrong, *_mounts(file, here), *_commands(file), *_types(file)]
+    told = [*_mounts(file, here), *_commands(file), *_types(file)]
+    told += [problem for problem in clouds.contradictions(file) if UNCHANGED not in problem]  # said already
+    return [*wrong, *told]
+
+
+def unknown(path: Path) -> Sequence[str]:
+    """What no look at the file tells: it shows at the first attempt."""
+    return clouds.UNKNOWN.get(read(path).provider.type or "", ())
 
 
 def check(path: Path, *, here: Path) -> tuple[float, float]:
@@ -252,8 +270,7 @@ def _commands(file: ClusterFile) -> Iterator[str]:
                 yield f"{key}: {command!r} starts Ray without token authentication; source cluster/environment.sh first"
             if re.search(r"--dashboard-host[= ](?!127\.|localhost)", command):
                 yield f"{key}: opens the dashboard, which takes jobs, to the network; tunnel to it instead"
-    setup = [*(file.setup_commands or ()), *(file.head_setup_commands or ())]
-    if not any("install.sh" in command or "uv sync" in command for command in setup):
+    if not any("install.sh" in command or "uv sync" in command for command in file.commands()):
         yield "setup_commands: nothing installs the project; `bash ~/cpcnn-sweeps/cluster/install.sh` does"
 
 
