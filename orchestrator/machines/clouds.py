@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from orchestrator.machines.cluster_file import ClusterFile, NodeType
+    from orchestrator.machines.cluster_content import ClusterFile, NodeType
 
 _SIZES_OF_G = {"12xlarge": 4, "24xlarge": 4, "48xlarge": 8, "metal": 8}  # the other sizes have one GPU
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.machines import clouds, cluster_file
-from orchestrator.machines.cluster_file import NodeType
+from orchestrator.machines.cluster_content import NodeType
 from tests.support.paths import ROOT
 from tests.unit.orchestrator.machines.test_cluster_files import filled_in, home, problems, put, remove
 
