@@ -330,7 +330,7 @@ def _run(
         outcome = driver.run(
             plan,
             view,
-            beside=lambda: tracking.following(plan.store, trackers, say=console.print),
+            beside=lambda: tracking.following(plan.store, trackers, say=view.note),
         )
     _show_why_it_ended(console, plan, outcome)
     _draw_finalists(console, plan)
@@ -349,6 +349,19 @@ def _draw_finalists(console: Console, plan: Plan) -> None:
 
         console.print(f"Drawing images for the report, of {len(missing)} trials.", highlight=False)
         pictures.draw(missing, lambda text: console.print(text, soft_wrap=True, highlight=False))
+    _attach_pictures(console, plan)
+
+
+def _attach_pictures(console: Console, plan: Plan) -> None:
+    """Let optuna-dashboard show what the trials drew. What keeps it from that is said, and is no error."""
+    from orchestrator.records.store import StoreError
+    from orchestrator.search import artifacts
+    from orchestrator.search.study_file import StudyError
+
+    try:
+        artifacts.attach(plan.store)
+    except (StudyError, StoreError, OSError) as error:
+        console.print(f"No pictures for optuna-dashboard: {error}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _show_why_it_ended(console: Console, plan: Plan, outcome: Outcome) -> None:

@@ -25,7 +25,6 @@ from orchestrator import status, sweep, trial
 from orchestrator.choosing import finalists as finalists_of
 from orchestrator.records.store import Store
 from orchestrator.search.space import read
-from orchestrator.search.study import NAME
 from orchestrator.training import trainer
 
 SPACE = '''"""Does the whole of it work? Cost: seconds."""
@@ -128,9 +127,13 @@ def test_a_sweep_from_start_to_export(tmp_path: Path, space: Path) -> None:
     )
 
     held_in_dashboard = dashboard(store, "/api/studies")
-    assert [study["study_name"] for study in held_in_dashboard["study_summaries"]] == [NAME]
+    assert [study["study_name"] for study in held_in_dashboard["study_summaries"]] == ["tiny"]
     number = held_in_dashboard["study_summaries"][0]["study_id"]
-    drawn = dashboard(store, f"/api/studies/{number}")["trials"]
+    held = dashboard(store, f"/api/studies/{number}")
+    assert held["objective_names"] == ["score"]
+    drawn = held["trials"]
+    pictures = [artifact["filename"].partition("-")[0] for trial in drawn for artifact in trial["artifacts"]]
+    assert pictures.count("drawn") == 3
     assert sorted(round(trial["values"][0], 9) for trial in drawn) == sorted(
         round(max(row["score"] for row in store.epochs_of(trial_id)), 9) for trial_id in trials
     )
@@ -141,7 +144,9 @@ def dashboard(store: Store, path: str) -> dict[str, Any]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command = [str(Path(sys.executable).with_name("optuna-dashboard")), f"sqlite:///{store.study_file}", "--port", port]
+    program = str(Path(sys.executable).with_name("optuna-dashboard"))
+    pictures = ["--artifact-dir", str(store.artifacts_folder)]
+    command = [program, f"sqlite:///{store.study_file}", "--port", port, *pictures]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as server:
         try:
             for _ in range(600):
