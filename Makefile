@@ -1,7 +1,7 @@
 # The same targets that .ci/run calls.
-.PHONY: check lint format types imports test test-lowest test-cluster test-images coverage test-processes build
+.PHONY: check lint format types imports test test-lowest test-cluster test-images coverage test-processes build docs pages
 
-check: lint types imports test
+check: lint docs types imports test
 
 lint:
 	uv run ruff format --check .
@@ -31,6 +31,15 @@ test-processes:
 # Every image format damaged in a thousand ways instead of two hundred.
 test-images:
 	CPCNN_MUTATIONS=1000 uv run pytest tests/unit/cpcnn_core/test_image_files.py
+
+# The documentation as a site, in site/: site/index.html opens from the disk. A broken link, or anything that a page would
+# load from another host, is an error. The variable silences mkdocs-material's advertisement of its successor.
+docs:
+	NO_MKDOCS_2_WARNING=1 uv run --group docs mkdocs build --strict
+
+# The tables and drawings that docs/ has from the program, written anew; a test compares them.
+pages:
+	uv run python -m documentation
 
 # What a release uploads, in dist/.
 build:

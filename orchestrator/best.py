@@ -19,10 +19,7 @@ if TYPE_CHECKING:
     from orchestrator.choosing import decision
     from orchestrator.choosing.candidates import Candidates
     from orchestrator.choosing.confirming import Question
-    from orchestrator.choosing.selection import Selection
-    from orchestrator.choosing.where import Condition
     from orchestrator.exporting.hub import Repository
-    from orchestrator.records.location import Folder
     from orchestrator.tune.plan import Plan
     from orchestrator.views.board import Board
 
@@ -171,13 +168,13 @@ def main(
 ) -> None:
     """Print the best trials with how sure that is; export the choice with all that is handed in."""
     console = cli.console(stderr=as_json)
-    from orchestrator.choosing import decision
+    from orchestrator.choosing import decision, pinned
     from orchestrator.search.settings import parse_data_root
 
     _check_confirm(confirm, trial, ensemble)
     repository = _repository(push, export=export)
     data_root = parse_data_root(given or ()).get("data.root")
-    selected, conditions = _asked(results, sweep, condition, trial, epoch)
+    selected, conditions = pinned.asked(results, sweep or (), condition, trial, epoch)
 
     def chosen() -> decision.Decision:
         return decision.choose(decision.read(selected, metric, mode=mode, conditions=conditions), rule)
@@ -227,19 +224,6 @@ def _repository(push: str | None, *, export: bool) -> Repository | None:
     repository = Repository.parse(push)
     repository.check()
     return repository
-
-
-def _asked(
-    results: Folder, sweep: Sequence[str] | None, condition: str, trial: str | None, epoch: int | None
-) -> tuple[Selection, tuple[Condition, ...]]:
-    """The sweeps to choose from, and what an epoch must meet. Raise ChoiceError, WhereError."""
-    from orchestrator.choosing import pinned, selection, where
-    from orchestrator.records import trial_ids
-
-    selected = selection.select(results, sweep or ())
-    trial = None if trial is None else trial_ids.of(selected.stores, trial)
-    given = where.parse(condition) if condition else ()
-    return selected, (*given, *pinned.conditions(selected.stores, trial, epoch))
 
 
 def _print_json(described: dict[str, object]) -> None:

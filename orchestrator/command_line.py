@@ -53,10 +53,9 @@ def data_root(text: str) -> str:
 
 def space_file(text: str | Path) -> Path:
     """Parse an argument that names a space file: its path, or the name of one that ships."""
-    path = local(text)
     from orchestrator.search import shipped
 
-    return shipped.file(path.name) if shipped.is_meant(str(text)) else path
+    return shipped.asked(local(text))
 
 
 def space_names(incomplete: str) -> list[str]:
@@ -273,11 +272,6 @@ def folder_name(name: str) -> str:
     if (problem := names.problem(name)) is not None:
         raise StoreError(f"--name {name if name.isprintable() else repr(name)}: {problem}")
     return name
-
-
-def named_after(space_file: Path, preset: str | None) -> str:
-    """The name of what a space file asks, where none is given: a preset asks something else."""
-    return space_file.stem if preset is None else f"{space_file.stem}-{preset}"
 
 
 def known_name(name: str) -> str:

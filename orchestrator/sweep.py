@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -255,6 +254,7 @@ def main(
     console = cli.console()
     with cli.doing(console, f"Reading {space_file.stem}", plain=plain):
         from orchestrator.records.room import parse_size
+        from orchestrator.search import shipped
         from orchestrator.search.budget import Budget
         from orchestrator.tune.plan import Plan
         from orchestrator.views import tracking
@@ -262,7 +262,7 @@ def main(
     trackers = tracking.asked(tracker or (), wandb=wandb, tensorboard=tensorboard)
     asked = _asked(space_file, given, objective, scheduler, preset=preset, seed=seed, sampler=sampler)
     plan = Plan(
-        name=cli.folder_name(cli.named_after(space_file, preset) if name is None else name),
+        name=cli.folder_name(shipped.sweep_name(space_file, preset) if name is None else name),
         space=asked,
         results=results,
         trials=trials or asked.trials,
@@ -300,7 +300,7 @@ def _asked(
 
     wanted = None if objective is None else words.read(objective)
     asked = space.read(space_file, given or (), preset=preset, seed=seed, sampler=sampler, objective=wanted)
-    return replace(asked, schedule=asked.schedule.named(scheduler))
+    return asked.scheduled(scheduler)
 
 
 def _estimate(console: Console, plan: Plan, cluster: Path | None, *, dry_run: bool) -> None:
@@ -339,29 +339,12 @@ def _run(
 
 def _draw_finalists(console: Console, plan: Plan) -> None:
     """Make the report's pictures of the best trials while weights and data are at hand."""
-    from orchestrator.choosing import finalists
     from orchestrator.training import trainer
 
-    if plan.trainer != trainer.TRAINER:
-        return  # simulated trials have no weights
-    if missing := finalists.without_pictures(finalists.of_sweep(plan.store)):
-        from orchestrator.exporting import pictures  # which needs torch
+    if plan.trainer == trainer.TRAINER:  # simulated trials have no weights
+        from orchestrator.exporting import pictures
 
-        console.print(f"Drawing images for the report, of {len(missing)} trials.", highlight=False)
-        pictures.draw(missing, lambda text: console.print(text, soft_wrap=True, highlight=False))
-    _attach_pictures(console, plan)
-
-
-def _attach_pictures(console: Console, plan: Plan) -> None:
-    """Let optuna-dashboard show what the trials drew. What keeps it from that is said, and is no error."""
-    from orchestrator.records.store import StoreError
-    from orchestrator.search import artifacts
-    from orchestrator.search.study_file import StudyError
-
-    try:
-        artifacts.attach(plan.store)
-    except (StudyError, StoreError, OSError) as error:
-        console.print(f"No pictures for optuna-dashboard: {error}", soft_wrap=True, highlight=False, markup=False)
+        pictures.draw_missing(plan.store, lambda text: console.print(text, soft_wrap=True, highlight=False))
 
 
 def _show_why_it_ended(console: Console, plan: Plan, outcome: Outcome) -> None:

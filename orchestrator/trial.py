@@ -259,7 +259,7 @@ def run(
     with cli.doing(console, _IMPORTING, plain=plain):
         from orchestrator.records import kinds
         from orchestrator.records.store import Store
-        from orchestrator.search import space
+        from orchestrator.search import shipped, space
         from orchestrator.training import trainer
         from orchestrator.views import tracking
 
@@ -268,7 +268,7 @@ def run(
     settings = [*(given or ()), *([f"train.epochs={epochs}"] if epochs else [])]
     asked = space.read(space_file, settings, preset=preset, seed=seed)
     config = trainer.identified(trainer.with_one_extractor(asked.default()))
-    store = Store((results / cli.folder_name(name or f"{cli.named_after(space_file, preset)}-trials")).absolute())
+    store = Store((results / cli.folder_name(name or f"{shipped.sweep_name(space_file, preset)}-trials")).absolute())
 
     def begin() -> None:
         kinds.introduce(store, "trials", asked.question, asked.source)

@@ -1,13 +1,27 @@
-"""A choice that the user makes: this trial, and perhaps this epoch of it, whatever the others are worth."""
+"""What the user says of a choice: of which sweeps, under which conditions, perhaps of this trial and epoch alone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from cpcnn_core.suggest import nearest
+from orchestrator.choosing import selection, where
 from orchestrator.choosing.candidates import ChoiceError
+from orchestrator.choosing.selection import Selection
 from orchestrator.choosing.where import Condition
+from orchestrator.records import trial_ids
+from orchestrator.records.location import Folder
 from orchestrator.records.store import Store, as_int
+
+
+def asked(
+    results: Folder, sweeps: Sequence[str], condition: str, trial: str | None, epoch: int | None
+) -> tuple[Selection, tuple[Condition, ...]]:
+    """The sweeps to choose from, and what an epoch must meet. Raise ChoiceError, WhereError."""
+    selected = selection.select(results, sweeps)
+    trial = None if trial is None else trial_ids.of(selected.stores, trial)
+    given = where.parse(condition) if condition else ()
+    return selected, (*given, *conditions(selected.stores, trial, epoch))
 
 
 def conditions(stores: Sequence[Store], trial_id: str | None, epoch: int | None) -> tuple[Condition, ...]:

@@ -19,11 +19,14 @@ from cpcnn_core.checkpoint import Weights
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.data import Dataset, to_uint8
 from cpcnn_core.errors import CpcnnError, RunError
+from orchestrator.choosing import finalists
 from orchestrator.choosing.finalists import Finalist
 from orchestrator.exporting import drawing
 from orchestrator.records import arrays
 from orchestrator.records.pictures import Picture
-from orchestrator.records.store import StoreError, config_of
+from orchestrator.records.store import Store, StoreError, config_of
+from orchestrator.search import artifacts
+from orchestrator.search.study_file import StudyError
 from orchestrator.training import trainer
 
 MISTAKES = 6  # validation images, the most confident first
@@ -38,10 +41,25 @@ class _TooLongError(RunError):
     """Drawing takes longer than it may."""
 
 
-def draw(finalists: Iterable[Finalist], say: Callable[[str], None]) -> None:
+def draw_missing(store: Store, say: Callable[[str], None]) -> None:
+    """Make the pictures of a sweep's finalists that have none yet, while weights and data are at hand.
+
+    What its trials drew is attached to the study, for optuna-dashboard. What keeps it from that is said, and is no
+    error.
+    """
+    if missing := finalists.without_pictures(finalists.of_sweep(store)):
+        say(f"Drawing images for the report, of {len(missing)} trials.")
+        draw(missing, say)
+    try:
+        artifacts.attach(store)
+    except (StudyError, StoreError, OSError) as error:
+        say(f"no pictures for optuna-dashboard: {error}")
+
+
+def draw(among: Iterable[Finalist], say: Callable[[str], None]) -> None:
     """Make and store the pictures of each. What keeps one from it is said, and is no error."""
     until = time.monotonic() + SECONDS
-    for one in finalists:
+    for one in among:
         try:
             one.store.write_pictures(one.trial_id, one.epoch, _pictures(one, until, say))
         except (CpcnnError, torch.OutOfMemoryError) as error:

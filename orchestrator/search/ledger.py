@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, TypeVar
 
 from cpcnn_core.config import ConfigError, TrialConfig
+from cpcnn_core.errors import RunError
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator.objectives.objective import Objective
 from orchestrator.records import stop_requests
@@ -46,6 +47,10 @@ class View(Protocol):
     def ended(
         self, number: int, config: TrialConfig, state: State, value: float | None, reason: str | None
     ) -> None: ...
+
+
+class WatcherError(RunError):
+    """Raised by a View for an error of whoever it tells; it ends the sweep, whose trials go on another time."""
 
 
 class Suggesting(Protocol):
@@ -356,7 +361,7 @@ class Ledger:
         try:
             with study_file.writing(self._store.study_file):
                 return action()
-        except (StoreError, StudyError) as error:
+        except (StoreError, StudyError, WatcherError) as error:
             # Tune would take it for a failure of the trial, and go on.
             self.fatal = error
             return None

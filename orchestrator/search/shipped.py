@@ -87,3 +87,13 @@ def every() -> Iterator[Shipped]:
             "" if cost is None else " ".join(cost[1].split()),
             literals.keys(tree, "presets"),
         )
+
+
+def asked(typed: Path) -> Path:
+    """The space file that is meant: a path, or the name of one that ships."""
+    return file(typed.name) if is_meant(str(typed)) else typed
+
+
+def sweep_name(space_file: Path, preset: str | None) -> str:
+    """The name of what a space file asks, where none is given: a preset asks something else."""
+    return space_file.stem if preset is None else f"{space_file.stem}-{preset}"

@@ -166,6 +166,31 @@ class SearchSpace:
             return self
         return self.with_settings({"seed": seed})
 
+    def under(
+        self,
+        settings: Mapping[str, Scalar],
+        *,
+        seed: int,
+        sampler: str | None,
+        objective: Objective | None,
+        said_by: str = "--set ",
+    ) -> SearchSpace:
+        """A copy with settings that come last, perhaps another sampler or objective; checked. Raise SpaceError."""
+        space = self.with_settings(settings, said_by=said_by).with_seed(seed)
+        if objective is not None:
+            space = replace(space, objective=objective)
+        if sampler is not None:
+            try:
+                space = replace(space, sampler=samplers.named(sampler))
+            except samplers.SamplerError as error:
+                raise SpaceError(f"--{error}") from None
+        space.check("with the settings given: " if settings else "")
+        return space
+
+    def scheduled(self, scheduler: str | None) -> SearchSpace:
+        """A copy under another scheduler, None for its own. Raise ScheduleError."""
+        return replace(self, schedule=self.schedule.named(scheduler))
+
     def check(self, prefix: str = "") -> None:
         """Try every bound, option and branch on the configuration. Raise SpaceError on the first refusal."""
         where = f"{self.source}: {prefix}"
@@ -273,12 +298,22 @@ def load(path: Path, given: Mapping[str, Scalar] | None = None, *, preset: str |
     if preset is not None:
         chosen = content.preset(preset, source)
         content, fixed, source = content.under(chosen), dict(chosen.settings), f"{path}{PRESET}{preset}"
-    default = desirability() if {**content.settings, **fixed, **(given or {})}.get("eval.fid_every") else "val_acc"
+    return _said(content, source, {**fixed, **(given or {})}).with_settings(fixed, said_by=f"{source}: settings: ")
+
+
+def of_fields(fields: Mapping[str, Distribution], given: Mapping[str, Scalar]) -> SearchSpace:
+    """A space without a file: the fields that it varies, the rest as a file has it that says no more."""
+    return _said(space_file.checked({"space": fields}, "the space"), "the space", given)
+
+
+def _said(content: space_file.SpaceFile, source: str, fixed: Mapping[str, Scalar]) -> SearchSpace:
+    """What a file says. Raise SpaceError."""
+    default = desirability() if {**content.settings, **fixed}.get("eval.fid_every") else "val_acc"
     try:
         settings = {key: absolute(key, value) for key, value in content.settings.items()}
     except SpaceError as error:
         raise SpaceError(f"{source}: settings: {error}") from None
-    space = SearchSpace(
+    return SearchSpace(
         source,
         content.question,
         content.space,
@@ -290,7 +325,6 @@ def load(path: Path, given: Mapping[str, Scalar] | None = None, *, preset: str |
         resources=content.resources,
         stall_minutes=content.stall_minutes,
     )
-    return space.with_settings(fixed, said_by=f"{source}: settings: ")
 
 
 def read(
@@ -307,16 +341,8 @@ def read(
     Settings come after the preset. Raise SpaceError.
     """
     settings = parse_settings(given)
-    space = load(path, settings, preset=preset).with_settings(settings).with_seed(seed)
-    if objective is not None:
-        space = replace(space, objective=objective)
-    if sampler is not None:
-        try:
-            space = replace(space, sampler=samplers.named(sampler))
-        except samplers.SamplerError as error:
-            raise SpaceError(f"--{error}") from None
-    space.check("with the settings given: " if settings else "")
-    return space
+    space = load(path, settings, preset=preset)
+    return space.under(settings, seed=seed, sampler=sampler, objective=objective)
 
 
 def _check_taken_as_written(picked: Mapping[str, Scalar], config: TrialConfig) -> None:

@@ -100,10 +100,15 @@ def read(path: Path) -> SpaceFile:
         raise SpaceError(f"{path}: `space` is missing; it maps configuration fields to choice, ints or floats")
     question = names.get("__doc__") or ""
     content = {name: names[name] for name in _NAMES if name in names}
+    return checked({**content, "question": str(question).strip()}, str(path))
+
+
+def checked(content: Mapping[str, object], source: str) -> SpaceFile:
+    """What these names say, of a file or of none. Raise SpaceError with each mistake, `source` in front."""
     try:
-        return SpaceFile.model_validate({**content, "question": str(question).strip()})
+        return SpaceFile.model_validate(content)
     except ValidationError as error:
-        raise SpaceError("\n".join(f"{path}: {line}" for line in _lines(error))) from None
+        raise SpaceError("\n".join(f"{source}: {line}" for line in _lines(error))) from None
 
 
 def _lines(error: ValidationError) -> Iterator[str]:

@@ -53,7 +53,7 @@ def test_a_sweep_runs_with_a_read_only_home_a_temporary_folder_too_deep_and_one_
             assert driver.wait(PATIENCE) == 0, first + said
         finally:
             driver.kill()
-    assert first.startswith("[0/3] trial ")
+    assert first == "[0/3] Loading the data ...\n"
     assert said == ""
     store = Store(tmp_path / "fake")
     latest = store.latest_attempts().rows()

@@ -88,8 +88,9 @@ def assignment(folder: Path, *, number: int = 0, gpus: float = 0.0, mps: bool = 
 
 SECONDS = "CPCNN_FAKE_SECONDS"  # environment: how long an epoch takes
 HOLD_FROM = "CPCNN_FAKE_HOLD_FROM"  # environment: the epoch that lasts until its process is killed
+GATE = "CPCNN_FAKE_GATE"  # environment: a file that must be there before a second epoch ends
 # Values of model.nr_filters under which a trial's second epoch goes wrong; no test that wants it to go well uses them.
-RAISES, DIES, DIES_ONCE, HANGS_ONCE, LOSES_GPU_ONCE = 13, 14, 15, 7, 11
+RAISES, DIES, DIES_ONCE, HANGS_ONCE, LOSES_GPU_ONCE = 13, 14, 15, 7, 17
 
 
 class AcceleratorError(RuntimeError):
@@ -118,6 +119,8 @@ def train(
     for epoch in range(len(history) + 1, config.train.epochs + 1):
         if HOLD_FROM in os.environ and epoch >= int(os.environ[HOLD_FROM]):
             hang()
+        while epoch > 1 and GATE in os.environ and not Path(os.environ[GATE]).exists():
+            time.sleep(0.05)
         time.sleep(float(os.environ.get(SECONDS, "0")))
         if epoch == 2 and config.model.nr_filters == RAISES:
             raise ValueError("a bad\nconfiguration")

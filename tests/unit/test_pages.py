@@ -51,6 +51,24 @@ def test_the_readme_has_every_command() -> None:
     assert sorted(named) == sorted(commands)
 
 
+def test_the_first_screen_shows_pictures_and_three_commands_each_with_what_it_prints() -> None:
+    screen = README.split("\n## ")[0]
+    pictures = re.findall(r'<img src="(docs/\w+\.png)" [^>]*alt="[^"]{20,}"', screen)
+    assert len(pictures) == 2
+    assert all((ROOT / picture).is_file() for picture in pictures)
+    blocks = re.findall(r"^```\n(.*?)^```$", screen, re.DOTALL | re.MULTILINE)
+    typed, printed = blocks[::2], blocks[1::2]
+    assert typed == [
+        "pip install uv && uv run cpcnn sweep digits\n",
+        "uv run cpcnn best --metric val_acc --sweep digits\n",
+        "uv run cpcnn report --sweep digits\n",
+    ]
+    assert len(printed) == 3
+    assert "val_acc" in printed[0]
+    assert "Exported epoch" in printed[1]
+    assert "results/report.html" in printed[2]
+
+
 def test_a_word_of_the_glossary_stands_once_in_alphabetic_order() -> None:
     glossary = (ROOT / "docs" / "structure.md").read_text().split("## Glossary")[1].split("\n## ")[0]
     words = [row.strip("` ") for row in re.findall(r"^\| ([^|]+) \| ", glossary, re.MULTILINE)][2:]

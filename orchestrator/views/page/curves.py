@@ -51,9 +51,14 @@ _HEALTH = (
           "the validation images", "The median distance of drawn images to the nearest training image. A solid line "
           f"below {alarms.RECITES:g} of the dotted one tells of a network that recites its training images."),
     Curve("class-distance", "How far apart the classes are for the network", "distance of modulations",
-          "class_distance.min", reading="Of the two classes that the fusion treats most alike: 0 where it cannot tell "
-          "them apart."),
+          "class_distance.min", "class_distance.mean", "the mean of all pairs of classes", "Of the two classes that "
+          "the fusion treats most alike: 0 where it cannot tell them apart. A solid line far below the dotted one tells "
+          "of two classes that the network hardly tells apart."),
 )  # fmt: skip
+_OWN = (
+    "What the fusion tells of itself, over all its sites. A FiLM begins with gamma 1 and beta 0 for every class; the "
+    "spread over classes and channels (std) says how much it makes of them. One that stays at 0 is not used."
+)
 
 
 def learning(subject: Subject) -> list[Block]:
@@ -74,7 +79,7 @@ def health(subject: Subject) -> list[Block]:
         blocks.append(Paragraph("No trial's last epoch gives a warning."))
     drawn = subject.ranked[:NAMED]
     stages = _stages(drawn)
-    own = [Curve(f"own-{name.replace('.', '-')}", name, name, name) for name in _of_fusions(drawn)]
+    own = [Curve(f"own-{name.replace('.', '-')}", name, name, name, reading=_OWN) for name in _of_fusions(drawn)]
     blocks += _drawn(subject, (*_HEALTH, *own))
     return [*blocks, *stages, *_classes(drawn)]
 

@@ -10,7 +10,8 @@ import pytest
 from cpcnn_core.config import ModelConfig
 from cpcnn_core.fusion import FUSIONS
 from cpcnn_core.model import ConditionalPixelCNN
-from tests.support.pages import default_of, rows, values
+from documentation.values import values
+from tests.support.pages import default_of, rows
 from tests.support.paths import ROOT
 
 PAGE = (ROOT / "docs" / "fusions.md").read_text()
@@ -54,7 +55,7 @@ def test_the_options_of_a_fusion_are_those_that_name_it(name: str) -> None:
     options = FUSIONS[name].Options.model_fields
     assert {option for option, row in OPTION_ROWS.items() if name in quoted(row[0])} == set(options)
     for option, field in options.items():
-        _, written, default, meaning = OPTION_ROWS[option]
+        _, written, default, _, meaning = OPTION_ROWS[option]
         if option != "levels":  # a pattern of its own
             assert written == values(field.annotation, field.metadata), option
         assert default_of(default) == field.default, option
