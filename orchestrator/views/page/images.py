@@ -60,8 +60,8 @@ def _nearest(best: tuple[str, str, int, list[Picture]]) -> Gallery:
     ]
     caption = (
         f"All {len(images)} images of {name}, each beside the training image that is nearest to it: left the drawn "
-        "one, right the training image, the nearest pairs first. The number is their distance, the root mean square over "
-        "pixels in [-1, 1]: 0 is a copy. Pairs that look the same tell of a network that recites."
+        "one, right the training image, the nearest pairs first. The number is their distance, the root mean square "
+        "over pixels in [-1, 1]: 0 is a copy. Pairs that look the same tell of a network that recites."
     )
     return Gallery("Memorisation: the nearest training images", caption, images)
 
