@@ -97,8 +97,8 @@ def _by_epoch(subject: Subject) -> list[Block]:
         ]
         caption = (
             f"Trial {one.trial_id}: a row is a class. Every picture is drawn from the same noise, so that what differs "
-            "between two of them is what the network learnt meanwhile. `best --trial` exports an epoch whose weights "
-            "were kept."
+            "between two of them is what the network learnt meanwhile. The command best --trial exports an epoch whose "
+            "weights were kept."
         )
         return [Gallery("How it learnt to draw", caption, images)]
     return [Paragraph("No images were drawn during training: eval.fid_every was 0.")]
