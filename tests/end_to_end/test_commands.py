@@ -26,6 +26,7 @@ from orchestrator.choosing import finalists as finalists_of
 from orchestrator.records.store import Store
 from orchestrator.search.space import read
 from orchestrator.training import trainer
+from tests.support import hub
 
 SPACE = '''"""Does the whole of it work? Cost: seconds."""
 from search_spaces import choice, desirability, floats, goal
@@ -41,9 +42,10 @@ objective = desirability(val_acc=goal(0, 1), val_bpd=goal(8, 0))
 pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("ray")]
 
 
-def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def call(*arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=os.environ.copy())
+    env = os.environ.copy() if env is None else env
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=env)
 
 
 def call_here(app: typer.Typer, *arguments: object) -> tuple[int, str]:
@@ -103,8 +105,16 @@ def test_a_sweep_from_start_to_export(tmp_path: Path, space: Path) -> None:
 
     # the command that it printed works as printed
     following = shlex.split(done.stdout.strip().splitlines()[-1])
-    best = call(*following[following.index("-m") + 1 :], "--out", tmp_path / "winner")
+    stand_in, out = hub.Hub(), tmp_path / "winner"
+    with hub.serving(stand_in) as url:
+        typed = [*following[following.index("-m") + 1 :], "--out", out, "--push", "hf://ada/winner"]
+        best = call(*typed, env=hub.environment(url, tmp_path))
     assert best.returncode == 0, best.stderr
+    assert f"Uploaded to {url}/" in best.stdout
+    assert hub.TOKEN not in best.stdout + best.stderr
+    lying = {path.relative_to(out).as_posix(): path for path in out.rglob("*") if path.is_file()}
+    assert stand_in.files.keys() - lying.keys() == {"README.md"}
+    assert all(stand_in.files[name] == path.read_bytes() for name, path in lying.items())
     held = json.loads((tmp_path / "winner" / "metrics.json").read_text())
     assert held["trial_id"] in trials
     assert load_weights(tmp_path / "winner" / "weights.safetensors").config.trial_id == held["trial_id"]
