@@ -180,7 +180,7 @@ TrackerOption = Annotated[
         metavar="NAME[=MODE]",
         rich_help_panel=SHOWN_PANEL,
         show_default="none",
-        help="Show trials in another tool, as wandb=offline; repeatable.",
+        help="Show trials in another tool, as mlflow or wandb=offline,course-names; repeatable.",
     ),
 ]
 PlainOption = Annotated[

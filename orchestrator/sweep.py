@@ -334,7 +334,7 @@ def _run(
         outcome = driver.run(
             plan,
             view,
-            beside=lambda: tracking.following(plan.store, trackers, say=console.print),
+            beside=lambda: tracking.following(plan.store, trackers, say=view.note),
         )
     _show_why_it_ended(console, plan, outcome)
     _draw_finalists(console, plan)
