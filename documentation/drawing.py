@@ -28,7 +28,7 @@ _LEGEND = {"shift": "+ adds", "scale": f"{_TIMES} scales and adds", "extra": f"{
 
 _STYLE = """
 .paper{fill:#fff;stroke:#d0d7de}text{font:11px system-ui,sans-serif;fill:#1f2328}.small{font-size:10px;fill:#57606a}
-.line{stroke:#8c959f;fill:none}.box{fill:#f6f8fa;stroke:#8c959f}.block{fill:#fff;stroke:#8c959f}
+.line{stroke:#8c959f;fill:none}.head{fill:#8c959f}.box{fill:#f6f8fa;stroke:#8c959f}.block{fill:#fff;stroke:#8c959f}
 .block.on{fill:#fff1d6;stroke:#9a5b00}.site{fill:#fff;stroke:#8c959f}.site.on{fill:#b35900;stroke:#b35900}
 .sign{fill:#fff;font-size:10px;font-weight:700}.name{fill:#8a4600;font-weight:600}
 @media(prefers-color-scheme:dark){.paper{fill:#161b22;stroke:#30363d}text{fill:#e6edf3}.small{fill:#9da7b1}
@@ -97,6 +97,12 @@ def _line(*points: float) -> str:
     return f'<polyline class="line" points="{pairs}"/>'
 
 
+def _arrow(x: float, y: float, *, down: bool) -> str:
+    """An arrowhead with its point there."""
+    back = y - 7 if down else y + 7
+    return f'<polygon class="head" points="{x:g},{y:g} {x - 4:g},{back:g} {x + 4:g},{back:g}"/>'
+
+
 def _rect(x: float, y: float, width: float, height: float, kind: str) -> str:
     return f'<rect class="{kind}" x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="3"/>'
 
@@ -112,6 +118,8 @@ def _frame() -> Iterator[str]:
     yield _line(up, 26, up, bottom)
     yield _line(down, 26, down, bottom)
     yield _line(up - 18, 92, up + 18, 92)  # the two streams begin
+    yield _arrow(up, _TOP - 3, down=True)
+    yield _arrow(down, 27, down=False)
     for x, end, box in ((up, "image", "first convolutions"), (down, "mixture per pixel", "ELU, 1x1 convolution")):
         yield _text(x, 20, end)
         yield _rect(x - 62, 54, 124, 20, "box")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from orchestrator.choosing import decision
     from orchestrator.choosing.candidates import Candidates
     from orchestrator.choosing.confirming import Question
+    from orchestrator.exporting.hub import Repository
     from orchestrator.tune.plan import Plan
     from orchestrator.views.board import Board
 
@@ -115,6 +116,16 @@ Force = Annotated[
         help="Replace a folder that exists.",
     ),
 ]
+Push = Annotated[
+    str | None,
+    typer.Option(
+        "--push",
+        metavar="hf://USER/NAME",
+        rich_help_panel=cli.OUT_PANEL,
+        show_default="nowhere",
+        help="Upload the exported folder to the Hugging Face Hub; a new repository there is private.",
+    ),
+]
 
 
 class _Found(NamedTuple):
@@ -152,6 +163,7 @@ def main(
     out: Out = None,
     export: Export = True,
     force: Force = False,
+    push: Push = None,
     given: cli.DataRoot = None,
 ) -> None:
     """Print the best trials with how sure that is; export the choice with all that is handed in."""
@@ -160,6 +172,7 @@ def main(
     from orchestrator.search.settings import parse_data_root
 
     _check_confirm(confirm, trial, ensemble)
+    repository = _repository(push, export=export)
     data_root = parse_data_root(given or ()).get("data.root")
     selected, conditions = pinned.asked(results, sweep or (), condition, trial, epoch)
 
@@ -182,6 +195,10 @@ def main(
     if export:
         exported = _export(console, found, described, out, force=force, data_root=data_root, quiet=as_json)
         described["exported"] = str(exported)
+        if repository is not None:
+            described["pushed"] = repository.push(exported)
+            if not as_json:
+                console.print(f"Uploaded to {described['pushed']}", soft_wrap=True, highlight=False)
     if as_json:
         _print_json(described)
 
@@ -194,6 +211,19 @@ def _check_confirm(confirm: int | None, trial: str | None, ensemble: int | None)
         raise ChoiceError("--confirm and --trial do not go together: one trial is no choice to confirm")
     if confirm is not None and ensemble is not None:
         raise ChoiceError("--confirm and --ensemble do not go together")
+
+
+def _repository(push: str | None, *, export: bool) -> Repository | None:
+    """Where the export goes; before anything is computed it is seen whether it can. Raise AddressError, PushError."""
+    if push is None:
+        return None
+    from orchestrator.exporting.hub import AddressError, Repository
+
+    if not export:
+        raise AddressError("--push and --no-export do not go together: what is uploaded is the exported folder")
+    repository = Repository.parse(push)
+    repository.check()
+    return repository
 
 
 def _print_json(described: dict[str, object]) -> None:

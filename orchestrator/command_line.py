@@ -55,7 +55,7 @@ def space_file(text: str | Path) -> Path:
     """Parse an argument that names a space file: its path, or the name of one that ships."""
     from orchestrator.search import shipped
 
-    return shipped.asked(local(text))
+    return shipped.asked(text, local(text))
 
 
 def space_names(incomplete: str) -> list[str]:
@@ -180,7 +180,7 @@ TrackerOption = Annotated[
         metavar="NAME[=MODE]",
         rich_help_panel=SHOWN_PANEL,
         show_default="none",
-        help="Show trials in another tool, as wandb=offline; repeatable.",
+        help="Show trials in another tool, as mlflow or wandb=offline,course-names; repeatable.",
     ),
 ]
 PlainOption = Annotated[

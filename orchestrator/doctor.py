@@ -1,4 +1,4 @@
-"""`cpcnn doctor`: what is installed here; with --gpu, whether the device computes what it should."""
+"""`cpcnn doctor`: whether this machine will do; with --gpu, whether the device computes what it should."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import threading
 import time
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from orchestrator import command_line as cli
 from orchestrator.process import spot
-from orchestrator.records import provenance
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,42 +35,46 @@ def main(
         typer.Option(
             "--gpu",
             rich_help_panel=cli.SHOWN_PANEL,
-            show_default="versions and device only",
+            show_default="what sweeps rest on",
             help="Compare what the GPU computes with the CPU; under a minute. docs/gpu.md.",
         ),
     ] = False,
+    results: Annotated[
+        Path,
+        typer.Option(
+            parser=cli.local,
+            metavar="FOLDER",
+            rich_help_panel=cli.RESULTS_PANEL,
+            help="Where results are to lie, on this machine.",
+        ),
+    ] = Path("results"),
 ) -> None:
-    """Say what is installed and which device trains. Exit code 1 where a check of --gpu fails."""
+    """Look at what sweeps rest on, and say the way out of what will not work. Exit code 1 where something will not."""
     console = cli.console()
-    for line in _installed():
-        _say(console, line)
-    if gpu and not _check(console):
-        cli.fail("this machine computes something else than it should; docs/gpu.md says what to set", cli.FAILED)
+    asks = [str(source) for source in spot.sources()]  # before anything: an unknown cloud is a mistake
+    if gpu:
+        if not _check(console):
+            cli.fail("this machine computes something else than it should; docs/gpu.md says what to set", cli.FAILED)
+        return
+    failed = _look(console, results)
+    for who in asks:
+        _say(console, f"notice that this machine is taken away comes from {who}")
+    if failed:
+        cli.fail(f"on this machine sweeps will not work: {', '.join(failed)}", cli.FAILED)
 
 
-def _installed() -> list[str]:
-    """Versions and device in a few lines. Raise SpotError where the environment names an unknown cloud."""
-    import torch
+def _look(console: Console, results: Path) -> list[str]:
+    """Say what each check finds. Return what will not work."""
+    from orchestrator import checkup
 
-    versions = ", ".join(f"{name} {version}" for name, version in provenance.versions().items() if version is not None)
-    cuda = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
-    asks = [str(source) for source in spot.sources()]
-    return [
-        versions,
-        f"{provenance.cores()} cores; torch is {cuda}; {_devices()}",
-        *(f"notice that this machine is taken away comes from {who}" for who in asks),
-    ]
-
-
-def _devices() -> str:
-    import torch
-
-    if not torch.cuda.is_available():
-        return "no GPU that torch can use, so that the CPU trains"
-    found = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
-    return "; ".join(
-        f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, capability {gpu.major}.{gpu.minor}" for gpu in found
-    )
+    words = {"works": "ok", "without": "without", "fails": "FAILS", "unknown": "unknown"}
+    failed = []
+    for name, found in checkup.findings(results):
+        way_out = f". Way out: {found.way_out}" if found.way_out else ""
+        _say(console, f"{words[found.verdict]:7}  {name}: {found.said}{way_out}")
+        if found.verdict == "fails":
+            failed.append(name)
+    return failed
 
 
 def _check(console: Console) -> bool:

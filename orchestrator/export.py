@@ -26,18 +26,36 @@ def main(
             help="Where the data lies now.",
         ),
     ] = None,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            "--push",
+            metavar="hf://USER/NAME",
+            rich_help_panel=cli.OUT_PANEL,
+            show_default="nowhere",
+            help="Then upload it to the Hugging Face Hub; a new repository there is private.",
+        ),
+    ] = None,
 ) -> None:
     """Check an exported folder: checksums, metrics and predictions."""
     console = cli.console()
+    repository = None
+    if push is not None:
+        from orchestrator.exporting.hub import Repository
+
+        repository = Repository.parse(push)
+        repository.check()
     with cli.doing(console, "Importing PyTorch"):
         from orchestrator.exporting.folder import verify
 
     found = verify(folder, data_root)
     console.print(
-        f"{folder} holds: {', '.join(f'{name} {value:.6f}' for name, value in found.items())}",
+        f"{folder} is as it was exported: {', '.join(f'{name} {value:.6f}' for name, value in found.items())}",
         soft_wrap=True,
         highlight=False,
     )
+    if repository is not None:
+        console.print(f"Uploaded to {repository.push(folder)}", soft_wrap=True, highlight=False)
 
 
 if __name__ == "__main__":

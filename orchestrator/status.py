@@ -104,9 +104,11 @@ def _print_dashboard(console: Console, stores: Iterable[Store]) -> None:
 
     for store in stores:
         if store.study_file.exists():
-            command = shlex.join(["uv", "run", "optuna-dashboard", study_file.url(store.study_file.absolute())])
+            artifacts = store.artifacts_folder.absolute()
+            pictures = ["--artifact-dir", str(artifacts)] if artifacts.is_dir() else []
+            command = ["uv", "run", "optuna-dashboard", study_file.url(store.study_file.absolute()), *pictures]
             console.print("Optuna's own view of the search:")
-            console.print(f"  {command}", soft_wrap=True, highlight=False)
+            console.print(f"  {shlex.join(command)}", soft_wrap=True, highlight=False)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,10 @@ def _check_cluster(file: Path | None) -> None:
     if most:
         text = f"An hour costs {head:.2f} while nothing runs and {most:.2f} with all the workers that may come."
         console.print(text, highlight=False, soft_wrap=True)
+    if unknown := cluster_file.unknown(file):
+        console.print("Nobody can know from here:", highlight=False)
+        for line in unknown:
+            console.print(f"  - {line}", highlight=False, soft_wrap=True)
     raise typer.Exit
 
 
@@ -330,7 +334,7 @@ def _run(
         outcome = driver.run(
             plan,
             view,
-            beside=lambda: tracking.following(plan.store, trackers, say=console.print),
+            beside=lambda: tracking.following(plan.store, trackers, say=view.note),
         )
     _show_why_it_ended(console, plan, outcome)
     _draw_finalists(console, plan)

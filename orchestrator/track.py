@@ -46,6 +46,9 @@ def main(
     if not follow and sweep not in {found.folder.name for found in sweeps(results)}:
         raise StoreError(f"{results}: holds no sweep {sweep}")
     tracking.track(store, asked, until=_end_of_stdin() if follow else None)
+    if not follow:  # whoever follows has said it
+        for line in (*tracking.to_look(store, asked), *tracking.to_send(store, asked)):
+            typer.echo(line)
 
 
 def _end_of_stdin() -> threading.Event:

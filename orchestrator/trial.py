@@ -387,7 +387,9 @@ def _train_by_hand(
         trainer.check(config)
     with beginning.begun(store, config.trial_id):
         begin()
-        with tracking.following(store, way.trackers, say=console.print):
+        with tracking.following(
+            store, way.trackers, say=partial(console.print, markup=False, highlight=False, soft_wrap=True)
+        ):
             several = _several(way.processes)
             error = train(console, config, store, objective, several=several, plain=way.plain, start=start)
     if error is not None:

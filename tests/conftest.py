@@ -36,3 +36,11 @@ def _traced_as_before() -> Iterator[None]:
     yield
     if sys.gettrace() is not before:
         sys.settrace(before)
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before() -> Iterator[None]:
+    """What trains or plans takes as many threads of torch as it was given, and keeps them."""
+    yield
+    if torch.get_num_threads() != 1:
+        torch.set_num_threads(1)

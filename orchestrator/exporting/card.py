@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from cpcnn_core import alarms
 from cpcnn_core.config import LOCATIONS, PROTOCOL, Scalar, TrialConfig
-from orchestrator.exporting import submission
+from orchestrator.exporting import card_header, submission
 from orchestrator.exporting.export_record import Choice, ExportRecord
 from orchestrator.records.ranking import Entry, is_of_training
 from orchestrator.records.store import StoreError, as_number
@@ -49,6 +49,7 @@ def written(
     described = _imported if entry.is_imported else _trained
     commands = _commands(config, _sweep(entry))
     lines = [
+        *card_header.written(config, record),
         "# Model card",
         "",
         *described(entry, config, record, network, images),

@@ -25,6 +25,8 @@ from orchestrator.exporting import drawing
 from orchestrator.records import arrays
 from orchestrator.records.pictures import Picture
 from orchestrator.records.store import Store, StoreError, config_of
+from orchestrator.search import artifacts
+from orchestrator.search.study_file import StudyError
 from orchestrator.training import trainer
 
 MISTAKES = 6  # validation images, the most confident first
@@ -40,10 +42,18 @@ class _TooLongError(RunError):
 
 
 def draw_missing(store: Store, say: Callable[[str], None]) -> None:
-    """Make the pictures of a sweep's finalists that have none yet, while weights and data are at hand."""
+    """Make the pictures of a sweep's finalists that have none yet, while weights and data are at hand.
+
+    What its trials drew is attached to the study, for optuna-dashboard. What keeps it from that is said, and is no
+    error.
+    """
     if missing := finalists.without_pictures(finalists.of_sweep(store)):
         say(f"Drawing images for the report, of {len(missing)} trials.")
         draw(missing, say)
+    try:
+        artifacts.attach(store)
+    except (StudyError, StoreError, OSError) as error:
+        say(f"no pictures for optuna-dashboard: {error}")
 
 
 def draw(among: Iterable[Finalist], say: Callable[[str], None]) -> None:

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import ValidationError
 
 from cpcnn_core.suggest import nearest
 from cpcnn_core.validation import mistakes
-from orchestrator.machines.cluster import PRICE, Cluster, ClusterError, Kind, Node, price_of
+from orchestrator.machines import clouds
+from orchestrator.machines.cluster import PRICE, Cluster, ClusterError, Node, price_of
+from orchestrator.machines.cluster_content import ClusterFile
 
 if TYPE_CHECKING:
     import jsonschema
@@ -52,81 +54,6 @@ def load(path: Path) -> dict[str, object]:
     return content
 
 
-class _Part(BaseModel):
-    # The keys are Ray's, which checks them by its own schema; these are the ones that are read here.
-    # Built when a cluster file is read: most commands read none.
-    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
-
-
-class Provider(_Part):
-    """Who provides the machines."""
-
-    type: str | None = None
-
-
-class NodeType(_Part):
-    """A kind of machine."""
-
-    resources: Mapping[str, float] = Field(default_factory=dict)
-    labels: Mapping[str, str] = Field(default_factory=dict)
-    max_workers: int | None = None
-
-    @field_validator("resources", "labels", mode="before")
-    @classmethod
-    def _nothing_is_none(cls, value: object) -> object:
-        return {} if value is None else value
-
-    @property
-    def price(self) -> float:
-        """What an hour costs. Raise ClusterError where the label is no number."""
-        return price_of(self.labels)
-
-
-class ClusterFile(_Part):
-    """What is read of a cluster file."""
-
-    provider: Provider = Provider()
-    head_node_type: str | None = None
-    available_node_types: Mapping[str, NodeType] = Field(default_factory=dict)
-    max_workers: int = 0
-    file_mounts: Mapping[str, str] = Field(default_factory=dict)
-    head_start_ray_commands: Sequence[str] | None = None
-    worker_start_ray_commands: Sequence[str] | None = None
-    setup_commands: Sequence[str] | None = None
-    head_setup_commands: Sequence[str] | None = None
-
-    @field_validator("available_node_types", "file_mounts", mode="before")
-    @classmethod
-    def _nothing_is_none(cls, value: object) -> object:
-        return {} if value is None else value
-
-    @property
-    def head(self) -> NodeType:
-        """The kind of machine that the head is."""
-        return self.available_node_types.get(self.head_node_type or "", NodeType())
-
-    @property
-    def kinds(self) -> tuple[Kind, ...]:
-        """The node types that the autoscaler may start. Raise ClusterError where a price is no number."""
-        if self.provider.type == "local":
-            return ()  # all the machines there are join at once, with what Ray finds on them
-        return tuple(
-            Kind(name, type_.resources, self._most(type_), type_.price)
-            for name, type_ in self.available_node_types.items()
-            if name != self.head_node_type
-        )
-
-    @property
-    def prices(self) -> tuple[float, float]:
-        """What an hour costs: of the head alone, and with all the workers that may come."""
-        dearest = sorted((kind.price for kind in self.kinds for _ in range(kind.most)), reverse=True)
-        return self.head.price, self.head.price + sum(dearest[: self.max_workers])
-
-    def _most(self, type_: NodeType) -> int:
-        """How many of the type there may be at once."""
-        return self.max_workers if type_.max_workers is None else min(type_.max_workers, self.max_workers)
-
-
 def read(path: Path) -> ClusterFile:
     """The file. Raise ClusterError where it is none."""
     try:
@@ -144,7 +71,14 @@ def problems(path: Path, *, here: Path) -> list[str]:
         file = ClusterFile.model_validate(content)
     except ValidationError as error:
         return wrong or mistakes(error, ClusterFile.model_fields)  # Ray has mostly said the same already
-    return [*wrong, *_mounts(file, here), *_commands(file), *_types(file)]
+    told = [*_mounts(file, here), *_commands(file), *_types(file)]
+    told += [problem for problem in clouds.contradictions(file) if UNCHANGED not in problem]  # said already
+    return [*wrong, *told]
+
+
+def unknown(path: Path) -> Sequence[str]:
+    """What no look at the file tells: it shows at the first attempt."""
+    return clouds.UNKNOWN.get(read(path).provider.type or "", ())
 
 
 def check(path: Path, *, here: Path) -> tuple[float, float]:
@@ -252,8 +186,7 @@ def _commands(file: ClusterFile) -> Iterator[str]:
                 yield f"{key}: {command!r} starts Ray without token authentication; source cluster/environment.sh first"
             if re.search(r"--dashboard-host[= ](?!127\.|localhost)", command):
                 yield f"{key}: opens the dashboard, which takes jobs, to the network; tunnel to it instead"
-    setup = [*(file.setup_commands or ()), *(file.head_setup_commands or ())]
-    if not any("install.sh" in command or "uv sync" in command for command in setup):
+    if not any("install.sh" in command or "uv sync" in command for command in file.commands()):
         yield "setup_commands: nothing installs the project; `bash ~/cpcnn-sweeps/cluster/install.sh` does"
 
 

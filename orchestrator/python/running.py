@@ -104,7 +104,7 @@ def _named(
             raise SpaceError(f"preset {preset}: only a space file has presets")
         said = space.of_fields(asked, fixed)
     else:
-        file = shipped.asked(Path(asked))
+        file = shipped.asked(asked, Path(asked))
         name = shipped.sweep_name(file, preset) if name is None else name
         said = space.load(file, fixed, preset=preset)
     if (problem := names.problem(name)) is not None:

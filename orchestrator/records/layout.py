@@ -35,6 +35,7 @@ STUDY_FILE = "study.db"
 TRIALS, EPOCHS, PREDICTIONS = "trials", "epochs", "predictions"
 CHECKPOINTS, SAMPLES, LOGS = "checkpoints", "samples", "logs"
 PICTURES = "pictures"
+ARTIFACTS = "artifacts"
 SET_ASIDE = "set-aside"
 STOP = "stop"
 

@@ -128,6 +128,16 @@ class Store:
         return self._place.path(layout.SAMPLES)
 
     @property
+    def pictures_folder(self) -> Folder:
+        """What the report shows of finalists in pictures."""
+        return self._place.path(layout.PICTURES)
+
+    @property
+    def artifacts_folder(self) -> Path:
+        """Files for optuna-dashboard, on this machine."""
+        return self.local_mirror / layout.ARTIFACTS
+
+    @property
     def sweep_file(self) -> Folder:
         """sweep.json."""
         return self._place.path(layout.SWEEP_FILE)

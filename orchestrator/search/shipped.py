@@ -89,9 +89,9 @@ def every() -> Iterator[Shipped]:
         )
 
 
-def asked(typed: Path) -> Path:
-    """The space file that is meant: a path, or the name of one that ships."""
-    return file(typed.name) if is_meant(str(typed)) else typed
+def asked(typed: str | Path, path: Path) -> Path:
+    """The space file that is meant: the name of one that ships, as it was typed; else the path."""
+    return file(path.name) if is_meant(str(typed)) else path
 
 
 def sweep_name(space_file: Path, preset: str | None) -> str:

@@ -34,8 +34,6 @@ from orchestrator.search.study_file import StudyError as StudyError
 from orchestrator.search.study_file import StudyFile
 from search_spaces import Choice, Distribution, Floats, Ints, Scalar
 
-NAME = "sweep"
-
 _PATIENCE = 16  # suggestions in a row that were known already, before one that is not is picked instead
 _DRAWS = 2000  # random draws in the hope of a configuration that has not run yet
 _LISTED = 100_000  # a finite space of at most this many configurations is searched for one that has not run yet
@@ -511,18 +509,23 @@ def _study(storage: BaseStorage, objective: Objective, store: Store) -> optuna.S
     directions: list[Literal["minimize", "maximize"]] = [
         "maximize" if way == "max" else "minimize" for way in objective.directions
     ]
-    study = optuna.create_study(storage=storage, study_name=NAME, directions=directions, load_if_exists=True)
+    there = storage.get_all_studies()  # one at most; it is called otherwise by earlier releases, or if its folder moved
+    name = there[0].study_name if there else store.folder.name
+    study = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
     its_own = [direction.name.lower() for direction in study.directions]
     if its_own != directions:
         raise StudyError(
             f"{store.study_file}: its study asks to {' and '.join(its_own)}, the sweep to {' and '.join(directions)}. "
             f"{study_file.WAY_OUT}"
         )
-    if len(objective.directions) > 1:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            study.set_metric_names(list(objective.reads))  # for Optuna's dashboard
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        study.set_metric_names(_metric_names(objective))  # for Optuna's dashboard
     return study
+
+
+def _metric_names(objective: Objective) -> list[str]:
+    return [objective.column] if len(objective.directions) == 1 else list(objective.reads)
 
 
 def _distribution(declared: Distribution) -> BaseDistribution:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +17,8 @@ from orchestrator.records.ranking import Entry
 from orchestrator.records.store import Row
 
 _NO_METRICS = ("trial_id", "attempt", "epoch", "checkpoint")
+_GAP = 2  # white pixels between two rows of a picture of samples, as `cpcnn_core.grid` draws it
+_CLASS_METRIC = "val_acc."
 
 
 class Tracker(Protocol):
@@ -47,6 +50,21 @@ def metrics_of(row: Row) -> dict[str, float]:
 def settings_of(trial: Entry) -> dict[str, Scalar]:
     """The configuration, without where things lie on this machine."""
     return {name: value for name, value in trial.settings().items() if name not in LOCATIONS}
+
+
+def classes_of(row: Row) -> list[str]:
+    """The classes of the data, as the columns of their accuracies name them, in their order."""
+    names = [name.removeprefix(_CLASS_METRIC) for name in row if name.startswith(_CLASS_METRIC)]
+    return sorted(names, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
+
+
+def rows_of(pixels: NDArray[np.uint8], classes: Sequence[str]) -> dict[str, NDArray[np.uint8]]:
+    """By class: its row of a picture of samples. Empty where the picture does not have a row for each."""
+    height, rest = divmod(len(pixels) + _GAP, max(1, len(classes)))
+    gaps = [pixels[at * height - _GAP : at * height] for at in range(1, len(classes))]
+    if rest or height <= _GAP or not all((gap == 255).all() for gap in gaps):
+        return {}
+    return {name: pixels[at * height : (at + 1) * height - _GAP] for at, name in enumerate(classes)}
 
 
 def pixels_of(file: Folder) -> NDArray[np.uint8]:

@@ -7,14 +7,16 @@ of each trial stands in `tracking.json` of the sweep's folder.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 from pydantic import ConfigDict, JsonValue, TypeAdapter
@@ -28,9 +30,11 @@ from orchestrator.records.ranking import Entry
 from orchestrator.records.store import Store, StoreError, as_int
 from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.text import calling
+from orchestrator.views import mlflow_runs, tensorboard, weights_and_biases
+from orchestrator.views.mlflow_runs import Mlflow
 from orchestrator.views.tensorboard import TensorBoard
 from orchestrator.views.tracker import Tracker
-from orchestrator.views.weights_and_biases import Wandb, WandbMode
+from orchestrator.views.weights_and_biases import COURSE_NAMES, Wandb, WandbMode
 
 Asked: TypeAlias = Mapping[str, str]
 """The trackers that a command was asked for, each with its mode, or "" where it has none."""
@@ -48,20 +52,30 @@ logger = logging.getLogger(__name__)
 
 
 class TrackerError(UserError, ValueError):
-    """A tracker that there is not, or not in this mode."""
+    """A tracker that there is not, or not in this mode, or not on this machine."""
+
+
+def _nothing(_store: Store, _mode: str) -> str | None:
+    return None
 
 
 @dataclass(frozen=True)
 class Known:
-    """A tracker that `--tracker NAME` or `--tracker NAME=MODE` starts."""
+    """A tracker that `--tracker NAME`, `--tracker NAME=MODE` or `--tracker NAME=MODE,OPTION` starts."""
 
-    make: Callable[[Store, str], Tracker]  # is given one of `modes`, or ""
+    make: Callable[[Store, str], Tracker]  # is given one of `modes`, or "", and the option after a comma
     modes: tuple[str, ...] = ()  # the first is that of a name alone
+    options: tuple[str, ...] = ()  # of which one may follow a mode
+    look: Callable[[Store, str], str | None] = _nothing  # what to type to see the sweep in it, from its start on
+    send: Callable[[Store, str], str | None] = _nothing  # what to type at its end, to send what is kept here
+    module: str | None = None  # what it imports that is not installed with this program
+    package: str | None = None  # what the module comes with
 
 
 TRACKERS: dict[str, Known] = {
-    "wandb": Known(Wandb, ("online", "offline")),
-    "tensorboard": Known(TensorBoard),
+    "wandb": Known(Wandb, ("online", "offline"), (COURSE_NAMES,), send=weights_and_biases.send),
+    "tensorboard": Known(TensorBoard, look=tensorboard.look),
+    "mlflow": Known(Mlflow, look=mlflow_runs.look, module="mlflow", package="mlflow-skinny"),
 }
 
 
@@ -70,14 +84,39 @@ def asked(texts: Iterable[str], *, wandb: WandbMode | None, tensorboard: bool) -
     short = [*([f"wandb={wandb}"] if wandb else []), *(["tensorboard"] if tensorboard else [])]
     modes: dict[str, str] = {}
     for text in [*short, *texts]:
-        name, _, mode = text.partition("=")
+        name, _, rest = text.partition("=")
         if name not in TRACKERS:
             raise TrackerError(f"--tracker: {name!r} is no tracker{nearest(name, TRACKERS)}")
-        known = TRACKERS[name].modes
-        if mode and mode not in known:
-            raise TrackerError(f"--tracker: {name} has no mode {mode!r}{nearest(mode, known)}")
-        modes[name] = mode or next(iter(known), "")
+        modes[name] = _mode(name, TRACKERS[name], rest)
     return modes
+
+
+def _mode(name: str, known: Known, text: str) -> str:
+    """The mode that is asked for, with its option. Raise TrackerError."""
+    mode, _, option = text.partition(",")
+    if mode and mode not in known.modes:
+        raise TrackerError(f"--tracker: {name} has no mode {mode!r}{nearest(mode, known.modes)}")
+    if option and option not in known.options:
+        raise TrackerError(f"--tracker: {name} has no option {option!r}{nearest(option, known.options)}")
+    if known.module is not None and importlib.util.find_spec(known.module) is None:
+        raise TrackerError(
+            f"--tracker: {name} needs the package {known.package}, which is not here; to install it: "
+            f"pip install {known.package}"
+        )
+    mode = mode or next(iter(known.modes), "")
+    return f"{mode},{option}" if option else mode
+
+
+def to_look(store: Store, asked: Asked) -> list[str]:
+    """Lines that say what to type to see the sweep in each tracker that has something to type for it."""
+    lines = ((name, TRACKERS[name].look(store, mode)) for name, mode in asked.items())
+    return [f"To look at it in {name}: {line}" for name, line in lines if line is not None]
+
+
+def to_send(store: Store, asked: Asked) -> list[str]:
+    """Lines that say what to type to send what each tracker keeps on this machine."""
+    lines = ((name, TRACKERS[name].send(store, mode)) for name, mode in asked.items())
+    return [f"To send what {name} keeps here: {line}" for name, line in lines if line is not None]
 
 
 class Follower:
@@ -182,36 +221,54 @@ def following(store: Store, asked: Asked, *, say: Callable[[str], None]) -> Iter
     if not asked:
         yield
         return
+    for line in to_look(store, asked):
+        say(line)
+    store.create()
     options = [f"--tracker={name}={mode}" if mode else f"--tracker={name}" for name, mode in asked.items()]
     arguments = ["--results", str(store.folder.parent), "--sweep", store.folder.name, *options]
-    store.create()
     log = store.log_file("tracking")
+    begun = log.stat().st_size if log.is_file() else 0
+    try:
+        tracker = _started(arguments, log)
+    except OSError as error:  # no memory, no disk: a sweep does not end for lack of a view
+        say(f"Tracking failed to start ({error}). What it did not show: {calling.again('track', *arguments)}")
+        yield
+        return
+    try:
+        yield
+    finally:
+        what = _ended(tracker)
+        if what is not None:
+            say(f"Tracking {what}; {log} says why. The rest: {calling.again('track', *arguments)}")
+        for line in log.read_bytes()[begun:].decode(errors="replace").splitlines():
+            if line.startswith(WARNING):
+                say(line.removeprefix(WARNING))
+        for line in to_send(store, asked):
+            say(line)
+
+
+def _started(arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    """The process that tracks. Raise OSError."""
     with log.open("ab") as stream:
-        begun = stream.tell()
-        tracker = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-m", "orchestrator.track", *arguments, "--follow"],
             stdin=subprocess.PIPE,  # its end tells the tracker that this process has ended, however it did
             stdout=stream,
             stderr=stream,
             start_new_session=True,  # Ctrl-C is for the sweep
         )
+
+
+def _ended(tracker: subprocess.Popen[bytes]) -> str | None:
+    """Tell the process that nothing more comes, and wait for it. What went wrong with it, None where nothing did."""
+    assert tracker.stdin is not None
+    tracker.stdin.close()
     try:
-        yield
-    finally:
-        assert tracker.stdin is not None
-        tracker.stdin.close()
-        code: int | None = None
-        try:
-            code = tracker.wait(LAST_SECONDS)
-        except subprocess.TimeoutExpired:
-            tracker.kill()
-            tracker.wait()
-        if code != 0:
-            what = "is not done" if code is None else "failed"
-            say(f"Tracking {what}; {log} says why. The rest: {calling.again('track', *arguments)}")
-        for line in log.read_bytes()[begun:].decode(errors="replace").splitlines():
-            if line.startswith(WARNING):
-                say(line.removeprefix(WARNING))
+        return None if tracker.wait(LAST_SECONDS) == 0 else "failed"
+    except subprocess.TimeoutExpired:
+        tracker.kill()
+        tracker.wait()
+        return "is not done"
 
 
 @contextmanager

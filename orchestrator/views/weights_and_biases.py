@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from orchestrator.records.location import Folder
 from orchestrator.records.ranking import Entry
 from orchestrator.records.store import Row, Store, as_int
 from orchestrator.text.names import identifier
-from orchestrator.views.tracker import metrics_of, pixels_of, settings_of
+from orchestrator.views.sections import by_class, of_class
+from orchestrator.views.tracker import classes_of, metrics_of, pixels_of, rows_of, settings_of
 
 if TYPE_CHECKING:
     from wandb.sdk.wandb_run import Run
@@ -22,7 +24,23 @@ PROJECT = "cpcnn-sweeps"  # of Weights & Biases, unless WANDB_PROJECT says other
 INIT_SECONDS = "20"  # in which its server has to answer, or runs are kept offline; WANDB_INIT_TIMEOUT says otherwise
 _LONGEST_GROUP = 128  # characters that Weights & Biases takes
 
+COURSE_NAMES = "course-names"
+"""The option by which a run has some metrics also under the names that the course's starter code logs."""
+
+_OF_COURSE: Mapping[str, str] = {
+    "training-Average-BPD": "train_bpd",
+    "training-epoch": "epoch",
+    "val-Average-BPD": "val_bpd",
+    "val-epoch": "epoch",
+    "FID": "fid",
+}  # its picture is called `samples`, as here
+
 logger = logging.getLogger(__name__)
+
+
+def send(store: Store, mode: str) -> str | None:
+    """What to type to send the runs that are kept offline as they were asked to; None where they are not."""
+    return _sync(store) if _parts(mode)[0] == "offline" else None
 
 
 class Wandb:
@@ -33,24 +51,31 @@ class Wandb:
 
     def __init__(self, store: Store, mode: str) -> None:
         self._store = store
-        self._mode: WandbMode = "offline" if mode == "offline" else "online"
+        self._mode, self._course_names = _parts(mode)
         self._runs: dict[str, Run] = {}
 
     def epoch(self, trial: Entry, row: Row, samples: Folder | None) -> None:
         """See `Tracker`."""
         import wandb
 
-        shown: dict[str, object] = dict(metrics_of(row))
+        epoch = as_int(row["epoch"])
+        numbers = {"epoch": float(epoch), **metrics_of(row)}
+        shown: dict[str, object] = {by_class(name): value for name, value in numbers.items()}
+        if self._course_names:
+            shown |= {course: numbers[name] for course, name in _OF_COURSE.items() if name in numbers}
         if samples is not None:
-            shown["samples"] = wandb.Image(pixels_of(samples))
-        self._run(trial).log({"epoch": as_int(row["epoch"]), **shown}, step=as_int(row["epoch"]))
+            pixels = pixels_of(samples)
+            shown["samples"] = wandb.Image(pixels)
+            for label, images in rows_of(pixels, classes_of(row)).items():
+                shown[of_class("samples", label)] = wandb.Image(images, caption=f"class {label}, epoch {epoch}")
+        self._run(trial).log({**shown, "epoch": epoch}, step=epoch)
 
     def end(self, trial: Entry, best: Row | None) -> None:
         """See `Tracker`."""
         run = self._run(trial)
         if best is not None:
             run.summary.update({"best_epoch": as_int(best["epoch"])})
-            run.summary.update({f"best/{name}": value for name, value in metrics_of(best).items()})
+            run.summary.update({f"best/{by_class(name)}": value for name, value in metrics_of(best).items()})
         run.summary.update({name: trial.trial[name] for name in ("state", "error", "stopped")})
         del self._runs[trial.trial_id]
         run.finish(exit_code=int(trial.meaning.failed))
@@ -102,8 +127,15 @@ class Wandb:
 
     def _stay_offline(self, reason: str) -> None:
         self._mode = "offline"
-        logger.warning(
-            "wandb: %s; runs are kept offline from here on. To send them: wandb sync %s/wandb/offline-run-*",
-            reason,
-            shlex.quote(str(self._store.local_mirror)),
-        )
+        logger.warning("wandb: %s; runs are kept offline from here on. To send them: %s", reason, _sync(self._store))
+
+
+def _parts(mode: str) -> tuple[WandbMode, bool]:
+    """Whether runs go to the server, and whether they have the course's names too."""
+    name, _, option = mode.partition(",")
+    return "offline" if name == "offline" else "online", option == COURSE_NAMES
+
+
+def _sync(store: Store) -> str:
+    # The pattern stands outside the quotes: the shell shall find the runs.
+    return f"wandb sync {shlex.quote(str(store.local_mirror))}/wandb/offline-run-*"

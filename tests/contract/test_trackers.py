@@ -66,10 +66,19 @@ def test_what_is_shown_lies_in_the_sweeps_folder_and_grows(name: str, store: Sto
 def test_options_are_names_with_modes() -> None:
     assert asked(["wandb"], wandb=None, tensorboard=True) == {"tensorboard": "", "wandb": "online"}
     assert asked(["wandb=offline"], wandb="online", tensorboard=False) == {"wandb": "offline"}
+    assert asked(["wandb=,course-names"], wandb=None, tensorboard=False) == {"wandb": "online,course-names"}
     for text, says in (
         ("wand", r"'wand' is no tracker; did you mean wandb\?"),
         ("wandb=ofline", r"wandb has no mode 'ofline'; did you mean offline\?"),
         ("tensorboard=online", "tensorboard has no mode 'online'"),
+        ("wandb=offline,coursenames", r"wandb has no option 'coursenames'; did you mean course-names\?"),
     ):
         with pytest.raises(TrackerError, match=says):
             asked([text], wandb=None, tensorboard=False)
+
+
+@pytest.mark.parametrize("name", [name for name, known in TRACKERS.items() if known.module is not None])
+def test_a_tracker_whose_package_is_not_here_says_what_to_install(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(TrackerError, match=f"{name} needs the package .*pip install {TRACKERS[name].package}"):
+        asked([name], wandb=None, tensorboard=False)

@@ -25,8 +25,8 @@ from orchestrator import status, sweep, trial
 from orchestrator.choosing import finalists as finalists_of
 from orchestrator.records.store import Store
 from orchestrator.search.space import read
-from orchestrator.search.study import NAME
 from orchestrator.training import trainer
+from tests.support import hub
 
 SPACE = '''"""Does the whole of it work? Cost: seconds."""
 from search_spaces import choice, desirability, floats, goal
@@ -42,9 +42,10 @@ objective = desirability(val_acc=goal(0, 1), val_bpd=goal(8, 0))
 pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("ray")]
 
 
-def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def call(*arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=os.environ.copy())
+    env = os.environ.copy() if env is None else env
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=env)
 
 
 def call_here(app: typer.Typer, *arguments: object) -> tuple[int, str]:
@@ -104,8 +105,16 @@ def test_a_sweep_from_start_to_export(tmp_path: Path, space: Path) -> None:
 
     # the command that it printed works as printed
     following = shlex.split(done.stdout.strip().splitlines()[-1])
-    best = call(*following[following.index("-m") + 1 :], "--out", tmp_path / "winner")
+    stand_in, out = hub.Hub(), tmp_path / "winner"
+    with hub.serving(stand_in) as url:
+        typed = [*following[following.index("-m") + 1 :], "--out", out, "--push", "hf://ada/winner"]
+        best = call(*typed, env=hub.environment(url, tmp_path))
     assert best.returncode == 0, best.stderr
+    assert f"Uploaded to {url}/" in best.stdout
+    assert hub.TOKEN not in best.stdout + best.stderr
+    lying = {path.relative_to(out).as_posix(): path for path in out.rglob("*") if path.is_file()}
+    assert stand_in.files.keys() - lying.keys() == {"README.md"}
+    assert all(stand_in.files[name] == path.read_bytes() for name, path in lying.items())
     held = json.loads((tmp_path / "winner" / "metrics.json").read_text())
     assert held["trial_id"] in trials
     assert load_weights(tmp_path / "winner" / "weights.safetensors").config.trial_id == held["trial_id"]
@@ -128,9 +137,13 @@ def test_a_sweep_from_start_to_export(tmp_path: Path, space: Path) -> None:
     )
 
     held_in_dashboard = dashboard(store, "/api/studies")
-    assert [study["study_name"] for study in held_in_dashboard["study_summaries"]] == [NAME]
+    assert [study["study_name"] for study in held_in_dashboard["study_summaries"]] == ["tiny"]
     number = held_in_dashboard["study_summaries"][0]["study_id"]
-    drawn = dashboard(store, f"/api/studies/{number}")["trials"]
+    held = dashboard(store, f"/api/studies/{number}")
+    assert held["objective_names"] == ["score"]
+    drawn = held["trials"]
+    pictures = [artifact["filename"].partition("-")[0] for trial in drawn for artifact in trial["artifacts"]]
+    assert pictures.count("drawn") == 3
     assert sorted(round(trial["values"][0], 9) for trial in drawn) == sorted(
         round(max(row["score"] for row in store.epochs_of(trial_id)), 9) for trial_id in trials
     )
@@ -141,7 +154,9 @@ def dashboard(store: Store, path: str) -> dict[str, Any]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command = [str(Path(sys.executable).with_name("optuna-dashboard")), f"sqlite:///{store.study_file}", "--port", port]
+    program = str(Path(sys.executable).with_name("optuna-dashboard"))
+    pictures = ["--artifact-dir", str(store.artifacts_folder)]
+    command = [program, f"sqlite:///{store.study_file}", "--port", port, *pictures]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as server:
         try:
             for _ in range(600):

@@ -24,7 +24,6 @@ from orchestrator.records.lease import Lease, TakenError
 from orchestrator.records.location import RemotePath, located
 from orchestrator.records.store import Store, sweeps
 from orchestrator.records.sweep_file import SweepRecord
-from orchestrator.search.study import NAME
 from orchestrator.tune.holding import holding
 from orchestrator.tune.plan import SweepError
 from tests.fault.test_processes import EPOCHS, SPACE
@@ -123,7 +122,7 @@ def test_a_sweep_killed_on_one_machine_goes_on_on_another_and_is_read_from_anywh
     log = (store.folder / "logs" / f"{latest[0]['trial_id']}.log").read_text()
     assert f"training epoch {EPOCHS}" in log
     location.fetch(store.folder / "study.db", tmp_path / "study.db")
-    study = optuna.load_study(study_name=NAME, storage=f"sqlite:///{tmp_path / 'study.db'}")
+    study = optuna.load_study(study_name=store.folder.name, storage=f"sqlite:///{tmp_path / 'study.db'}")
     assert {trial.user_attrs["trial_id"] for trial in study.trials} == {row["trial_id"] for row in latest}
 
 

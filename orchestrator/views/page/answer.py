@@ -10,6 +10,7 @@ import numpy as np
 
 from orchestrator.choosing.decision import Decision, TrialStanding, corrected_interval, sentences
 from orchestrator.objectives.objective import Objective
+from orchestrator.records.space_record import RecordedChoice
 from orchestrator.records.store import Row, as_number
 from orchestrator.text.formatting import interval, measured, measured_apart, probability, short
 from orchestrator.views import leaderboard, overview
@@ -26,6 +27,8 @@ _NAMED = 3  # fusions, or settings of a trial, that a sentence names
 def first_screen(subject: Subject) -> list[Block]:
     """Everything that is seen at once."""
     blocks: list[Block] = [*_question(subject), Paragraph(answer(subject), strong=True)]
+    if (left := hardly_tried(subject)) is not None:
+        blocks.append(Paragraph(left))
     if subject.decision is not None:
         blocks += [_leaderboard(subject, subject.decision)]
         blocks += [Fold("How this was chosen, and what the columns mean", [*sentences(subject.decision), *_COLUMNS])]
@@ -86,9 +89,10 @@ def _answer(subject: Subject) -> str:
 
 def _of_fusions(decision: Decision, best: TrialStanding, standings: Sequence[TrialStanding]) -> str:
     fusion = str(best.settings[naming.FUSION])
-    reached = f"Its best trial reaches {_value(decision, best)}"
+    reached = f"The best trial with {fusion} reaches {_value(decision, best)}"
+    by = f"By {decision.epochs.objective.metric}, "
     if decision.verdict is None:
-        return f"The fusion {fusion} has the best trial; how sure that is cannot be said. {reached}."
+        return f"{by}the fusion {fusion} has the best trial; how sure that is cannot be said. {reached}."
     chance: dict[str, float] = {}
     for one in standings:
         name = str(one.settings[naming.FUSION])
@@ -97,9 +101,27 @@ def _of_fusions(decision: Decision, best: TrialStanding, standings: Sequence[Tri
     rivals = [name for name in may_be if name != fusion]
     sure = f"P(the best trial uses {fusion}) = {probability(min(1.0, chance[fusion]))}"
     if not rivals:
-        return f"The fusion {fusion} has the best trial, with 95% confidence. {reached}; {sure}."
+        return f"{by}the fusion {fusion} has the best trial, with 95% confidence. {reached}; {sure}."
     rivals.sort(key=lambda name: -chance[name])
-    return f"The fusion {fusion} is ahead, but {_listed(rivals)} may be as good. {reached}; {sure}."
+    return f"{by}the fusion {fusion} is ahead, but {_listed(rivals)} may be as good. {reached}; {sure}."
+
+
+def hardly_tried(subject: Subject) -> str | None:
+    """Which fusions of the spaces no trial or only one has, so that nobody takes the answer to be about them."""
+    offered: dict[str, None] = {}
+    for _, record in subject.records:
+        field = (record.fields or {}).get(naming.FUSION)
+        if isinstance(field, RecordedChoice):
+            offered |= dict.fromkeys(str(option) for option, _ in field.options)
+    counts = Counter(str(entry.trial.get(naming.FUSION)) for entry in subject.ranked)
+    untried = [name for name in offered if not counts[name]]
+    once = [name for name in offered if counts[name] == 1]
+    if len(offered) < 2 or not (untried or once):
+        return None
+    said = [
+        f"{words}: {', '.join(names)}" for words, names in (("Not tried", untried), ("One trial only", once)) if names
+    ]
+    return f"{'. '.join(said)}."
 
 
 def _of_trials(decision: Decision, best: TrialStanding, told: str) -> str:
@@ -118,7 +140,10 @@ def _value(decision: Decision, best: TrialStanding) -> str:
     if decision.verdict is None:
         return f"{metric} {measured(best.value)}"
     value, bounds = corrected_interval(decision, decision.verdict)
-    return f"{metric} {measured(value)} (95%: {interval(*bounds)}, corrected for having been picked as the best)"
+    return (
+        f"{metric} {measured(best.value)}; corrected for having been picked as the best, {measured(value)} is to be "
+        f"expected of new images (95%: {interval(*bounds)})"
+    )
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -51,9 +51,14 @@ _HEALTH = (
           "the validation images", "The median distance of drawn images to the nearest training image. A solid line "
           f"below {alarms.RECITES:g} of the dotted one tells of a network that recites its training images."),
     Curve("class-distance", "How far apart the classes are for the network", "distance of modulations",
-          "class_distance.min", reading="Of the two classes that the fusion treats most alike: 0 where it cannot tell "
-          "them apart."),
+          "class_distance.min", "class_distance.mean", "the mean of all pairs of classes", "Of the two classes that "
+          "the fusion treats most alike: 0 where it cannot tell them apart. A solid line far below the dotted one: two "
+          "classes are much more alike than the others."),
 )  # fmt: skip
+_OF_FUSION = (
+    "What the fusion tells of itself, over all its sites. A FiLM begins with gamma 1 and beta 0 for every class; the "
+    "spread over classes and channels (std) says how much it makes of them. One that stays at 0 is not used."
+)
 
 
 def learning(subject: Subject) -> list[Block]:
@@ -74,7 +79,9 @@ def health(subject: Subject) -> list[Block]:
         blocks.append(Paragraph("No trial's last epoch gives a warning."))
     drawn = subject.ranked[:NAMED]
     stages = _stages(drawn)
-    own = [Curve(f"own-{name.replace('.', '-')}", name, name, name) for name in _of_fusions(drawn)]
+    own = [
+        Curve(f"own-{name.replace('.', '-')}", name, name, name, reading=_reading(name)) for name in _of_fusions(drawn)
+    ]
     blocks += _drawn(subject, (*_HEALTH, *own))
     return [*blocks, *stages, *_classes(drawn)]
 
@@ -201,6 +208,10 @@ def _of_fusions(drawn: Sequence[Entry]) -> list[str]:
     known = {field.name for field in fields(EpochMetrics)}
     apart = ("val_acc.", "fid.", "class_distance.", "grad_norm.")
     return [name for name in columns if name not in known and not name.startswith(apart) and not _is_of_block(name)]
+
+
+def _reading(name: str) -> str:
+    return _OF_FUSION if name.startswith("fusion.") else "A metric of your own, which the program shows as it is."
 
 
 def _is_of_block(name: str) -> bool:

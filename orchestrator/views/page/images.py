@@ -20,7 +20,6 @@ from orchestrator.views.page.subject import Subject
 _EPOCHS = 3  # whose pictures are shown of the best trial
 _BYTES = 100_000  # of such a picture, unless one column has more
 _COLUMNS = 4  # images of each class in them: a grid has 25
-_NEAR = 12  # images that are shown beside their nearest ones
 _SIDE = 40  # pixels that an image is shown wide and high
 
 
@@ -57,12 +56,12 @@ def _nearest(best: tuple[str, str, int, list[Picture]]) -> Gallery:
             f"{measured(one.distance, 3)}",
             side=2 * _SIDE,
         )
-        for one in pairs[:_NEAR]
+        for one in pairs
     ]
     caption = (
-        f"The {len(images)} images of {name} that come nearest to a training image: left the drawn one, right the "
-        "training image. The number is their distance, the root mean square over pixels in [-1, 1]: 0 is a copy. Pairs "
-        "that look the same tell of a network that recites."
+        f"All {len(images)} images of {name}, each beside the training image that is nearest to it: left the drawn "
+        "one, right the training image, the nearest pairs first. The number is their distance, the root mean square "
+        "over pixels in [-1, 1]: 0 is a copy. Pairs that look the same tell of a network that recites."
     )
     return Gallery("Memorisation: the nearest training images", caption, images)
 
@@ -96,7 +95,11 @@ def _by_epoch(subject: Subject) -> list[Block]:
             for epoch in [int(file.stem.rpartition("-")[2])]
             for told in [_told(epoch, rows.get(epoch, {}))]
         ]
-        caption = f"Trial {one.trial_id}: a row is a class; every picture is drawn from the same noise."
+        caption = (
+            f"Trial {one.trial_id}: a row is a class. Every picture is drawn from the same noise, so that what differs "
+            "between two of them is what the network learnt meanwhile. The command best --trial exports an epoch whose "
+            "weights were kept."
+        )
         return [Gallery("How it learnt to draw", caption, images)]
     return [Paragraph("No images were drawn during training: eval.fid_every was 0.")]
 
@@ -124,6 +127,8 @@ def _told(epoch: int, row: Row) -> str:
     text = f"epoch {epoch}"
     if row.get("fid") is not None:
         text += f", FID {measured(as_number(row['fid']), 1)}"
+    if row.get("checkpoint") is not None:
+        text += ", weights kept"
     if row.get("fid_class_error"):
         text += f"; not of every class: {row['fid_class_error']}"
     return text + "".join(f"; {sentence}" for sentence in alarms.of_epoch(row))

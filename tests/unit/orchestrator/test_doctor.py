@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,8 @@ import torch
 from typer.testing import CliRunner
 
 from cpcnn_core import device_checks
-from orchestrator import cpcnn, doctor
+from orchestrator import checkup, cpcnn, doctor
+from orchestrator.checkup import Finding
 
 
 def run(*arguments: str) -> tuple[int, str]:
@@ -22,14 +22,35 @@ def run(*arguments: str) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
-def test_versions_and_the_device_in_a_few_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_each_check_of_the_machine_finds_is_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CPCNN_SPOT", "aws")
-    code, output = run()
+    found = {
+        "one": Finding("works", "it is there"),
+        "two": Finding("without", "it is not there", "put it there"),
+        "three": Finding("unknown", "who knows"),
+    }
+    monkeypatch.setattr(checkup, "CHECKS", {name: lambda _, one=one: one for name, one in found.items()})
+    code, output = run("--results", str(tmp_path))
     assert code == 0
-    assert f"torch {version('torch')}" in output
-    assert "no GPU that torch can use, so that the CPU trains" in output or "capability" in output
+    assert output.splitlines()[:3] == [
+        "ok       one: it is there",
+        "without  two: it is not there. Way out: put it there",
+        "unknown  three: who knows",
+    ]
     assert "AWS's metadata service" in output
-    assert len(output.splitlines()) <= 4
+
+
+def test_what_will_not_work_is_said_by_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(_results: Path) -> Finding:
+        raise ZeroDivisionError("by nothing")
+
+    checks = {"one": lambda _: Finding("fails", "it is broken", "mend it"), "two": breaks}
+    monkeypatch.setattr(checkup, "CHECKS", checks)
+    code, output = run()
+    assert code == 1
+    assert "FAILS    one: it is broken. Way out: mend it" in output
+    assert "unknown  two: ZeroDivisionError: by nothing" in output
+    assert "error: on this machine sweeps will not work: one" in output
 
 
 def test_an_unknown_cloud_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from huggingface_hub import ModelCard
 
 from cpcnn_core.config import TrialConfig
 from orchestrator.exporting import card
@@ -163,3 +164,35 @@ def test_a_trial_that_continues_another_one_says_which_and_is_trained_again_by_a
     assert f"python -m orchestrator.trial replay {config.trial_id}" in text
     without_a_name = CONFIG.with_settings({"lineage.weights": "a" * 64})
     assert "orchestrator.trial" not in written(tmp_path, without_a_name)
+
+
+def test_the_hub_reads_the_header(tmp_path: Path) -> None:
+    submission = {
+        "fid": 12.3456789,
+        "fid_error": None,
+        "fid_images": 250,
+        "fid_extractor": "x",
+        "fid_reference": "r: x",
+    }
+    card_of = ModelCard(written(tmp_path, CONFIG, sweep='a: "b"', submission=submission))
+    header: Any = card_of.data  # Any: the class has what the header has
+    assert card_of.text.lstrip().startswith("# Model card")
+    assert header.tags == ["pixelcnn++", "class-conditional", "image-classification", f"fusion-{CONFIG.model.fusion}"]
+    assert header.metrics == ["accuracy", "bpd", "fid"]
+    assert header.license is None  # nobody said
+    results = {
+        (one.dataset_split or one.dataset_name, one.metric_type): one.metric_value for one in header.eval_results
+    }
+    assert results == {
+        ("validation", "accuracy"): 0.999996,
+        ("validation", "bpd"): 3.2,
+        ("test", "accuracy"): 0.75,
+        ("r: x", "fid"): 12.345679,
+    }
+    assert header.model_name == f'a: "b"-{CONFIG.trial_id}'
+
+
+def test_the_header_has_no_number_that_was_not_measured(tmp_path: Path) -> None:
+    accuracy = {"test": Accuracy(value=None, images=0, of=297, reason="not known")}
+    header: Any = ModelCard(written(tmp_path, CONFIG, accuracy=accuracy, measured_again={})).data
+    assert (header.metrics, header.eval_results) == ([], [])

@@ -37,7 +37,10 @@ def content(name: str) -> dict[str, Any]:
 
 def filled_in(name: str) -> dict[str, Any]:
     """The file as a newcomer leaves it who has changed everything that is marked."""
-    content: dict[str, Any] = yaml.safe_load((CLUSTER / f"{name}.yaml").read_text().replace("CHANGE-ME", "changed"))
+    text = (CLUSTER / f"{name}.yaml").read_text()
+    for prefix in ("ami-", "fs-"):
+        text = text.replace(f"{prefix}CHANGE-ME", f"{prefix}0123456789abcdef0")
+    content: dict[str, Any] = yaml.safe_load(text.replace("CHANGE-ME", "changed"))
     return content
 
 
@@ -276,6 +279,8 @@ def test_the_command_says_in_words_what_is_wrong(home: Path, monkeypatch: pytest
     fine = CliRunner().invoke(sweep.app, ["--check-cluster", str(right)])
     assert fine.exit_code == 0, fine.output
     assert "An hour costs 0.19 while nothing runs and 1.39 with all the workers that may come." in fine.output
+    assert "Nobody can know from here:" in fine.output
+    assert "  - whether the AMI exists in the region, and has NVIDIA's driver 580 or newer" in fine.output
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/cluster.md", "docs/security.md", "docs/scale.md"])

@@ -16,7 +16,6 @@ from orchestrator.records import location
 from orchestrator.records.beginning import without_a_trace
 from orchestrator.records.store import Store, StoreError
 from orchestrator.records.sweep_file import SweepRecord
-from orchestrator.search.study import NAME
 from orchestrator.tune.holding import holding
 from tests.support.paths import local
 from tests.unit.orchestrator.search.test_study import run_all, states, studying
@@ -56,7 +55,7 @@ def test_the_study_lies_on_the_drivers_own_disk_and_a_copy_in_the_folder(store: 
     copy = local(store.folder) / "study.db"
     assert mode(copy) == "delete"
     there = optuna.storages.RDBStorage(f"sqlite:///{copy}")
-    held = optuna.load_study(study_name=NAME, storage=there)
+    held = optuna.load_study(study_name=store.folder.name, storage=there)
     assert [trial.state.name for trial in held.trials] == states(store) == ["COMPLETE"] * 6
     there.scoped_session.remove()
     there.engine.dispose()

@@ -78,7 +78,7 @@ def run_all(study: Study, store: Store) -> list[Suggestion]:
 
 def states(store: Store) -> list[str]:
     storage = optuna.storages.RDBStorage(f"sqlite:///{store.study_file}")
-    found = [trial.state.name for trial in optuna.load_study(study_name="sweep", storage=storage).trials]
+    found = [trial.state.name for trial in optuna.load_study(study_name=None, storage=storage).trials]
     storage.scoped_session.remove()
     storage.engine.dispose()
     return found

@@ -309,10 +309,19 @@ def test_a_page_with_pictures_of_the_course_s_size_that_no_png_makes_smaller_is_
         store.write_pictures(one.trial_id, one.epoch, drawn + classified)
         for epoch in (1, 2):
             [row] = [row for row in store.epochs_of(one.trial_id) if row["epoch"] == epoch]
-            by_class = {f"val_acc.{label}": 0.5 for label in range(4)}
-            store.add_epoch(one.trial_id, 1, metrics(epoch, val_acc=row["val_acc"], kept_epochs=(1, 2), extra=by_class))
+            extra = {f"val_acc.{label}": 0.5 for label in range(4)}
+            extra |= {"class_distance.min": 0.1, "class_distance.mean": 0.3, "fusion.block_film.gamma_std": 0.2}
+            store.add_epoch(one.trial_id, 1, metrics(epoch, val_acc=row["val_acc"], kept_epochs=(1, 2), extra=extra))
             grid = Image.open(io.BytesIO(noise(4 * 33, 25 * 33))).resize((25 * 66, 4 * 66), Image.Resampling.NEAREST)
             grid.save(local(store.samples_file(one.trial_id, epoch)))
     page = written(results)
     assert page.count("data:image/png") > 100
     assert len(page.encode()) < 3_000_000
+    assert page.count("Left: drawn as class") == len(drawn)  # each sample beside its nearest training image
+    best = finalists.of_sweep(store)[0].trial_id
+    for epoch in (1, 2):
+        [row] = [row for row in store.epochs_of(best) if row["epoch"] == epoch]
+        assert (f"epoch {epoch}, weights kept<" in page) == (row["checkpoint"] is not None)
+    assert "weights kept<" in page
+    assert "Dotted: the mean of all pairs of classes." in page
+    assert page.count("What the fusion tells of itself") == 1

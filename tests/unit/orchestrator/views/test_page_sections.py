@@ -10,10 +10,14 @@ import pytest
 from cpcnn_core.config import Scalar
 from orchestrator.choosing import selection
 from orchestrator.choosing.decision import choose, read
-from orchestrator.records.store import Attempt
+from orchestrator.records.space_record import RecordedSpace
+from orchestrator.records.store import Attempt, Store
+from orchestrator.records.sweep_file import SweepRecord
+from orchestrator.search import growth
 from orchestrator.views.page import answer, naming, subject
 from orchestrator.views.page.figures import Axis
 from orchestrator.views.page.search import explained
+from search_spaces import choice
 from tests.support.times import at
 from tests.unit.orchestrator.test_best import CONFIG, add, judged
 
@@ -42,18 +46,35 @@ def answered(results: Path) -> str:
 def test_a_fusion_that_is_shown_to_be_best_is_said_to_be(results: Path) -> None:
     of_fusions(results, {"block_film": 190, "stem_add": 120, "none": 90})
     text = answered(results)
-    assert text.startswith("The fusion block_film has the best trial, with 95% confidence. Its best trial reaches ")
+    assert text.startswith(
+        "By val_acc, the fusion block_film has the best trial, with 95% confidence. The best trial with block_film "
+    )
     assert "P(the best trial uses block_film) = " in text
 
 
 def test_a_fusion_that_is_not_shown_to_be_best_is_said_to_be_ahead_of_those_that_may_be(results: Path) -> None:
     of_fusions(results, {"block_film": 181, "stem_add": 180, "none": 90})
     text = answered(results)
-    assert text.startswith(
-        "The fusion block_film is ahead, but stem_add may be as good. Its best trial reaches val_acc 0."
-    )
+    assert text.startswith("By val_acc, the fusion block_film is ahead, but stem_add may be as good. The best trial ")
     assert "none" not in text
     assert "(95%: 0." in text
+
+
+def test_fusions_that_were_hardly_tried_are_named(results: Path) -> None:
+    of_fusions(results, {"block_film": 181, "stem_add": 180})
+    store = selection.select(results, ()).stores[0]
+    offered = growth.recorded({"model.fusion": choice("block_film", "stem_add", "none", "input_map")})
+    store.write_sweep(replaced(store, offered))
+    selected = selection.select(results, ())
+    decision = choose(read(selected, "val_acc"))
+    seen = subject.read(selected, decision.epochs.objective, decision)
+    assert answer.hardly_tried(seen) == "Not tried: none, input_map. One trial only: block_film, stem_add."
+    store.write_sweep(replaced(store, growth.recorded({"model.fusion": choice("block_film")})))
+    assert answer.hardly_tried(subject.read(selected, decision.epochs.objective, decision)) is None
+
+
+def replaced(store: Store, offered: RecordedSpace) -> SweepRecord:
+    return (store.read_sweep() or SweepRecord()).model_copy(update={"fields": offered})
 
 
 def test_of_one_fusion_the_answer_is_a_trial(results: Path) -> None:
@@ -65,7 +86,7 @@ def test_of_one_fusion_the_answer_is_a_trial(results: Path) -> None:
 def test_where_nothing_tells_how_sure_it_is_the_answer_says_so(results: Path) -> None:
     add(results, [0.5])
     add(results, [0.6], config=CONFIG.with_settings({"model.fusion": "none"}))
-    assert "The fusion none has the best trial; how sure that is cannot be said." in answered(results)
+    assert "By val_acc, the fusion none has the best trial; how sure that is cannot be said." in answered(results)
 
 
 def test_while_trials_run_the_answer_is_so_far(results: Path) -> None:
