@@ -291,7 +291,7 @@ def test_a_trial_whose_reader_has_gone_is_trained_to_the_end_and_exported_whole(
     assert done.returncode == 0
     again = call("orchestrator.export", out)
     assert again.returncode == 0, again.stderr
-    assert "holds: " in again.stdout
+    assert "is as it was exported: " in again.stdout
 
 
 def test_a_trial_in_two_terminals_is_trained_in_one(

@@ -78,7 +78,7 @@ def test_a_trial_of_odd_names_is_trained_shown_tracked_reported_and_exported(
 
     said = call(best.app, "--metric", "val_acc", "--results", results, "--sweep", NAME, "--out", out)
     assert f"  {out} (model_card.md says what is in it)" in said
-    assert f"{out} holds: " in call(export.app, out, "--data-root", root)
+    assert f"{out} is as it was exported: " in call(export.app, out, "--data-root", root)
     assert json.loads((out / "metrics.json").read_text())["sweep"] == NAME
     with (out / submission.PREDICTIONS_WITH_PATHS).open(newline="", encoding="utf-8") as stream:
         assert next(name for name, _ in csv.reader(stream)) == f"test/{NAME}/{NAME}.png"
