@@ -185,7 +185,7 @@ def _times(plan: Plan, estimate: Estimate, share: Share) -> list[str]:
     lines.append(
         f"This rests on {steps} steps, some evaluation and some images, with {places} trials at once; on the start of "
         f"Ray and of processes ({duration(estimate.start_seconds)}); and on {len(estimate.loads)} configurations drawn "
-        f"at random{missing}. 9 of 10 sweeps should fall into it if the machine stays as busy as it is now."
+        f"at random{missing}. It leaves out the pictures at the end, and supposes a machine as busy as now."
     )
     return lines
 
@@ -271,4 +271,4 @@ def _size(count: float) -> str:
     return f"{count:.1f} TiB"
 
 
-_SECONDS = 45.0  # in which the processes start and probe
+_SECONDS = 40.0  # in which the processes probe, once they have started

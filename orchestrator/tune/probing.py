@@ -216,7 +216,7 @@ def _seconds(run: Run, work: Callable[[], object]) -> float:
 _STEPS = 3  # timed at least, after one that is not
 
 
-_PART_SECONDS = 3.0  # for steps, for evaluating and for drawing each
+_PART_SECONDS = 2.0  # for steps, for evaluating and for drawing each
 
 
 _NETWORKS = 64  # of more, only a part is built to find the smallest and the largest

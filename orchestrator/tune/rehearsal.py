@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from orchestrator.machines.resources import Share
 
 _GPUS = "CUDA_VISIBLE_DEVICES"
+_START_SECONDS = 90.0  # on a machine that does other things; a few on an idle one
 
 
 class RehearsalError(RunError, RuntimeError):
@@ -84,7 +85,10 @@ def joined(each: list[probing.Probe]) -> probing.Probe:
 
 @contextmanager
 def started(share: Share, processes: int, machine: Mapping[str, float], seconds: float) -> Generator[Rehearsal]:
-    """As many as a sweep has at once, each trial of so many `processes`; they end with the context. Raise as above."""
+    """As many as a sweep has at once, each trial of so many `processes`; they end with the context.
+
+    Once all have started, they probe for at most so many `seconds`. Raise RehearsalError where they do not start.
+    """
     context = multiprocessing.get_context("spawn")  # nothing of this process's torch goes along
     count = share.concurrent * processes
     barrier = context.Barrier(count)
@@ -105,10 +109,11 @@ def started(share: Share, processes: int, machine: Mapping[str, float], seconds:
             running.append(process)
         for _, theirs in pairs:
             theirs.close()
-        rehearsal = Rehearsal(running, [ours for ours, _ in pairs], begun + seconds)
+        rehearsal = Rehearsal(running, [ours for ours, _ in pairs], begun + _START_SECONDS)
         if rehearsal._answers() is None:
-            raise RehearsalError(f"{count} processes did not start in {seconds:.0f} s; the machine is too busy")
+            raise RehearsalError(f"{count} processes did not start in {_START_SECONDS:.0f} s; the machine is too busy")
         rehearsal.ready_seconds = time.monotonic() - begun
+        rehearsal.ends = time.monotonic() + seconds
         yield rehearsal
     finally:
         for process in running:
