@@ -264,7 +264,7 @@ def run(app: Callable[[], object]) -> None:
         app()
     finally:
         if told := streams.lost():
-            _say(f"warning: {told}", "yellow")
+            warn(told)
 
 
 def folder_name(name: str) -> str:
@@ -327,6 +327,11 @@ def fail(message: str, code: int) -> None:
     """Print the message on stderr and exit."""
     _say(f"error: {message}", "red")
     raise typer.Exit(code)
+
+
+def warn(message: str) -> None:
+    """Print the message on stderr and go on."""
+    _say(f"warning: {message}", "yellow")
 
 
 def _say(message: str, style: str) -> None:

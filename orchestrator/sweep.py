@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -315,7 +316,7 @@ def _estimate(console: Console, plan: Plan, cluster: Path | None, *, dry_run: bo
         raise ClusterError("--cluster: goes with --dry-run; --address and --submit run a sweep on a cluster")
     with cli.doing(console, "Importing PyTorch and Ray"):
         from orchestrator.tune import dry_run as dry_run_of
-    dry_run_of.show(console, plan, cluster)
+    dry_run_of.show(console, plan, cluster, partial(cli.doing, console))
 
 
 def _run(

@@ -391,6 +391,7 @@ def _train_by_hand(
             store, way.trackers, say=partial(console.print, markup=False, highlight=False, soft_wrap=True)
         ):
             several = _several(way.processes)
+            _warn_of_crowding(way.processes)
             error = train(console, config, store, objective, several=several, plain=way.plain, start=start)
     if error is not None:
         cli.fail(f"trial {config.trial_id}: {error}\nIts log is {store.log_file(config.trial_id)}", cli.FAILED)
@@ -681,6 +682,21 @@ def _several(processes: int) -> Replicated | None:
     threads = max(1, torch.get_num_threads() // processes)
     torch.set_num_threads(threads)  # what the attempt's row says of each
     return Replicated(trainer.TRAINER, processes, threads)
+
+
+def _warn_of_crowding(processes: int) -> None:
+    """Say where this trial's threads would wait for one another, or for what else the machine does."""
+    import torch
+
+    from orchestrator.machines.crowding import Machine
+
+    if torch.accelerator.is_available():
+        return
+    machine = Machine.here()
+    count = max(1, int(machine.free) // processes)
+    way_out = f"OMP_NUM_THREADS={count} before the command gives each process {count}."
+    if (problem := machine.problem(torch.get_num_threads(), processes, way_out)) is not None:
+        cli.warn(problem)
 
 
 def _print_settings(console: Console, config: TrialConfig) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cpcnn_core.data import Dataset
+    from cpcnn_core.quality import Drawn
     from cpcnn_core.train import Run
 
 _WAYS: tuple[Direction, ...] = ("min", "max")
@@ -31,17 +32,22 @@ class Probe:
     config: TrialConfig
     parameters: int
     memory_bytes: int  # peak: of the device, or on a CPU of the process
-    epoch_seconds: float  # training and evaluation; images drawn for FID apart
+    epoch_seconds: float  # training, evaluation, and images for FID as often as they are drawn
     disk_bytes: int  # of a whole trial
+    begin_seconds: float = 0.0  # from the trial's settings to its second step
+    steps: int = 1  # that were timed
 
     @property
     def trial_seconds(self) -> float:
         """A trial of all its epochs."""
-        return self.epoch_seconds * self.config.train.epochs
+        return self.begin_seconds + self.epoch_seconds * self.config.train.epochs
 
 
-def probe(config: TrialConfig, dataset: Dataset) -> Probe:
-    """Train a few steps and evaluate one batch."""
+def probe(config: TrialConfig, dataset: Dataset, together: Callable[[], object] = lambda: None) -> Probe:
+    """Train a few steps, evaluate some images, draw some rows of images and measure them.
+
+    `together` waits for the other processes that do the same.
+    """
     import torch
 
     from cpcnn_core.checkpoint import KEPT_STATES
@@ -49,23 +55,83 @@ def probe(config: TrialConfig, dataset: Dataset) -> Probe:
 
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    with prepared(config.with_settings({"eval.fid_every": 0}), dataset) as run:
+    begun = time.perf_counter()
+    with prepared(config, dataset) as run:
         chosen = batch_of(run)
-        run.optimize(chosen)
-        step = _seconds(run, lambda: [run.optimize(chosen) for _ in range(_STEPS)]) / _STEPS
-        images = min(config.eval.batch_size, len(dataset.validation))
-        evaluated = len(dataset.validation) + len(run.train_subset)
+        first = _seconds(run, lambda: run.optimize(chosen))
+        begin = time.perf_counter() - begun
+        together()
+        step, steps = _step_seconds(run, chosen, first)
+        epoch = step * run.steps_per_epoch + _evaluation_seconds(run, step) + _images_seconds(run)
         parameters = sum(each.numel() for each in run.model.parameters())
         weights = _BYTES * parameters
         state = weights * (3 + (config.train.ema_decay is not None))  # the network, Adam's two moments, the average
         predictions = 8 * len(dataset.validation) * (dataset.nr_classes + 2)
-        return Probe(
-            config,
-            parameters,
-            peak_memory(run.device),
-            step * run.steps_per_epoch + _seconds(run, lambda: evaluate_some(run, images)) * evaluated / images,
-            _kept_weights(config) * weights + KEPT_STATES * state + config.train.epochs * predictions,
-        )
+        disk = _kept_weights(config) * weights + KEPT_STATES * state + config.train.epochs * predictions
+        return Probe(config, parameters, peak_memory(run.device), epoch, disk, begin, steps)
+
+
+def _step_seconds(run: Run, chosen: Tensor, first: float) -> tuple[float, int]:
+    """What a step takes, and how many were timed; the first one counts where it took all the time that there is."""
+    if first >= _PART_SECONDS:
+        return first, 1
+    steps, taken = 0, 0.0
+    while steps < _STEPS or taken < _PART_SECONDS:
+        taken += _seconds(run, lambda: run.optimize(chosen))
+        steps += 1
+        if taken >= 2 * _PART_SECONDS:
+            break
+    return taken / steps, steps
+
+
+def _evaluation_seconds(run: Run, step: float) -> float:
+    """What evaluating takes after an epoch, from as many images as there is time for."""
+    test = len(run.dataset.test) / run.config.train.epochs if run.dataset.test.labelled else 0  # after the last epoch
+    count = len(run.dataset.validation) + len(run.train_subset) + test
+    guess = step / run.config.train.batch_size * run.dataset.nr_classes / 3  # forward only, once for each class
+    images = max(1, min(run.config.eval.batch_size, len(run.dataset.validation), int(_PART_SECONDS / guess)))
+    return _seconds(run, lambda: evaluate_some(run, images)) * count / images
+
+
+class _Enough(Exception):  # noqa: N818 - it is no error
+    """So many rows are drawn as there was time for."""
+
+
+def _images_seconds(run: Run) -> float:
+    """What drawing and measuring images takes, spread over the epochs of which only some have images."""
+    from cpcnn_core import quality
+
+    asked, epochs = run.config.eval, run.config.train.epochs
+    if run.evaluator is None:
+        return 0.0
+    begun, part = time.perf_counter(), 1.0
+
+    def on_row(done: int, total: int) -> None:
+        nonlocal part
+        if time.perf_counter() - begun > _PART_SECONDS and done < total:
+            part = done / total
+            raise _Enough
+
+    with suppress(_Enough):
+        quality.draw(run.model, asked.fid_images_per_class, seed=run.config.seed, on_row=on_row)
+    run.wait()
+    drawing = (time.perf_counter() - begun) / part
+    drawn = _noise(run, asked.fid_images_per_class)
+    measuring = _seconds(run, lambda: run.evaluator and run.evaluator.measure(drawn, seed=run.config.seed))
+    times = epochs // asked.fid_every + (epochs % asked.fid_every > 0)
+    return (drawing + measuring) * times / epochs
+
+
+def _noise(run: Run, per_class: int) -> Drawn:
+    """Images that take as long to measure as drawn ones."""
+    import torch
+
+    from cpcnn_core.quality import Drawn
+
+    labels = torch.arange(run.dataset.nr_classes).repeat_interleave(per_class)
+    generator = torch.Generator().manual_seed(0)
+    shape = (len(labels), *run.dataset.image_shape)
+    return Drawn(torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8), labels)
 
 
 @contextmanager
@@ -147,7 +213,10 @@ def _seconds(run: Run, work: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
-_STEPS = 3  # timed, after one that is not
+_STEPS = 3  # timed at least, after one that is not
+
+
+_PART_SECONDS = 2.0  # for steps, for evaluating and for drawing each
 
 
 _NETWORKS = 64  # of more, only a part is built to find the smallest and the largest

@@ -13,6 +13,7 @@ from ray.tune.experiment import Trial
 
 from cpcnn_core import gpus
 from orchestrator.machines import cluster, launch
+from orchestrator.machines.crowding import Machine
 from orchestrator.machines.resources import ResourcesError, Share
 from orchestrator.process import signals
 from orchestrator.records.store import Store
@@ -76,6 +77,8 @@ def place(
         # Here, and not in each trial. The nodes of a cluster find out themselves.
         way_out = 'resources = {"gpus": 0} trains on the CPU'
         gpus.check_usable("Ray finds a GPU here, of which trials would get their share", way_out=way_out)
+    if plan.trainer == trainer.TRAINER and launch.cluster_address() is None:
+        _warn_of_crowding(plan, share, view)
     share, watch = watching.begin(plan, store, share, extra)
     sharing = (
         Sharing(store, view.note, round(1 / share.gpus), measured)
@@ -83,6 +86,17 @@ def place(
         else None
     )
     return Placing(share, extra, watch, sharing)
+
+
+def _warn_of_crowding(plan: Plan, share: Share, view: View) -> None:
+    """Say where trials on this machine's cores would wait for one another, or for what else it does."""
+    if share.gpus:
+        return
+    each = plan.space.resources.processes
+    way_out = 'Wait until it is idle, give each trial one core by resources = {"cpus": 1}, or start under `taskset`.'
+    problem = Machine.here().problem(max(1, share.cpus // each), share.concurrent * each, way_out)
+    if problem is not None:
+        view.note(f"warning: {problem}")
 
 
 def run(

@@ -241,7 +241,7 @@ def test_the_plan_of_a_sweep_is_told_and_nothing_is_written(tmp_path: Path, spac
     assert code == 0, said
     assert "infinitely many configurations; what varies: model.fusion, train.lr" in said
     assert "3 trials into" in said
-    assert "smallest" in said
+    assert "median" in said
     assert "largest" in said
     assert "scheduler median); --hours ends it after 2 h" in said
     assert "are free at" in said

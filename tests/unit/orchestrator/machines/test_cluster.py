@@ -33,7 +33,7 @@ from orchestrator.records import provenance
 from orchestrator.search import space
 from orchestrator.search.budget import Budget
 from orchestrator.text.names import identifier
-from orchestrator.tune import dry_run, probing
+from orchestrator.tune import dry_run, forecast, probing
 from orchestrator.tune.plan import Plan
 from tests.support.paths import ROOT
 
@@ -180,9 +180,9 @@ def test_the_kinds_of_a_cluster_file_are_its_workers() -> None:
 @pytest.mark.parametrize(
     ("resources", "says"),
     [
-        (  # four GPUs at once, so two rounds of five: 1.39 an hour for 2 to 4 hours
+        (  # four GPUs, so two rounds of 4 epochs, or of 3 each: 1.39 an hour , with the margins
             {},
-            "4 trials at once, 1.39 an hour with all nodes and 0.19 with none; 2.78 to 5.56 were a trial to take",
+            "4 trials at once, 1.39 an hour with all nodes and 0.19 with none; 1.67 to 3.75 were a trial to take",
         ),
         ({}, "there as here; --hours 10 at most 13.90; --max-cost 3 ends it there"),
         ({"accelerator": "A100"}, "no node has a GPU of type A100"),
@@ -195,8 +195,10 @@ def test_a_cluster_files_prices_make_the_plan(resources: dict[str, Any], says: s
     rented = cluster_file.cluster(ROOT / "cluster" / "gpu.yaml")
     config = TrialConfig.from_flat({"train.epochs": 4})
     probes = [probing.Probe(config, 1, 1, seconds, 1) for seconds in (900.0, 1800.0)]
+    loads = [forecast.Load(config, work) for work in (1.0, 2.0)]
+    estimate = dry_run.Estimate(asked, [probes[0], probes[1]], [loads[0]], loads[1], 5, 0.0)
     try:
-        said = dry_run._bill(plan, rented, 5, probes)
+        said = dry_run._bill(plan, rented, estimate)
     except ClusterError as error:
         said = str(error)
     assert says in said

@@ -19,6 +19,7 @@ from orchestrator.training import trainer
 from orchestrator.tune import dry_run, probing
 from orchestrator.tune.plan import Plan
 from search_spaces import Distribution, choice, ints
+from tests.support import probes
 from tests.support.fakes import metrics
 
 
@@ -34,11 +35,6 @@ def test_the_smallest_and_the_largest_network_are_found() -> None:
         (1, 4),
         (1, 4),
     ]
-
-
-def test_a_small_network_may_take_longer() -> None:
-    probes = [probing.Probe(TrialConfig.from_flat({"train.epochs": 2}), 1, 1, seconds, 1) for seconds in (9.0, 4.0)]
-    assert dry_run._range(probes) == (8.0, 18.0)
 
 
 def test_they_are_found_where_no_branch_is_the_smallest_in_everything() -> None:
@@ -76,7 +72,8 @@ def test_a_plan_counts_what_the_sweep_would_take_up(
     plan = Plan("one", space, tmp_path, 1)
     plan.store.create()
     Recording(plan.store, space.default(), 0).finish(state)
-    monkeypatch.setattr(probing, "probe", lambda config, dataset: probing.Probe(config, 1, 1, 1.0, 1))
+    monkeypatch.setattr(dry_run, "rehearse", probes.rehearse)
+    monkeypatch.setattr(dry_run, "_ray_seconds", lambda: 5.0)
     console = Console(record=True, width=200)
     dry_run.show(console, plan)
     ends = state in ("COMPLETE", "PRUNED", "FAILED", "STOPPED")

@@ -9,8 +9,9 @@ from rich.console import Console
 
 from orchestrator.search import space
 from orchestrator.training import trainer
-from orchestrator.tune import dry_run, probing
+from orchestrator.tune import dry_run, forecast
 from orchestrator.tune.plan import Plan
+from tests.support import probes
 from tests.support.pictures import write_course
 from tests.unit.orchestrator.search.test_space import ASKED
 
@@ -28,7 +29,9 @@ def test_each_is_planned(
 ) -> None:
     given = ["data.name=digits"] if path.stem == "digits" else [f"data.root={root}", BATCH_OF, "data.train_fraction=1"]
     plan = Plan("one", space.read(path, given, preset=preset), tmp_path, trials=3)
-    monkeypatch.setattr(probing, "probe", lambda config, dataset: probing.Probe(config, 1, 1, 1.0, 1))
+    monkeypatch.setattr(dry_run, "rehearse", probes.rehearse)
+    monkeypatch.setattr(dry_run, "_ray_seconds", lambda: 5.0)
+    monkeypatch.setattr(forecast, "_DRAWN", 3)
     monkeypatch.setattr(space, "_SOME_CORNERS", 32)  # each is a network that is built to be counted
     monkeypatch.setattr(trainer, "check", lambda config: None)  # which makes what FID is measured with
     console = Console(record=True, width=250)
