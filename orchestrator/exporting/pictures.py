@@ -87,6 +87,11 @@ def _pictures(one: Finalist, until: float, say: Callable[[str], None]) -> list[P
 # ------------------------------------------------------------------------------------------------------ drawn images
 
 
+def per_class_of(nr_classes: int) -> int:
+    """How many images of each class are drawn."""
+    return max(_FEWEST, min(_MOST, _IMAGES // nr_classes))
+
+
 def _drawn(weights: Weights, seed: int, dataset: Dataset, until: float) -> list[Picture]:
     """Some images of each class, each beside the training image that is nearest to it. Raise _TooLongError."""
 
@@ -94,7 +99,7 @@ def _drawn(weights: Weights, seed: int, dataset: Dataset, until: float) -> list[
         if time.monotonic() > until:
             raise _TooLongError
 
-    per_class = max(_FEWEST, min(_MOST, _IMAGES // dataset.nr_classes))
+    per_class = per_class_of(dataset.nr_classes)
     drawn = quality.draw(weights.model, per_class, seed=seed, on_row=on_row)
     nearest, distances = memorisation.nearest_images(drawn.images, dataset.train.images)
     return [

@@ -15,6 +15,8 @@ from rich.console import Console
 
 from cpcnn_core.config import TrialConfig
 from orchestrator.choosing.asked import asks_for
+from orchestrator.choosing.finalists import FINALISTS
+from orchestrator.exporting import pictures
 from orchestrator.machines import cluster_file, launch
 from orchestrator.machines.cluster import Cluster, ClusterError
 from orchestrator.machines.cluster import extra_resources as of_node
@@ -50,6 +52,11 @@ class Estimate:
     left: int
     start_seconds: float  # of this command, of Ray and of the first processes
 
+    @property
+    def end_seconds(self) -> float:
+        """What drawing the finalists' images for the report takes, after the last trial."""
+        return min(pictures.SECONDS, min(FINALISTS, self.left) * max(probe.pictures_seconds for probe in self.probes))
+
     def forecast(self, places: int, *, stopped: bool) -> forecast.Forecast:
         """What the trials take at so many places, with as many `stopped` early as the scheduler may, or none."""
         epochs: Sequence[int | None] = [None] * self.left
@@ -62,7 +69,12 @@ class Estimate:
             more = max(1.0, self.largest.work / median.load.work)
             largest = forecast.Measured(self.largest, known.begin_seconds, known.epoch_seconds * more)
         return forecast.played(
-            self.loads, median, largest, places=places, most_epochs=epochs, fixed_seconds=self.start_seconds
+            self.loads,
+            median,
+            largest,
+            places=places,
+            most_epochs=epochs,
+            fixed_seconds=self.start_seconds + self.end_seconds,
         )
 
 
@@ -184,8 +196,9 @@ def _times(plan: Plan, estimate: Estimate, share: Share) -> list[str]:
     )
     lines.append(
         f"This rests on {steps} steps, some evaluation and some images, with {places} trials at once; on the start of "
-        f"Ray and of processes ({duration(estimate.start_seconds)}); and on {len(estimate.loads)} configurations drawn "
-        f"at random{missing}. It leaves out the pictures at the end, and supposes a machine as busy as now."
+        f"Ray and of processes ({duration(estimate.start_seconds)}); on the report's pictures at the end "
+        f"({duration(estimate.end_seconds)}); and on {len(estimate.loads)} configurations drawn "
+        f"at random{missing}. It supposes a machine as busy as now."
     )
     return lines
 

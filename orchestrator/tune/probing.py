@@ -36,6 +36,7 @@ class Probe:
     disk_bytes: int  # of a whole trial
     begin_seconds: float = 0.0  # from the trial's settings to its second step
     steps: int = 1  # that were timed
+    pictures_seconds: float = 0.0  # of the images that the report shows of a finalist
 
     @property
     def trial_seconds(self) -> float:
@@ -52,6 +53,7 @@ def probe(config: TrialConfig, dataset: Dataset, together: Callable[[], object] 
 
     from cpcnn_core.checkpoint import KEPT_STATES
     from cpcnn_core.train import peak_memory
+    from orchestrator.exporting import pictures
 
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -62,13 +64,18 @@ def probe(config: TrialConfig, dataset: Dataset, together: Callable[[], object] 
         begin = time.perf_counter() - begun
         together()
         step, steps = _step_seconds(run, chosen, first)
-        epoch = step * run.steps_per_epoch + _evaluation_seconds(run, step) + _images_seconds(run)
+        of_report = pictures.per_class_of(dataset.nr_classes)
+        asked = config.eval.fid_images_per_class if run.evaluator is not None else of_report
+        drawing = _drawing_seconds(run, asked)
+        epoch = step * run.steps_per_epoch + _evaluation_seconds(run, step) + _images_seconds(run, drawing)
         parameters = sum(each.numel() for each in run.model.parameters())
         weights = _BYTES * parameters
         state = weights * (3 + (config.train.ema_decay is not None))  # the network, Adam's two moments, the average
         predictions = 8 * len(dataset.validation) * (dataset.nr_classes + 2)
         disk = _kept_weights(config) * weights + KEPT_STATES * state + config.train.epochs * predictions
-        return Probe(config, parameters, peak_memory(run.device), epoch, disk, begin, steps)
+        return Probe(
+            config, parameters, peak_memory(run.device), epoch, disk, begin, steps, drawing * of_report / asked
+        )
 
 
 def _step_seconds(run: Run, chosen: Tensor, first: float) -> tuple[float, int]:
@@ -97,13 +104,10 @@ class _Enough(Exception):  # noqa: N818 - it is no error
     """So many rows are drawn as there was time for."""
 
 
-def _images_seconds(run: Run) -> float:
-    """What drawing and measuring images takes, spread over the epochs of which only some have images."""
+def _drawing_seconds(run: Run, per_class: int) -> float:
+    """What drawing so many images of each class takes, from as many rows as there is time for."""
     from cpcnn_core import quality
 
-    asked, epochs = run.config.eval, run.config.train.epochs
-    if run.evaluator is None:
-        return 0.0
     begun, part = time.perf_counter(), 1.0
 
     def on_row(done: int, total: int) -> None:
@@ -113,9 +117,16 @@ def _images_seconds(run: Run) -> float:
             raise _Enough
 
     with suppress(_Enough):
-        quality.draw(run.model, asked.fid_images_per_class, seed=run.config.seed, on_row=on_row)
+        quality.draw(run.model, per_class, seed=run.config.seed, on_row=on_row)
     run.wait()
-    drawing = (time.perf_counter() - begun) / part
+    return (time.perf_counter() - begun) / part
+
+
+def _images_seconds(run: Run, drawing: float) -> float:
+    """What drawing and measuring images takes, spread over the epochs of which only some have images."""
+    asked, epochs = run.config.eval, run.config.train.epochs
+    if run.evaluator is None:
+        return 0.0
     drawn = _noise(run, asked.fid_images_per_class)
     measuring = _seconds(run, lambda: run.evaluator and run.evaluator.measure(drawn, seed=run.config.seed))
     times = epochs // asked.fid_every + (epochs % asked.fid_every > 0)

@@ -91,6 +91,9 @@ def test_a_probe_measures_images_too(monkeypatch: pytest.MonkeyPatch, part: floa
     assert waited == [True]
     assert found.steps == 1 if not part else found.steps > 1
     with probing.prepared(CONFIG, dataset) as run:
-        assert probing._images_seconds(run) > 0
-    with probing.prepared(CONFIG.with_settings({"eval.fid_every": 0}), dataset) as run:
-        assert probing._images_seconds(run) == 0
+        assert probing._images_seconds(run, drawing=0.0) > 0
+    without = CONFIG.with_settings({"eval.fid_every": 0})
+    with probing.prepared(without, dataset) as run:
+        assert probing._images_seconds(run, drawing=1.0) == 0
+    for config in (CONFIG, without):  # the report's pictures are drawn in either case
+        assert probing.probe(config, dataset).pictures_seconds > 0
