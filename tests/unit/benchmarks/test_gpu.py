@@ -21,6 +21,8 @@ from cpcnn_core import device_checks, memory
 from cpcnn_core.device_checks import Finding
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.xdist_group("toy")  # one process makes the toy run, not each that has a test of it
+
 Parts = dict[str, dict[str, Any]]
 
 
