@@ -36,11 +36,13 @@ from tests.unit.orchestrator.test_best import judged
 
 
 def errors() -> Iterator[type[Exception]]:
-    """Every exception class that one of the packages defines. Ctrl-C and what is like it is none."""
+    """Every exception class that one of the packages defines. Ctrl-C and what is like it is none, nor is a warning."""
     for package in (cpcnn_core, orchestrator, search_spaces, cluster):
         for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             for value in vars(importlib.import_module(found.name)).values():
-                if isinstance(value, type) and issubclass(value, Exception) and value.__module__ == found.name:
+                if not isinstance(value, type) or issubclass(value, Warning) or value.__module__ != found.name:
+                    continue
+                if issubclass(value, Exception):
                     yield value
 
 
