@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cpcnn_core.config import TrialConfig
-from cpcnn_core.errors import LikelihoodError
+from cpcnn_core.errors import LikelihoodError, RunError
 from orchestrator.objectives.objective import Direction, pareto_front
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _evaluation_seconds(run: Run, step: float) -> float:
     return _seconds(run, lambda: evaluate_some(run, images)) * count / images
 
 
-class _Enough(Exception):  # noqa: N818 - it is no error
+class _EnoughError(RunError):
     """So many rows are drawn as there was time for."""
 
 
@@ -114,9 +114,9 @@ def _drawing_seconds(run: Run, per_class: int) -> float:
         nonlocal part
         if time.perf_counter() - begun > _PART_SECONDS and done < total:
             part = done / total
-            raise _Enough
+            raise _EnoughError
 
-    with suppress(_Enough):
+    with suppress(_EnoughError):
         quality.draw(run.model, per_class, seed=run.config.seed, on_row=on_row)
     run.wait()
     return (time.perf_counter() - begun) / part
