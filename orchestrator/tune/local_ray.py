@@ -57,8 +57,10 @@ def started() -> Generator[dict[str, float]]:
     else:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         _provide_token()
-    import ray  # it reads the environment when it is imported
+    import ray
     from ray.exceptions import AuthenticationError
+
+    _read_environment_again()
 
     from orchestrator.tune import watching
 
@@ -150,6 +152,18 @@ def _temporary_folder() -> Path:
         f"path has at most {_PATH_BYTES - len(_IN_SESSION) - len('/ray')} bytes; neither it nor "
         f"{', '.join(_PLACES)} is one"
     )
+
+
+def _read_environment_again() -> None:
+    """Have Ray heed how it is to authenticate where a program had imported it before; it tells nobody in public how.
+
+    A Ray that lacks this is as it was when it was imported.
+    """
+    with contextlib.suppress(ImportError, AttributeError):
+        from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+        Config.initialize("")
+        AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _provide_home() -> None:

@@ -237,8 +237,10 @@ def test_a_recorded_trial_comes_out_again_as_it_was(tmp_path: Path, space: Path)
 
 def test_the_plan_of_a_sweep_is_told_and_nothing_is_written(tmp_path: Path, space: Path) -> None:
     results = tmp_path / "results"
-    code, said = call_here(sweep.app, space, "--dry-run", "--results", results, "--hours", "2", "--scheduler", "median")
-    assert code == 0, said
+    asked = ["--dry-run", "--results", results, "--hours", "2", "--scheduler", "median"]
+    done = call("orchestrator.sweep", space, *asked)  # it starts a Ray, which would leave its settings in this process
+    assert done.returncode == 0, done.stderr
+    said = done.stdout
     assert "infinitely many configurations; what varies: model.fusion, train.lr" in said
     assert "3 trials into" in said
     assert "median" in said
