@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.records.store import Store
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("ray")]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("ray beside")]
 
 
 def test_it_runs_as_it_is(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from orchestrator.exporting import folder
 from orchestrator.records.store import Store
 from tests.support.paths import ROOT
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("ray")]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("ray beside")]
 SMALL = {
     "train.epochs": 1,
     "model.nr_resnet": 1,

@@ -15,7 +15,7 @@ from orchestrator.records.store import Store
 from tests.support.paths import ROOT
 from tests.support.pictures import write_course
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("ray")]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("ray beside")]
 
 
 def test_a_preset_is_run_from_start_to_export(tmp_path: Path) -> None:

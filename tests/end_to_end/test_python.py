@@ -18,7 +18,7 @@ from orchestrator.tune.plan import Plan
 from search_spaces import choice
 from tests.support.paths import ROOT
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("ray")]
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("ray beside")]
 
 
 def test_a_sweep_whose_callback_fails_goes_on_with_the_same_call(tmp_path: Path) -> None:
