@@ -168,7 +168,7 @@ def _places(file: ClusterFile) -> Iterator[str]:
         yield "provider.region: missing; it says where the machines are, as us-west-2"
         return
     for zone in (zones or "").replace(" ", "").split(","):
-        if zone and not zone.startswith(region):
+        if zone and not re.fullmatch(rf"{re.escape(region)}-?[a-z]", zone):
             yield f"provider.availability_zone: {zone} is not in {region}"
     for found in _EFS.finditer("\n".join(file.commands())):
         name, there = found.groups()

@@ -37,6 +37,8 @@ AWS: list[tuple[Change, str]] = [
     ),
     (remove("provider", "region"), "provider.region: missing"),
     (put("us-east-1a,us-west-2b", "provider", "availability_zone"), "us-east-1a is not in us-west-2"),
+    (put("us-west-21a", "provider", "availability_zone"), "us-west-21a is not in us-west-2"),
+    (put("us-west-2a,us-west-2b", "provider", "availability_zone"), ""),
     (remove(*NODE, "ImageId"), "gpu.node_config.ImageId: missing; Ray would take an image of its own"),
     (put("ami-12345", *NODE, "ImageId"), "gpu.node_config.ImageId: ami-12345 is no AMI"),
     (put("ubuntu-22.04", *NODE, "ImageId"), "gpu.node_config.ImageId: ubuntu-22.04 is no AMI"),
