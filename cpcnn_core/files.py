@@ -69,6 +69,12 @@ def can_hold(folder: Path) -> bool:
     return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
+def nearest_folder(path: Path) -> Path:
+    """The path where it is a folder, else the folder that is nearest above it: on the same disk, or to be."""
+    there = path.absolute()
+    return next(place for place in (there, *there.parents) if place.is_dir())
+
+
 def temporary_cache() -> Path | None:
     """A folder among the temporary ones that only this user can write; None where there can be none."""
     try:

@@ -221,9 +221,7 @@ def _repository(push: str | None, *, export: bool) -> Repository | None:
 
     if not export:
         raise AddressError("--push and --no-export do not go together: what is uploaded is the exported folder")
-    repository = Repository.parse(push)
-    repository.check()
-    return repository
+    return Repository.ready(push)
 
 
 def _print_json(described: dict[str, object]) -> None:

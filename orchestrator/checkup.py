@@ -171,7 +171,7 @@ def _compiler(_results: Path) -> Finding:
 
 def _disk(results: Path) -> Finding:
     """Is there room for results, and can files be written there as they have to be?"""
-    folder = next(place for place in (results, *results.parents) if place.is_dir())
+    folder = files.nearest_folder(results)
     free = shutil.disk_usage(folder).free
     if free < LEAST_DISK:
         return Finding("fails", f"{free / 2**30:.1f} GiB are free at {folder}", "free some, or take another --results")
@@ -281,7 +281,7 @@ def _trackers(_results: Path) -> Finding:
 
 def _clock(results: Path) -> Finding:
     """Do this machine's clock and that of the results' storage agree?"""
-    folder = next(place for place in (results, *results.parents) if place.is_dir())
+    folder = files.nearest_folder(results)
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".checkup-") as stream:
             stream.write(b"now")

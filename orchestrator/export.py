@@ -43,8 +43,7 @@ def main(
     if push is not None:
         from orchestrator.exporting.hub import Repository
 
-        repository = Repository.parse(push)
-        repository.check()
+        repository = Repository.ready(push)
     with cli.doing(console, "Importing PyTorch"):
         from orchestrator.exporting.folder import verify
 

@@ -22,7 +22,7 @@ from cpcnn_core.files import sha256
 from cpcnn_core.quality import Drawn
 from cpcnn_core.suggest import nearest
 from orchestrator.exporting import submission
-from orchestrator.records.location import Folder, located, on_disk
+from orchestrator.records.location import Folder, given, on_disk
 from orchestrator.records.store import Store, StoreError, as_int, sweeps
 from orchestrator.training import trainer
 
@@ -46,10 +46,7 @@ def weights_file(source: str, results: Folder, *, sweep: str | None, epoch: int 
     Raise StoreError where there is no such trial, several sweeps have it, or the epoch's weights were not kept.
     """
     if Path(source).suffix == ".safetensors":
-        try:
-            return located(source)
-        except ValueError as error:
-            raise StoreError(str(error)) from None
+        return given(source)
     store = _holder(source, results, sweep)
     kept = {as_int(row["epoch"]): row["checkpoint"] for row in store.epochs_of(source) if row["checkpoint"] is not None}
     wanted = max(kept, default=0) if epoch is None else epoch

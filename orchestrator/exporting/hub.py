@@ -51,6 +51,13 @@ class Repository:
             raise AddressError(f"--push {text}: expected {SCHEME}USER/NAME, a repository of models and nothing in it")
         return made
 
+    @classmethod
+    def ready(cls, text: str) -> Self:
+        """One that can be written to. Raise AddressError, PushError."""
+        made = cls.parse(text)
+        made.check()
+        return made
+
     @property
     def id(self) -> str:
         """As the Hub calls it."""

@@ -19,7 +19,6 @@ from cpcnn_core.model import ConditionalPixelCNN
 from orchestrator.exporting import drawing
 from orchestrator.exporting.folder import WEIGHTS
 from orchestrator.records import location
-from orchestrator.records.errors import StoreError
 from orchestrator.records.location import Folder
 from orchestrator.training import trainer
 
@@ -164,8 +163,5 @@ def open_model(weights: str | Path | Folder) -> Model:
 
     Raise StoreError, or CheckpointError for what holds no weights of this program.
     """
-    try:
-        file = location.located(weights)
-    except ValueError as error:
-        raise StoreError(str(error)) from None
+    file = location.given(weights)
     return Model(drawing.load(file / WEIGHTS if file.is_dir() else file)[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -209,7 +210,7 @@ class Choice:
         described = decisions.describe(self.decision, top=_DESCRIBED) | self.selection.describe()
         return folder.export(entry, epoch, self.metric, into, force=force, data_root=root, choice=described)
 
-    @property
+    @cached_property  # several properties read it, and it weighs every trial
     def _standing(self) -> decisions.TrialStanding:
         return next(one for one in self.decision.standings() if one.chosen)
 
@@ -219,8 +220,4 @@ _DESCRIBED = 10  # trials of the standings in an export's metrics.json, as `best
 
 def load_results(folder: str | Path | Folder = "results", sweeps: str | Sequence[str] = ()) -> Results:
     """The results in a folder on this machine or behind a URL, of all its sweeps or of these. Raise StoreError."""
-    try:
-        located = location.located(folder)
-    except ValueError as error:
-        raise StoreError(str(error)) from None
-    return Results(located, (sweeps,) if isinstance(sweeps, str) else tuple(sweeps))
+    return Results(location.given(folder), (sweeps,) if isinstance(sweeps, str) else tuple(sweeps))

@@ -13,6 +13,7 @@ from cpcnn_core.metrics import EpochMetrics
 from orchestrator.exporting import pictures
 from orchestrator.objectives import words
 from orchestrator.python.results import Results, load_results
+from orchestrator.records import location
 from orchestrator.records.errors import StoreError
 from orchestrator.records.location import Folder
 from orchestrator.search import shipped, space
@@ -65,7 +66,7 @@ def run_sweep(
         raise SpaceError(f"trials: {trials}: expected a whole number of at least 1")
     if hours is not None and not hours > 0:
         raise SpaceError(f"hours: {hours}: expected a number above 0")
-    folder = load_results(results).folder
+    folder = location.given(results)
     fixed = {**(settings or {})}
     name, said = _named(asked, name, preset, fixed)
     wanted = None if objective is None else words.read(objective)

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeAlias, TypeVar
 
 from cpcnn_core import files, places
 from cpcnn_core.errors import UserError
+from orchestrator.records.errors import StoreError
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem as FileSystem  # takes a while, and results on a disk do without
@@ -254,6 +255,14 @@ def located(text: str | Path | RemotePath) -> Folder:
     if str(filesystem._strip_protocol(url)).strip("/") != rest.strip("/"):
         raise ValueError(f"{shown}: storage whose URL names a host cannot hold results; mount it and give the folder")
     return RemotePath(url)
+
+
+def given(text: str | Path | RemotePath) -> Folder:
+    """The same for who was handed it by a program or a file. Raise StoreError."""
+    try:
+        return located(text)
+    except ValueError as error:
+        raise StoreError(str(error)) from None
 
 
 def spelled(folder: Folder) -> str:

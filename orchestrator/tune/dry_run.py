@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from rich.console import Console
 
+from cpcnn_core import files
 from cpcnn_core.config import TrialConfig
 from orchestrator.choosing.asked import asks_for
 from orchestrator.choosing.finalists import FINALISTS
@@ -272,8 +273,7 @@ def _ended(plan: Plan) -> int:
 
 
 def _free(results: Path) -> int:
-    there = next(folder for folder in (results.absolute(), *results.absolute().parents) if folder.exists())
-    return shutil.disk_usage(there).free
+    return shutil.disk_usage(files.nearest_folder(results)).free
 
 
 def _size(count: float) -> str:

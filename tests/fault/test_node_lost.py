@@ -19,6 +19,7 @@ from ray.cluster_utils import Cluster
 from orchestrator.records.store import Store
 from orchestrator.tune.tuning import is_node_lost
 from tests.support import fakes
+from tests.support.rays import two_nodes
 
 TRIALS, EPOCHS, PATIENCE = 4, 4, 200
 
@@ -34,14 +35,8 @@ scheduler = "none"
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
     quick = {"health_check_initial_delay_ms": 500, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
-    head = {"num_cpus": 0, "include_dashboard": False, "_system_config": quick, "object_store_memory": 80 * 2**20}
-    made = Cluster(initialize_head=True, head_node_args=head)
-    try:
-        for _ in range(2):
-            made.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+    with two_nodes(_system_config=quick) as made:
         yield made
-    finally:
-        made.shutdown()
 
 
 def test_the_trial_of_a_lost_node_goes_on_elsewhere_from_its_checkpoint(tmp_path: Path, cluster: Cluster) -> None:

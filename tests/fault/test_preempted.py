@@ -23,6 +23,7 @@ from ray.core.generated import autoscaler_pb2
 from orchestrator.process import notice
 from orchestrator.records.store import Row, Store
 from tests.support import fakes
+from tests.support.rays import two_nodes
 from tests.support.training import TIMES
 
 PATIENCE, EPOCHS = 300, 16  # so many that a trial still runs when it has heard of its end
@@ -132,17 +133,11 @@ def test_a_second_signal_ends_a_trial_at_once(tmp_path: Path) -> None:
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """Two nodes with a place for one trial each; trials have the environment of the nodes, not of the driver."""
+    """Trials have the environment of the nodes, not of the driver."""
     monkeypatch.setenv(fakes.SECONDS, "0.5")
     monkeypatch.setenv(fakes.GATE, str(tmp_path / GATE))
-    head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": 80 * 2**20}
-    made = Cluster(initialize_head=True, head_node_args=head)
-    try:
-        for _ in range(2):
-            made.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+    with two_nodes() as made:
         yield made
-    finally:
-        made.shutdown()
 
 
 def test_trials_of_a_sweep_go_on_elsewhere_when_their_process_or_node_is_taken_away(
