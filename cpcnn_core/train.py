@@ -468,7 +468,7 @@ class Run:
         model = self._evaluated_model()
         with torch.no_grad():
             fusion = model.fusion.diagnostics(model.label.table())
-        distances = diagnostics.class_distances(model, self.dataset.class_names)
+        distances = diagnostics.class_distances(model)
         return evaluation.class_accuracies(self.dataset.class_names) | fusion | distances
 
     def _on_test(self, on_progress: OnProgress) -> dict[str, float | str]:
@@ -476,7 +476,7 @@ class Run:
 
         A trial does not fail by images that nothing is chosen by: where they cannot be scored, the reason is given.
         """
-        if self.epoch < self.config.train.epochs or not self.dataset.test.labelled:
+        if self.epoch < self.config.train.epochs or not len(self.dataset.test) or not self.dataset.test.labelled:
             return {}
         try:
             return {"test_acc": self._evaluated(self.dataset.test, on_progress).accuracy}
@@ -511,6 +511,7 @@ class Run:
                 metrics,
                 image_shape=self.dataset.image_shape,
                 nr_classes=self.dataset.nr_classes,
+                class_names=self.dataset.class_names,
             )
         if self.world > 1:
             self.accelerator.wait_for_everyone()
