@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpcnn_core import image_files
+from cpcnn_core.data.pool import Pool
 from cpcnn_core.data.split import HIDDEN
 from cpcnn_core.errors import DataError
 from cpcnn_core.files import irregular
@@ -67,8 +68,41 @@ class Row:
         except OSError as error:
             raise self.error(f"{self.name} cannot be read: {error}") from None
 
+    @property
+    def place(self) -> str:
+        return f"{self.csv}, row {self.number}"
+
     def error(self, problem: str) -> DataError:
         return _row_error(self.csv, self.number, problem)
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """The image files of the rows, as `Images`."""
+
+    root: Path
+    rows: Sequence[Row]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def stamps(self) -> Iterator[str]:
+        yield str(self.root.resolve())
+        yield from (row.stamp() for row in self.rows)
+
+    def decode(self, index: int) -> NDArray[np.uint8]:
+        row = self.rows[index]
+        return row.decode(row.read())
+
+
+def pool(root: Path, rows: Sequence[Row]) -> Pool:
+    """The images of the rows, with their labels and names."""
+    return Pool(
+        ImageFiles(root, rows),
+        tuple(None if row.label == HIDDEN else row.label for row in rows),
+        tuple(row.name for row in rows),
+        [row.place for row in rows],
+    )
 
 
 def read(root: Path, split: str, nr_classes: int) -> list[Row]:
