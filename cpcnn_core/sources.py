@@ -44,4 +44,13 @@ SOURCES: dict[str, Source] = {
             "eval.fid_reference": "test_files",
         },
     ),
+    "csv": Source(
+        "cpcnn_core.data.csv_list",
+        root="the folder that holds train.csv, or images.csv",
+        reads=CUT | {"image_column", "label_column"},
+        has_files=True,
+    ),
+    "folder": Source(
+        "cpcnn_core.data.folder", root="the folder that holds one for each class, or train/", reads=CUT, has_files=True
+    ),
 }

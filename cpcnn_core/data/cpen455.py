@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cpcnn_core import fetching
 from cpcnn_core.data.assembling import assemble
-from cpcnn_core.data.listing import Row, pool, read
+from cpcnn_core.data.listing import Finder, Row, lines, place, pools, shown
 from cpcnn_core.data.split import HIDDEN, SPLITS, Dataset
 from cpcnn_core.errors import DataError
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from cpcnn_core.config import DataConfig
 
 _CLASSES = ("0", "1", "2", "3")
+_LABEL = re.compile(r"-?[0-9]+")  # int() takes the digits of every script, and underscores between them
+_LONG = 40  # characters of a label that is no number of a class, however many more it has
 
 
 def load(config: DataConfig) -> Dataset:
@@ -25,40 +28,48 @@ def load(config: DataConfig) -> Dataset:
         raise DataError(
             f"data.root: {root} is no folder; expected the one that holds train.csv, validation.csv and test.csv"
         )
-    rows = {split: read(root, split, len(_CLASSES)) for split in SPLITS}
-    _check_each_once(rows)
-    _check_classes(root, rows["train"])
-    return assemble(config, {split: pool(root, listed) for split, listed in rows.items()}, _CLASSES)
-
-
-def _check_classes(root: Path, rows: Sequence[Row]) -> None:
-    """Raise DataError where this is no data of the course, of whose four classes each has images."""
-    missing = sorted(set(range(len(_CLASSES))) - {row.label for row in rows})
+    splits = pools(root, {split: _read(root, split) for split in SPLITS})
+    missing = sorted(set(range(len(_CLASSES))) - set(splits["train"].labels))
     if missing:
         raise DataError(
             f"{root / 'train.csv'}: no training image has the label {', '.join(map(str, missing))}; cpen455 has the "
             "course's four classes, 0 to 3. For the classes that there are, choose data.name=csv, which reads this "
             "folder too"
         )
+    return assemble(config, splits, _CLASSES)
 
 
-def _check_each_once(splits: Mapping[str, Sequence[Row]]) -> None:
-    """Raise DataError where a split names a file twice, or two splits disagree about its label.
+def _read(root: Path, split: str) -> Sequence[Row]:
+    """The rows of `root/split.csv`, which has no header. Raise DataError for the first that cannot be used."""
+    path = root / f"{split}.csv"
+    expected = f"expected rows like {split}/0000001.jpg,0 without a header"
+    finder = Finder(root)
+    rows: list[Row] = []
+    for number, cells in lines(path, expected):
+        if len(cells) != 2:
+            raise DataError(f"{place(path, number)}: {len(cells)} columns instead of 2; {expected}")
+        name, text = cells
+        try:
+            label = _label(text, split, expected)
+        except DataError as error:
+            raise DataError(f"{place(path, number)}: {error}") from None
+        rows.append(finder.row(path, number, name, label))
+    if not rows:
+        raise DataError(f"{path} is empty; {expected}")
+    return rows
 
-    Whatever the names are: `a.png`, `./a.png` and a link to it are one file.
-    """
-    seen: dict[tuple[int, int], Row] = {}
-    for rows in splits.values():
-        for row in rows:
-            found = row.stat
-            before = seen.setdefault((found.st_dev, found.st_ino), row)
-            if before is row:
-                continue
-            name = "" if before.name == row.name else f" as {before.name}"
-            if before.csv == row.csv:
-                raise row.error(f"{row.name} is in row {before.number} already{name}; expected each image once")
-            if row.label != before.label and HIDDEN not in {row.label, before.label}:
-                raise row.error(
-                    f"{row.name} has label {row.label}, and label {before.label} in row {before.number} of "
-                    f"{before.csv}{name}; expected one label for one file"
-                )
+
+def _label(text: str, split: str, expected: str) -> int | None:
+    highest = len(_CLASSES) - 1
+    allowed = f"0 to {highest}" + (f", or {HIDDEN} where it is hidden" if split == "test" else "")
+    if not _LABEL.fullmatch(text):
+        raise DataError(f"label {shown(text)} is no integer; {expected}, labels {allowed}")
+    label = int(text) if len(text) <= _LONG else highest + 1
+    if label == HIDDEN and split == "test":
+        return None
+    if label == HIDDEN:
+        used = {"train": "training"}.get(split, split)
+        raise DataError(f"unlabelled split used for {used} (label {HIDDEN}); expected {allowed}")
+    if not 0 <= label <= highest:
+        raise DataError(f"label {text if len(text) <= _LONG else shown(text)} is out of range; expected {allowed}")
+    return label

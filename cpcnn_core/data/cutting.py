@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from cpcnn_core.data.split import SPLITS
 from cpcnn_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def _by_class(pool: Pool, validation: float, test: float, seed: int) -> dict[str
     of_class: dict[str | int | None, list[int]] = {}
     for at, label in enumerate(pool.labels):
         of_class.setdefault(label, []).append(at)
-    parts: dict[str, list[int]] = {"train": [], "validation": []} | ({"test": []} if test else {})
+    parts: dict[str, list[int]] = {split: [] for split in SPLITS if split != "test" or test}
     alone = 0
     for indices in of_class.values():
         shuffled = sorted(indices, key=lambda at: _place(pool.names[at], seed))
