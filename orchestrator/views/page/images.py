@@ -125,7 +125,7 @@ def _part(content: bytes, columns: int) -> bytes:
     with Pillow.open(io.BytesIO(content)) as picture:
         column, height = (picture.width + _GAP) / columns, min(picture.height, _ROWS_HIGH)
         fitting = int(columns * _BYTES / (len(content) * height / picture.height))
-        width = round(column * max(1, min(_COLUMNS, fitting))) - _GAP
+        width = max(1, round(column * max(1, min(_COLUMNS, fitting))) - _GAP)
         part = picture.crop((0, 0, min(width, picture.width), height))
         buffer = io.BytesIO()
         part.save(buffer, format="PNG", optimize=True)

@@ -20,7 +20,12 @@ from tests.support.fakes import metrics
 from tests.support.times import at
 
 DATA: Any = SimpleNamespace(
-    image_shape=(1, 8, 8), nr_classes=10, train=range(1000), validation=range(300), test=range(297)
+    image_shape=(1, 8, 8),
+    nr_classes=10,
+    class_names=tuple("0123456789"),
+    train=range(1000),
+    validation=range(300),
+    test=range(297),
 )
 CONFIG = TrialConfig.from_flat(
     {"model.nr_filters": 4, "train.lr": 0.00123456, "train.ema_decay": None, "train.grad_clip": None, "seed": 7}
