@@ -182,7 +182,7 @@ def _write_model_file(
 ) -> bool:
     """Write the network as a file of its own, where it has one. Raise MismatchError where that gives other outputs."""
     prior = evaluate.log_prior(config.eval.prior, data.train.labels, data.nr_classes)
-    text = model_file.written(model, prior, layout)
+    text = model_file.written(model, prior, layout, class_names=data.class_names)
     if text is None:
         return False
     some, labels = (part[:_COMPARED] for part in (data.validation.images, data.validation.labels))
