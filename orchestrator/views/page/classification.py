@@ -48,7 +48,7 @@ def classification(subject: Subject) -> list[Block]:
     names = [subject.class_of(each) for each in range(Y)]
     told = [_confusion(counts, names, of)]
     if Y > _MOST_IN_CONFUSION:
-        told = [_by_class(counts, names, of), _confused(counts, names, of)]
+        told = [_confused(counts, names, of), _by_class(counts, names, of)]
     return [*blocks, *told, _calibration(log_p, label, of)]
 
 

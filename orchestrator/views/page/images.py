@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image as Pillow
 
 from cpcnn_core import alarms
+from cpcnn_core.class_names import MOST_DRAWN
 from orchestrator.choosing.finalists import FINALISTS
 from orchestrator.records.location import Folder, RemoteError
 from orchestrator.records.pictures import Picture
@@ -22,7 +23,7 @@ _BYTES = 100_000  # of such a picture, unless one column has more
 _COLUMNS = 4  # images of each class in them
 _IN_A_GRID = 25  # that it has at most, as `cpcnn_core.grid` draws it
 _GAP = 2  # pixels between two images there
-_ROWS_HIGH = 1320  # pixels of it that are shown: twenty classes
+_ROWS = 20  # classes that are shown
 _SIDE = 40  # pixels that an image is shown wide and high
 
 
@@ -97,15 +98,17 @@ def _by_epoch(subject: Subject) -> list[Block]:
             continue
         spread = sorted({round(float(at)) for at in np.linspace(0, len(files) - 1, _EPOCHS)})
         rows = {row["epoch"]: row for row in entry.epochs}
+        shown = min(MOST_DRAWN, len(subject.class_names))  # an earlier release did not say of how many
         columns = min(_IN_A_GRID, as_int(entry.settings().get("eval.fid_images_per_class") or _IN_A_GRID))
         images = [
-            Image(uri(_part(file.read_bytes(), columns)), f"Images after epoch {epoch}, a row per class", told)
+            Image(uri(_part(file.read_bytes(), columns, shown)), f"Images after epoch {epoch}, a row per class", told)
             for file in (files[at] for at in spread)
             for epoch in [int(file.stem.rpartition("-")[2])]
             for told in [_told(epoch, rows.get(epoch, {}))]
         ]
         caption = (
-            f"Trial {one.trial_id}: a row is a class. Every picture is drawn from the same noise, so that what differs "
+            f"Trial {one.trial_id}: a row is a class, in the order of their numbers, the first {_ROWS} at most. Every "
+            "picture is drawn from the same noise, so that what differs "
             "between two of them is what the network learnt meanwhile. The command best --trial exports an epoch whose "
             "weights were kept."
         )
@@ -120,10 +123,12 @@ def _files(store: Store, trial_id: str) -> list[Folder]:
         return []
 
 
-def _part(content: bytes, columns: int) -> bytes:
-    """The first of a grid's columns, fewer where they take much room, and the first classes of many."""
+def _part(content: bytes, columns: int, rows: int) -> bytes:
+    """The first of a grid's columns, fewer where they take much room, and the first of its rows."""
     with Pillow.open(io.BytesIO(content)) as picture:
-        column, height = (picture.width + _GAP) / columns, min(picture.height, _ROWS_HIGH)
+        column, height = (picture.width + _GAP) / columns, picture.height
+        if rows > _ROWS:
+            height = round((picture.height + _GAP) / rows * _ROWS) - _GAP
         fitting = int(columns * _BYTES / (len(content) * height / picture.height))
         width = max(1, round(column * max(1, min(_COLUMNS, fitting))) - _GAP)
         part = picture.crop((0, 0, min(width, picture.width), height))
