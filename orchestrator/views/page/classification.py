@@ -46,9 +46,10 @@ def classification(subject: Subject) -> list[Block]:
     counts = np.zeros((Y, Y), int)
     np.add.at(counts, (label, log_p.argmax(axis=1)), 1)
     names = [subject.class_of(each) for each in range(Y)]
-    told = [_confusion(counts, names, of)]
     if Y > _MOST_IN_CONFUSION:
         told = [_confused(counts, names, of), _by_class(counts, names, of)]
+    else:
+        told = [_confusion(counts, names, of)]
     return [*blocks, *told, _calibration(log_p, label, of)]
 
 
