@@ -105,7 +105,7 @@ def test_the_records_name_the_classes(trained: Trained) -> None:
     assert row["test_acc"] is None
     assert row["test_acc_error"] is None
     table = store.predictions_of(row["trial_id"], 1)
-    assert [name for name in table if name.startswith("log_p_")] == [f"log_p_{label}" for label in range(7)]
+    assert [name for name in map(str, table) if name.startswith("log_p_")] == [f"log_p_{label}" for label in range(7)]
 
 
 def test_the_page_names_them_and_none_is_markup(trained: Trained) -> None:
