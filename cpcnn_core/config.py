@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cpcnn_core.errors import UserError
-from cpcnn_core.sources import SOURCES
+from cpcnn_core.sources import OPTIONAL, SOURCES
 from cpcnn_core.suggest import nearest
 from cpcnn_core.validation import mistakes
 
@@ -54,12 +54,20 @@ ADDED: dict[str, Scalar] = {
     "model.norm": "none",
     "train.class_loss_others": None,
     "train.deterministic": False,
+    "eval.every": 1,
+    "eval.max_images": None,
     "lineage.parent": None,
     "lineage.root": None,
     "lineage.weights": None,
     "lineage.epochs_before": 0,
     "lineage.steps_before": 0,
     "lineage.fresh_optimizer": False,
+    "data.dataset": None,
+    "data.image_column": None,
+    "data.label_column": None,
+    "data.validation_share": None,
+    "data.test_share": None,
+    "data.split_seed": 0,
 }
 
 
@@ -79,7 +87,11 @@ NonNegative = Annotated[float, Field(ge=0.0)]
 
 class DataConfig(_Section):
     """What is learnt. `name` is one of the table in `cpcnn_core/sources.py`; `image_size`, `channels` and `quantize`
-    default to what the table says of it.
+    default to what the table says of it, or to what the images are.
+
+    `dataset` is which one of a collection. `image_column` and `label_column` name what images and classes are called in
+    a table. `validation_share` and `test_share` are the shares that are cut off where the data has no such split, by
+    `split_seed`. A data set that does not read one of these refuses it.
 
     `quantize` rounds the pixels of resized images to the 256 levels. It is off for cpen455, whose course trains and
     grades on what resizing gives. `digest` stands for the data's content (`Dataset.digest`);
@@ -93,6 +105,12 @@ class DataConfig(_Section):
     channels: Literal[1, 3] | None = None
     train_fraction: Fraction = 1.0
     quantize: bool | None = None
+    dataset: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    validation_share: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    test_share: Probability | None = None
+    split_seed: Annotated[int, Field(ge=0)] = 0
 
     @field_validator("name")
     @classmethod
@@ -114,12 +132,30 @@ class DataConfig(_Section):
             raise ValueError(f"data.root: {self.name} needs {needed}; give --set data.root=PATH")
         return self
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the images."""
+    @model_validator(mode="after")
+    def _nothing_that_is_not_read(self) -> Self:
         source = SOURCES[self.name]
-        size = self.image_size or source.image_size
-        return self.channels or source.channels, size, size
+        for field in sorted(OPTIONAL - source.reads - ({"root"} if source.root else set())):
+            value = getattr(self, field)
+            if value != type(self).model_fields[field].default:
+                readers = [
+                    name for name, other in SOURCES.items() if field in other.reads or (field == "root" and other.root)
+                ]
+                raise ValueError(
+                    f"data.{field}: {value!r} has no meaning for {self.name}, which does not read it; drop it"
+                    + (f", or choose data.name={', '.join(readers)}" if readers else "")
+                )
+        return self
+
+    @property
+    def size(self) -> int | None:
+        """Height and width that images are resized to; None: they stay as they are."""
+        return self.image_size or SOURCES[self.name].image_size
+
+    @property
+    def nr_channels(self) -> Literal[1, 3] | None:
+        """1: grey, 3: colour; None: as the images are."""
+        return self.channels or SOURCES[self.name].channels
 
 
 class ModelConfig(_Section):
@@ -247,11 +283,15 @@ class TrainConfig(_Section):
 
 
 class EvalConfig(_Section):
-    """What is measured after each epoch, and by FID and KID after every `fid_every`-th and the last; 0 is never.
+    """What is measured after every `every`-th epoch and the last, and by FID and KID after every `fid_every`-th and the
+    last; 0 is never.
 
-    `fid_weights` is a file of Inception's weights, for a machine that cannot download them.
+    `max_images` bounds how many images of a split are scored, the same ones each time (`evaluate.scored`); where it is
+    not given, all are. `fid_weights` is a file of Inception's weights, for a machine that cannot download them.
     """
 
+    every: Positive = 1
+    max_images: Positive | None = None
     batch_size: Positive = 128
     train_images: Annotated[int, Field(ge=0)] = 512
     prior: Literal["uniform", "empirical"] = "uniform"
@@ -273,6 +313,14 @@ class EvalConfig(_Section):
                 "does not know; choose test, or an Inception"
             )
         return self
+
+    def is_due(self, epoch: int, epochs: int) -> bool:
+        """Whether images are scored after this epoch of so many: after every `every`-th, and after the last."""
+        return epoch % self.every == 0 or epoch == epochs
+
+    def fid_is_due(self, epoch: int, epochs: int) -> bool:
+        """Whether images are drawn and measured after this epoch of so many."""
+        return self.fid_every > 0 and (epoch % self.fid_every == 0 or epoch == epochs)
 
 
 TrialId = Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
