@@ -172,6 +172,11 @@ def write(file: str, *rows: str) -> Change:
     return lambda root: lines(root, file, *rows)
 
 
+def two_validations(root: Path) -> None:
+    for name in ("val.csv", "valid.csv"):
+        lines(root, name, "cats/0.png,cat")
+
+
 def fifo_instead(name: str) -> Change:
     def change(root: Path) -> None:
         (root / name).unlink()
@@ -186,7 +191,7 @@ def fifo_instead(name: str) -> Change:
         (lambda root: (root / "train.csv").unlink(), {}, ["has no train.csv, nor images.csv", "expected one of them"]),
         (write("images.csv", "cats/0.png,cat"), {}, ["has images.csv and train.csv; expected images.csv alone"]),
         (
-            lambda root: [lines(root, name, "cats/0.png,cat") for name in ("val.csv", "valid.csv")],
+            two_validations,
             {},
             ["has val.csv and valid.csv; expected one of them, for the validation split"],
         ),
