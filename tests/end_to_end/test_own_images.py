@@ -1,4 +1,4 @@
-"""A sweep over one's own images, a folder for each class: from the files to what is handed in, by the classes' names."""
+"""A sweep over one's own images, a folder for each class: from the files to what is handed in, by the classes' name."""
 
 from __future__ import annotations
 
