@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cpcnn_core.errors import UserError
-from cpcnn_core.sources import SOURCES
+from cpcnn_core.sources import OPTIONAL, SOURCES
 from cpcnn_core.suggest import nearest
 from cpcnn_core.validation import mistakes
 
@@ -62,6 +62,12 @@ ADDED: dict[str, Scalar] = {
     "lineage.epochs_before": 0,
     "lineage.steps_before": 0,
     "lineage.fresh_optimizer": False,
+    "data.dataset": None,
+    "data.image_column": None,
+    "data.label_column": None,
+    "data.validation_share": None,
+    "data.test_share": None,
+    "data.split_seed": 0,
 }
 
 
@@ -81,7 +87,11 @@ NonNegative = Annotated[float, Field(ge=0.0)]
 
 class DataConfig(_Section):
     """What is learnt. `name` is one of the table in `cpcnn_core/sources.py`; `image_size`, `channels` and `quantize`
-    default to what the table says of it.
+    default to what the table says of it, or to what the images are.
+
+    `dataset` is which one of a collection. `image_column` and `label_column` name what images and classes are called in
+    a table. `validation_share` and `test_share` are the shares that are cut off where the data has no such split, by
+    `split_seed`. A data set that does not read one of these refuses it.
 
     `quantize` rounds the pixels of resized images to the 256 levels. It is off for cpen455, whose course trains and
     grades on what resizing gives. `digest` stands for the data's content (`Dataset.digest`);
@@ -95,6 +105,12 @@ class DataConfig(_Section):
     channels: Literal[1, 3] | None = None
     train_fraction: Fraction = 1.0
     quantize: bool | None = None
+    dataset: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    validation_share: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    test_share: Probability | None = None
+    split_seed: Annotated[int, Field(ge=0)] = 0
 
     @field_validator("name")
     @classmethod
@@ -116,12 +132,30 @@ class DataConfig(_Section):
             raise ValueError(f"data.root: {self.name} needs {needed}; give --set data.root=PATH")
         return self
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the images."""
+    @model_validator(mode="after")
+    def _nothing_that_is_not_read(self) -> Self:
         source = SOURCES[self.name]
-        size = self.image_size or source.image_size
-        return self.channels or source.channels, size, size
+        for field in sorted(OPTIONAL - source.reads - ({"root"} if source.root else set())):
+            value = getattr(self, field)
+            if value != type(self).model_fields[field].default:
+                readers = [
+                    name for name, other in SOURCES.items() if field in other.reads or (field == "root" and other.root)
+                ]
+                raise ValueError(
+                    f"data.{field}: {value!r} has no meaning for {self.name}, which does not read it; drop it"
+                    + (f", or choose data.name={', '.join(readers)}" if readers else "")
+                )
+        return self
+
+    @property
+    def size(self) -> int | None:
+        """Height and width that images are resized to; None: they stay as they are."""
+        return self.image_size or SOURCES[self.name].image_size
+
+    @property
+    def nr_channels(self) -> Literal[1, 3] | None:
+        """1: grey, 3: colour; None: as the images are."""
+        return self.channels or SOURCES[self.name].channels
 
 
 class ModelConfig(_Section):

@@ -1,4 +1,4 @@
-"""A data set behind a URL, fetched once per machine: `s3://bucket/cpen455`, or any other that fsspec reaches."""
+"""A data set behind a URL, fetched once per machine: `s3://bucket/images`, or any other that fsspec reaches."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def folder(root: str) -> Path:
     except Exception as error:  # noqa: BLE001 - every file system has errors of its own
         raise _unreachable(root, error) from None
     if not listed:
-        raise DataError(f"data.root: there is nothing at {root}; expected train.csv, validation.csv and test.csv there")
+        raise DataError(f"data.root: there is nothing at {root}; expected a folder with the data")
     stamps = (f"{name} {held['size']} {_stamp(held)}" for name, held in sorted(listed.items()))
     copy = cache_folder() / f"fetched-{cache.digest([root, *stamps])}"
     if copy.is_dir():

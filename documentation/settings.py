@@ -17,6 +17,7 @@ from documentation.values import default, is_number, values
 _BY_NAME = {  # what an annotation does not say
     "data.name": ", ".join(f"`{name}`" for name in SOURCES),
     "data.root": "path or URL, or `null`",
+    **dict.fromkeys(("data.dataset", "data.image_column", "data.label_column"), "a name, or `null`"),
     "eval.fid_weights": "path, or `null`",
     "model.fusion": "[a fusion](fusions.md#the-built-in-fusions), or several joined by `+`",
 }
@@ -26,6 +27,9 @@ _LEVELS = f"{', '.join(f'`{name}`' for name in RESOLUTIONS)}, or several joined 
 UNITS = {
     "data.image_size": "pixels",
     "data.train_fraction": "share of the images",
+    "data.validation_share": "share of the images",
+    "data.test_share": "share of the images",
+    "data.split_seed": "none",
     "model.label_dim": "numbers",
     "model.nr_resnet": "blocks",
     "model.nr_filters": "channels",

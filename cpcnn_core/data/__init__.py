@@ -65,7 +65,7 @@ def files(config: DataConfig, split: Split) -> list[Path]:
 
 def read_image(path: Path, image_shape: tuple[int, int, int]) -> Tensor:
     """The image in a file as a model of images (C, H, W) sees it: resized, uint8. Raise DataError."""
-    channels, size, _ = image_shape
+    channels, height, width = image_shape
     try:
         what = irregular(path.stat().st_mode)
         pixels = None if what is not None else fitting.as_floats(image_files.decode(path.read_bytes()), channels)
@@ -75,7 +75,7 @@ def read_image(path: Path, image_shape: tuple[int, int, int]) -> Tensor:
         raise DataError(f"{path}: {error}") from None
     if pixels is None:
         raise DataError(f"{path}: is {what}; expected an image file")
-    return fitting.on_grid(fitting.fit(pixels[None], channels=channels, size=size))[0]
+    return fitting.on_grid(fitting.fit(pixels[None], channels=channels, size=(height, width)))[0]
 
 
 def _loader(name: str) -> Loader:

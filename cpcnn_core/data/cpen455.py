@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-import logging
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
-
-from cpcnn_core import cache, fetching
-from cpcnn_core.data import fitting
-from cpcnn_core.data.listing import Row, read
-from cpcnn_core.data.split import HIDDEN, SPLITS, Dataset, Split
+from cpcnn_core import fetching
+from cpcnn_core.data.assembling import assemble
+from cpcnn_core.data.listing import Finder, Row, lines, place, pools, shown
+from cpcnn_core.data.split import HIDDEN, SPLITS, Dataset
 from cpcnn_core.errors import DataError
 
 if TYPE_CHECKING:
     from cpcnn_core.config import DataConfig
 
-_log = logging.getLogger(__name__)
-
-_CLASSES = 4
+_CLASSES = ("0", "1", "2", "3")
+_LABEL = re.compile(r"-?[0-9]+")  # int() takes the digits of every script, and underscores between them
+_LONG = 40  # characters of a label that is no number of a class, however many more it has
 
 
 def load(config: DataConfig) -> Dataset:
@@ -36,120 +28,48 @@ def load(config: DataConfig) -> Dataset:
         raise DataError(
             f"data.root: {root} is no folder; expected the one that holds train.csv, validation.csv and test.csv"
         )
-    rows = {split: read(root, split, _CLASSES) for split in SPLITS}
-    everything = [row for split in SPLITS for row in rows[split]]
-    _check_each_once(rows)
-    labels = torch.tensor([row.label for row in everything])
-    channels, size, _ = config.shape
-    images, hashes = _images(root, everything, channels=channels, size=size, quantize=bool(config.quantize))
-    _say_what_is_labelled_twice(rows, hashes)
-    _say_what_splits_share(rows, hashes)
-    all_of_them = Split(images, labels, tuple(row.name for row in everything))
-    splits: dict[str, Split] = {}
-    start = 0
-    for split in SPLITS:
-        splits[split] = all_of_them.take(range(start, start := start + len(rows[split])))
-    return Dataset(
-        "cpen455",
-        **splits,
-        class_names=tuple(str(label) for label in range(_CLASSES)),
-        digest=cache.digest([hashes, labels, *(f"{split} {len(rows[split])}" for split in SPLITS)]),
-    )
-
-
-def _check_each_once(splits: Mapping[str, Sequence[Row]]) -> None:
-    """Raise DataError where a split names a file twice, or two splits disagree about its label.
-
-    Whatever the names are: `a.png`, `./a.png` and a link to it are one file.
-    """
-    seen: dict[tuple[int, int], Row] = {}
-    for rows in splits.values():
-        for row in rows:
-            found = row.stat
-            before = seen.setdefault((found.st_dev, found.st_ino), row)
-            if before is row:
-                continue
-            name = "" if before.name == row.name else f" as {before.name}"
-            if before.csv == row.csv:
-                raise row.error(f"{row.name} is in row {before.number} already{name}; expected each image once")
-            if row.label != before.label and HIDDEN not in {row.label, before.label}:
-                raise row.error(
-                    f"{row.name} has label {row.label}, and label {before.label} in row {before.number} of "
-                    f"{before.csv}{name}; expected one label for one file"
-                )
-
-
-def _say_what_is_labelled_twice(splits: Mapping[str, Sequence[Row]], hashes: Tensor) -> None:
-    """Log how many images of a split are there once more, under another label: one of the labels is wrong."""
-    start = 0
-    for split, rows in splits.items():
-        own = [pixels.tobytes() for pixels in hashes[start : start + len(rows)].numpy()]
-        start += len(rows)
-        labelled = {(pixels, row.label) for pixels, row in zip(own, rows, strict=True) if row.label != HIDDEN}
-        labels = Counter(pixels for pixels, _ in labelled)
-        differing = sum(labels[pixels] > 1 and row.label != HIDDEN for pixels, row in zip(own, rows, strict=True))
-        if differing:
-            _log.warning(
-                "%d of the %d images of %s have the pixels of another one of them and another label; at most one "
-                "label of each is right",
-                differing,
-                len(rows),
-                split,
-            )
-
-
-def _say_what_splits_share(splits: Mapping[str, Sequence[Row]], hashes: Tensor) -> None:
-    """Log how many images stand in two splits: accuracy on images that were trained on says little."""
-    labels: dict[str, dict[bytes, int]] = {}
-    start = 0
-    for split, rows in splits.items():
-        own = hashes[start : start + len(rows)].numpy()
-        labels[split] = {pixels.tobytes(): row.label for pixels, row in zip(own, rows, strict=True)}
-        start += len(rows)
-    for one, other in itertools.combinations(splits, 2):
-        shared = labels[one].keys() & labels[other].keys()
-        differing = sum(
-            HIDDEN not in (pair := {labels[one][held], labels[other][held]}) and len(pair) > 1 for held in shared
+    splits = pools(root, {split: _read(root, split) for split in SPLITS})
+    missing = sorted(set(range(len(_CLASSES))) - set(splits["train"].labels))
+    if missing:
+        raise DataError(
+            f"{root / 'train.csv'}: no training image has the label {', '.join(map(str, missing))}; cpen455 has the "
+            "course's four classes, 0 to 3. For the classes that there are, choose data.name=csv, which reads this "
+            "folder too"
         )
-        if shared:
-            said = f", {differing} of them with another label" if differing else ""
-            _log.warning(
-                "%d of the %d images of %s are in %s too%s; what is measured on them says little of new images",
-                len(shared),
-                len(labels[other]),
-                other,
-                one,
-                said,
-            )
+    return assemble(config, splits, _CLASSES)
 
 
-def _images(root: Path, rows: Sequence[Row], *, channels: int, size: int, quantize: bool) -> tuple[Tensor, Tensor]:
-    """The images of the rows (N, C, H, W) at the wanted size, and the SHA-256 of each source image (N, 32) uint8.
-
-    Decoded once: as long as every file has the size and time of change that it had, what was kept serves. Images that
-    need no resizing lie on the 8-bit grid as they are, so that there `quantize` changes nothing.
-    """
-
-    def decode() -> dict[str, Tensor]:
-        fitted, hashes, resized = [], [], False
-        for row in rows:  # one file after another: sources may be much larger than what they are fitted to
-            rgb = row.decode(row.read())
-            hashes.append(_hash(rgb))
-            resized |= rgb.shape[:2] != (size, size)
-            fitted.append(fitting.fit(fitting.as_floats(rgb, channels)[None], channels=channels, size=size))
-        images = torch.cat(fitted)
-        return {
-            "images": fitting.on_grid(images) if quantize or not resized else images * 2 - 1,
-            "hashes": torch.stack(hashes),
-        }
-
-    parameters = f"format {fitting.FORMAT}, {channels} channels, size {size}, quantize {quantize}"
-    found = cache.tensors(
-        "cpen455", cache.digest([parameters, str(root.resolve()), *(row.stamp() for row in rows)]), decode
-    )
-    return found["images"], found["hashes"]
+def _read(root: Path, split: str) -> Sequence[Row]:
+    """The rows of `root/split.csv`, which has no header. Raise DataError for the first that cannot be used."""
+    path = root / f"{split}.csv"
+    expected = f"expected rows like {split}/0000001.jpg,0 without a header"
+    finder = Finder(root)
+    rows: list[Row] = []
+    for number, cells in lines(path, expected):
+        if len(cells) != 2:
+            raise DataError(f"{place(path, number)}: {len(cells)} columns instead of 2; {expected}")
+        name, text = cells
+        try:
+            label = _label(text, split, expected)
+        except DataError as error:
+            raise DataError(f"{place(path, number)}: {error}") from None
+        rows.append(finder.row(path, number, name, label))
+    if not rows:
+        raise DataError(f"{path} is empty; {expected}")
+    return rows
 
 
-def _hash(rgb: NDArray[np.uint8]) -> Tensor:
-    digest = hashlib.sha256(f"{rgb.shape}".encode() + rgb.tobytes()).digest()
-    return torch.frombuffer(bytearray(digest), dtype=torch.uint8)
+def _label(text: str, split: str, expected: str) -> int | None:
+    highest = len(_CLASSES) - 1
+    allowed = f"0 to {highest}" + (f", or {HIDDEN} where it is hidden" if split == "test" else "")
+    if not _LABEL.fullmatch(text):
+        raise DataError(f"label {shown(text)} is no integer; {expected}, labels {allowed}")
+    label = int(text) if len(text) <= _LONG else highest + 1
+    if label == HIDDEN and split == "test":
+        return None
+    if label == HIDDEN:
+        used = {"train": "training"}.get(split, split)
+        raise DataError(f"unlabelled split used for {used} (label {HIDDEN}); expected {allowed}")
+    if not 0 <= label <= highest:
+        raise DataError(f"label {text if len(text) <= _LONG else shown(text)} is out of range; expected {allowed}")
+    return label

@@ -15,6 +15,7 @@ from cpcnn_core.data.split import SPLITS, Dataset, Split, shuffled_by_class
 if TYPE_CHECKING:
     from cpcnn_core.config import DataConfig
 
+_SIZE = 8  # pixels across and down
 _HELD_OUT_PER_CLASS = 30  # in the validation and in the test split
 
 
@@ -23,8 +24,8 @@ def load(config: DataConfig) -> Dataset:
     # The import takes seconds, so that a cached copy pays even for so little data.
     raw = cache.tensors("digits", cache.digest([version("scikit-learn"), str(fitting.FORMAT)]), _digits_of_sklearn)
     levels, labels = raw["levels"], raw["labels"]
-    channels, size, _ = config.shape
-    fitted = fitting.fit(levels.float()[:, None] / 16, channels=channels, size=size)
+    size, channels = config.size or _SIZE, config.nr_channels or 1
+    fitted = fitting.fit(levels.float()[:, None] / 16, channels=channels, size=(size, size))
     images = fitting.on_grid(fitted) if config.quantize else fitted * 2 - 1
     held_out = _HELD_OUT_PER_CLASS
     parts: dict[str, list[int]] = {name: [] for name in SPLITS}
@@ -46,6 +47,6 @@ def _digits_of_sklearn() -> dict[str, Tensor]:
 
     levels, labels = load_digits(return_X_y=True)
     return {
-        "levels": torch.from_numpy(levels).reshape(-1, 8, 8).to(torch.uint8),
+        "levels": torch.from_numpy(levels).reshape(-1, _SIZE, _SIZE).to(torch.uint8),
         "labels": torch.from_numpy(labels).to(torch.int64),
     }

@@ -1,13 +1,13 @@
-"""The CSV of a split: which image files it names, with which labels, and what is wrong with a row of it."""
+"""Image files as a data set names them, a row each, and what is wrong with a name, a file, or one named twice."""
 
 from __future__ import annotations
 
 import csv
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -15,24 +15,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpcnn_core import image_files
-from cpcnn_core.data.split import HIDDEN
+from cpcnn_core.data.classes import FORMULA_BEGINS
+from cpcnn_core.data.pool import Pool, as_numbers
 from cpcnn_core.errors import DataError
 from cpcnn_core.files import irregular
 
-_LABEL = re.compile(r"-?[0-9]+")  # int() takes the digits of every script, and underscores between them
 _SHOWN = 40  # characters of a cell that an error repeats
-_FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r")
+_ENDINGS = re.compile(r".*\.(jpg|jpeg|jpe|jfif|png|bmp|dib|gif|ppm|pgm|pbm|pnm|tif|tiff|webp)", re.IGNORECASE)
+_SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a split's CSV: an image file and its label."""
+    """An image file and its label: a line of a CSV, or a file of a folder."""
 
-    csv: Path
-    number: int  # 1-based line
+    listed: Path  # the CSV or the folder
+    number: int | None  # 1-based line of the CSV
     name: str
     path: Path
-    label: int
+    label: str | int | None  # None where it is hidden
 
     def stamp(self) -> str:
         """What changes when the file does: its name, its size, and two times, of which one cannot be set back."""
@@ -67,37 +68,102 @@ class Row:
         except OSError as error:
             raise self.error(f"{self.name} cannot be read: {error}") from None
 
+    @property
+    def place(self) -> str:
+        """Where it is listed, as errors begin."""
+        return place(self.listed, self.number)
+
     def error(self, problem: str) -> DataError:
-        return _row_error(self.csv, self.number, problem)
+        return DataError(f"{self.place}: {problem}")
 
 
-def read(root: Path, split: str, nr_classes: int) -> list[Row]:
-    """The rows of `root/split.csv`, which has no header. Raise DataError for the first that cannot be used."""
-    path = root / f"{split}.csv"
-    expected = f"expected rows like {split}/0000001.jpg,0 without a header"
-    inside = _Inside(root)
-    rows: list[Row] = []
-    for number, cells in _lines(path, expected):
-        if len(cells) != 2:
-            raise _row_error(path, number, f"{len(cells)} columns instead of 2; {expected}")
-        name, label = cells
-        label_of_row = _label(label, path, number, split, nr_classes, expected)
-        shown = _shown(name)
-        if not name.isprintable():
-            raise _row_error(path, number, f"{shown} has characters that cannot be printed; rename the file")
-        if any(part.startswith(_FORMULA_BEGINS) for part in PurePosixPath(name).parts):
-            raise _row_error(
-                path, number, f"{shown} is a formula to a spreadsheet that opens our CSVs; rename the file"
-            )
-        if (file := inside.find(name)) is None:
-            raise _row_error(path, number, f"{shown} leads out of the data folder; expected a path inside {root}")
-        rows.append(Row(path, number, name, file, label_of_row))
-    if not rows:
-        raise DataError(f"{path} is empty; {expected}")
-    return rows
+@dataclass(frozen=True)
+class ImageFiles:
+    """The image files of the rows, as `Images`."""
+
+    root: Path
+    rows: Sequence[Row]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def stamps(self) -> Iterator[str]:
+        yield str(self.root.resolve())
+        yield from (row.stamp() for row in self.rows)
+
+    def decode(self, index: int) -> NDArray[np.uint8]:
+        row = self.rows[index]
+        return row.decode(row.read())
 
 
-def _lines(path: Path, expected: str) -> Iterator[tuple[int, list[str]]]:
+def pools(root: Path, splits: Mapping[str, Sequence[Row]]) -> dict[str, Pool]:
+    """The images of the rows by split, with their labels and names. Raise DataError where a file is named twice."""
+    _check_each_once(splits)
+    return {
+        split: Pool(
+            ImageFiles(root, rows),
+            tuple(row.label for row in rows),
+            tuple(row.name for row in rows),
+            [row.place for row in rows],
+        )
+        for split, rows in splits.items()
+    }
+
+
+def numbered(splits: Mapping[str, Sequence[Row]]) -> dict[str, Sequence[Row]]:
+    """The same rows, with numbers for labels where all of them are written as such."""
+    written = [row.label for rows in splits.values() for row in rows if row.label is not None]
+    if not as_numbers(map(str, written)):
+        return dict(splits)
+    return {
+        split: [row if row.label is None else replace(row, label=int(row.label)) for row in rows]
+        for split, rows in splits.items()
+    }
+
+
+def by_split(root: Path, names: Mapping[str, str]) -> dict[str, str]:
+    """Those of the files or folders that are splits, by the split; the keys are what they are called.
+
+    Raise DataError where two are the same split.
+    """
+    found: dict[str, str] = {}
+    for called, name in names.items():
+        split = _SPLITS.get(called.lower())
+        if split is not None and found.setdefault(split, name) != name:
+            raise DataError(f"{root}: has {found[split]} and {name}; expected one of them, for the {split} split")
+    return found
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is called as one of the formats that are read."""
+    return _ENDINGS.fullmatch(name) is not None
+
+
+def _check_each_once(splits: Mapping[str, Sequence[Row]]) -> None:
+    """Raise DataError where a split names a file twice, or two splits disagree about its label.
+
+    Whatever the names are: `a.png`, `./a.png` and a link to it are one file.
+    """
+    seen: dict[tuple[int, int], tuple[str, Row]] = {}
+    for split, rows in splits.items():
+        for row in rows:
+            found = row.stat
+            split_before, before = seen.setdefault((found.st_dev, found.st_ino), (split, row))
+            if before is row:
+                continue
+            name = "" if before.name == row.name else f" as {before.name}"
+            line = "" if before.number is None else f" in row {before.number}"
+            if split_before == split:
+                raise row.error(f"{row.name} is{line} already{name}; expected each image once")
+            if row.label != before.label and None not in {row.label, before.label}:
+                of = "" if before.number is None else f" of {before.listed}"
+                raise row.error(
+                    f"{row.name} has label {row.label}, and label {before.label}{line}{of}{name}; expected one label "
+                    "for one file"
+                )
+
+
+def lines(path: Path, expected: str) -> Iterator[tuple[int, list[str]]]:
     """The rows of a CSV and their numbers, blank lines apart. A byte order mark and CRLF are fine."""
     try:
         if (what := irregular(path.stat().st_mode)) is not None:
@@ -113,40 +179,34 @@ def _lines(path: Path, expected: str) -> Iterator[tuple[int, list[str]]]:
         raise DataError(f"{path} cannot be read as a CSV ({error}); {expected}") from None
 
 
-def _label(text: str, path: Path, number: int, split: str, nr_classes: int, expected: str) -> int:
-    allowed = f"0 to {nr_classes - 1}" + (f", or {HIDDEN} where it is hidden" if split == "test" else "")
-    if not _LABEL.fullmatch(text):
-        raise _row_error(path, number, f"label {_shown(text)} is no integer; {expected}, labels {allowed}")
-    label = int(text) if len(text) <= _SHOWN else nr_classes
-    if label == HIDDEN and split == "train":
-        raise _row_error(path, number, f"unlabelled split used for training (label {HIDDEN}); expected {allowed}")
-    if label == HIDDEN and split == "validation":
-        raise _row_error(path, number, f"unlabelled split used for validation (label {HIDDEN}); expected {allowed}")
-    if not (0 <= label < nr_classes or label == HIDDEN):
-        raise _row_error(
-            path, number, f"label {text if len(text) <= _SHOWN else _shown(text)} is out of range; expected {allowed}"
-        )
-    return label
+class Finder:
+    """Finds image files by name within one folder, and refuses names that would do harm.
 
-
-def _shown(cell: str) -> str:
-    """A cell as an error repeats it: quoted, and of a long one the beginning."""
-    return repr(cell) if len(cell) <= _SHOWN else f"{cell[:_SHOWN]!r}... ({len(cell)} characters)"
-
-
-def _row_error(path: Path, number: int, problem: str) -> DataError:
-    return DataError(f"{path}, row {number}: {problem}")
-
-
-class _Inside:
-    """Finds files by name within one folder, and refuses every way out of it: absolute names, `..`, symbolic links."""
+    That is every way out of the folder (absolute names, `..`, symbolic links), what cannot be printed, and what a
+    spreadsheet would run.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.resolved = root.resolve()
         self.parents: dict[str, bool] = {}  # thousands of names share a few folders
 
-    def find(self, name: str) -> Path | None:
+    def row(self, listed: Path, number: int | None, name: str, label: str | int | None) -> Row:
+        """The row of a file. Raise DataError where its name cannot be taken."""
+        quoted = shown(name)
+        if not name.isprintable():
+            raise DataError(f"{place(listed, number)}: {quoted} has characters that cannot be printed; rename the file")
+        if any(part.startswith(FORMULA_BEGINS) for part in PurePosixPath(name).parts):
+            raise DataError(
+                f"{place(listed, number)}: {quoted} is a formula to a spreadsheet that opens our CSVs; rename the file"
+            )
+        if (file := self._inside(name)) is None:
+            raise DataError(
+                f"{place(listed, number)}: {quoted} leads out of the data folder; expected a path inside {self.root}"
+            )
+        return Row(listed, number, name, file, label)
+
+    def _inside(self, name: str) -> Path | None:
         pure = PurePosixPath(name)
         if not pure.parts or pure.is_absolute() or ".." in pure.parts:
             return None
@@ -160,3 +220,13 @@ class _Inside:
         except (OSError, RuntimeError):
             pass  # a name that is too long, a link to itself: whoever reads the file is told
         return path
+
+
+def place(listed: Path, number: int | None) -> str:
+    """A line of a CSV, or a folder."""
+    return str(listed) if number is None else f"{listed}, row {number}"
+
+
+def shown(cell: str) -> str:
+    """A cell as an error repeats it: quoted, and of a long one the beginning."""
+    return repr(cell) if len(cell) <= _SHOWN else f"{cell[:_SHOWN]!r}... ({len(cell)} characters)"

@@ -89,7 +89,7 @@ def test_what_a_bucket_lists_cannot_leave_the_copys_folder(
     [
         ("s3://key:secret@bucket/data", "holds credentials, and is recorded"),
         ("nosuch://bucket/data", "nosuch://bucket/data cannot be fetched: .*nosuch"),
-        ("file:///nowhere/at/all", "there is nothing at file:///nowhere/at/all; expected train.csv"),
+        ("file:///nowhere/at/all", "there is nothing at file:///nowhere/at/all; expected a folder with"),
     ],
 )
 def test_a_url_that_leads_nowhere_is_told(url: str, says: str) -> None:

@@ -71,7 +71,9 @@ def test_the_options_that_a_row_says_are_those_of_the_configuration(name: str) -
 
 
 def test_what_null_means_for_data_is_what_the_data_sets_say() -> None:
-    for name, attribute in (("image_size", "image_size"), ("channels", "channels"), ("quantize", "quantize")):
+    for name, otherwise in (("image_size", None), ("channels", None), ("quantize", True)):
         said = {source: value for value, source in re.findall(r"`?(\w+)`? for `(\w+)`", ROWS[f"data.{name}"][3])}
-        assert said == {source: str(getattr(held, attribute)).lower() for source, held in SOURCES.items()}
+        meant = {source: getattr(held, name) for source, held in SOURCES.items()}
+        assert said == {source: str(value).lower() for source, value in meant.items() if value != otherwise}
+        assert "else" in ROWS[f"data.{name}"][3]
     assert f"`null`: {DEFAULT_LABEL_DIM}." in ROWS["model.label_dim"][3]
