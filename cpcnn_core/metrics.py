@@ -61,6 +61,9 @@ HELD_OUT: Mapping[str, str] = {
 OF_IMAGES = frozenset({"fid", "fid_infinity", "kid"})
 """The metrics of drawn images; two values of one compare only where the columns of `FID_PROTOCOL` agree."""
 
+OF_TRAINING = frozenset({"train_loss", "train_bpd", "train_acc"})
+"""The metrics of training images."""
+
 OF_PIXELS = frozenset({"train_loss", "train_bpd", "val_bpd"})
 """The metrics of the likelihood of pixels; two values of one compare only where `data.quantize` is the same."""
 

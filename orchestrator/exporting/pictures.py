@@ -123,7 +123,7 @@ def _drawn(weights: Weights, seed: int, dataset: Dataset, until: float) -> list[
 
 def _classified(one: Finalist, weights: Weights, config: TrialConfig, dataset: Dataset) -> list[Picture]:
     """The most confident mistakes, and some that are no mistakes, with the likelihood ratio of each pixel."""
-    split = dataset.validation
+    split = evaluate.scored(dataset.validation, config.eval.max_images)
     log_p = _log_p(one, split.names)
     prior = evaluate.log_prior(config.eval.prior, dataset.train.labels, dataset.nr_classes)
     posterior = classify.log_posterior(log_p, prior)

@@ -88,7 +88,10 @@ def _by_epoch(subject: Subject) -> list[Block]:
             continue
         spread = sorted({round(float(at)) for at in np.linspace(0, len(files) - 1, _EPOCHS)})
         rows = {row["epoch"]: row for row in entry.epochs}
-        classes = sum(name.startswith("val_acc.") for name, value in entry.epochs[0].items() if value is not None)
+        classes = max(  # not every epoch is evaluated
+            sum(name.startswith("val_acc.") and value is not None for name, value in row.items())
+            for row in entry.epochs
+        )
         images = [
             Image(uri(_part(file.read_bytes(), classes)), f"Images after epoch {epoch}, a row per class", told)
             for file in (files[at] for at in spread)
