@@ -10,9 +10,11 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
+from cpcnn_core.metrics import OF_IMAGES, OF_TRAINING
 from orchestrator.choosing.candidates import Candidates, Floats
 from orchestrator.choosing.judge import Images, Normals, Sample
 from orchestrator.records import arrays
+from orchestrator.records.columns import as_number
 from orchestrator.records.store import NotThereError, StoreError
 
 EVIDENCE = 600  # epochs at most whose predictions are read: those of the best trials, which is where a choice falls
@@ -67,6 +69,17 @@ def evidence(epochs: Candidates) -> Evidence:
     if len(kept) < len(among):
         notes.append(f"{len(among) - len(kept)} epochs are not judged: {reason}")
     return Evidence(among.take(kept), sample, tuple(notes))
+
+
+def scored_on(epochs: Candidates, row: int) -> list[str]:
+    """A note where the row's metric is of a part of the validation images; the intervals are of that part."""
+    if epochs.objective.metric in OF_IMAGES or epochs.objective.metric in OF_TRAINING:
+        return []
+    _, epoch = epochs.entry(row)
+    images, of = (as_number(epoch.get(name)) for name in ("val_images", "val_images_of"))
+    if images is None or of is None or images >= of:
+        return []
+    return [f"Scored on {images:,.0f} of {of:,.0f} validation images (eval.max_images)"]
 
 
 # ------------------------------------------------------------------------------------------- from stored predictions

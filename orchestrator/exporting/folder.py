@@ -150,7 +150,7 @@ def _fill(
     loaded = checkpoint.load_weights(folder / WEIGHTS, origin=source)
     config = _located(loaded.config, data_root)
     data = trainer.dataset(config.data)
-    evaluation = _evaluate(loaded, config, data, data.validation)
+    evaluation = _evaluate(loaded, config, data, _scored(config, data))
     if (different := agreement.disagreement(entry, epoch, metric, evaluation)) is not None:
         raise MismatchError(
             f"{epoch['checkpoint']}: {different}; nothing was exported. Data, code or weights are not the same"
@@ -266,7 +266,7 @@ def _verify(folder: Path, data_root: Scalar) -> dict[str, float]:
         raise MismatchError(f"{folder / CONFIG}: is not the configuration of the weights beside it")
     data = trainer.dataset(config.data)
     record = json.loads((folder / METRICS).read_text())
-    found = of_evaluation(_evaluate(loaded, config, data, data.validation))
+    found = of_evaluation(_evaluate(loaded, config, data, _scored(config, data)))
     for name, value in record["measured_again"].items():
         again = found.get(name, math.nan)  # this release may lack a metric that the exporting one had
         # It may be another device than the one that exported; predictions are compared below.
@@ -356,7 +356,7 @@ def _accuracy(
             of=len(data.train),
             reason=None if len(some) else "not measured: eval.train_images is 0",
         ),
-        "validation": Accuracy(value=evaluation.accuracy, images=len(data.validation), of=len(data.validation)),
+        "validation": Accuracy(value=evaluation.accuracy, images=len(evaluation.names), of=len(data.validation)),
         "test": Accuracy(
             value=of_test,
             images=0 if of_test is None else len(data.test),
@@ -364,6 +364,11 @@ def _accuracy(
             reason=hidden if of_test is None else None,
         ),
     }
+
+
+def _scored(config: TrialConfig, data: Dataset) -> Split:
+    """The validation images by which the trial was measured."""
+    return evaluate.scored(data.validation, config.eval.max_images)
 
 
 def _evaluate(loaded: checkpoint.Weights, config: TrialConfig, data: Dataset, split: Split) -> Evaluation:
@@ -385,7 +390,7 @@ def _as_graded(loaded: checkpoint.Weights, config: TrialConfig) -> dict[str, flo
     unrounded = trainer.dataset(config.data.model_copy(update={"quantize": False}))
     if unrounded.validation.images.dtype == torch.uint8:  # nothing was resized, so nothing was rounded
         return None
-    found = of_evaluation(_evaluate(loaded, config, unrounded, unrounded.validation))
+    found = of_evaluation(_evaluate(loaded, config, unrounded, _scored(config, unrounded)))
     return {name: found[name] for name in ("val_acc", "val_bpd")}
 
 

@@ -12,8 +12,8 @@ from orchestrator.text.names import identifier
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "likelihood": ("train_bpd", "train_loss", "val_bpd"),
     "classification": (
-        "test_acc", "train_acc", "val_acc", "val_class_nll", "val_ece", "val_ece_calibrated", "val_f1",
-        "val_temperature",
+        "test_acc", "test_images", "test_images_of", "train_acc", "val_acc", "val_class_nll", "val_ece",
+        "val_ece_calibrated", "val_f1", "val_images", "val_images_of", "val_temperature",
     ),
     "samples": (
         "fid", "fid_images", "fid_infinity", "fid_standard_error", "kid", "kid_standard_error", "nearest_train",
@@ -22,8 +22,8 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     "network": ("activation_max", "gate_saturation", "grad_norm"),
     "training": ("lr", "micro_batch", "step"),
     "cost": (
-        "compile_seconds", "eval_seconds", "images_per_second", "peak_memory_bytes", "sample_seconds", "seconds",
-        "train_seconds",
+        "compile_seconds", "eval_seconds", "images_per_second", "peak_memory_bytes", "sample_seconds",
+        "scoring_seconds", "seconds", "train_seconds",
     ),
 }  # fmt: skip
 """By section: its metrics."""

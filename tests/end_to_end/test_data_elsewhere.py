@@ -13,7 +13,7 @@ from cpcnn_core.errors import DataError
 from orchestrator.training import trainer
 from orchestrator.tune import driver, local_ray
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("ray")]
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("ray beside")]
 
 
 ASK = """

@@ -42,7 +42,8 @@ def classification(subject: Subject) -> list[Block]:
     Y = sum(name.startswith("log_p_") for name in table.column_names)
     log_p = np.stack([arrays.numbers(table[f"log_p_{label}"]) for label in range(Y)], axis=1)
     label = arrays.integers(table["label"])
-    of = f"Epoch {decision.epoch} of {decision.trial_id}, {len(label)} validation images, uniform prior. "
+    images = f"{len(label)}{_of_all(decision)} validation images"
+    of = f"Epoch {decision.epoch} of {decision.trial_id}, {images}, uniform prior. "
     counts = np.zeros((Y, Y), int)
     np.add.at(counts, (label, log_p.argmax(axis=1)), 1)
     names = [subject.class_of(each) for each in range(Y)]
@@ -53,19 +54,26 @@ def classification(subject: Subject) -> list[Block]:
     return [*blocks, *told, _calibration(log_p, label, of)]
 
 
+def _of_all(decision: Decision) -> str:
+    """Of how many, where not all were scored."""
+    _, row = decision.epochs.entry(decision.row)
+    images, of = (as_number(row.get(name)) for name in ("val_images", "val_images_of"))
+    return "" if images is None or of is None or images >= of else f" of {of:.0f}"
+
+
 def _splits(subject: Subject) -> Table:
     """What the best trials reach on the images that they learnt from, that they were chosen by, and on others."""
     shown = subject.ranked[:5]
     columns = ("train_acc", "val_acc", "test_acc", "train_bpd", "val_bpd")
     lines = []
     for entry in shown:
-        row = entry.epochs[-1]
+        row = next((row for row in reversed(entry.epochs) if row.get("val_bpd") is not None), entry.epochs[-1])
         cells = [Cell(subject.name(entry), link=f"trial-{entry.trial_id}", head=True), Cell(str(row["epoch"]))]
         cells += [Cell(measured(as_number(row.get(column)))) for column in columns]
         lines.append(Line(cells))
     caption = (
-        "Training, validation and test, after the last epoch of the best trials. Trials are chosen by validation "
-        "images, so that val_acc is a little too good; nothing is chosen by test_acc. - : not measured."
+        "Training, validation and test, after the last epoch of the best trials that was evaluated. Trials are chosen "
+        "by validation images, so that val_acc is a little too good; nothing is chosen by test_acc. - : not measured."
     )
     return Table("splits", caption, ["trial", "epoch", *columns], lines, frozenset(range(1, 7)))
 
