@@ -54,6 +54,8 @@ ADDED: dict[str, Scalar] = {
     "model.norm": "none",
     "train.class_loss_others": None,
     "train.deterministic": False,
+    "eval.every": 1,
+    "eval.max_images": None,
     "lineage.parent": None,
     "lineage.root": None,
     "lineage.weights": None,
@@ -281,11 +283,15 @@ class TrainConfig(_Section):
 
 
 class EvalConfig(_Section):
-    """What is measured after each epoch, and by FID and KID after every `fid_every`-th and the last; 0 is never.
+    """What is measured after every `every`-th epoch and the last, and by FID and KID after every `fid_every`-th and the
+    last; 0 is never.
 
-    `fid_weights` is a file of Inception's weights, for a machine that cannot download them.
+    `max_images` bounds how many images of a split are scored, the same ones each time (`evaluate.scored`); where it is
+    not given, all are. `fid_weights` is a file of Inception's weights, for a machine that cannot download them.
     """
 
+    every: Positive = 1
+    max_images: Positive | None = None
     batch_size: Positive = 128
     train_images: Annotated[int, Field(ge=0)] = 512
     prior: Literal["uniform", "empirical"] = "uniform"
@@ -307,6 +313,14 @@ class EvalConfig(_Section):
                 "does not know; choose test, or an Inception"
             )
         return self
+
+    def is_due(self, epoch: int, epochs: int) -> bool:
+        """Whether images are scored after this epoch of so many: after every `every`-th, and after the last."""
+        return epoch % self.every == 0 or epoch == epochs
+
+    def fid_is_due(self, epoch: int, epochs: int) -> bool:
+        """Whether images are drawn and measured after this epoch of so many."""
+        return self.fid_every > 0 and (epoch % self.fid_every == 0 or epoch == epochs)
 
 
 TrialId = Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]

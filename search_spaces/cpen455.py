@@ -54,7 +54,9 @@ settings = {
     "train.warmup_epochs": 1.0,
     "train.flip": True,
     "train.ema_decay": 0.999,
-    "eval.fid_every": 1,
+    "eval.every": 2,  # images are scored and drawn after the same epochs: a score needs both
+    "eval.train_images": 128,
+    "eval.fid_every": 2,
     "eval.fid_extractor": "classifier",
 }
 
@@ -70,6 +72,7 @@ presets = {
     },
     "grading": {
         "settings": {
+            "eval.every": 5,
             "eval.fid_every": 5,
             "eval.fid_extractor": "inception-192",
             "eval.fid_reference": "test_files",

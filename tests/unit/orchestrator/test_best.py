@@ -195,7 +195,7 @@ def test_the_winner_is_exported_with_weights_configuration_and_metrics(results: 
     assert accuracy["validation"]["value"] == pytest.approx(measured.values["val_acc"])
     assert accuracy["train"]["images"] <= accuracy["train"]["of"]
     labels, rows = trainer.dataset(CONFIG.data).test.labels.tolist(), submission.read_predictions(out)
-    right = sum(label == predicted for label, (_, predicted) in zip(labels, rows, strict=True))
+    right = sum(str(label) == predicted for label, (_, predicted) in zip(labels, rows, strict=True))
     assert accuracy["test"] == {"value": right / len(rows), "images": len(rows), "of": len(rows), "reason": None}
     assert f"| Test | {accuracy['test']['value']:.4f} | {len(rows)} |" in (out / "model_card.md").read_text()
     assert [path.name for path in results.parent.iterdir() if path.name.startswith(".")] == []
@@ -577,7 +577,7 @@ def labels_of_the_file_alone(out: Path, images: torch.Tensor) -> list[int]:
 
 def test_a_submission_in_the_course_s_form(tmp_path: Path) -> None:
     names = ("test/0000021.jpg", "test/0000007.jpg")
-    made = submission.Predictions(names, torch.tensor([[0.0, 1.0], [2.0, 1.0]], dtype=torch.float64))
+    made = submission.Predictions(names, torch.tensor([[0.0, 1.0], [2.0, 1.0]], dtype=torch.float64), ("0", "1"))
     submission.write_predictions(tmp_path, made, 12.5)
     assert (tmp_path / "submission.csv").read_text() == "id,label\n0000021.jpg,1\n0000007.jpg,0\nfid,12.5\n"
     assert (tmp_path / "submission_with_paths.csv").read_text() == "test/0000021.jpg,1\ntest/0000007.jpg,0\n"
@@ -585,9 +585,12 @@ def test_a_submission_in_the_course_s_form(tmp_path: Path) -> None:
 
 def test_no_id_stands_twice_in_a_submission(tmp_path: Path) -> None:
     names = ("test/a/1.jpg", "test/b/1.jpg", "test/c/2.jpg")
-    made = submission.Predictions(names, torch.eye(3, dtype=torch.float64))
+    made = submission.Predictions(names, torch.eye(3, dtype=torch.float64), ("a, b", "1", "0"))
     submission.write_predictions(tmp_path, made, None)
-    assert (tmp_path / "submission.csv").read_text() == "id,label\ntest/a/1.jpg,0\ntest/b/1.jpg,1\ntest/c/2.jpg,2\n"
+    assert (
+        tmp_path / "submission.csv"
+    ).read_text() == 'id,label\ntest/a/1.jpg,"a, b"\ntest/b/1.jpg,1\ntest/c/2.jpg,0\n'
+    assert submission.read_predictions(tmp_path) == made.rows
 
 
 def test_best_answers_without_torch_ray_optuna_or_pandas(results: Path) -> None:

@@ -241,8 +241,10 @@ def test_training_on_from_old_trials_is_refused_naming_both_protocols(old: Store
     assert "2 because it was recorded under protocol 1, not 3" in source.summary(0)
 
 
-def test_sweep_json_of_a_new_sweep_names_protocol_and_digest(space: Path, cats: Path, tmp_path: Path) -> None:
+def test_sweep_json_of_a_new_sweep_names_protocol_digest_and_classes(space: Path, cats: Path, tmp_path: Path) -> None:
     plan = begun(space, cats, tmp_path / "results")
-    held = json.loads((tmp_path / "results" / "which" / "sweep.json").read_text())["asked"]
+    record = json.loads((tmp_path / "results" / "which" / "sweep.json").read_text())
+    held = record["asked"]
     assert (held["protocol"], len(held["settings"]["data.digest"])) == (PROTOCOL, 32)
+    assert tuple(record["class_names"]) == trainer.dataset(plan.space.default().data).class_names
     assert plan.store.read_sweep()

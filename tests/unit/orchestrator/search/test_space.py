@@ -13,7 +13,7 @@ from cpcnn_core.labels import ENCODINGS
 from cpcnn_core.sources import SOURCES
 from orchestrator.machines.resources import Resources
 from orchestrator.objectives.objective import Objective
-from orchestrator.search import space_file
+from orchestrator.search import shipped, space_file
 from orchestrator.search.scheduling import Schedule
 from orchestrator.search.settings import parse_settings
 from orchestrator.search.space import SearchSpace, SpaceError, at_random, read
@@ -313,8 +313,18 @@ def test_the_courses_grading_is_asked_as_the_course_grades() -> None:
     assert space.objective == Objective.of(COURSE_GRADING)
     asked = space.default().eval
     assert (asked.fid_extractor, asked.fid_reference, asked.fid_images_per_class) == ("inception-192", "test_files", 25)
-    assert asked.fid_every == space.schedule.grace_epochs == 5
+    assert asked.every == asked.fid_every == space.schedule.grace_epochs == 5
     assert read(Path("search_spaces/cpen455.py"), ["data.root=anywhere"]).fields == space.fields
+
+
+def test_a_shipped_space_scores_images_wherever_it_draws_some() -> None:
+    asked = {
+        (one.name, preset): read(shipped.file(one.name), ["data.root=anywhere"], preset=preset).default().eval
+        for one in shipped.every()
+        for preset in (None, *one.presets)
+    }
+    assert len(asked) > 10
+    assert [place for place, each in asked.items() if each.fid_every % each.every] == []  # a score needs both
 
 
 # ------------------------------------------------------------------------------------------------------- presets
