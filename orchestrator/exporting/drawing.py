@@ -171,7 +171,7 @@ def _write(out: Path, drawn: Drawn, asked: Request, weights: Folder, checksum: s
     try:
         submission.write_samples(temporary, drawn)
         content = {"weights": str(weights), "sha256": checksum} | asdict(asked)
-        (temporary / REQUEST).write_text(json.dumps(content, indent=2) + "\n")
+        (temporary / REQUEST).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         temporary.chmod(0o755)
         temporary.rename(out)
     except BaseException:

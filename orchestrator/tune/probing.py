@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cpcnn_core import devices
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.errors import LikelihoodError, RunError
 from orchestrator.objectives.objective import Direction, pareto_front
@@ -49,14 +50,10 @@ def probe(config: TrialConfig, dataset: Dataset, together: Callable[[], object] 
 
     `together` waits for the other processes that do the same.
     """
-    import torch
-
     from cpcnn_core.checkpoint import KEPT_STATES
-    from cpcnn_core.train import peak_memory
     from orchestrator.exporting import pictures
 
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+    devices.begin_memory(devices.here())
     begun = time.perf_counter()
     with prepared(config, dataset) as run:
         chosen = batch_of(run)
@@ -74,7 +71,7 @@ def probe(config: TrialConfig, dataset: Dataset, together: Callable[[], object] 
         predictions = 8 * len(dataset.validation) * (dataset.nr_classes + 2)
         disk = _kept_weights(config) * weights + KEPT_STATES * state + config.train.epochs * predictions
         return Probe(
-            config, parameters, peak_memory(run.device), epoch, disk, begin, steps, drawing * of_report / asked
+            config, parameters, devices.peak_memory(run.device), epoch, disk, begin, steps, drawing * of_report / asked
         )
 
 
