@@ -62,12 +62,15 @@ class Played(torch.Tensor):
         return made
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: object, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         return computed(func, args, kwargs or {})
 
 
 class _Operations(TorchDispatchMode):
-    def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> Any:
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return computed(func, args, kwargs or {})
 
 
@@ -126,7 +129,7 @@ def playing() -> Generator[None]:
 class _Noise(torch.Generator):
     """Draws as the CPU's does, and says that it is the device's."""
 
-    device = property(lambda _: torch.device(NAME, 0))  # type: ignore[assignment]
+    device = property(lambda _: torch.device(NAME, 0))
 
 
 def _noise(drawn: torch.Generator, device: torch.device | str) -> torch.Generator:
@@ -146,7 +149,7 @@ def begin() -> None:
     torch.accelerator.synchronize = lambda *_: None
 
 
-def outcome(folder: Path, device: torch.device | None) -> dict[str, float | int | list[int]]:
+def outcome(folder: Path, device: torch.device | None) -> dict[str, float | list[int] | None]:
     """What a trial comes to, and the sum of two images that its network draws."""
     from cpcnn_core import environment
     from cpcnn_core.attribution import log_ratio
@@ -164,9 +167,14 @@ def outcome(folder: Path, device: torch.device | None) -> dict[str, float | int 
     if device is not None:
         accelerator.state.device = device
     (metrics,) = fit(config, dataset, folder, accelerator=accelerator)
-    model = build_model(config, dataset.image_shape, dataset.nr_classes).to(accelerator.device)
+    model = build_model(config, dataset.image_shape, dataset.nr_classes)
+    noise = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():  # weights to which the label makes a difference
+        torch.nn.init.normal_(parameter, std=0.3, generator=noise)
+    model = model.to(accelerator.device)
     labels = torch.tensor([1, 2], device=accelerator.device)
-    drawn = sample(model, labels, generator=torch.Generator().manual_seed(0))
+    above = dataset.validation.images[:2].to(accelerator.device)
+    drawn = sample(model, labels, generator=torch.Generator().manual_seed(0), given=above, from_row=6)
     ratio = log_ratio(model, dataset.validation.images[:2], torch.tensor([0, 1]), torch.tensor([2, 3]))
     return {
         "val_bpd": metrics.val_bpd,
