@@ -89,6 +89,7 @@ def figures(asked: Asked) -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         epochs = 1 if asked.short else epochs_within(config, dataset, 3600, Path(folder) / "probe")
         *_, last = fit(config.with_settings({"train.epochs": epochs}), dataset, Path(folder) / "trial")
+    assert last.val_acc is not None
     return [Figure(f"val_acc on cpen455 after {epochs} epochs", last.val_acc * dataset.nr_classes, "guessing")]
 
 
@@ -116,6 +117,8 @@ def main(
     points: list[Point] = []
     for metrics in fit(config, dataset, work / config.trial_id):
         assert metrics.train_bpd is not None
+        assert metrics.val_bpd is not None
+        assert metrics.val_acc is not None
         point = Point(metrics.epoch, time.process_time(), metrics.train_bpd, metrics.val_bpd, metrics.val_acc)
         points.append(point)
         console.print(point)

@@ -66,6 +66,8 @@ def run(fusion: str, seed: int, epochs: int) -> Result:
     model = build_model(config, dataset.image_shape, dataset.nr_classes)
     with tempfile.TemporaryDirectory() as folder:
         history = list(fit(config, dataset, Path(folder)))
+    assert history[-1].val_bpd is not None
+    assert history[-1].val_acc is not None
     return Result(
         fusion,
         seed,

@@ -47,6 +47,7 @@ Sizes = tuple[int, int, int]
 Rows = Generator[dict[str, Any]]
 
 TRAIN_IMAGES, EVALUATED = 4159, 519  # the course's splits
+STAGES = ("training", "state", "validation", "train_subset", "test", "diagnostics", "images", "weights")  # of an epoch
 _GRACE_SECONDS = 30.0  # in which a part that is ended may end what it started
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -149,25 +150,31 @@ def compiled_steps(scale: Scale) -> Rows:
 
 
 def epoch(scale: Scale) -> Rows:
-    """The shares of the second epoch at the large size; in the first one graphs are captured, and caches filled."""
+    """The shares of two epochs at the large size, by how images are scored.
+
+    In the first one graphs are captured, and caches filled; the second is the last, in which test images are scored.
+    """
     asked: dict[str, object] = {"eval.fid_every": 1, "eval.fid_extractor": "classifier"}
-    asked |= {"train.precision": "bf16", "train.epochs": 3} | ({"eval.fid_images_per_class": 2} if scale.toy else {})
-    batch = min(16, scale.images)
-    with trial(scale.large, batch, asked, images=scale.images) as run:
-        for _ in range(2):
-            started = time.perf_counter()
-            metrics = run.train_epoch(on_evaluation=None, on_drawn=None, on_progress=lambda *_: None)
-            seconds = time.perf_counter() - started
-            drawing = metrics.sample_seconds or 0.0
-            yield {
-                "config": "/".join(map(str, scale.large)),
-                "epoch_seconds": seconds,
-                "training": metrics.train_seconds / seconds,
-                "drawing_and_fid": drawing / seconds,
-                "evaluation_and_writing": 1 - (metrics.train_seconds + drawing) / seconds,
-                "images_per_second": metrics.images_per_second,
-            }
-        run.checkpoints.close()
+    asked |= {"train.precision": "bf16", "train.epochs": 2}
+    asked |= {"eval.fid_images_per_class": 2, "eval.train_images": 4} if scale.toy else {}
+    for precision, batch_size in (("fp32", 128), ("bf16", 128), ("bf16", 512)):
+        scoring = {"eval.precision": precision, "eval.batch_size": batch_size}
+        settings, batch = asked | scoring, min(16, scale.images)
+        with trial(scale.large, batch, settings, images=scale.images, evaluated=scale.evaluated) as run:
+            for _ in range(2):
+                yield {"config": "/".join(map(str, scale.large)), **scoring, **_shares_of_epoch(run)}
+            run.checkpoints.close()
+
+
+def _shares_of_epoch(run: Run) -> dict[str, float]:
+    """Train an epoch: its seconds, and the shares of them that each stage takes. What is in none is `other`."""
+    started = time.perf_counter()
+    metrics = run.train_epoch(on_evaluation=None, on_drawn=None, on_progress=lambda *_: None)
+    seconds = time.perf_counter() - started
+    took = {"training": metrics.train_seconds} | run.stages.seconds
+    shares = {name: took.get(name, 0.0) / seconds for name in STAGES}
+    rest = 1 - sum(took.values()) / seconds
+    return {"epoch_seconds": seconds, **shares, "other": rest, "images_per_second": metrics.images_per_second}
 
 
 def evaluation(scale: Scale) -> Rows:

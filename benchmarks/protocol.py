@@ -90,6 +90,8 @@ def run(settings: dict[str, object], arm: str) -> tuple[float, float]:
         training = (train.Run if reshuffled else _OneOrder)(config, dataset, Path(folder), environment.accelerator())
         for _ in range(config.train.epochs):
             last = training.train_epoch(on_evaluation=None, on_drawn=None, on_progress=lambda *_: None)
+    assert last.val_bpd is not None
+    assert last.val_acc is not None
     return last.val_bpd, last.val_acc
 
 

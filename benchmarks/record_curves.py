@@ -118,6 +118,8 @@ def record(config: TrialConfig) -> list[Epoch]:
         before = time.process_time()
         for metrics in fit(config, dataset, Path(folder)):
             now = time.process_time()
+            assert metrics.val_acc is not None
+            assert metrics.val_bpd is not None
             curve.append(Epoch(metrics.epoch, metrics.val_acc, metrics.val_bpd, now - before))
             before = now
     return curve

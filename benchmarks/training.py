@@ -87,14 +87,18 @@ class PlainStep:
         return loss.item()
 
 
-def dataset(images: int) -> Dataset:
-    """Random images of 32x32 in four classes that differ in brightness; what they show does not matter for speed."""
+def dataset(images: int, evaluated: int | None = None) -> Dataset:
+    """Random images of 32x32 in four classes that differ in brightness; what they show does not matter for speed.
+
+    So many of them are `evaluated`, as validation and as test images, or all.
+    """
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(images) % NR_CLASSES
     coarse = torch.randint(0, 100, (images, 3, 8, 8), generator=generator) + 40 * labels[:, None, None, None]
     pixels = coarse.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3).to(torch.uint8)
     split = Split(pixels, labels, tuple(map(str, range(images))))
-    return Dataset("random", split, split, split, tuple("abcd"))
+    held_out = split if evaluated is None else split.take(range(evaluated))
+    return Dataset("random", split, held_out, held_out, tuple("abcd"))
 
 
 def network(fusion: str, sizes: tuple[int, int, int]) -> dict[str, object]:
@@ -111,12 +115,14 @@ def trial(
     settings: Mapping[str, object] | None = None,
     *,
     images: int | None = None,
+    evaluated: int | None = None,
 ) -> Iterator[Run]:
     """A trial whose steps can be taken one by one."""
     given = network("block_mild", sizes) | {"train.batch_size": batch, "train.ema_decay": 0.999, "train.flip": True}
     config = TrialConfig.from_flat({**given, **(settings or {})})
     with tempfile.TemporaryDirectory() as folder, whole_float32():
-        yield Run(config, dataset(images or batch), Path(folder), environment.accelerator(anew=True))
+        data = dataset(images or batch, evaluated)
+        yield Run(config, data, Path(folder), environment.accelerator(anew=True))
 
 
 def measure(sizes: tuple[int, int, int], batch: int, steps: int, precision: str, *, compiled: bool = False) -> Result:

@@ -46,29 +46,32 @@ def class_log_likelihoods(
 ) -> Tensor:
     """Log p(x | y) in nats for every image and class: images (N, C, H, W) -> (N, Y) float64 on the CPU.
 
-    `batch_size` is the most images times classes per forward pass; on a CPU, which is faster with few, `CPU_PIXELS` is
-    another limit. What does not depend on the class, with late fusions the larger part of the network, is computed once
-    per image. With `bf16` the network runs under autocast, the likelihood in float32 all the same; whoever wants to
-    know the likeliest class has `with_close_calls_settled` look at the result. `on_images` hears (images done, images
-    in all). `capture` makes one call of a pass's many, where there are enough passes.
+    `batch_size` is the most images times classes per forward pass, of an image under many classes several passes; on a
+    CPU, which is faster with few, `CPU_PIXELS` is another limit. What does not depend on the class, with late fusions
+    the larger part of the network, is computed once per image. With `bf16` the network runs under autocast, the
+    likelihood in float32 all the same; whoever wants to know the likeliest class has `with_close_calls_settled` look at
+    the result. `on_images` hears (images done, images in all). `capture` makes one call of a pass's many, where there
+    are enough passes.
 
     Raise PathError where a captured pass gives something else than the same pass call by call.
     """
     device = next(model.parameters()).device
     Y = model.nr_classes
     if device.type == "cpu":
-        batch_size = min(batch_size, CPU_PIXELS // images.shape[2:].numel())
+        batch_size = max(1, min(batch_size, CPU_PIXELS // images.shape[2:].numel()))
     was_training = model.training
     model.eval()
     rows: list[Tensor] = []
     done = 0
     size = max(1, batch_size // Y)
-    look: Callable[[Tensor], Tensor] = partial(_of_every_class, model, bf16=bf16)
+    classes = torch.arange(Y, device=device).split(min(Y, batch_size))
+    look: Look = partial(_of_classes, model, bf16=bf16)
     with model.weights.ready(torch.bfloat16 if bf16 else None):  # once, not once per batch
-        if capture is not None and len(images) > WORTH_CAPTURING * size:
-            look = _Captured(look, images[:size].to(device), capture, explained=CAPTURED[bf16])
+        if capture is not None and len(images) * len(classes) > WORTH_CAPTURING * size:
+            look = _Captured(look, images[:size].to(device), classes[0], capture, explained=CAPTURED[bf16])
         for chunk in images.split(size):
-            rows.append(look(chunk.to(device)))
+            of_chunk = chunk.to(device)
+            rows.append(torch.cat([look(of_chunk, some) for some in classes], dim=1))
             done += len(chunk)
             if on_images is not None:
                 on_images(done, len(images))
@@ -76,22 +79,25 @@ def class_log_likelihoods(
     return torch.cat(rows).cpu().double()
 
 
-def _of_every_class(model: ConditionalPixelCNN, chunk: Tensor, *, bf16: bool) -> Tensor:
-    """Log p(x | y) of one forward pass, (images, Y) float32."""
-    x, Y = to_model(chunk), model.nr_classes
-    labels = torch.arange(Y, device=x.device).repeat(len(x))
+Look = Callable[[Tensor, Tensor], Tensor]
+"""A forward pass: images, and classes (n,) -> log p(x | y), (images, n) float32."""
+
+
+def _of_classes(model: ConditionalPixelCNN, chunk: Tensor, classes: Tensor, *, bf16: bool) -> Tensor:
+    """Log p(x | y) of one forward pass, (images, classes) float32."""
+    x, n = to_model(chunk), len(classes)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
-        params = model(x, labels)
-    log_p = log_prob(x.repeat_interleave(Y, dim=0), params.float(), n_mix=model.config.nr_logistic_mix)
-    return log_p.view(-1, Y)
+        params = model(x, classes.repeat(len(x)))
+    log_p = log_prob(x.repeat_interleave(n, dim=0), params.float(), n_mix=model.config.nr_logistic_mix)
+    return log_p.view(-1, n)
 
 
 class _Captured:
-    """A forward pass over chunks of one size, captured: smaller ones are filled up with what was there before."""
+    """A forward pass over so many images and classes, captured: fewer are filled up with what was there before."""
 
-    def __init__(self, look: Callable[[Tensor], Tensor], first: Tensor, capture: Capture, *, explained: float) -> None:
+    def __init__(self, look: Look, first: Tensor, classes: Tensor, capture: Capture, *, explained: float) -> None:
         self._look = look
-        self._images = first.clone()
+        self._images, self._classes = first.clone(), classes.clone()
         self._rows = warmed_up(self._pass, first.device).clone()
         try:
             replay = captured(self._pass_into_rows, capture, what="a pass of evaluation")
@@ -103,13 +109,14 @@ class _Captured:
         if replay is not None:
             self._check(replay, explained)
 
-    def __call__(self, chunk: Tensor) -> Tensor:
+    def __call__(self, chunk: Tensor, classes: Tensor) -> Tensor:
         self._images[: len(chunk)].copy_(chunk)
+        self._classes[: len(classes)].copy_(classes)
         self._call()
-        return self._rows[: len(chunk)].clone()
+        return self._rows[: len(chunk), : len(classes)].clone()
 
     def _pass(self) -> Tensor:
-        return self._look(self._images)
+        return self._look(self._images, self._classes)
 
     def _pass_into_rows(self) -> None:
         self._rows.copy_(self._pass())

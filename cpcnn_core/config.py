@@ -54,6 +54,8 @@ ADDED: dict[str, Scalar] = {
     "model.norm": "none",
     "train.class_loss_others": None,
     "train.deterministic": False,
+    "eval.every": 1,
+    "eval.max_images": None,
     "lineage.parent": None,
     "lineage.root": None,
     "lineage.weights": None,
@@ -281,11 +283,15 @@ class TrainConfig(_Section):
 
 
 class EvalConfig(_Section):
-    """What is measured after each epoch, and by FID and KID after every `fid_every`-th and the last; 0 is never.
+    """What is measured after every `every`-th epoch and the last, and by FID and KID after every `fid_every`-th and the
+    last; 0 is never.
 
-    `fid_weights` is a file of Inception's weights, for a machine that cannot download them.
+    `max_images` bounds how many images of a split are scored, the same ones each time (`evaluate.scored`); where it is
+    not given, all are. `fid_weights` is a file of Inception's weights, for a machine that cannot download them.
     """
 
+    every: Positive = 1
+    max_images: Positive | None = None
     batch_size: Positive = 128
     train_images: Annotated[int, Field(ge=0)] = 512
     prior: Literal["uniform", "empirical"] = "uniform"
@@ -307,6 +313,14 @@ class EvalConfig(_Section):
                 "does not know; choose test, or an Inception"
             )
         return self
+
+    def is_due(self, epoch: int, epochs: int) -> bool:
+        """Whether images are scored after this epoch of so many: after every `every`-th, and after the last."""
+        return epoch % self.every == 0 or epoch == epochs
+
+    def fid_is_due(self, epoch: int, epochs: int) -> bool:
+        """Whether images are drawn and measured after this epoch of so many."""
+        return self.fid_every > 0 and (epoch % self.fid_every == 0 or epoch == epochs)
 
 
 TrialId = Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
@@ -384,7 +398,7 @@ class TrialConfig(_Section):
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> TrialConfig:
         """Build from nested dictionaries, as weights and `config.json` hold them. Raise ConfigError."""
-        return cls._validated({"protocol": 1, **tree})
+        return cls._validated({"protocol": 1, **tree, "data": _without_unread_root(tree.get("data", {}))})
 
     @classmethod
     def _validated(cls, tree: Mapping[str, Any]) -> TrialConfig:
@@ -420,6 +434,14 @@ class TrialConfig(_Section):
                 f"{PROTOCOL}, which gives other numbers. Reading, choosing and exporting work here; training, "
                 "continuing and replaying need the release that recorded it, whose commit its rows hold as git_commit"
             )
+
+
+def _without_unread_root(data: Any) -> Any:  # whatever a file holds: validation says what is wrong with it
+    """Settings of data without a `root` that its data set does not read: earlier releases took one, and ignored it."""
+    source = SOURCES.get(str(data.get("name"))) if isinstance(data, Mapping) else None
+    if source is None or source.root is not None or "root" in source.reads:
+        return data
+    return {name: value for name, value in data.items() if name != "root"}
 
 
 def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -35,6 +37,34 @@ def fixed_subset(split: Split, count: int, seed: int) -> Split:
     """A random choice of `count` images that depends on the seed alone, or all where there are fewer."""
     order = torch.randperm(len(split), generator=seeds.generator(seed, seeds.Purpose.TRAIN_SUBSET))
     return split.take(sorted(order[:count].tolist()))
+
+
+def scored(split: Split, most: int | None) -> Split:
+    """The images of a labelled split that are scored: all, or `most` of them (`eval.max_images`), in their order.
+
+    Which ones follows from the split's labels and names alone, whatever trained the network, and fewer are among more.
+    Every class has its share, and at least one image as long as there are so many.
+    """
+    if most is None or most >= len(split):
+        return split
+    return split.take(sorted(_by_share(split)[:most]))
+
+
+def _by_share(split: Split) -> list[int]:
+    """The images in an order whose every beginning has each class in its share of the split.
+
+    First one image of each class, of the largest first. The r-th of n images of a class comes at (r - 1/2) / n of the
+    way. Within a class they are in the order of a hash of their names, which knows nothing of what they show.
+    """
+    of_class: dict[int, list[tuple[str, int]]] = defaultdict(list)
+    for index, (label, name) in enumerate(zip(split.labels.tolist(), split.names, strict=True)):
+        of_class[label].append((hashlib.sha256(name.encode()).hexdigest(), index))
+    placed = [
+        (rank > 0, (rank + 0.5) / len(images), digest, index)
+        for images in of_class.values()
+        for rank, (digest, index) in enumerate(sorted(images))
+    ]
+    return [index for *_, index in sorted(placed)]
 
 
 def log_likelihoods(

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from cpcnn_core.class_names import class_in
+
 if TYPE_CHECKING:
     from cpcnn_core.evaluation import Evaluation
 
@@ -61,13 +63,16 @@ HELD_OUT: Mapping[str, str] = {
 OF_IMAGES = frozenset({"fid", "fid_infinity", "kid"})
 """The metrics of drawn images; two values of one compare only where the columns of `FID_PROTOCOL` agree."""
 
+OF_TRAINING = frozenset({"train_loss", "train_bpd", "train_acc"})
+"""The metrics of training images."""
+
 OF_PIXELS = frozenset({"train_loss", "train_bpd", "val_bpd"})
 """The metrics of the likelihood of pixels; two values of one compare only where `data.quantize` is the same."""
 
 
 def least(metric: str) -> float:
     """The least value that a metric can have. A smaller one was no measurement, whichever version recorded it."""
-    return LEAST_BPD if metric.endswith("_bpd") else -math.inf
+    return LEAST_BPD if metric.endswith("_bpd") and class_in(metric) is None else -math.inf
 
 
 FID_PROTOCOL = ("fid_extractor", "fid_images", "fid_reference")
@@ -84,7 +89,8 @@ class EpochMetrics:
     """One row of `epochs/*.parquet`. Units: bpd in bits per sub-pixel, times in seconds, memory in bytes.
 
     A metric that was not measured, or could not be, is None; where it failed its reason stands in the `_error` field
-    beside it. `val_*` are over every image of the validation split, of the EMA weights where EMA is on.
+    beside it. `val_*` are over the images of the validation split that are scored (`eval.max_images`), of the EMA
+    weights where EMA is on, and None after an epoch that is not evaluated (`eval.every`), as is train_acc.
     """
 
     epoch: int  # 1-based: the number of epochs trained so far
@@ -92,16 +98,20 @@ class EpochMetrics:
     lr: float | None  # learning rate of the epoch's last step; None for imported weights, as are the next two
     train_loss: float | None  # mean of the loss over the epoch
     train_bpd: float | None  # mean bpd over the epoch, as trained: dropout on, weights moving
-    train_acc: float | None  # on a fixed subset of the training images, no dropout
-    val_bpd: float  # under the true class
-    val_acc: float
-    val_f1: float  # macro
-    val_class_nll: float  # mean of -log p(true class | x), nats
-    val_ece: float  # expected calibration error, 15 equal-width bins
-    val_temperature: float  # divides the log-likelihoods; minimises val_class_nll
-    val_ece_calibrated: float  # val_ece at that temperature
+    train_acc: float | None = None  # on a fixed subset of the training images, no dropout
+    val_bpd: float | None = None  # under the true class
+    val_acc: float | None = None
+    val_f1: float | None = None  # macro
+    val_class_nll: float | None = None  # mean of -log p(true class | x), nats
+    val_ece: float | None = None  # expected calibration error, 15 equal-width bins
+    val_temperature: float | None = None  # divides the log-likelihoods; minimises val_class_nll
+    val_ece_calibrated: float | None = None  # val_ece at that temperature
+    val_images: int | None = None  # that were scored
+    val_images_of: int | None = None  # the validation split's
     test_acc_error: str | None = None  # why it is None although it was due
     test_acc: float | None = None  # after the last epoch, where the test labels are known; nothing is chosen by it
+    test_images: int | None = None  # that were scored
+    test_images_of: int | None = None  # the test split's
     fid: float | None = None  # of images drawn after this epoch; comparable where the next three fields are the same
     fid_extractor: str | None = None  # whose features, exactly
     fid_images: int | None = None  # how many were drawn
@@ -126,7 +136,8 @@ class EpochMetrics:
     seconds: float  # the whole epoch: training, evaluation and checkpoint
     train_seconds: float
     compile_seconds: float  # of the process's first step, where it was compiled or captured; part of train_seconds
-    eval_seconds: float  # all that is not training; sample_seconds is part of it
+    eval_seconds: float  # all that is not training; scoring_seconds and sample_seconds are part of it
+    scoring_seconds: float | None = None  # log p(x | y) of validation, training and test images
     sample_seconds: float | None = None  # drawing images and measuring FID and KID
     sample_path: str | None = None  # how they were drawn: graph, calls, reference, joined by + where in several ways
     images_per_second: float  # training throughput, compilation apart

@@ -35,6 +35,7 @@ from cpcnn_core.quality import Drawn
 from cpcnn_core.saving import Preempted, Saving, Wanted, never
 from cpcnn_core.seeds import Purpose
 from cpcnn_core.step import Step, Sums
+from cpcnn_core.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -43,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 INIT_IMAGES = 128
 WATCHED_IMAGES = 32  # whose activations are looked at after each epoch
+SCORING = ("validation", "train_subset", "test")  # the stages in which images are scored under each class
 GPU_CHECK_EVERY = 25  # steps between two looks at whether the loss is finite; each look waits for the device
 
 
@@ -71,8 +73,8 @@ def fit(
 
     Where `folder` holds a training state, go on from it: on a CPU the result is the same, bit for bit, as without the
     interruption. A trial that continues another one finds there what `CheckpointFolder.begin` put there. Epochs beyond
-    `reported`, the last one that was recorded, are yielded again, not trained again. In each
-    epoch `on_evaluation` gets (epoch, validation likelihoods), where FID is due `on_drawn` gets (epoch, images), then
+    `reported`, the last one that was recorded, are yielded again, not trained again. In each epoch that is evaluated
+    `on_evaluation` gets (epoch, validation likelihoods), where FID is due `on_drawn` gets (epoch, images), then
     `score` says what the epoch is worth (and why, where that is null), then the checkpoint is committed, then the
     metrics are yielded; all along `on_progress` hears (what is done to images, how many are done, how many there are).
     An epoch longer than `train.save_every_seconds` is committed on the way too. `capture` makes one call of a step's
@@ -146,6 +148,8 @@ class Run:
         self.checkpoints = CheckpointFolder(folder, config)
         self.log_prior = evaluate.log_prior(config.eval.prior, dataset.train.labels, dataset.nr_classes)
         self.train_subset = evaluate.fixed_subset(dataset.train, config.eval.train_images, config.seed)
+        self.validation = evaluate.scored(dataset.validation, config.eval.max_images)
+        self.stages = Stopwatch()  # of the last epoch's end
         self.steps_per_epoch = math.ceil(len(dataset.train) / config.train.batch_size)
         self.world = accelerator.num_processes
 
@@ -248,32 +252,24 @@ class Run:
         on_drawn: Callable[[int, Drawn], None] | None,
         on_progress: OnProgress,
     ) -> EpochMetrics:
-        """Train the rest of the epoch in progress, evaluate, commit the checkpoint."""
+        """Train the rest of the epoch in progress, measure what is due, commit the checkpoint."""
         started = time.perf_counter()
+        self.stages.reset()
         N = len(self.batches.labels)
         images_before = min(N, self.position * self.config.train.batch_size)
         deterministic = partial(determinism.deterministic, self.config.train.deterministic)
         with deterministic(strict=True):
             compile_seconds = self._train_steps(on_progress)
         train_seconds = time.perf_counter() - started
-        self._write_state(commit=False)  # while what follows is measured; nothing of it changes any more
-        on_progress = self._heeding(on_progress)
+        with self.stages.stage("state"):
+            self._write_state(commit=False)  # while what follows is measured; nothing of it changes any more
         sums = self.sums.taken()
         if self.world > 1:
             sums = Sums(*(self.accelerator.reduce(total, "sum") for total in sums))
 
         self.epoch += 1
         self.position = 0
-        evaluation, train_acc = self._evaluate(on_progress)
-        if on_evaluation is not None and self.accelerator.is_main_process:
-            on_evaluation(self.epoch, evaluation)
-        measured: dict[str, Any] = dict(of_evaluation(evaluation)) | self._activations() | self._on_test(on_progress)
-        extra = self._extra(evaluation) | self._stage_norms(sums)
-        if self._fid_is_due():
-            self._commit_state()  # drawing and comparing may take longer than the epoch's steps
-            of_images, of_classes = self._measure_images(on_drawn, on_progress)
-            measured |= of_images
-            extra |= of_classes
+        measured, extra = self._measured(on_evaluation, on_drawn, self._heeding(on_progress))
         seconds = time.perf_counter() - started
         path, note = self._path()
         metrics = EpochMetrics.of(
@@ -283,7 +279,6 @@ class Run:
             lr=self._lr(),
             train_loss=sums.objective.item() / N,
             train_bpd=sums.bpd.item() / N,
-            train_acc=train_acc,
             grad_norm=sums.grad_norm.item() / self.world,  # the same in every replica
             seconds=seconds,
             train_seconds=train_seconds,
@@ -296,9 +291,10 @@ class Run:
             path_note=note,
             checkpoint=None,
             kept_epochs=(),
-            extra=extra,
+            extra=extra | self._stage_norms(sums),
         )
-        return self._commit(metrics)
+        with self.stages.stage("weights"):
+            return self._commit(metrics)
 
     def _train_steps(self, on_progress: OnProgress) -> float:
         """Take the steps that the epoch in progress still needs, and wait for them; the seconds that the first took."""
@@ -383,11 +379,47 @@ class Run:
 
     # --- the end of an epoch ---
 
-    def _evaluate(self, on_progress: OnProgress) -> tuple[Evaluation, float | None]:
-        """The validation split, and the accuracy on the fixed subset of the training images."""
-        evaluation = self._evaluated(self.dataset.validation, on_progress)
-        subset = self.train_subset
-        return evaluation, self._evaluated(subset, on_progress).accuracy if len(subset) else None
+    def _measured(
+        self,
+        on_evaluation: Callable[[int, Evaluation], None] | None,
+        on_drawn: Callable[[int, Drawn], None] | None,
+        on_progress: OnProgress,
+    ) -> tuple[dict[str, Any], dict[str, float]]:
+        """All that is due after this epoch: fields of EpochMetrics, and of its `extra`."""
+        config, epochs = self.config, self.config.train.epochs
+        fields: dict[str, Any] = {}
+        extra: dict[str, float] = {}
+        if config.eval.is_due(self.epoch, epochs):
+            fields, extra = self._scores(on_evaluation, on_progress)
+        with self.stages.stage("diagnostics"):
+            fields |= self._activations()
+            extra |= self._of_labels()
+        if config.eval.fid_is_due(self.epoch, epochs):
+            self._commit_state()  # drawing and comparing may take longer than the epoch's steps
+            with self.stages.stage("images"):
+                of_images, of_classes = self._measure_images(on_drawn, on_progress)
+            fields |= of_images
+            extra |= of_classes
+        return fields, extra
+
+    def _scores(
+        self, on_evaluation: Callable[[int, Evaluation], None] | None, on_progress: OnProgress
+    ) -> tuple[dict[str, Any], dict[str, float]]:
+        """What scoring images gives: those of validation, some of training, and after the last epoch the test's."""
+        with self.stages.stage("validation"):
+            evaluation = self._evaluated(self.validation, on_progress)
+            fields: dict[str, Any] = dict(of_evaluation(evaluation))
+        fields |= {"val_images": len(self.validation), "val_images_of": len(self.dataset.validation)}
+        if len(self.train_subset):
+            with self.stages.stage("train_subset"):
+                fields["train_acc"] = self._evaluated(self.train_subset, on_progress).accuracy
+        if on_evaluation is not None and self.accelerator.is_main_process:
+            with self.stages.stage("predictions"):
+                on_evaluation(self.epoch, evaluation)
+        with self.stages.stage("test"):
+            fields |= self._on_test(on_progress)
+        fields["scoring_seconds"] = self.stages.of(*SCORING)
+        return fields, evaluation.class_accuracies(self.dataset.class_names)
 
     def _evaluated(self, split: Split, on_progress: OnProgress) -> Evaluation:
         """Every image of a split. Raise TrainingError where the network says nothing any more."""
@@ -406,10 +438,6 @@ class Run:
             raise TrainingError(
                 f"the network has diverged in epoch {self.epoch}: {error}; {self._remedy(self.epoch - 1)}"
             ) from error
-
-    def _fid_is_due(self) -> bool:
-        every = self.config.eval.fid_every
-        return every > 0 and (self.epoch % every == 0 or self.epoch == self.config.train.epochs)
 
     def _measure_images(
         self, on_drawn: Callable[[int, Drawn], None] | None, on_progress: OnProgress
@@ -462,22 +490,24 @@ class Run:
         assert isinstance(model, ConditionalPixelCNN)
         return model
 
-    def _extra(self, evaluation: Evaluation) -> dict[str, float]:
+    def _of_labels(self) -> dict[str, float]:
+        """What the fusion says of itself, and how differently it treats the classes."""
         model = self._evaluated_model()
         with torch.no_grad():
             fusion = model.fusion.diagnostics(model.label.table())
-        distances = diagnostics.class_distances(model, self.dataset.class_names)
-        return evaluation.class_accuracies(self.dataset.class_names) | fusion | distances
+        return fusion | diagnostics.class_distances(model)
 
-    def _on_test(self, on_progress: OnProgress) -> dict[str, float | str]:
+    def _on_test(self, on_progress: OnProgress) -> dict[str, float | str | int]:
         """After the last epoch the accuracy on the test images, where their labels are known.
 
         A trial does not fail by images that nothing is chosen by: where they cannot be scored, the reason is given.
         """
-        if self.epoch < self.config.train.epochs or not self.dataset.test.labelled:
+        if self.epoch < self.config.train.epochs or not len(self.dataset.test) or not self.dataset.test.labelled:
             return {}
+        scored = evaluate.scored(self.dataset.test, self.config.eval.max_images)
         try:
-            return {"test_acc": self._evaluated(self.dataset.test, on_progress).accuracy}
+            accuracy = self._evaluated(scored, on_progress).accuracy
+            return {"test_acc": accuracy, "test_images": len(scored), "test_images_of": len(self.dataset.test)}
         except TrainingError as error:
             logger.warning("the test images of epoch %d were not scored: %s", self.epoch, error)
             return {"test_acc_error": str(error)}
@@ -509,6 +539,7 @@ class Run:
                 metrics,
                 image_shape=self.dataset.image_shape,
                 nr_classes=self.dataset.nr_classes,
+                class_names=self.dataset.class_names,
             )
         if self.world > 1:
             self.accelerator.wait_for_everyone()

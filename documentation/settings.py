@@ -56,6 +56,8 @@ UNITS = {
     "train.keep_every": "epochs",
     "train.keep_most": "epochs",
     "train.save_every_seconds": "seconds",
+    "eval.every": "epochs",
+    "eval.max_images": "images",
     "eval.batch_size": "images times classes",
     "eval.train_images": "images",
     "eval.fid_every": "epochs",

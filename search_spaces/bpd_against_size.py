@@ -34,6 +34,7 @@ settings = {
     "model.fusion": "block_mild",
     "train.epochs": 20,
     "train.schedule": "linear",
+    "eval.every": 2,
     "eval.train_images": 0,
 }
 

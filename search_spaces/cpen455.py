@@ -50,11 +50,14 @@ settings = {
     "data.name": "cpen455",
     "train.epochs": 20,
     "train.batch_size": 16,
+    "train.precision": "bf16",  # on a GPU four times as fast at 4/120/10, at the same accuracy (docs/performance.md)
     "train.schedule": "cosine",
     "train.warmup_epochs": 1.0,
     "train.flip": True,
     "train.ema_decay": 0.999,
-    "eval.fid_every": 1,
+    "eval.every": 2,  # images are scored and drawn after the same epochs: a score needs both
+    "eval.train_images": 128,
+    "eval.fid_every": 2,
     "eval.fid_extractor": "classifier",
 }
 
@@ -70,6 +73,7 @@ presets = {
     },
     "grading": {
         "settings": {
+            "eval.every": 5,
             "eval.fid_every": 5,
             "eval.fid_extractor": "inception-192",
             "eval.fid_reference": "test_files",

@@ -29,6 +29,8 @@ settings = {
     "train.epochs": 100,
     "train.schedule": "cosine",
     "train.ema_decay": 0.999,
+    "eval.every": 5,
+    "eval.train_images": 128,
     "eval.fid_every": 5,
     "eval.fid_extractor": "classifier",
 }

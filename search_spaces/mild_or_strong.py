@@ -26,6 +26,8 @@ settings = {
     "train.schedule": "cosine",
     "train.warmup_epochs": 1.0,
     "train.ema_decay": 0.999,
+    "eval.every": 5,  # with FID: a score needs both
+    "eval.train_images": 128,
     "eval.fid_every": 5,
     "eval.fid_extractor": "classifier",
 }

@@ -21,7 +21,7 @@ from cpcnn_core.config import Scalar, TrialConfig
 from orchestrator.choosing import candidates
 from orchestrator.choosing.candidates import Candidates, ChoiceError
 from orchestrator.choosing.decision import TrialStanding
-from orchestrator.choosing.evidence import Evidence
+from orchestrator.choosing.evidence import Evidence, scored_on
 from orchestrator.choosing.evidence import evidence as evidence_of
 from orchestrator.choosing.judge import LEVEL, REDRAWS, probability_of_best
 from orchestrator.objectives.objective import SCORE, Direction, Objective
@@ -266,7 +266,7 @@ def _decide(store: Store, question: Question, rows: Mapping[str, Row], epochs: C
     if not kept:
         raise ChoiceError(f"{store.folder}: the weights of {question.finalists[winner].trial_id}'s runs are gone")
     row = max(kept, key=lambda at: float(epochs.scores[at]))
-    notes = list(evidence.notes)
+    notes = [*evidence.notes, *scored_on(epochs, row)]
     if len(question.seeds) == 1:
         notes.append("One seed does not tell how much seeds matter: the intervals are of the images alone")
     if errors is None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cpcnn_core.config import Scalar
 from orchestrator.choosing import candidates, where
 from orchestrator.choosing.candidates import Candidates, ChoiceError
-from orchestrator.choosing.evidence import contenders
+from orchestrator.choosing.evidence import contenders, scored_on
 from orchestrator.choosing.evidence import evidence as evidence_of
 from orchestrator.choosing.judge import Contenders, Judge, Verdict
 from orchestrator.choosing.rules import DEFAULT_RULE, Rule
@@ -100,7 +100,7 @@ def _choose(epochs: Candidates, rule: Rule) -> Decision:
         if rule != "max":
             notes.append(f"So --rule {rule} has nothing to go by: chosen is the best value")
         row = int(np.where(epochs.kept, epochs.scores, -np.inf).argmax())
-        notes += _not_kept(epochs, row)
+        notes += [*_not_kept(epochs, row), *scored_on(epochs, row)]
         shown = np.arange(len(contenders(epochs)))  # they come first
         if row not in shown:
             shown = np.append(shown, row)
@@ -116,7 +116,8 @@ def _choose(epochs: Candidates, rule: Rule) -> Decision:
             raise ChoiceError("--rule smallest: none of the weights that the tables name is on disk; nothing to weigh")
     judge = Judge(Contenders(evidence.sample, among.trial, among.epoch, sizes, among.kept))
     verdict = judge.verdict(rule)
-    return Decision(among, rule, verdict.chosen, verdict, (*notes, *_not_kept(among, verdict.chosen)), total)
+    notes += [*_not_kept(among, verdict.chosen), *scored_on(among, verdict.chosen)]
+    return Decision(among, rule, verdict.chosen, verdict, tuple(notes), total)
 
 
 def _not_kept(epochs: Candidates, row: int) -> list[str]:

@@ -10,9 +10,11 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
+from cpcnn_core.metrics import OF_IMAGES, OF_TRAINING
 from orchestrator.choosing.candidates import Candidates, Floats
 from orchestrator.choosing.judge import Images, Normals, Sample
 from orchestrator.records import arrays
+from orchestrator.records.columns import as_number
 from orchestrator.records.store import NotThereError, StoreError
 
 EVIDENCE = 600  # epochs at most whose predictions are read: those of the best trials, which is where a choice falls
@@ -69,9 +71,22 @@ def evidence(epochs: Candidates) -> Evidence:
     return Evidence(among.take(kept), sample, tuple(notes))
 
 
+def scored_on(epochs: Candidates, row: int) -> list[str]:
+    """A note where the row's metric is of a part of the validation images; the intervals are of that part."""
+    if epochs.objective.metric in OF_IMAGES or epochs.objective.metric in OF_TRAINING:
+        return []
+    _, epoch = epochs.entry(row)
+    images, of = (as_number(epoch.get(name)) for name in ("val_images", "val_images_of"))
+    if images is None or of is None or images >= of:
+        return []
+    return [f"Scored on {images:,.0f} of {of:,.0f} validation images (eval.max_images)"]
+
+
 # ------------------------------------------------------------------------------------------- from stored predictions
 
 Metric: TypeAlias = Callable[[Floats], Floats]
+
+_MOST_NUMBERS = 2**28  # that are resampled, of 8 bytes: val_f1 has two of each image and class
 
 
 def _accuracy(log_p: Floats, label: NDArray[np.int64]) -> Floats:
@@ -158,6 +173,9 @@ def _images(among: Candidates, sign: float) -> tuple[Images | None, NDArray[np.i
             reason = reason_not
             continue
         found = feature(log_p, arrays.integers(table["label"]))
+        if found.size * len(among) > _MOST_NUMBERS:
+            what = f"{among.objective.metric} of {log_p.shape[1]} classes, {len(log_p)} images and {len(among)} epochs"
+            return None, np.array([], dtype=np.int64), f"{what} takes more memory than there may be"
         value = float(metric(found.mean(axis=0)))
         if among.objective.metric == "val_bpd":
             if not rows:

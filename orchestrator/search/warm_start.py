@@ -17,6 +17,7 @@ from orchestrator.search.study import Recorded
 # rows themselves, more exactly than in the settings.
 _IGNORED = (
     "seed",
+    "eval.every",
     "eval.batch_size",
     "eval.train_images",
     "eval.fid_every",

@@ -98,7 +98,7 @@ def import_trial(
     )
     measured = _measured(file, imported, config, dataset, started)
     with beginning.begun(store, config.trial_id):
-        kinds.introduce(store, "imported", kinds.IMPORTED)
+        kinds.introduce(store, "imported", kinds.IMPORTED, class_names=dataset.class_names)
         recording = Recording(store, config, number=None, place=trainer.place())
     try:
         metrics = _kept(store, config, imported, dataset, measured)
@@ -128,6 +128,7 @@ def _measured(file: Path, imported: Imported, config: TrialConfig, dataset: Data
     evaluator = quality.evaluator(config, dataset, device) if config.eval.fid_every else None
     result, on_train = _evaluated(file, model, config, dataset)
     of_split: dict[str, Any] = dict(of_evaluation(result))  # Any: fields of EpochMetrics, each with its type
+    of_split |= {"val_images": len(result.names), "val_images_of": len(dataset.validation)}
     of_classes: dict[str, float] = {}
     drawn = None
     if evaluator is not None:
@@ -161,12 +162,13 @@ def _measured(file: Path, imported: Imported, config: TrialConfig, dataset: Data
 def _evaluated(
     file: Path, model: ConditionalPixelCNN, config: TrialConfig, dataset: Dataset
 ) -> tuple[Evaluation, Evaluation | None]:
-    """Evaluate on the validation split and, where it is asked for, on some of the training split."""
+    """Evaluate on the validation images that are scored and, where it is asked for, on some of the training split."""
     prior = evaluate.log_prior(config.eval.prior, dataset.train.labels, dataset.nr_classes)
     subset = evaluate.fixed_subset(dataset.train, config.eval.train_images, config.seed)
+    validation = evaluate.scored(dataset.validation, config.eval.max_images)
     batch_size, bf16 = config.eval.batch_size, config.eval.precision == "bf16"
     try:
-        result = evaluate.evaluate(model, dataset.validation, prior, batch_size=batch_size, bf16=bf16)
+        result = evaluate.evaluate(model, validation, prior, batch_size=batch_size, bf16=bf16)
         on_train = evaluate.evaluate(model, subset, prior, batch_size=batch_size, bf16=bf16) if len(subset) else None
     except LikelihoodError as error:
         raise CheckpointError(f"{file}: {error}; such a network says nothing") from None
@@ -188,6 +190,7 @@ def _kept(store: Store, config: TrialConfig, imported: Imported, dataset: Datase
             measured.metrics,
             image_shape=dataset.image_shape,
             nr_classes=dataset.nr_classes,
+            class_names=dataset.class_names,
             notes=imported.layout.as_notes(),
         )
         if mirrored is not None:

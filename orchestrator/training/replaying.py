@@ -29,6 +29,11 @@ _NOT_COMPARED = {
     "compile_seconds",
     "eval_seconds",
     "sample_seconds",
+    "scoring_seconds",
+    "val_images",  # these four follow from the settings, and earlier releases did not record them
+    "val_images_of",
+    "test_images",
+    "test_images_of",
     "images_per_second",
     "peak_memory_bytes",
     "micro_batch",

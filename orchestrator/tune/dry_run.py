@@ -108,7 +108,7 @@ def show(
         return None
     estimate = _estimate(plan.space, share, machine, left, dataset, doing)
     console.print(_table(plan, estimate.probes), soft_wrap=True)
-    for line in _times(plan, estimate, share):
+    for line in [_scoring(estimate.probes, dataset), *_times(plan, estimate, share)]:
         console.print(line, highlight=False)
     if rented is not None:
         console.print(f"{cluster}: {_bill(plan, rented, estimate)}", highlight=False, soft_wrap=True)
@@ -144,7 +144,8 @@ def rehearse(
             probe = trials.probe(config)
             if probe is None:
                 break
-            probes.append(replace(probe, epoch_seconds=probe.epoch_seconds / processes))
+            whole, scoring = probe.epoch_seconds / processes, probe.scoring_seconds / processes
+            probes.append(replace(probe, epoch_seconds=whole, scoring_seconds=scoring))
         if not probes:
             raise rehearsal.RehearsalError(
                 f"the median configuration could not be measured in {_SECONDS:.0f} s on this machine: it is too "
@@ -170,11 +171,27 @@ def _table(plan: Plan, probes: list[probing.Probe]) -> Board:
         Column("parameters", [f"{probe.parameters:,}" for probe in probes], is_number=True),
         Column("peak memory", [_size(probe.memory_bytes) for probe in probes], Rank.VALUE, is_number=True),
         Column("an epoch", [duration(probe.epoch_seconds) for probe in probes], Rank.ALWAYS, is_number=True),
+        Column("of it scoring", [f"{probe.scoring_share:.0%}" for probe in probes], Rank.VALUE, is_number=True),
         Column("a trial", [duration(probe.trial_seconds) for probe in probes], Rank.ALWAYS, is_number=True),
         Column("disk", [_size(probe.disk_bytes) for probe in probes], is_number=True),
         Column("settings", [settings(config, plan.space.searched) for config in configurations], Rank.LAST, below=""),
     ]
     return Board(None, columns, names=("configuration",))
+
+
+def _scoring(probes: Sequence[probing.Probe], dataset: Dataset) -> str:
+    """How many images are scored, and how often: what their share of an epoch comes from."""
+    asked, classes = probes[0].config.eval, dataset.nr_classes
+    whole = len(dataset.validation)
+    images = min(whole, asked.max_images or whole)
+    of = "" if images == whole else f" of {whole:,}"
+    train = min(asked.train_images, len(dataset.train))
+    training = f" and {train:,} training" if train else ""
+    often = "each epoch" if asked.every == 1 else f"every {asked.every} epochs and after the last"
+    said = f"scoring: {images:,}{of} validation{training} images under {classes:,} classes, after {often}"
+    if max(probe.scoring_share for probe in probes) <= _MUCH:
+        return said
+    return f"{said}; eval.every, eval.max_images and eval.train_images make it less"
 
 
 def _times(plan: Plan, estimate: Estimate, share: Share) -> list[str]:
@@ -282,6 +299,9 @@ def _size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
+
+
+_MUCH = 0.2  # of an epoch, for scoring
 
 
 _SECONDS = 40.0  # in which the processes probe, once they have started

@@ -38,6 +38,12 @@ class Probe:
     begin_seconds: float = 0.0  # from the trial's settings to its second step
     steps: int = 1  # that were timed
     pictures_seconds: float = 0.0  # of the images that the report shows of a finalist
+    scoring_seconds: float = 0.0  # of an epoch's: images under each class, as often as they are scored
+
+    @property
+    def scoring_share(self) -> float:
+        """What scoring images takes of an epoch."""
+        return self.scoring_seconds / self.epoch_seconds
 
     @property
     def trial_seconds(self) -> float:
@@ -62,17 +68,21 @@ def probe(config: TrialConfig, dataset: Dataset, together: Callable[[], object] 
         together()
         step, steps = _step_seconds(run, chosen, first)
         of_report = pictures.per_class_of(dataset.nr_classes)
-        asked = config.eval.fid_images_per_class if run.evaluator is not None else of_report
-        drawing = _drawing_seconds(run, asked)
-        epoch = step * run.steps_per_epoch + _evaluation_seconds(run, step) + _images_seconds(run, drawing)
+        of_report *= len(pictures.drawn_classes(dataset.nr_classes))
+        each = config.eval.fid_images_per_class if run.evaluator is not None else 1
+        asked = each * dataset.nr_classes  # images in all
+        drawing = _drawing_seconds(run, each)
+        scoring = _scoring_seconds(run, step)
+        epoch = step * run.steps_per_epoch + scoring + _images_seconds(run, drawing)
         parameters = sum(each.numel() for each in run.model.parameters())
         weights = _BYTES * parameters
         state = weights * (3 + (config.train.ema_decay is not None))  # the network, Adam's two moments, the average
-        predictions = 8 * len(dataset.validation) * (dataset.nr_classes + 2)
-        disk = _kept_weights(config) * weights + KEPT_STATES * state + config.train.epochs * predictions
-        return Probe(
-            config, parameters, devices.peak_memory(run.device), epoch, disk, begin, steps, drawing * of_report / asked
-        )
+        predictions = 8 * len(run.validation) * (dataset.nr_classes + 2)
+        disk = _kept_weights(config) * weights + KEPT_STATES * state
+        disk += _times(config.eval.every, config.train.epochs) * predictions
+        pictures_seconds = drawing * of_report / asked
+        peak = devices.peak_memory(run.device)
+        return Probe(config, parameters, peak, epoch, disk, begin, steps, pictures_seconds, scoring)
 
 
 def _step_seconds(run: Run, chosen: Tensor, first: float) -> tuple[float, int]:
@@ -88,12 +98,17 @@ def _step_seconds(run: Run, chosen: Tensor, first: float) -> tuple[float, int]:
     return taken / steps, steps
 
 
-def _evaluation_seconds(run: Run, step: float) -> float:
-    """What evaluating takes after an epoch, from as many images as there is time for."""
-    test = len(run.dataset.test) / run.config.train.epochs if run.dataset.test.labelled else 0  # after the last epoch
-    count = len(run.dataset.validation) + len(run.train_subset) + test
+def _scoring_seconds(run: Run, step: float) -> float:
+    """What scoring images takes, from as many as there is time for, spread over the epochs after which it is not due.
+
+    An image goes through the network once for each class, so that classes count as images do.
+    """
+    epochs, test = run.config.train.epochs, run.dataset.test
+    count = (len(run.validation) + len(run.train_subset)) * _times(run.config.eval.every, epochs) / epochs
+    if test.labelled:  # after the last epoch
+        count += min(len(test), run.config.eval.max_images or len(test)) / epochs
     guess = step / run.config.train.batch_size * run.dataset.nr_classes / 3  # forward only, once for each class
-    images = max(1, min(run.config.eval.batch_size, len(run.dataset.validation), int(_PART_SECONDS / guess)))
+    images = max(1, min(run.config.eval.batch_size, len(run.validation), int(_PART_SECONDS / guess)))
     return _seconds(run, lambda: evaluate_some(run, images)) * count / images
 
 
@@ -126,8 +141,12 @@ def _images_seconds(run: Run, drawing: float) -> float:
         return 0.0
     drawn = _noise(run, asked.fid_images_per_class)
     measuring = _seconds(run, lambda: run.evaluator and run.evaluator.measure(drawn, seed=run.config.seed))
-    times = epochs // asked.fid_every + (epochs % asked.fid_every > 0)
-    return (drawing + measuring) * times / epochs
+    return (drawing + measuring) * _times(asked.fid_every, epochs) / epochs
+
+
+def _times(every: int, epochs: int) -> int:
+    """How often what is due after every so many epochs, and after the last, is due."""
+    return epochs // every + (epochs % every > 0)
 
 
 def _noise(run: Run, per_class: int) -> Drawn:

@@ -78,6 +78,7 @@ def joined(each: list[probing.Probe]) -> probing.Probe:
     return replace(
         each[0],
         epoch_seconds=statistics.fmean(probe.epoch_seconds for probe in each),
+        scoring_seconds=statistics.fmean(probe.scoring_seconds for probe in each),
         begin_seconds=statistics.fmean(probe.begin_seconds for probe in each),
         steps=sum(probe.steps for probe in each),
     )

@@ -43,9 +43,9 @@ class Module(_DummyBackendModule):
 
 
 class Played(torch.Tensor):
-    """A tensor on the device; `inner` is the one on the CPU that plays it."""
+    """A tensor on the device; `on_cpu` is the one on the CPU that plays it."""
 
-    inner: torch.Tensor
+    on_cpu: torch.Tensor
 
     @staticmethod
     def __new__(cls, inner: torch.Tensor) -> Played:
@@ -58,7 +58,7 @@ class Played(torch.Tensor):
             device=f"{NAME}:0",
             requires_grad=inner.requires_grad,
         )
-        made.inner = inner
+        made.on_cpu = inner
         return made
 
     @classmethod
@@ -95,7 +95,7 @@ def computed(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str,
     def inner(value: Any) -> Any:
         if isinstance(value, Played):
             there.append(value)
-            return value.inner
+            return value.on_cpu
         if isinstance(value, torch.Tensor) and value.dim() > 0:
             elsewhere.append(value)
         return value
@@ -105,7 +105,7 @@ def computed(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str,
             return value
         if value.dtype == torch.float64:
             raise TypeError(f"{func}: {NAME} has no float64")
-        same = [one for one in there if one.inner is value]  # changed in place
+        same = [one for one in there if one.on_cpu is value]  # changed in place
         return same[0] if same else Played(value)
 
     given, named = tree_map(inner, args), tree_map(inner, dict(kwargs))

@@ -28,6 +28,7 @@ TIMES = (
     "compile_seconds",
     "eval_seconds",
     "sample_seconds",
+    "scoring_seconds",
     "images_per_second",
     "peak_memory_bytes",
     "path_note",

@@ -20,8 +20,9 @@ from cpcnn_core import evaluate as evaluate_module
 from cpcnn_core.classify import class_log_likelihoods, log_posterior, predict, with_close_calls_settled
 from cpcnn_core.data import Split
 from cpcnn_core.errors import LikelihoodError
-from cpcnn_core.evaluate import evaluate, log_likelihoods, log_prior
+from cpcnn_core.evaluate import evaluate, log_likelihoods, log_prior, scored
 from cpcnn_core.evaluation import Evaluation
+from cpcnn_core.graphs import call_by_call
 from cpcnn_core.layers import Convolve
 from cpcnn_core.likelihood import log_prob
 from cpcnn_core.loss import Loss
@@ -130,6 +131,51 @@ def test_every_image_counts_once_whatever_the_batch_size(batch_size: int) -> Non
     true = found.log_likelihood.gather(1, labels[:, None])
     assert found.bpd == pytest.approx(-true.mean().item() / (3 * 64 * math.log(2)))
     assert found.names == tuple("abcde")
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_an_image_under_more_classes_than_fit_into_a_pass_takes_several_captured_or_not(batch_size: int) -> None:
+    model, pixels = network("block_film"), random_pixels(9)
+    most: list[int] = []
+    hook = model.register_forward_pre_hook(lambda _, arguments: most.append(len(arguments[1])))
+    found = class_log_likelihoods(model, pixels, batch_size=batch_size)
+    assert max(most) <= batch_size
+    assert_close(class_log_likelihoods(model, pixels, batch_size=batch_size, capture=call_by_call), found)
+    hook.remove()
+    assert_close(class_log_likelihoods(model, pixels, batch_size=9 * NR_CLASSES), found, atol=1e-3, rtol=1e-6)
+
+
+def split_of(counts: list[int]) -> Split:
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    return Split(torch.zeros(len(labels), 1, 4, 4), labels, tuple(f"{i:04d}" for i in range(len(labels))))
+
+
+@pytest.mark.parametrize("counts", [[10], [40, 40, 40], [100, 30, 5, 1], [1] * 7, [97, 2, 1]])
+def test_what_is_scored_is_a_fixed_share_of_each_class(counts: list[int]) -> None:
+    split = split_of(counts)
+    larger: set[str] = set(split.names)
+    assert scored(split, None) is scored(split, len(split)) is scored(split, 10 * len(split)) is split
+    for most in range(len(split) - 1, 0, -1):
+        some = scored(split, most)
+        assert len(some) == most
+        assert list(some.names) == sorted(some.names)  # in the split's order
+        assert set(some.names) <= larger  # fewer are among more
+        larger = set(some.names)
+        per_class = torch.bincount(some.labels, minlength=len(counts)).tolist()
+        assert min(per_class) >= 1 or sum(count > 0 for count in per_class) == most
+        if min(per_class) > 1:
+            assert all(abs(n - most * of / len(split)) <= 1.5 for n, of in zip(per_class, counts, strict=True))
+
+
+def test_what_is_scored_follows_from_labels_and_names_and_not_from_order_or_pixels() -> None:
+    split = split_of([30, 20, 10])
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(0)).tolist()
+    shuffled = split.take(order)
+    shuffled = Split(shuffled.images + 1, shuffled.labels, shuffled.names)
+    chosen = set(scored(split, 12).names)
+    assert set(scored(shuffled, 12).names) == chosen
+    assert chosen != set(split.names[:12])
+    assert sorted(chosen) != sorted(split.names[:6] + split.names[30:34] + split.names[50:52])  # not the first of each
 
 
 def random_pixels(count: int) -> Tensor:

@@ -47,7 +47,7 @@ def test_the_score_is_known_when_weights_are_chosen_to_be_kept(tmp_path: Path) -
     epochs = list(fit(config(), tiny_dataset(), tmp_path, score=score))
     assert [epoch.score for epoch in epochs] == [epochs[0].val_bpd, epochs[1].val_bpd, None]
     assert [epoch.score_error for epoch in epochs] == [None, None, "for a reason"]
-    best = 1 if epochs[0].val_bpd > epochs[1].val_bpd else 2
+    best = 1 if (epochs[0].val_bpd or 0) > (epochs[1].val_bpd or 0) else 2
     assert best in epochs[-1].kept_epochs
     assert load_weights(tmp_path / f"weights-{best:04d}.safetensors").metrics["score"] == epochs[best - 1].val_bpd
     again = list(fit(config(), tiny_dataset(), tmp_path, score=score))
@@ -82,6 +82,46 @@ def test_every_epoch_is_measured_over_every_image(tmp_path: Path) -> None:
         assert epoch.seconds >= epoch.train_seconds > 0
         assert epoch.extra["val_acc.b"] == result.per_class_accuracy[1]
     assert epochs[-1].peak_memory_bytes > 10**7
+
+
+EVALUATED = (
+    *("train_acc", "val_acc", "val_bpd", "val_class_nll", "val_ece", "val_ece_calibrated", "val_f1"),
+    *("val_images", "val_images_of", "val_temperature", "scoring_seconds"),
+)
+
+
+def test_an_epoch_in_between_claims_nothing_and_is_trained_all_the_same(tmp_path: Path) -> None:
+    dataset = tiny_dataset()
+    asked: dict[str, object] = {"eval__every": 3, "eval__max_images": 5, "eval__fid_every": 2}
+    asked |= {"eval__fid_extractor": "classifier", "eval__fid_images_per_class": 2, "train__epochs": 4}
+    seen: list[tuple[int, tuple[str, ...]]] = []
+
+    def keep(epoch: int, result: Evaluation) -> None:
+        seen.append((epoch, result.names))
+
+    epochs = list(fit(config(**asked), dataset, tmp_path / "some", on_evaluation=keep))
+    for epoch in epochs:
+        due = epoch.epoch in {3, 4}  # every third, and the last
+        row = epoch.row()
+        assert {name: row[name] is not None for name in EVALUATED} == dict.fromkeys(EVALUATED, due)
+        assert any(name.startswith("val_acc.") for name in epoch.extra) == due
+        assert (epoch.fid is not None) == (epoch.epoch in {2, 4})
+        assert None not in (epoch.activation_max, epoch.grad_norm, epoch.train_bpd)
+        assert 0 <= (epoch.scoring_seconds or 0) <= epoch.eval_seconds
+    assert (epochs[2].val_images, epochs[2].val_images_of) == (5, 9)
+    assert (epochs[-1].test_images, epochs[-1].test_images_of) == (3, 3)
+    names = evaluation.scored(dataset.validation, 5).names
+    assert seen == [(3, names), (4, names)]
+    by_accuracy = max(epochs[2:], key=lambda epoch: epoch.val_acc or 0)
+    assert set(epochs[-1].kept_epochs) >= {2, 4, by_accuracy.epoch}  # drawn, last, best
+    assert 1 not in epochs[-1].kept_epochs
+    assert losses(dataset, tmp_path / "all", train__epochs=4) == [epoch.train_loss for epoch in epochs]
+
+
+def test_without_test_images_none_are_scored(tmp_path: Path) -> None:
+    dataset = tiny_dataset()
+    [epoch] = fit(config(train__epochs=1), replace(dataset, test=dataset.test.take([])), tmp_path)
+    assert (epoch.test_acc, epoch.test_acc_error, epoch.test_images) == (None, None, None)
 
 
 def test_the_kept_weights_give_the_recorded_metrics(tmp_path: Path) -> None:

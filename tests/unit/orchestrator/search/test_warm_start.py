@@ -92,6 +92,20 @@ def test_how_many_training_images_are_looked_at_matters_to_train_acc_alone(tmp_p
     assert list(source.refused) == (["eval.train_images is 77, not 512"] if metric == "train_acc" else [])
 
 
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [({"eval__every": 2}, None), ({"eval__max_images": 50}, "eval.max_images is 50, not null")],
+)
+def test_scores_of_fewer_epochs_mean_the_same_and_of_other_images_not(
+    tmp_path: Path, setting: dict[str, int], reason: str | None
+) -> None:
+    old = store_of(tmp_path, "old")
+    add(old, **setting, measured={"val_acc": 0.5})
+    [source] = warm_start.gather(SPACE, [old])
+    assert len(source.used) == (reason is None)
+    assert list(source.refused) == ([] if reason is None else [reason])
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_a_fid_of_other_features_is_no_fid(tmp_path: Path, known: bool) -> None:
     space = SearchSpace(

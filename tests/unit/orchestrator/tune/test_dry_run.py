@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -78,3 +80,46 @@ def test_a_plan_counts_what_the_sweep_would_take_up(
     dry_run.show(console, plan)
     ends = state in ("COMPLETE", "PRUNED", "FAILED", "STOPPED")
     assert ("nothing is left to run" if ends else "disk: at most 1 B") in console.export_text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "share", "says"),
+    [
+        ({}, 0.05, "scoring: 300 validation and 512 training images under 10 classes, after each epoch"),
+        (
+            {"eval.every": 3, "eval.max_images": 60, "eval.train_images": 0},
+            0.5,
+            "scoring: 60 of 300 validation images under 10 classes, after every 3 epochs and after the last; eval.*",
+        ),
+    ],
+)
+def test_a_plan_says_what_is_scored_and_its_share_of_an_epoch(
+    settings: dict[str, object], share: float, says: str
+) -> None:
+    config = TrialConfig.from_flat(settings)
+    probe = probing.Probe(config, 1, 1, 10.0, 1, scoring_seconds=10.0 * share)
+    assert fnmatchcase(dry_run._scoring([probe], trainer.dataset(config.data)), says)
+    plan = Plan("one", SearchSpace("a test", "", {}, {}, 1, Objective("val_acc", "max")), Path(), 1)
+    [column] = [each for each in dry_run._table(plan, [probe]).columns if each.head == "of it scoring"]
+    assert list(column.cells) == [f"{share:.0%}"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "images"),
+    [
+        ({}, 300 + 512 + 300 / 10),
+        ({"eval.every": 4}, (300 + 512) * 3 / 10 + 300 / 10),  # after epochs 4, 8 and 10
+        ({"eval.max_images": 50, "eval.train_images": 100}, 50 + 100 + 50 / 10),
+    ],
+)
+def test_the_cost_of_scoring_counts_what_is_scored_and_how_often(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, object], images: float
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(probing, "evaluate_some", lambda _, count: asked.append(count))
+    monkeypatch.setattr(probing, "_seconds", lambda _, work: work() or 2.0)
+    config = TrialConfig.from_flat({"model.nr_filters": 2, "model.nr_logistic_mix": 1, **settings})
+    data = trainer.dataset(config.data)
+    labelled = replace(data, test=data.validation)
+    with probing.prepared(config, labelled) as run:
+        assert probing._scoring_seconds(run, 1e-3) == pytest.approx(2.0 * images / asked[0])
