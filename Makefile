@@ -1,7 +1,7 @@
 # The same targets that .ci/run calls. Checks run with the tools that the group `dev` adds to what running needs.
 RUN = uv run --group dev
 
-.PHONY: check lint format types imports test test-lowest test-cluster test-images coverage test-processes build docs pages
+.PHONY: check lint format types imports test test-lowest test-cluster test-images coverage test-rest build docs pages
 
 check: lint docs types imports test
 
@@ -23,12 +23,13 @@ test:
 	$(RUN) pytest
 
 # What unit and contract tests execute, branches too, in the processes that they start as well; pyproject.toml has the
-# floor. Measuring takes about a fifth more processor time, so `test-processes`, the rest of the tests, goes without.
+# floor. Measuring takes a third more processor time. So it is done for the first case of each test alone, and `test-rest`
+# goes without: the other cases, and the tests of whole commands.
 coverage:
-	$(RUN) pytest --cov --cov-report=term tests/unit tests/contract
+	$(RUN) pytest --cov --cov-report=term --cases=first tests/unit tests/contract
 
-test-processes:
-	$(RUN) pytest tests/end_to_end tests/fault
+test-rest:
+	$(RUN) pytest --cases=others tests
 
 # Every image format damaged in a thousand ways instead of two hundred.
 test-images:

@@ -34,24 +34,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--cases",
         choices=("all", "first", "others"),
         default="all",
-        help="Of a test with several cases (parameters), which to run. Measuring coverage takes the first: the others "
-        "hardly execute another line.",
+        help="first: of each test of units and contracts its first case (set of parameters), of which coverage is "
+        "measured, since the others hardly execute another line; others: these, and all other tests.",
     )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep the cases that `--cases` names; a test without parameters is a first case."""
+    """Keep what `--cases` names; a test without parameters is a first case."""
     wanted = config.getoption("--cases")
     if wanted == "all":
         return
     seen: set[str] = set()
-    kept: dict[bool, list[pytest.Item]] = {True: [], False: []}
+    kept: dict[str, list[pytest.Item]] = {"first": [], "others": []}
     for item in items:
         test = item.nodeid.partition("[")[0]
-        kept[(test in seen) == (wanted == "others")].append(item)
+        measured = test.startswith(("tests/unit/", "tests/contract/")) and test not in seen
+        kept["first" if measured else "others"].append(item)
         seen.add(test)
-    items[:] = kept[True]
-    config.hook.pytest_deselected(items=kept[False])
+    items[:] = kept.pop(wanted)
+    config.hook.pytest_deselected(items=[item for left in kept.values() for item in left])
 
 
 @pytest.fixture(autouse=True)
