@@ -1,6 +1,6 @@
 """What share of an epoch scoring takes on a CPU, at 1/40/5 on the course's sizes, by the settings of evaluation.
 
-    python -m benchmarks.evaluation [--turns 5]
+    python -m benchmarks.evaluation [--turns 5] [--only FUSION]
 
 Steps and passes of evaluation take turns in one process with one thread, and the median CPU time of each counts, which
 other work on the machine adds little to. An epoch is 4,159 images in steps of 16; 519 validation images, and
@@ -24,6 +24,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.figure import Asked, Figure
 from benchmarks.gpu import EVALUATED, TRAIN_IMAGES
 from benchmarks.timing import timed, write
 from benchmarks.training import trial
@@ -35,6 +36,7 @@ BATCH = 16
 LOOKED_AT = 32  # images of a pass that is timed
 FEW, MANY = 160 / 519, 480 / 519  # of the images, computed again
 SCORED: tuple[tuple[int, int], ...] = ((1, 512), (1, 128), (2, 128), (5, 128))  # eval.every, eval.train_images
+FUSIONS = ("block_mild", "input_map", "head_add")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -67,16 +69,32 @@ def shares(took: dict[str, float], every: int, train_images: int) -> dict[str, f
     return {way: images * seconds / (training + images * seconds) for way, seconds in ways.items()}
 
 
+def figures(asked: Asked) -> list[Figure]:
+    """The share under the default settings of evaluation, and under those of the course's space."""
+    turns, images = (1, 8) if asked.short else (5, LOOKED_AT)
+    took = medians("block_mild", turns, images=images)
+    return [
+        Figure(
+            f"scoring, eval.every={every}, eval.train_images={train_images}",
+            shares(took, every, train_images)["fp32"],
+            "an epoch",
+            "smaller",
+        )
+        for every, train_images in (SCORED[0], SCORED[2])
+    ]
+
+
 @app.command()
 def main(
     turns: Annotated[int, typer.Option(help="Turns that count, after one that does not.")] = 5,
+    only: Annotated[list[str] | None, typer.Option(help="A fusion; may be repeated.")] = None,
     out: Annotated[Path, typer.Option(help="The JSON file.")] = Path("results/benchmarks/evaluation.json"),
 ) -> None:
     """Measure, print one table, write it as JSON."""
     torch.set_num_threads(1)
     load = os.getloadavg()[0]
     rows: list[dict[str, Any]] = []
-    for fusion in ("block_mild", "input_map", "head_add"):
+    for fusion in only or FUSIONS:
         took = medians(fusion, turns)
         for every, train_images in SCORED:
             asked = {"fusion": fusion, "eval.every": every, "eval.train_images": train_images}

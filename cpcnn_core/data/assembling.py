@@ -85,7 +85,7 @@ def _fitted(config: DataConfig, images: _Arranged, size: tuple[int, int], channe
     )
 
 
-class _ColouredError(Exception):
+class _ColouredError(DataError):
     """An image that is not grey, where all of them were to be."""
 
 

@@ -70,25 +70,32 @@ class _Stored:
     published: Published
     root: Path
     split: str
-    labels: Sequence[int]
-    first: NDArray[np.uint8]  # the first image, by which one sees the size of all
+    size: int
     _pixels: NDArray[np.uint8] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return self.size
 
     def stamps(self) -> Iterator[str]:
         return _stamps(self.name, self.published, self.root, self.split)
 
     def decode(self, index: int) -> NDArray[np.uint8]:
         """(H, W) or (H, W, 3)."""
-        if index == 0:
-            return self.first
         with self._lock:  # or several threads would read all of it
             if self._pixels is None:
-                self._pixels = self.published.form.pixels(self.root, self.split)
+                self._pixels = self._read()
         pixels: NDArray[np.uint8] = self._pixels[index]
+        return pixels
+
+    def _read(self) -> NDArray[np.uint8]:
+        pixels = self.published.form.pixels(self.root, self.split)
+        if len(pixels) != self.size:
+            files = ", ".join(map(str, _files(self.published, self.root, self.split)))
+            raise DataError(
+                f"{files}: {len(pixels)} images and {self.size} labels; delete these files, and they are "
+                "downloaded again"
+            )
         return pixels
 
 
@@ -96,29 +103,16 @@ def _pool(name: str, published: Published, root: Path, split: str) -> Pool:
     """A split. Its labels are kept once per machine, so that a later start reads none of the large files."""
 
     def make() -> dict[str, torch.Tensor]:
-        labels, pixels = _read(published, root, split)
-        return {"labels": torch.from_numpy(labels), "first": torch.from_numpy(np.array(pixels[0]))}
+        for file_name in published.form.files(split):
+            expected = published.md5.get(file_name)
+            if expected is not None and (found := md5_of(root / file_name)) != expected:
+                raise damaged(root / file_name, f"its MD5 is {found}, expected {expected}")
+        return {"labels": torch.from_numpy(published.form.labels(root, split))}
 
-    kept = cache.tensors("labels", cache.digest([_FORMAT, *_stamps(name, published, root, split)]), make)
-    labels = kept["labels"].tolist()
-    images = _Stored(name, published, root, split, labels, kept["first"].numpy())
+    key = cache.digest([_FORMAT, *_stamps(name, published, root, split)])
+    labels = cache.tensors("labels", key, make)["labels"].tolist()
+    images = _Stored(name, published, root, split, len(labels))
     return Pool(images, tuple(labels), tuple(f"{split}/{index:07d}" for index in range(len(labels))))
-
-
-def _read(published: Published, root: Path, split: str) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """Labels and pixels. Raise DataError where files are not those that were published, or do not fit together."""
-    form = published.form
-    for name in form.files(split):
-        expected = published.md5.get(name)
-        if expected is not None and (found := md5_of(root / name)) != expected:
-            raise damaged(root / name, f"its MD5 is {found}, expected {expected}")
-    labels, pixels = form.labels(root, split), form.pixels(root, split)
-    if not len(labels) == len(pixels) > 0:
-        files = ", ".join(map(str, _files(published, root, split)))
-        raise DataError(
-            f"{files}: {len(pixels)} images and {len(labels)} labels; delete these files, and they are downloaded again"
-        )
-    return labels, pixels
 
 
 def _stamps(name: str, published: Published, root: Path, split: str) -> Iterator[str]:

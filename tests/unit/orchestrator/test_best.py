@@ -24,7 +24,7 @@ from cpcnn_core.data import to_model
 from cpcnn_core.metrics import of_evaluation
 from orchestrator import best
 from orchestrator.choosing import decision as decisions
-from orchestrator.choosing import selection
+from orchestrator.choosing import evidence, selection
 from orchestrator.choosing.candidates import Candidates, ChoiceError
 from orchestrator.choosing.where import WhereError, parse
 from orchestrator.exporting import folder as folder_of
@@ -365,6 +365,16 @@ def judged(results: Path, hits: dict[int, list[int]], sweep: str = "one") -> Sto
             images = [str(image) for image in range(200)]
             store.write_predictions(config.trial_id, epoch, images=images, labels=[0] * 200, log_likelihood=log_p)
     return store
+
+
+def test_what_takes_too_much_memory_has_no_interval_and_that_is_said(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged(results, {1: [120, 150]})
+    monkeypatch.setattr(evidence, "_MOST_NUMBERS", 399)
+    code, output = call("--metric", "val_acc", "--results", results, "--no-export")
+    assert code == 0, output
+    assert "No interval: val_acc of 2 classes, 200 images and 2 epochs takes more memory than there may be" in output
 
 
 def test_the_table_says_how_sure_it_is(results: Path) -> None:
