@@ -21,7 +21,7 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,7 @@ from torch import Tensor
 
 from cpcnn_core import checkpoint_index, seeds, tensor_files
 from cpcnn_core.checkpoint_index import FORMAT, INDEX, INDEX_BEFORE, DamagedIndexError, Location
+from cpcnn_core.class_names import numbers
 from cpcnn_core.config import ConfigError, Scalar, TrialConfig
 from cpcnn_core.errors import CheckpointError as CheckpointError
 from cpcnn_core.files import sha256, write_atomically
@@ -67,6 +68,7 @@ class Weights:
     epoch: int
     metrics: dict[str, Any]
     notes: dict[str, Any]
+    class_names: tuple[str, ...]  # numbers, where the file's release did not write them
 
 
 def save_weights(
@@ -79,6 +81,7 @@ def save_weights(
     epoch: int,
     metrics: dict[str, Any],
     notes: dict[str, Any] | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> None:
     """Write weights as safetensors, with all that is needed to rebuild the network in the header."""
     header = {
@@ -86,6 +89,7 @@ def save_weights(
         "config": config.model_dump(mode="json"),
         "image_shape": list(image_shape),
         "nr_classes": nr_classes,
+        "class_names": list(class_names or numbers(nr_classes)),
         "epoch": epoch,
         "metrics": metrics,
         "notes": notes or {},
@@ -102,6 +106,7 @@ class _Header(BaseModel):
     config: dict[str, Any]
     image_shape: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=3, max_length=3)]
     nr_classes: Annotated[int, Field(ge=1)]
+    class_names: list[str] | None = None  # files of earlier releases have none
     epoch: Annotated[int, Field(ge=0)]
     metrics: dict[str, Any]
     notes: dict[str, Any]
@@ -128,7 +133,10 @@ def load_weights(path: Path, *, origin: Location | None = None) -> Weights:
     model = _rebuilt(origin, header, config, tensors)
     tensor_files.require_finite(origin, tensors)
     model.load_state_dict(tensors)
-    return Weights(model.eval(), config, header.epoch, header.metrics, header.notes)
+    names = numbers(header.nr_classes) if header.class_names is None else tuple(header.class_names)
+    if len(set(names)) != header.nr_classes or len(names) != header.nr_classes:
+        raise CheckpointError(f"{origin}: its header has {len(set(names))} names for {header.nr_classes} classes")
+    return Weights(model.eval(), config, header.epoch, header.metrics, header.notes, names)
 
 
 def is_ours(metadata: Mapping[str, str]) -> bool:
@@ -315,6 +323,7 @@ class CheckpointFolder:
         *,
         image_shape: tuple[int, int, int],
         nr_classes: int,
+        class_names: Sequence[str] | None = None,
         notes: dict[str, Any] | None = None,
     ) -> EpochMetrics:
         """Commit a finished epoch; return its metrics with the fields that say what is on disk filled in.
@@ -333,6 +342,7 @@ class CheckpointFolder:
             config=self.config,
             image_shape=image_shape,
             nr_classes=nr_classes,
+            class_names=class_names,
             epoch=metrics.epoch,
             metrics=metrics.row(),
             notes=notes,

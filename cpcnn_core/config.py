@@ -398,7 +398,7 @@ class TrialConfig(_Section):
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> TrialConfig:
         """Build from nested dictionaries, as weights and `config.json` hold them. Raise ConfigError."""
-        return cls._validated({"protocol": 1, **tree})
+        return cls._validated({"protocol": 1, **tree, "data": _without_unread_root(tree.get("data", {}))})
 
     @classmethod
     def _validated(cls, tree: Mapping[str, Any]) -> TrialConfig:
@@ -434,6 +434,14 @@ class TrialConfig(_Section):
                 f"{PROTOCOL}, which gives other numbers. Reading, choosing and exporting work here; training, "
                 "continuing and replaying need the release that recorded it, whose commit its rows hold as git_commit"
             )
+
+
+def _without_unread_root(data: Any) -> Any:  # whatever a file holds: validation says what is wrong with it
+    """Settings of data without a `root` that its data set does not read: earlier releases took one, and ignored it."""
+    source = SOURCES.get(str(data.get("name"))) if isinstance(data, Mapping) else None
+    if source is None or source.root is not None or "root" in source.reads:
+        return data
+    return {name: value for name, value in data.items() if name != "root"}
 
 
 def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from cpcnn_core.class_names import DISTANCE, MOST_PAIRED, of_pair
 from cpcnn_core.layers import Gate, GatedBlock
 from cpcnn_core.model import ConditionalPixelCNN
 
 CLOSED, OPEN = 0.01, 0.99  # beyond these a gate hardly moves any more
-
-MOST_PAIRED = 5  # classes of which each pair has a distance of its own
 
 
 @dataclass(frozen=True)
@@ -55,27 +54,27 @@ def saturation(pixels: Tensor) -> float:
 
 
 @torch.no_grad()
-def class_distances(model: ConditionalPixelCNN, class_names: Sequence[str]) -> dict[str, float]:
+def class_distances(model: ConditionalPixelCNN) -> dict[str, float]:
     """How differently the network treats the classes: `class_distance.A.B`, and the least and the mean of them.
 
     The root mean square of the differences between what the fusion does for A and for B, over all that it does. It is
-    0 where a model cannot tell two classes, whatever their encodings. Of many classes only the least and the mean are
-    given, and nothing of a network that no label enters.
+    0 where a model cannot tell two classes, whatever their encodings. Of more than MOST_PAIRED classes only the least
+    and the mean are given, and nothing of a network that no label enters. A and B are the numbers of the classes.
     """
-    count = len(class_names)
+    count = model.nr_classes
     conditioning = model.condition(torch.arange(count, device=model.nin_out.conv.bias.device))
     parts = [part for m in conditioning.values() for part in (m.scale, m.shift, m.extra) if part is not None]
     if not parts or count < 2:
         return {}
     effect = torch.cat([part.flatten(1) for part in parts], dim=1).float()
     distances = torch.cdist(effect, effect, compute_mode="donot_use_mm_for_euclid_dist") / effect.shape[1] ** 0.5
-    first, second = torch.triu_indices(count, count, offset=1)
-    pairs = distances.cpu().double()[first, second]  # at once: of 1,000 classes there are half a million
-    summary = {"class_distance.min": pairs.min().item(), "class_distance.mean": pairs.mean().item()}
-    if count > MOST_PAIRED:
-        return summary
-    between = zip(first.tolist(), second.tolist(), pairs.tolist(), strict=True)
-    return summary | {f"class_distance.{class_names[a]}.{class_names[b]}": value for a, b, value in between}
+    first, second = torch.triu_indices(count, count, offset=1, device=distances.device)
+    of_pairs = distances[first, second].double().cpu()  # a thousand classes have half a million
+    found = {f"{DISTANCE}.min": of_pairs.min().item(), f"{DISTANCE}.mean": of_pairs.mean().item()}
+    if count <= MOST_PAIRED:
+        pairs = zip(first.tolist(), second.tolist(), of_pairs.tolist(), strict=True)
+        found |= {of_pair(one, other): distance for one, other, distance in pairs}
+    return found
 
 
 def stage_of(parameter: str) -> str:

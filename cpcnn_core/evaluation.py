@@ -10,6 +10,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
+from cpcnn_core.class_names import of_classes
 from cpcnn_core.classify import log_posterior, predict
 from cpcnn_core.likelihood import bits_per_dim
 
@@ -55,9 +56,8 @@ class Evaluation:
         return tuple(hit / count if count else None for hit, count in zip(hits, counts, strict=True))
 
     def class_accuracies(self, class_names: tuple[str, ...]) -> dict[str, float]:
-        """`per_class_accuracy` as metrics `val_acc.NAME`, of the classes that have images."""
-        pairs = zip(class_names, self.per_class_accuracy, strict=True)
-        return {f"val_acc.{name}": value for name, value in pairs if value is not None}
+        """`per_class_accuracy` as metrics `val_acc.NAME`, of the classes that have images; none of very many."""
+        return of_classes("val_acc", zip(class_names, self.per_class_accuracy, strict=True), len(class_names))
 
     @cached_property
     def macro_f1(self) -> float:

@@ -420,13 +420,18 @@ def score(
 
 
 def score_features(
-    features: Tensor, labels: Tensor, of: Reference, *, extrapolate_with: torch.Generator | None = None
+    features: Tensor,
+    labels: Tensor,
+    of: Reference,
+    *,
+    of_each_class: bool = True,
+    extrapolate_with: torch.Generator | None = None,
 ) -> Scores:
     """`score` of images whose features (N, D), by the reference's extractor, are known."""
     return Scores(
         fid(features, of),
         kid(features, of),
-        fid_per_class(features, labels, of),
+        fid_per_class(features, labels, of) if of_each_class else {},
         None if extrapolate_with is None else fid_infinity(features, of, extrapolate_with),
     )
 

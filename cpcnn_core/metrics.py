@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from cpcnn_core.class_names import class_in
+
 if TYPE_CHECKING:
     from cpcnn_core.evaluation import Evaluation
 
@@ -70,7 +72,7 @@ OF_PIXELS = frozenset({"train_loss", "train_bpd", "val_bpd"})
 
 def least(metric: str) -> float:
     """The least value that a metric can have. A smaller one was no measurement, whichever version recorded it."""
-    return LEAST_BPD if metric.endswith("_bpd") else -math.inf
+    return LEAST_BPD if metric.endswith("_bpd") and class_in(metric) is None else -math.inf
 
 
 FID_PROTOCOL = ("fid_extractor", "fid_images", "fid_reference")

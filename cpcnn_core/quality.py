@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cpcnn_core import data, fid, grid, seeds
+from cpcnn_core.class_names import MOST_MEASURED, of_classes
 from cpcnn_core.config import ConfigError, TrialConfig
 from cpcnn_core.data import Dataset
 from cpcnn_core.features import Extractor, FidError, extractor
@@ -34,7 +35,7 @@ class Drawn:
     path: str | None = None  # how, in any process: those of `PATHS` that were used, joined by +
 
     def write_grid(self, path: Path) -> None:
-        """A PNG with one row per class, of its first 25 images at most."""
+        """A PNG with one row per class, of its first 25 images at most, and of the first 100 classes at most."""
         grid.write(path, self.images, self.labels)
 
 
@@ -43,15 +44,18 @@ def draw(
     per_class: int,
     *,
     seed: int,
+    classes: Sequence[int] | None = None,
     accelerator: Accelerator | None = None,
     on_row: Callable[[int, int], None] | None = None,
 ) -> Drawn:
-    """Draw `per_class` images of each class. With several processes each draws its share and all get the whole.
+    """Draw `per_class` images of each of `classes`, by default of all.
+
+    With several processes each draws its share and all get the whole.
 
     The noise follows from `seed` alone, so that the same seed shows two epochs on the same noise: what differs between
     their images, and much of what differs between their FIDs, is then the model.
     """
-    labels = torch.arange(model.nr_classes).repeat_interleave(per_class)
+    labels = torch.tensor(range(model.nr_classes) if classes is None else classes).repeat_interleave(per_class)
     device = model.nin_out.conv.bias.device
     generator = seeds.generator(seed, seeds.Purpose.SAMPLES)  # the CPU's, whatever draws: the same noise everywhere
     paths: list[SamplePath] = []
@@ -97,7 +101,10 @@ class Evaluator:
         """FID, per-class FID and KID, where what cannot be measured is a Distance with a reason; and memorisation."""
         generator = seeds.generator(seed, seeds.Purpose.EXTRAPOLATION) if self.extrapolate else None
         features = self.extract(drawn.images)
-        scores = fid.score_features(features, drawn.labels, self.reference, extrapolate_with=generator)
+        each = len(drawn.labels.unique()) <= MOST_MEASURED
+        scores = fid.score_features(
+            features, drawn.labels, self.reference, of_each_class=each, extrapolate_with=generator
+        )
         return Quality(scores, self.neighbours.of_samples(features), self.neighbours.of_validation)
 
 
@@ -113,6 +120,11 @@ def evaluator(config: TrialConfig, dataset: Dataset, device: torch.device | str 
     if config.data.train_fraction < 1:
         whole = data.load(config.data.model_copy(update={"train_fraction": 1.0}))
     weights = None if asked.fid_weights is None else Path(asked.fid_weights)
+    of = {"train": whole.train, "validation": whole.validation}.get(asked.fid_reference, whole.test)
+    if not len(of):
+        raise ConfigError(
+            f"eval.fid_reference={asked.fid_reference}: {dataset.name} has no test images; choose validation or train"
+        )
     try:
         extract = extractor(asked.fid_extractor, whole.train, weights=weights, device=device)
         drawn = asked.fid_images_per_class * dataset.nr_classes
@@ -123,11 +135,10 @@ def evaluator(config: TrialConfig, dataset: Dataset, device: torch.device | str 
                 "extractor of fewer features"
             )
         if asked.fid_reference == "test_files":
-            files = data.files(config.data, whole.test)
-            reference = fid.reference_of_files(extract, files, f"{dataset.name}/test_files", whole.test.labels)
+            files = data.files(config.data, of)
+            reference = fid.reference_of_files(extract, files, f"{dataset.name}/test_files", of.labels)
         else:
-            split = {"train": whole.train, "validation": whole.validation, "test": whole.test}[asked.fid_reference]
-            reference = fid.reference(extract, split, f"{dataset.name}/{asked.fid_reference}")
+            reference = fid.reference(extract, of, f"{dataset.name}/{asked.fid_reference}")
         # What the model has seen, that is, and no more of the training images.
         seen, unseen = (
             fid.reference(extract, split, f"{dataset.name}/{name}").features
@@ -159,4 +170,4 @@ def metrics(quality: Quality, class_names: tuple[str, ...]) -> tuple[dict[str, A
     }
     if scores.extrapolated is not None:
         fields |= {"fid_infinity": scores.extrapolated.value, "fid_infinity_error": scores.extrapolated.reason}
-    return fields, {f"fid.{name}": found.value for name, found in per_class.items() if found.value is not None}
+    return fields, of_classes("fid", ((name, found.value) for name, found in per_class.items()), len(class_names))

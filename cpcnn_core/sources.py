@@ -53,4 +53,10 @@ SOURCES: dict[str, Source] = {
     "folder": Source(
         "cpcnn_core.data.folder", root="the folder that holds one for each class, or train/", reads=CUT, has_files=True
     ),
+    "torchvision": Source(
+        "cpcnn_core.data.collection",
+        root="the folder that holds torchvision's files, or is to hold them",
+        reads=frozenset({"dataset", "validation_share", "split_seed"}),
+    ),
+    "hf": Source("cpcnn_core.data.hub", reads=CUT | {"root", "dataset", "image_column", "label_column"}),
 }

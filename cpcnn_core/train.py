@@ -497,7 +497,7 @@ class Run:
         model = self._evaluated_model()
         with torch.no_grad():
             fusion = model.fusion.diagnostics(model.label.table())
-        return fusion | diagnostics.class_distances(model, self.dataset.class_names)
+        return fusion | diagnostics.class_distances(model)
 
     def _on_test(self, on_progress: OnProgress) -> dict[str, float | str | int]:
         """After the last epoch the accuracy on the test images, where their labels are known.
@@ -541,6 +541,7 @@ class Run:
                 metrics,
                 image_shape=self.dataset.image_shape,
                 nr_classes=self.dataset.nr_classes,
+                class_names=self.dataset.class_names,
             )
         if self.world > 1:
             self.accelerator.wait_for_everyone()

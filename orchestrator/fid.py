@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from cpcnn_core.sources import SOURCES
+from cpcnn_core.suggest import nearest
 from orchestrator import command_line as cli
 
 if TYPE_CHECKING:
@@ -37,12 +39,14 @@ Weights = Annotated[
     ),
 ]
 DataName = Annotated[
-    Literal["digits", "cpen455"] | None,
+    str | None,
     typer.Option(
         "--data",
+        metavar="NAME",
+        autocompletion=lambda: list(SOURCES),
         rich_help_panel=_PANEL,
         show_default="none",
-        help="For `classifier`: whose training images it learns from. A and B are of their size.",
+        help="For `classifier`: whose training images it learns from, by its `data.name`. A and B are of their size.",
     ),
 ]
 Root = Annotated[
@@ -52,7 +56,7 @@ Root = Annotated[
         parser=cli.data_root,
         metavar="PATH",
         rich_help_panel=_PANEL,
-        show_default="none; cpen455 needs it",
+        show_default="none; digits needs none",
         help="Where that data lies.",
     ),
 ]
@@ -106,8 +110,10 @@ def _extractor(features: str, weights: Path | None, data: str | None, root: str 
         return fid.extractor(features, nothing, weights=weights, device=trainer.device())
     if data is None:
         raise fid.FidError("--features classifier learns from labelled images: say which by --data, as --data digits")
-    if data == "cpen455" and root is None:
-        raise fid.FidError("--data cpen455: needs --root PATH, the folder that holds train.csv")
+    if data not in SOURCES:
+        raise fid.FidError(f"--data {data}: is no data set{nearest(data, SOURCES)}")
+    if SOURCES[data].root is not None and root is None:
+        raise fid.FidError(f"--data {data}: needs --root PATH, {SOURCES[data].root}")
     return fid.extractor(features, load(TrialConfig.from_flat({"data.name": data, "data.root": root}).data).train)
 
 

@@ -140,7 +140,7 @@ Count = Annotated[
         metavar="N|CLASS=N",
         rich_help_panel=_DRAWING_PANEL,
         show_default="25 of each class",
-        help="Images of each class, or of one. May be repeated.",
+        help="Images of each class, or of one by its name or number. May be repeated.",
     ),
 ]
 Temperature = Annotated[
@@ -271,7 +271,8 @@ def run(
     store = Store((results / cli.folder_name(name or f"{shipped.sweep_name(space_file, preset)}-trials")).absolute())
 
     def begin() -> None:
-        kinds.introduce(store, "trials", asked.question, asked.source)
+        names = trainer.content(config.data).class_names
+        kinds.introduce(store, "trials", asked.question, asked.source, class_names=names)
         _print_settings(console, config)
 
     _train_by_hand(console, config, store, asked.objective, way, begin)
@@ -307,7 +308,7 @@ def continue_(
         from orchestrator.records import kinds, trial_ids
         from orchestrator.records.store import Store
         from orchestrator.search.settings import parse_settings
-        from orchestrator.training import continuing, replaying
+        from orchestrator.training import continuing, replaying, trainer
         from orchestrator.views import tracking
 
     trackers = tracking.asked(tracker or (), wandb=wandb, tensorboard=tensorboard)
@@ -325,7 +326,8 @@ def continue_(
         start = continuing.of_trial(holder, source, length, settings)
 
     def begin() -> None:
-        kinds.introduce(into, "trials", f"Trials that continue {source}.")
+        names = trainer.content(start.config.data).class_names
+        kinds.introduce(into, "trials", f"Trials that continue {source}.", class_names=names)
         _print_settings(console, start.config)
         for remark in start.remarks:
             console.print(f"{source}: {remark}", soft_wrap=True, highlight=False)
@@ -504,7 +506,7 @@ def sample(
     )
     with bar.shown(console) as advance:
         drawn = drawing.draw(weights, asked, partial(advance, "rows drawn"))
-    drawing.write(out, drawn, asked, file, checksum)
+    drawing.write(out, drawn, asked, file, checksum, class_names=weights.class_names)
     console.print(
         f"{len(drawn.labels)} images by {file} are in {out / submission.SAMPLES}, all in {out / submission.GRID}",
         soft_wrap=True,
@@ -549,9 +551,7 @@ def look(
     size = "x".join(map(str, data.image_shape))
     console.print(f"{data.name}: images of {size} (channels, height, width)", soft_wrap=True, highlight=False)
     console.print(looking.counts(data))
-    most = looking.write(data, split, file)
-    told = f"The first {most} images of each class of {split} are in {file}, a row per class."
-    console.print(told, soft_wrap=True, highlight=False)
+    console.print(looking.write(data, split, file), soft_wrap=True, highlight=False, markup=False)
 
 
 @app.command(epilog=cli.examples("trial replay 1a2b3c", "trial replay 1a2b3c --sweep cpen455 --set data.root=PATH"))
@@ -588,7 +588,8 @@ def replay(
     again = replaying.prepared(recorded, trial_id, given or (), replaying.scratch(results, scratch))
     trainer.check(again.config)
     with beginning.begun(again.store, trial_id):
-        kinds.introduce(again.store, "replays", f"Replays of {recorded.folder.name}.")
+        names = trainer.content(again.config.data).class_names
+        kinds.introduce(again.store, "replays", f"Replays of {recorded.folder.name}.", class_names=names)
         _print_settings(console, again.config)
         until = max(as_int(row["epoch"]) for row in again.wanted)
         error = train(

@@ -304,6 +304,7 @@ COURSE_ON_A_CPU: Mapping[str, Scalar] = {
     "model.nr_resnet": 1,
     "model.nr_logistic_mix": 5,
     "train.epochs": 4,
+    "train.precision": "fp32",  # many CPUs have no units for bf16
     "train.ema_decay": 0.99,
     "eval.every": 2,
     "eval.train_images": 128,

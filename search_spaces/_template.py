@@ -19,7 +19,7 @@ space = {
 
 # What stays fixed. A field that is in neither has its default.
 settings = {
-    "data.name": "digits",  # the course's layout: "cpen455", with --set data.root=PATH for where train.csv lies
+    "data.name": "digits",  # a folder for each class: "folder", with --set data.root=PATH; docs/data.md has more
     "train.epochs": 2,
     "eval.batch_size": 500,  # only as fast as memory allows; no result depends on it
     # "eval.fid_every": 2,  # draw images in every second epoch, and measure their FID

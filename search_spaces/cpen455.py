@@ -50,6 +50,7 @@ settings = {
     "data.name": "cpen455",
     "train.epochs": 20,
     "train.batch_size": 16,
+    "train.precision": "bf16",  # on a GPU four times as fast at 4/120/10, at the same accuracy (docs/performance.md)
     "train.schedule": "cosine",
     "train.warmup_epochs": 1.0,
     "train.flip": True,

@@ -29,6 +29,31 @@ if threading.current_thread() is threading.main_thread():
             signal.signal(getattr(signal, name), signal.SIG_DFL)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--cases",
+        choices=("all", "first", "others"),
+        default="all",
+        help="Of a test with several cases (parameters), which to run. Measuring coverage takes the first: the others "
+        "hardly execute another line.",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the cases that `--cases` names; a test without parameters is a first case."""
+    wanted = config.getoption("--cases")
+    if wanted == "all":
+        return
+    seen: set[str] = set()
+    kept: dict[bool, list[pytest.Item]] = {True: [], False: []}
+    for item in items:
+        test = item.nodeid.partition("[")[0]
+        kept[(test in seen) == (wanted == "others")].append(item)
+        seen.add(test)
+    items[:] = kept[True]
+    config.hook.pytest_deselected(items=kept[False])
+
+
 @pytest.fixture(autouse=True)
 def _traced_as_before() -> Iterator[None]:
     """A debugger takes every trace function away when it is left, that which measures coverage too."""

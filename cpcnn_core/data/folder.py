@@ -45,7 +45,7 @@ def _splits(root: Path, files: _Files) -> dict[str, str]:
         return found
     if found.keys() - {"train"}:
         there = ", ".join(f"{name}/" for name in found.values())
-        raise DataError(f"{root}: has {there} and no train/ with a folder for each class; {_EXPECTED}")
+        raise DataError(f"{root}: has {there}, but no train/ that holds a folder for each class; {_EXPECTED}")
     return {}  # a single "train" with images is a class, as cars and planes are
 
 
@@ -81,7 +81,7 @@ class _Files:
         folder = self.root / within
         try:
             with os.scandir(folder) as found:
-                there = sorted((entry.name, entry.is_dir()) for entry in found if not entry.name.startswith("."))
+                there = sorted((entry.name, _is_folder(entry)) for entry in found if not entry.name.startswith("."))
         except OSError as error:
             raise DataError(f"{folder} cannot be read: {error}") from None
         return [name for name, is_folder in there if is_folder], [name for name, is_folder in there if not is_folder]
@@ -89,7 +89,7 @@ class _Files:
     def say_what_is_passed_over(self) -> None:
         if self.passed_over:
             _log.warning(
-                "%s: %d files are not called as images are, and not read; the first is %s",
+                "%s: files without the ending of an image are not read: %d of them, the first is %s",
                 self.root,
                 len(self.passed_over),
                 shown(self.passed_over[0]),
@@ -111,6 +111,13 @@ class _Files:
 
     def _pass_over(self, within: str, files: Sequence[str]) -> None:
         self.passed_over += [_joined(within, name) for name in files if not is_image(name)]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # a link to itself: whoever reads the file is told
 
 
 def _joined(within: str, name: str) -> str:

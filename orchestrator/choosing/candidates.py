@@ -19,6 +19,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
+from cpcnn_core.class_names import class_in
 from cpcnn_core.errors import UserError
 from cpcnn_core.metrics import DIRECTIONS, FID_PROTOCOL, HELD_OUT, OF_PIXELS, least
 from cpcnn_core.suggest import nearest
@@ -229,14 +230,16 @@ class _Query:
         return any(condition.column == "trial_id" and condition.operator == "==" for condition in self.conditions)
 
     @property
-    def error_column(self) -> str:
-        return f"{self.metric}_standard_error"
+    def error_column(self) -> str | None:
+        """Of a metric of one class there is none; what has that name may be of another class."""
+        name = f"{self.metric}_standard_error"
+        return name if name in self.known and class_in(self.metric) is None else None
 
     @property
     def columns(self) -> list[str]:
         """The columns of epochs that are read."""
         columns = [self.metric, "checkpoint", *(condition.column for condition in self.of_epochs)]
-        columns += [self.error_column] if self.error_column in self.known else []
+        columns += [] if self.error_column is None else [self.error_column]
         return columns + (list(FID_PROTOCOL) if self.compared else [])
 
 
@@ -294,12 +297,12 @@ def _part(query: _Query, number: int, problems: list[str]) -> _Part:
         out = np.append(np.isin(_column(trials, "state"), FAILURES), False)
         failed = [str(trials["trial_id"][int(row)]) for row in np.unique(at[mine & out[at]])]
         mine &= ~out[at]
-    has_errors = query.error_column in query.known
+    error_column = query.error_column
     return _Part(
         at[mine],
         arrays.integers(epochs["epoch"])[mine],
         _column(epochs, query.metric)[mine].astype(np.float64),
-        _column(epochs, query.error_column)[mine] if has_errors else np.full(int(mine.sum()), np.nan),
+        np.full(int(mine.sum()), np.nan) if error_column is None else _column(epochs, error_column)[mine],
         arrays.valid(epochs["checkpoint"])[mine],
         pa.table({name: epochs[name].filter(arrays.mask(mine)) for name in FID_PROTOCOL}) if query.compared else None,
         failed,
@@ -371,9 +374,8 @@ def _check_metric(metric: str, known: Mapping[str, pa.DataType], stores: Iterabl
 
 def objective_of(metric: str, mode: Direction | None) -> Objective:
     """The metric with its own direction, or the given one. Raise ChoiceError where it has none."""
-    natural = DIRECTIONS.get(metric)
-    if natural is None and metric.startswith(("val_acc.", "fid.")):
-        natural = DIRECTIONS[metric.partition(".")[0]]
+    of_class = class_in(metric)
+    natural = DIRECTIONS.get(metric if of_class is None else of_class[0])
     if mode is None and natural is None:
         raise ChoiceError(f"--metric {metric}: which way is it better? Give --mode max or --mode min")
     return Objective(metric, mode or ("max" if natural == "max" else "min"))

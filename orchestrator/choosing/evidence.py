@@ -86,6 +86,8 @@ def scored_on(epochs: Candidates, row: int) -> list[str]:
 
 Metric: TypeAlias = Callable[[Floats], Floats]
 
+_MOST_NUMBERS = 2**28  # that are resampled, of 8 bytes: val_f1 has two of each image and class
+
 
 def _accuracy(log_p: Floats, label: NDArray[np.int64]) -> Floats:
     right: Floats = np.equal(log_p.argmax(axis=1), label).astype(np.float64)[:, None]
@@ -171,6 +173,9 @@ def _images(among: Candidates, sign: float) -> tuple[Images | None, NDArray[np.i
             reason = reason_not
             continue
         found = feature(log_p, arrays.integers(table["label"]))
+        if found.size * len(among) > _MOST_NUMBERS:
+            what = f"{among.objective.metric} of {log_p.shape[1]} classes, {len(log_p)} images and {len(among)} epochs"
+            return None, np.array([], dtype=np.int64), f"{what} takes more memory than there may be"
         value = float(metric(found.mean(axis=0)))
         if among.objective.metric == "val_bpd":
             if not rows:

@@ -27,11 +27,12 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {  # Any: of numbers and text
     ">": operator.gt,
 }
 _CONDITION = re.compile(
-    r"""\s*(?P<column>[A-Za-z_][\w.+-]*)\s*(?P<operator><=|>=|==|!=|<|>)\s*
+    r"""\s*(?:(?P<column>[A-Za-z_][\w.+-]*)|`(?P<quoted>(?:[^`]|``)+)`)\s*(?P<operator><=|>=|==|!=|<|>)\s*
     (?:(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)
     |'(?P<single>(?:[^']|'')*)'|"(?P<double>(?:[^"]|"{2})*)")\s*""",
     re.VERBOSE,
 )
+_PLAIN = re.compile(r"[A-Za-z_][\w.+-]*")
 _TEXTS = 5  # that are named where a condition asks for another one
 _AND = re.compile(r"and\b", re.IGNORECASE)
 
@@ -42,7 +43,7 @@ class WhereError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class Condition:
-    """`column operator value`, the value a number or a text in quotes."""
+    """`column operator value`, the value a number or a text in quotes. A name of other characters is in backticks."""
 
     column: str
     operator: str
@@ -50,7 +51,7 @@ class Condition:
 
     def __str__(self) -> str:
         value = _quoted(self.value) if isinstance(self.value, str) else plain(self.value)
-        return f"{self.column} {self.operator} {value}"
+        return f"{_column(self.column)} {self.operator} {value}"
 
     def holds(self, values: Iterable[Cell]) -> NDArray[np.bool_]:
         """Where it holds; never where a value is missing. Raise WhereError where text meets a number."""
@@ -110,7 +111,8 @@ def parse(text: str) -> tuple[Condition, ...]:
                 f"--where {text!r}: cannot be read from {text[at:].strip()[:30]!r} on; expected a column, one of "
                 f'{" ".join(_OPERATORS)} and a number or a text in quotes, as in "fid <= 30 and val_acc > 0.8"'
             )
-        conditions.append(Condition(match["column"], match["operator"], _value(match)))
+        column = match["column"] or match["quoted"].replace("``", "`")
+        conditions.append(Condition(column, match["operator"], _value(match)))
         at = match.end()
         if at == len(text):
             return tuple(conditions)
@@ -126,6 +128,11 @@ def _value(match: re.Match[str]) -> float | str:
     if match["single"] is not None:
         return match["single"].replace("''", "'")
     return match["double"].replace('""', '"')
+
+
+def _column(name: str) -> str:
+    """The name of a column as `parse` reads it: in backticks, as pandas has them, where it has blanks or the like."""
+    return name if _PLAIN.fullmatch(name) else f"`{name.replace('`', '``')}`"
 
 
 def _quoted(text: str) -> str:

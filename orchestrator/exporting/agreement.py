@@ -70,7 +70,7 @@ def disagreement(entry: Entry, epoch: Row, metric: str, evaluation: Evaluation) 
     return None if other is None else f"{other}: on {recorded_on} as it was recorded, and on {here}"
 
 
-def same_predictions(before: Sequence[tuple[str, int]], again: Sequence[tuple[str, int]], logits: Tensor) -> bool:
+def same_predictions(before: Sequence[tuple[str, str]], again: Sequence[tuple[str, str]], logits: Tensor) -> bool:
     """Whether (image, class) are the same images in the same order, and the same classes but for close calls.
 
     `logits` (N, Y) are log p(image, class) of those `again`.

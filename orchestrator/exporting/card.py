@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cpcnn_core import alarms
+from cpcnn_core.class_names import DISTANCE, class_in, numbers, pair_in
 from cpcnn_core.config import LOCATIONS, PROTOCOL, Scalar, TrialConfig
 from orchestrator.exporting import card_header, submission
 from orchestrator.exporting.export_record import Choice, ExportRecord
@@ -22,17 +23,22 @@ if TYPE_CHECKING:
     from cpcnn_core.data import Dataset
 
 _MODEL_FILE = "model.py"
+_LISTED = 20  # classes; of more the card names the first ones
 
+_OF_TEST = frozenset({submission.PREDICTIONS, submission.PREDICTIONS_WITH_PATHS, submission.LOGITS})
 _FILES = (
     ("weights.safetensors", "the weights, their configuration in the header"),
     ("conditional_pixelcnn.pth", "the same as a plain state_dict under the starter code's names"),
     (_MODEL_FILE, "the network in one file that needs PyTorch alone and loads conditional_pixelcnn.pth"),
     ("config.json", "the configuration"),
-    ("metrics.json", "what was recorded, what was measured again, the confusion matrix, how it was chosen"),
+    (
+        "metrics.json",
+        "what was recorded, what was measured again, the classes, the confusion matrix, how it was chosen",
+    ),
     (submission.PREDICTIONS, "predictions of the test images, header `id,label`, last row `fid`"),
-    (submission.PREDICTIONS_WITH_PATHS, "the same without header and FID, files named as in test.csv"),
-    (submission.LOGITS, "log p(x | y) + log p(y) in nats, test images x classes, in the order of test.csv"),
-    (f"{submission.SAMPLES}/", f"{submission.PER_CLASS} images of each class; {submission.GRID} shows them at once"),
+    (submission.PREDICTIONS_WITH_PATHS, "the same without header and FID, files named as the data set does"),
+    (submission.LOGITS, "log p(x | y) + log p(y) in nats, test images x classes, in the data set's order"),
+    (f"{submission.SAMPLES}/", f"images of each class, named by its number; {submission.GRID} shows them at once"),
     ("SHA256SUMS", "for `sha256sum -c`"),
 )
 
@@ -45,9 +51,10 @@ def written(
         f"A class-conditional PixelCNN++ that draws and classifies {config.data.name} images of "
         f"{'x'.join(map(str, data.image_shape))} (channels, height, width) in {data.nr_classes} classes."
     )
-    images = f"{len(data.train)} training, {len(data.validation)} validation, {len(data.test)} test images"
+    images = f"{len(data.train)} training, {len(data.validation)} validation, {len(data.test) or 'no'} test images"
     described = _imported if entry.is_imported else _trained
     commands = _commands(config, _sweep(entry))
+    left_out = (frozenset() if has_model_file else {_MODEL_FILE}) | (frozenset() if len(data.test) else _OF_TEST)
     lines = [
         *card_header.written(config, record),
         "# Model card",
@@ -62,9 +69,23 @@ def written(
         "",
         "## Files",
         "",
-        *(f"- `{name}`: {what}" for name, what in _FILES if name != _MODEL_FILE or has_model_file),
+        *(f"- `{name}`: {what}" for name, what in _FILES if name not in left_out),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _classes(names: Sequence[str]) -> list[str]:
+    """Which class has which number, where the names are not the numbers themselves."""
+    if tuple(names) == numbers(len(names)):
+        return []
+    listed = ", ".join(f"{label} {code(name)}" for label, name in enumerate(names[:_LISTED]))
+    more = f" and {len(names) - _LISTED} more, which metrics.json names" if len(names) > _LISTED else ""
+    return [f"Classes by number: {listed}{more}.", ""]
+
+
+def _of_test(record: ExportRecord) -> str:
+    """What part the test images had in the choice."""
+    return " The test images' labels had no part in it." if record.submission.get("test_images") else ""
 
 
 def _trained(entry: Entry, config: TrialConfig, record: ExportRecord, network: str, images: str) -> list[str]:
@@ -82,8 +103,9 @@ def _trained(entry: Entry, config: TrialConfig, record: ExportRecord, network: s
         prose(str(sweep.question or "The sweep did not say.")),
         "",
         *_searched(sweep),
-        f"Data: {images}. The choice was made on the validation images; the test images' labels had no part in it.",
+        f"Data: {images}. The choice was made on the validation images.{_of_test(record)}",
         "",
+        *_classes(record.class_names),
         *_accuracy(record),
         "## How sure",
         "",
@@ -122,9 +144,10 @@ def _imported(entry: Entry, config: TrialConfig, record: ExportRecord, network: 
         "",
         (
             f"Data: {images}. It was measured on the validation images, and chosen by them; whether it was trained on "
-            "some of them is not known. The test images' labels had no part in it."
+            f"some of them is not known.{_of_test(record)}"
         ),
         "",
+        *_classes(record.class_names),
         *(f"- {code(name)}: {prose(plain(value))}" for name, value in known.items() if name not in of_file),
         f"- `seed`: {plain(config.seed)}, of the images drawn here",
         "",
@@ -206,8 +229,8 @@ def _seen(record: ExportRecord) -> list[str]:
     """What the epoch's row says of the images drawn then, of copies among them, and of how it tells the classes."""
     row = record.recorded
     lines = [f"- **{prose(sentence)}**" for sentence in alarms.of_epoch(row)]
-    of_classes = {name.removeprefix("fid."): as_number(value) for name, value in row.items() if name.startswith("fid.")}
-    if known := {name: value for name, value in of_classes.items() if value is not None}:
+    found = {of[1]: as_number(value) for name, value in row.items() if (of := class_in(name)) and of[0] == "fid"}
+    if known := {name: value for name, value in found.items() if value is not None}:
         listed = ", ".join(f"{code(name)} {measured(value, 3)}" for name, value in known.items())
         lines.append(f"- FID of each class: {listed}")
     if (reason := row.get("fid_class_error")) is not None:
@@ -218,9 +241,13 @@ def _seen(record: ExportRecord) -> list[str]:
             f"- distance to the nearest training image, between features, median: images drawn {measured(nearest)}, "
             f"validation images {measured(of_validation)}"
         )
-    distances = {name: as_number(value) for name, value in row.items() if name.startswith("class_distance.")}
+    distances = {
+        pair_in(name, record.class_names) or name.partition(".")[2]: as_number(value)
+        for name, value in row.items()
+        if name.startswith(f"{DISTANCE}.")
+    }
     if distances:
-        listed = ", ".join(f"{code(name.partition('.')[2])} {measured(value)}" for name, value in distances.items())
+        listed = ", ".join(f"{code(name)} {measured(value)}" for name, value in distances.items())
         lines.append(f"- distance between classes, in what the network does for each: {listed}")
     return ["## What was seen of the images drawn and the classes", "", *lines, ""] if lines else []
 

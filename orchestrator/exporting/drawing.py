@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch
 
 from cpcnn_core import sampling, seeds
 from cpcnn_core.checkpoint import Weights, load_weights
+from cpcnn_core.class_names import label_of, numbers
 from cpcnn_core.config import ConfigError
 from cpcnn_core.data import read_image
 from cpcnn_core.errors import CpcnnError
@@ -90,19 +91,32 @@ def _plainly() -> Generator[None]:
         raise StoreError(str(error)) from None
 
 
-def parse_counts(given: Sequence[str], nr_classes: int) -> dict[int, int]:
-    """`N`, of each class, and `CLASS=N` arguments as images per class. Raise ConfigError for what is neither."""
+def parse_counts(given: Sequence[str], class_names: Sequence[str]) -> dict[int, int]:
+    """`N`, of each class, and `CLASS=N` arguments as images per class. Raise ConfigError for what is neither.
+
+    CLASS is the name of a class or else its number.
+    """
     counts: dict[int, int] = {}
     for item in given or [str(submission.PER_CLASS)]:
-        label, equals, number = item.rpartition("=")
-        if not number.isdecimal() or (equals and not label.isdecimal()):
+        name, equals, number = item.rpartition("=")  # of the last =: a name may have others
+        if not (number.isascii() and number.isdecimal()) or (equals and not name):
             raise ConfigError(f"--count {item}: expected N, images of each class, or CLASS=N")
-        if equals and int(label) >= nr_classes:
-            raise ConfigError(f"--count {item}: the model knows the classes 0 to {nr_classes - 1}")
-        counts |= {int(label): int(number)} if equals else dict.fromkeys(range(nr_classes), int(number))
+        if equals:
+            counts[known_class(name, class_names, f"--count {item}")] = int(number)
+        else:
+            counts |= dict.fromkeys(range(len(class_names)), int(number))
     if not any(counts.values()):
         raise ConfigError(f"--count {', '.join(given)}: no images")
     return {label: count for label, count in sorted(counts.items()) if count}
+
+
+def known_class(given: str, class_names: Sequence[str], what: str) -> int:
+    """The number of the class that is called so, or else has this number. Raise ConfigError for one that is unknown."""
+    label = label_of(given, class_names)
+    if label is None:
+        named = "" if tuple(class_names) == numbers(len(class_names)) else f" by number{nearest(given, class_names)}"
+        raise ConfigError(f"{what}: the model knows the classes 0 to {len(class_names) - 1}{named}")
+    return label
 
 
 def requested(
@@ -117,7 +131,7 @@ def requested(
     """What the options ask of these weights: without a seed the trial's own, without a row half the height."""
     half = 0 if complete is None else weights.model.image_shape[1] // 2
     return Request(
-        parse_counts(counts, weights.model.nr_classes),
+        parse_counts(counts, weights.class_names),
         weights.config.seed if seed is None else seed,
         temperature,
         None if complete is None else str(complete),
@@ -156,21 +170,22 @@ def draw(weights: Weights, asked: Request, on_row: Callable[[int, int], None] | 
     return Drawn(images.cpu(), labels)
 
 
-def write(out: Path, drawn: Drawn, asked: Request, weights: Folder, checksum: str) -> None:
+def write(
+    out: Path, drawn: Drawn, asked: Request, weights: Folder, checksum: str, *, class_names: Sequence[str]
+) -> None:
     """Write each image, the picture of all, and what was asked for of which weights, to the new folder `out`.
 
     Raise StoreError where it cannot be written.
     """
     with _plainly():
-        _write(out, drawn, asked, weights, checksum)
+        _write(out, drawn, {"weights": str(weights), "sha256": checksum} | asdict(asked) | {"class_names": class_names})
 
 
-def _write(out: Path, drawn: Drawn, asked: Request, weights: Folder, checksum: str) -> None:
+def _write(out: Path, drawn: Drawn, content: Mapping[str, object]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp"))
     try:
         submission.write_samples(temporary, drawn)
-        content = {"weights": str(weights), "sha256": checksum} | asdict(asked)
         (temporary / REQUEST).write_text(json.dumps(content, indent=2) + "\n")
         temporary.chmod(0o755)
         temporary.rename(out)

@@ -34,7 +34,8 @@ class ExportRecord:
     measured_again: Mapping[str, float]  # by the exported weights
     accuracy: Mapping[str, Accuracy]  # by split: train, validation, test; the choice is by validation alone
     as_graded: Mapping[str, float] | None  # as the course's scripts, which do not round pixels, would measure them
-    confusion: Sequence[Sequence[int]]  # rows: true classes, columns: predicted ones
+    class_names: Sequence[str]  # in the order of their numbers
+    confusion: Sequence[Sequence[int]] | None  # rows: true classes, columns: predicted ones; None of very many
     submission: Mapping[str, Scalar]  # what is handed in, with the FID of its images or why there is none
     is_imported: bool
     origin: Mapping[str, Scalar]  # by which code, where and when it was trained, or else imported
@@ -52,6 +53,7 @@ class ExportRecord:
             "measured_again": self.measured_again,
             "accuracy": {split: asdict(found) for split, found in self.accuracy.items()},
             "as_graded": self.as_graded,
+            "class_names": self.class_names,
             "confusion": self.confusion,
             "submission": self.submission,
             "imported" if self.is_imported else "trained": self.origin,

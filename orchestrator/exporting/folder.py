@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from cpcnn_core import checkpoint, evaluate, starter
+from cpcnn_core.class_names import MOST_MEASURED
 from cpcnn_core.config import Scalar, TrialConfig
 from cpcnn_core.data import Dataset, Split, to_model
 from cpcnn_core.errors import CpcnnError, LikelihoodError, RunError, UserError
@@ -58,6 +59,7 @@ class Exported:
     folder: Path
     checked: Mapping[str, tuple[float, float]]  # by metric: recorded, measured again
     as_graded: Mapping[str, float] | None  # the same on unrounded pixels, where the trial's are rounded
+    predicts: bool  # the test images, where there are any
 
 
 def usual(entry: Entry, epoch: Row, metric: str) -> Path:
@@ -105,7 +107,7 @@ def export(
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    return Exported(out, found.checked, found.as_graded)
+    return Exported(out, found.checked, found.as_graded, found.accuracy["test"].of > 0)
 
 
 def _check_free(out: Path, *, force: bool) -> None:
@@ -155,18 +157,19 @@ def _fill(
         )
     checked = agreement.compared(epoch, evaluation)
     as_graded = _as_graded(loaded, config)
-    predicted = submission.predictions(loaded.model, config, data)
+    predicted = submission.predictions(loaded.model, config, data) if len(data.test) else None
     accuracy = _accuracy(loaded, config, data, evaluation, predicted)
     drawn = submission.draw(loaded.model, config)
     distance = submission.measure(drawn, config, data, trainer.device())
     submission.write_samples(folder, drawn)
-    submission.write_predictions(folder, predicted, None if isinstance(distance, str) else distance.value)
+    if predicted is not None:
+        submission.write_predictions(folder, predicted, None if isinstance(distance, str) else distance.value)
     layout = starter.Layout.of_notes(loaded.notes, source)
     starter.export_starter(folder / STARTER_WEIGHTS, loaded.model.cpu(), layout)
     has_model_file = _write_model_file(folder / model_file.NAME, loaded.model, config, data, layout)
     _write_json(folder / CONFIG, loaded.config.model_dump(mode="json"))
     again = _Again(evaluation, accuracy, checked, as_graded, distance)
-    record = _record(entry, epoch, again, metric, choice, test_images=len(data.test))
+    record = _record(entry, epoch, again, metric, choice, data)
     _write_json(folder / METRICS, record.as_json())
     (folder / CARD).write_text(
         card.written(entry, loaded.config, record, data, has_model_file=has_model_file), encoding="utf-8"
@@ -179,7 +182,7 @@ def _write_model_file(
 ) -> bool:
     """Write the network as a file of its own, where it has one. Raise MismatchError where that gives other outputs."""
     prior = evaluate.log_prior(config.eval.prior, data.train.labels, data.nr_classes)
-    text = model_file.written(model, prior, layout)
+    text = model_file.written(model, prior, layout, class_names=data.class_names)
     if text is None:
         return False
     some, labels = (part[:_COMPARED] for part in (data.validation.images, data.validation.labels))
@@ -190,9 +193,7 @@ def _write_model_file(
     return True
 
 
-def _record(
-    entry: Entry, epoch: Row, again: _Again, metric: str, choice: Choice | None, *, test_images: int
-) -> ExportRecord:
+def _record(entry: Entry, epoch: Row, again: _Again, metric: str, choice: Choice | None, data: Dataset) -> ExportRecord:
     return ExportRecord(
         sweep=entry.store.folder.name,
         trial_id=entry.trial_id,
@@ -202,8 +203,10 @@ def _record(
         measured_again={name: measured for name, (_, measured) in again.checked.items()},
         accuracy=again.accuracy,
         as_graded=again.as_graded,
-        confusion=again.evaluation.confusion.tolist(),
-        submission=_fid(again.distance) | {"images_per_class": submission.PER_CLASS, "test_images": test_images},
+        class_names=data.class_names,
+        confusion=again.evaluation.confusion.tolist() if data.nr_classes <= MOST_MEASURED else None,
+        submission=_fid(again.distance)
+        | {"images_per_class": submission.per_class(data.nr_classes), "test_images": len(data.test)},
         is_imported=entry.is_imported,
         origin={key: as_scalar(entry.trial[key]) for key in ("git_commit", "host", "device", "started", "ended")},
         exported={"at": provenance.now(), "git_commit": provenance.git_commit()},
@@ -231,6 +234,8 @@ def sentences(done: Exported, entry: Entry, epoch: Row, metric: str) -> list[str
             f"round: they would give the weights val_acc {done.as_graded['val_acc']:.6f}, val_bpd "
             f"{done.as_graded['val_bpd']:.6f}."
         )
+    if not done.predicts:
+        told.append("The data set has no test images, so that there are no predictions of them to hand in.")
     return [*told, f"  {done.folder} ({CARD} says what is in it)"]
 
 
@@ -267,15 +272,21 @@ def _verify(folder: Path, data_root: Scalar) -> dict[str, float]:
         # It may be another device than the one that exported; predictions are compared below.
         if not agreement.nearly_same(name, again, value):
             raise MismatchError(f"{folder}: {name} was {value:.6f} when exported, the loaded weights give {again:.6f}")
-    predicted = submission.predictions(loaded.model, config, data)
-    logits = np.load(folder / submission.LOGITS)
-    rows = list(zip(predicted.names, predicted.labels, strict=True))
-    if not agreement.same_predictions(submission.read_predictions(folder), rows, predicted.logits) or not np.allclose(
+    if len(data.test):
+        _check_predictions(folder, record, submission.predictions(loaded.model, config, data), data)
+    return found
+
+
+def _check_predictions(
+    folder: Path, record: Mapping[str, Any], predicted: submission.Predictions, data: Dataset
+) -> None:
+    """Raise MismatchError where the files say otherwise of the test images."""
+    logits, before = np.load(folder / submission.LOGITS), submission.read_predictions(folder)
+    if not agreement.same_predictions(before, predicted.rows, predicted.logits) or not np.allclose(
         logits, predicted.logits.numpy(), rtol=RELATIVE_TOLERANCE, atol=TOLERANCE
     ):
         raise MismatchError(f"{folder}: the loaded weights predict the test images otherwise than its files say")
     _check_test_accuracy(folder, record, predicted, data)
-    return found
 
 
 def _check_test_accuracy(
@@ -331,12 +342,13 @@ def _accuracy(
     config: TrialConfig,
     data: Dataset,
     evaluation: Evaluation,
-    predicted: submission.Predictions,
+    predicted: submission.Predictions | None,
 ) -> dict[str, Accuracy]:
     """The accuracy on the training images that `train_acc` is of, on the validation images and on the test images."""
     some = evaluate.fixed_subset(data.train, config.eval.train_images, config.seed)
     of_train = _evaluate(loaded, config, data, some).accuracy if len(some) else None
-    of_test = predicted.accuracy(data.test)
+    of_test = None if predicted is None else predicted.accuracy(data.test)
+    hidden = "not known: the data set hides the labels" if len(data.test) else "the data set has no test images"
     return {
         "train": Accuracy(
             value=of_train,
@@ -349,7 +361,7 @@ def _accuracy(
             value=of_test,
             images=0 if of_test is None else len(data.test),
             of=len(data.test),
-            reason="not known: the data set hides the labels" if of_test is None else None,
+            reason=hidden if of_test is None else None,
         ),
     }
 

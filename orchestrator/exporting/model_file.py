@@ -18,6 +18,7 @@ from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from cpcnn_core import starter
+from cpcnn_core.class_names import numbers
 from cpcnn_core.layout import Layout, Stored
 from cpcnn_core.model import ConditionalPixelCNN
 from orchestrator.exporting import model_template
@@ -27,10 +28,16 @@ NAME = "model.py"
 _FROM, _TO = "# --- what this network is: written when it was exported\n", "# --- the network\n"
 
 
-def written(model: ConditionalPixelCNN, log_prior: Tensor, layout: Layout | None = None) -> str | None:
+def written(
+    model: ConditionalPixelCNN,
+    log_prior: Tensor,
+    layout: Layout | None = None,
+    *,
+    class_names: Sequence[str] | None = None,
+) -> str | None:
     """The file's text. None where the layout gives the network's tensors other names or shapes than the starter code's.
 
-    `log_prior` (Y,) is what the predictions take for granted.
+    `log_prior` (Y,) is what the predictions take for granted. Without `class_names` the classes are numbers.
     """
     stored = starter.stored_as(model, layout)
     usual = starter.stored_as(model)
@@ -47,6 +54,7 @@ def written(model: ConditionalPixelCNN, log_prior: Tensor, layout: Layout | None
         f"NR_LOGISTIC_MIX = {config.nr_logistic_mix}",
         f"IMAGE_SHAPE = {tuple(model.image_shape)}",
         f"NR_CLASSES = {model.nr_classes}",
+        f"CLASS_NAMES: list[str] = {list(class_names or numbers(model.nr_classes))!r}",
         f"LOG_PRIOR: list[float] = {log_prior.tolist()}",
         f"FUSION = {config.fusion!r}  # its options {config.fusion_options}",
         "SHAPES: dict[str, tuple[int, ...]] = {",

@@ -24,6 +24,7 @@ NR_FILTERS = 4
 NR_LOGISTIC_MIX = 2
 IMAGE_SHAPE = (3, 8, 8)
 NR_CLASSES = 3
+CLASS_NAMES: list[str] = ["0", "1", "2"]
 LOG_PRIOR: list[float] = [0.0, 0.0, 0.0]
 SHAPES: dict[str, tuple[int, ...]] = {}
 

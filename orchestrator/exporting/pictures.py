@@ -34,7 +34,7 @@ RIGHT = 3  # classes of which a rightly classified image is shown
 SECONDS = 120.0  # for the images of all finalists together: a large network on a CPU is slow
 
 _IMAGES = 40  # drawn of a trial, shared out over the classes
-_MOST, _FEWEST = 8, 2  # of each class
+_MOST, _FEWEST = 8, 2  # of each class; where there are too many classes for that, of some of them
 
 
 class _TooLongError(RunError):
@@ -88,8 +88,14 @@ def _pictures(one: Finalist, until: float, say: Callable[[str], None]) -> list[P
 
 
 def per_class_of(nr_classes: int) -> int:
-    """How many images of each class are drawn."""
+    """How many images of each class are drawn of which any are."""
     return max(_FEWEST, min(_MOST, _IMAGES // nr_classes))
+
+
+def drawn_classes(nr_classes: int) -> list[int]:
+    """The classes of which images are drawn: all, or of many as many as there are images for, evenly spread."""
+    most = _IMAGES // _FEWEST
+    return list(range(nr_classes)) if nr_classes <= most else [at * nr_classes // most for at in range(most)]
 
 
 def _drawn(weights: Weights, seed: int, dataset: Dataset, until: float) -> list[Picture]:
@@ -99,8 +105,8 @@ def _drawn(weights: Weights, seed: int, dataset: Dataset, until: float) -> list[
         if time.monotonic() > until:
             raise _TooLongError
 
-    per_class = per_class_of(dataset.nr_classes)
-    drawn = quality.draw(weights.model, per_class, seed=seed, on_row=on_row)
+    per_class, classes = per_class_of(dataset.nr_classes), drawn_classes(dataset.nr_classes)
+    drawn = quality.draw(weights.model, per_class, seed=seed, classes=classes, on_row=on_row)
     nearest, distances = memorisation.nearest_images(drawn.images, dataset.train.images)
     return [
         Picture(
@@ -123,8 +129,11 @@ def _drawn(weights: Weights, seed: int, dataset: Dataset, until: float) -> list[
 
 def _classified(one: Finalist, weights: Weights, config: TrialConfig, dataset: Dataset) -> list[Picture]:
     """The most confident mistakes, and some that are no mistakes, with the likelihood ratio of each pixel."""
-    split = evaluate.scored(dataset.validation, config.eval.max_images)
-    log_p = _log_p(one, split.names)
+    log_p, predicted = _predicted(one)
+    at_name = {name: at for at, name in enumerate(dataset.validation.names)}
+    if not at_name.keys() >= set(predicted):
+        raise StoreError("its predictions are of other images than the data set has now")
+    split = dataset.validation.take([at_name[name] for name in predicted])  # perhaps only some were evaluated
     prior = evaluate.log_prior(config.eval.prior, dataset.train.labels, dataset.nr_classes)
     posterior = classify.log_posterior(log_p, prior)
     first, second = posterior.topk(2, dim=1).indices.unbind(dim=1)
@@ -149,13 +158,12 @@ def _classified(one: Finalist, weights: Weights, config: TrialConfig, dataset: D
     ]
 
 
-def _log_p(one: Finalist, names: Sequence[str]) -> Tensor:
-    """What the epoch predicted of these images, (N, Y). Raise StoreError where it is of others."""
+def _predicted(one: Finalist) -> tuple[Tensor, Sequence[str]]:
+    """Log p(x | y) as the epoch predicted it, (N, Y), and of which images. Raise StoreError where it is not there."""
     table = one.store.predictions_table(one.trial_id, one.epoch)
-    if table["image"].to_pylist() != list(names):
-        raise StoreError("its predictions are of other images than the data set has now")
     columns = sorted((name for name in table.column_names if name.startswith("log_p_")), key=_label)
-    return torch.from_numpy(np.stack([arrays.numbers(table[name]) for name in columns], axis=1))
+    log_p = np.stack([arrays.numbers(table[name]) for name in columns], axis=1)
+    return torch.from_numpy(log_p), table["image"].to_pylist()
 
 
 def _label(column: str) -> int:

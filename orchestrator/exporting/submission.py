@@ -29,6 +29,8 @@ PREDICTIONS_WITH_PATHS = "submission_with_paths.csv"  # no header; as test.csv n
 LOGITS = "logits.npy"
 SAMPLES, GRID = "samples", "samples.png"
 PER_CLASS = 25
+_MOST = 2500  # images in all, unless so many classes need more: drawing takes longer than all the rest
+_FEWEST = 2  # of each class
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +39,17 @@ class Predictions:
 
     names: tuple[str, ...]
     logits: Tensor  # (N, Y) float64: log p(x | y) + log p(y), nats; softmax gives p(y | x)
+    class_names: tuple[str, ...]
 
     @property
     def labels(self) -> list[int]:
         """The likeliest class of each image."""
         return [int(label) for label in self.logits.argmax(dim=1)]
+
+    @property
+    def rows(self) -> list[tuple[str, str]]:
+        """Each image, and its likeliest class as the data calls it."""
+        return [(name, self.class_names[label]) for name, label in zip(self.names, self.labels, strict=True)]
 
     def accuracy(self, split: Split) -> float | None:
         """The share of the split's images that are classified rightly; None where its labels are hidden."""
@@ -51,7 +59,7 @@ class Predictions:
 
 
 def predictions(model: ConditionalPixelCNN, config: TrialConfig, dataset: Dataset) -> Predictions:
-    """Predict the test split; its labels are not looked at here."""
+    """Predict the test split, which has images; its labels are not looked at here."""
     prior = log_prior(config.eval.prior, dataset.train.labels, dataset.nr_classes)
     log_p = log_likelihoods(
         model,
@@ -60,23 +68,23 @@ def predictions(model: ConditionalPixelCNN, config: TrialConfig, dataset: Datase
         batch_size=config.eval.batch_size,
         bf16=config.eval.precision == "bf16",
     )
-    return Predictions(dataset.test.names, log_p + prior)
+    return Predictions(dataset.test.names, log_p + prior, dataset.class_names)
 
 
 def write_predictions(folder: Path, made: Predictions, distance: float | None) -> None:
     """Write both forms of the CSV, and the logits. Without a FID the first form ends without its row."""
-    pairs = list(zip(made.names, made.labels, strict=True))
-    short = [("id", "label"), *zip(_ids(made.names), made.labels, strict=True)]
+    pairs = made.rows
+    short = [("id", "label"), *zip(_ids(made.names), (name for _, name in pairs), strict=True)]
     fid_row = [] if distance is None else [("fid", repr(float(distance)))]
     (folder / PREDICTIONS).write_text(_csv([*short, *fid_row]), encoding="utf-8", newline="")
     (folder / PREDICTIONS_WITH_PATHS).write_text(_csv(pairs), encoding="utf-8", newline="")
     np.save(folder / LOGITS, made.logits.numpy())
 
 
-def read_predictions(folder: Path) -> list[tuple[str, int]]:
+def read_predictions(folder: Path) -> list[tuple[str, str]]:
     """File names and classes, as `write_predictions` wrote them. Raise OSError or ValueError."""
     with (folder / PREDICTIONS_WITH_PATHS).open(encoding="utf-8", newline="") as stream:
-        return [(name, int(label)) for name, label in csv.reader(stream)]
+        return [(name, label) for name, label in csv.reader(stream)]
 
 
 def _ids(names: Sequence[str]) -> Sequence[str]:
@@ -130,7 +138,12 @@ def measure(drawn: quality.Drawn, config: TrialConfig, dataset: Dataset, device:
     return reason
 
 
+def per_class(nr_classes: int) -> int:
+    """How many images of each class are handed in: PER_CLASS, fewer of more than 100 classes."""
+    return max(_FEWEST, min(PER_CLASS, _MOST // nr_classes))
+
+
 def draw(model: ConditionalPixelCNN, config: TrialConfig) -> quality.Drawn:
-    """PER_CLASS images of each class; the same ones for the same weights and seed."""
+    """So many images of each class; the same ones for the same weights and seed."""
     with torch.inference_mode():
-        return quality.draw(model, PER_CLASS, seed=config.seed)
+        return quality.draw(model, per_class(model.nr_classes), seed=config.seed)

@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
+from cpcnn_core.class_names import class_in
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.errors import UserError
 from cpcnn_core.metrics import DIRECTIONS, HELD_OUT, EpochMetrics, least
@@ -419,6 +420,11 @@ def _check_metrics(names: Iterable[str]) -> None:
             )
         if name in HELD_OUT:
             raise ObjectiveError(f"objective: {HELD_OUT[name]}")
+        if class_in(name) is not None:
+            raise ObjectiveError(
+                f"objective: {name!r} is of one class; a sweep optimises metrics of all classes, and best --metric "
+                "chooses by one of a class"
+            )
         if name not in DIRECTIONS:
             raise ObjectiveError(f"objective: {name!r} is no metric{nearest(name, DIRECTIONS)}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 
 import search_spaces
+from cpcnn_core.class_names import class_in
 from cpcnn_core.metrics import DIRECTIONS, HELD_OUT
 from cpcnn_core.suggest import nearest
 from orchestrator.objectives.objective import Objective, ObjectiveError
@@ -19,7 +20,7 @@ _EXAMPLES = (
 
 def read(text: str) -> Objective:
     """`val_acc`, `desirability(fid=goal(60, 30))`, `COURSE_GRADING`: the objective. Raise ObjectiveError."""
-    if text in DIRECTIONS:
+    if text in DIRECTIONS or class_in(text) is not None:  # the latter for Objective to refuse
         return Objective.of(text)
     try:
         declared = _value(ast.parse(text.strip(), mode="eval").body)

@@ -71,6 +71,11 @@ class Model:
         return self._network.nr_classes
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the classes are called, in the order of their numbers."""
+        return self._weights.class_names
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C)."""
         C, H, W = self._network.image_shape
@@ -102,37 +107,53 @@ class Model:
         return classify.log_posterior(torch.from_numpy(self.log_likelihood(images)), log_prior).exp().numpy()
 
     def sample(
-        self, per_class: int | Mapping[int, int] = 4, *, seed: int | None = None, temperature: float = 1.0
+        self,
+        per_class: int | Mapping[int, int] | Mapping[str, int] = 4,
+        *,
+        seed: int | None = None,
+        temperature: float = 1.0,
     ) -> tuple[Images, NDArray[np.int64]]:
         """Draw so many images of each class, or of each class as the mapping says: (N, H, W, C) and labels (N,).
 
-        Without a seed it is the trial's own. They lie in the order of their classes. Raise ConfigError.
+        The mapping has classes by name or by number. Without a seed it is the trial's own. The images lie in the order
+        of their classes. Raise ConfigError.
         """
         counts = dict.fromkeys(range(self.nr_classes), per_class) if isinstance(per_class, int) else dict(per_class)
-        for label, count in counts.items():
-            if label not in range(self.nr_classes):
-                raise ConfigError(f"per_class: {label}: the model knows the classes 0 to {self.nr_classes - 1}")
+        wanted: dict[int, int] = {}
+        for given, count in counts.items():
             if count < 0:
-                raise ConfigError(f"per_class: {count} images of class {label}: expected 0 or more")
-        wanted = {label: count for label, count in sorted(counts.items()) if count}
+                raise ConfigError(f"per_class: {count} images of class {given}: expected 0 or more")
+            label = self._label(given, "per_class")
+            wanted[label] = wanted.get(label, 0) + count
+        wanted = {label: count for label, count in sorted(wanted.items()) if count}
         if not wanted:
             raise ConfigError("per_class: no images")
         request = drawing.Request(wanted, self.config.seed if seed is None else seed, temperature)
         drawn = drawing.draw(self._weights, request)
         return drawn.images.permute(0, 2, 3, 1).numpy(), drawn.labels.numpy()
 
-    def evidence(self, images: ArrayLike, one: int | ArrayLike, other: int | ArrayLike) -> Floats:
+    def _label(self, given: str | int, what: str) -> int:
+        """The number of a class. Raise ConfigError for one that the model does not know."""
+        if isinstance(given, str):
+            return drawing.known_class(given, self.class_names, f"{what}: {given}")
+        if given not in range(self.nr_classes):
+            raise ConfigError(f"{what}: {given}: the model knows the classes 0 to {self.nr_classes - 1}")
+        return given
+
+    def evidence(self, images: ArrayLike, one: str | int | ArrayLike, other: str | int | ArrayLike) -> Floats:
         """Log p(pixel | those before it, one) - log p(the same | other) in nats, (N, H, W).
 
-        `one` and `other` are classes, the same for all images or one of each. Above 0 a pixel speaks for `one`. The sum
-        over an image is log p(image | one) - log p(image | other). Raise ImageError, ConfigError.
+        `one` and `other` are classes: a name or a number for all images, or a number for each. Above 0 a pixel speaks
+        for `one`. The sum over an image is log p(image | one) - log p(image | other). Raise ImageError, ConfigError.
         """
         taken = self._taken(images)
         return attribution.log_ratio(
             self._network, taken, self._classes(one, len(taken)), self._classes(other, len(taken))
         ).numpy()
 
-    def _classes(self, given: int | ArrayLike, count: int) -> Tensor:
+    def _classes(self, given: str | int | ArrayLike, count: int) -> Tensor:
+        if isinstance(given, str):
+            given = self._label(given, "classes")
         labels = np.asarray(given)
         if not np.issubdtype(labels.dtype, np.integer) or labels.shape not in {(), (count,)}:
             raise ConfigError(f"classes: expected a whole number, or {count} of them")

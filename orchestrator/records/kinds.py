@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 from orchestrator.records import provenance
@@ -37,16 +37,18 @@ def kind_of(name: str, record: SweepRecord | None) -> Kind:
     return "imported" if record.question == IMPORTED else "trials"
 
 
-def introduce(store: Store, kind: Kind, question: str, source: str | None = None) -> None:
+def introduce(
+    store: Store, kind: Kind, question: str, source: str | None = None, *, class_names: Sequence[str] = ()
+) -> None:
     """Say in sweep.json what the folder is, unless that is said. Raise StoreError."""
     if store.read_sweep() is None:
-        store.write_sweep(
-            SweepRecord(
-                name=store.folder.name,
-                kind=kind,
-                question=question,
-                source=source,
-                created=provenance.now(),
-                runs=[],
-            )
+        record = SweepRecord(
+            name=store.folder.name,
+            kind=kind,
+            question=question,
+            source=source,
+            created=provenance.now(),
+            runs=[],
         )
+        names = {"class_names": class_names} if class_names else {}
+        store.write_sweep(record.model_copy(update=names))

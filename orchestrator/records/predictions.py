@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
+from numpy.typing import NDArray
 
 from orchestrator.records import layout
 from orchestrator.records.columns import PREDICTION_KEY
@@ -32,7 +34,7 @@ class Predictions:
         *,
         images: Sequence[str],
         labels: Sequence[int],
-        log_likelihood: Sequence[Sequence[float]],
+        log_likelihood: Sequence[Sequence[float]] | NDArray[np.float64],
     ) -> None:
         """Write log p(image | class), nats, images x classes, as columns log_p_0, log_p_1, ..."""
         columns: dict[str, pa.Array] = {
@@ -41,7 +43,8 @@ class Predictions:
             "image": pa.array(images, pa.string()),
             "label": pa.array(labels, pa.int64()),
         }
-        for label, column in enumerate(zip(*log_likelihood, strict=True)):
+        table = np.asarray(log_likelihood, dtype=np.float64)  # a list takes four times as much memory
+        for label, column in enumerate(table.T if table.size else ()):
             columns[f"log_p_{label}"] = pa.array(column, pa.float64())
         self._files.write(layout.predictions_of(trial_id, epoch), pa.table(columns))
 

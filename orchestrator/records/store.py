@@ -45,7 +45,9 @@ from orchestrator.records.tables import COMPACT_FROM, Table, Tables, Turn
 from orchestrator.records.tables import without_a_gap as without_a_gap
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd  # takes a second to import, and who only asks for rows or columns does without
+    from numpy.typing import NDArray
 
 
 class Store:
@@ -175,6 +177,14 @@ class Store:
         """Write sweep.json. Raise StoreError."""
         self._sweep.write(record)
 
+    def class_names(self) -> Sequence[str]:
+        """What the classes of the data are called, in their order; none where sweep.json does not say."""
+        try:
+            record = self.read_sweep()
+        except StoreError:
+            return ()
+        return () if record is None else record.class_names
+
     def sweep_problems(self) -> list[str]:
         """What is wrong with sweep.json, for a reader who does without it."""
         try:
@@ -242,7 +252,7 @@ class Store:
         *,
         images: Sequence[str],
         labels: Sequence[int],
-        log_likelihood: Sequence[Sequence[float]],
+        log_likelihood: Sequence[Sequence[float]] | NDArray[np.float64],
     ) -> None:
         """Write log p(image | class), nats, images x classes, as columns log_p_0, log_p_1, ..."""
         self._predictions.write(trial_id, epoch, images=images, labels=labels, log_likelihood=log_likelihood)

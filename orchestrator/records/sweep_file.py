@@ -87,6 +87,7 @@ class SweepRecord(_Part):
     created: str | None = None  # UTC, ISO 8601
     runs: Sequence[Run] = ()
     confirmation: Mapping[str, JsonValue] | None = None  # the question that it decides: `confirming.Question`
+    class_names: Sequence[str] = ()  # in the order of their numbers; a sweep of an earlier release has none
     fields: RecordedSpace | None = None  # None in a sweep of the first releases
     warm_start: Sequence[str] = ()  # the sweeps that it learned from
     extended: Sequence[str] = ()  # when its space grew

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from cpcnn_core.config import Scalar, TrialConfig
+from cpcnn_core.config import DataConfig, Scalar, field_defaults
 from orchestrator.records.space_record import (
     RecordedChoice,
     RecordedField,
@@ -97,6 +97,5 @@ def _recorded(value: Distribution | Scalar) -> RecordedField:
 
 
 def _default(field: str, settings: Mapping[str, Scalar]) -> Scalar:
-    name = settings.get("data.name")  # which decides some of the defaults
-    config = TrialConfig() if name is None else TrialConfig.from_flat({"data.name": name, "data.root": "."})
-    return config.flat().get(field)
+    defaults = field_defaults(str(settings.get("data.name", DataConfig.model_fields["name"].default)))
+    return defaults.get(field)

@@ -38,9 +38,9 @@ def problem(name: str) -> str | None:
 def identifier(name: str) -> str:
     """`name` itself where it is short and of letters, digits and `._-`, else as much of it as is, and a hash.
 
-    Different names have different identifiers.
+    Different names have different identifiers. None is `.` or `..`, which to a file system are folders.
     """
     plain = _OTHERS.sub("-", name)[:_KEPT]
-    if plain == name and not _SUFFIX.fullmatch(name[-13:]):  # which could be another name's
+    if plain == name and is_plain(name) and not _SUFFIX.fullmatch(name[-13:]):  # which could be another name's
         return name
     return f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:12]}".lstrip("-.")

@@ -100,7 +100,7 @@ def import_trial(
     )
     measured = _measured(file, imported, config, dataset, started)
     with beginning.begun(store, config.trial_id):
-        kinds.introduce(store, "imported", kinds.IMPORTED)
+        kinds.introduce(store, "imported", kinds.IMPORTED, class_names=dataset.class_names)
         recording = Recording(store, config, number=None, place=trainer.place())
     try:
         metrics = _kept(store, config, imported, dataset, measured)
@@ -192,6 +192,7 @@ def _kept(store: Store, config: TrialConfig, imported: Imported, dataset: Datase
             measured.metrics,
             image_shape=dataset.image_shape,
             nr_classes=dataset.nr_classes,
+            class_names=dataset.class_names,
             notes=imported.layout.as_notes(),
         )
         if mirrored is not None:

@@ -12,6 +12,7 @@ import platform
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -122,7 +123,7 @@ def keep_predictions(store: Store, trial_id: str, epoch: int, evaluation: Evalua
         epoch,
         images=evaluation.names,
         labels=evaluation.labels.tolist(),
-        log_likelihood=evaluation.log_likelihood.tolist(),
+        log_likelihood=evaluation.log_likelihood.numpy(),
     )
 
 
@@ -198,9 +199,23 @@ def _loaded(config: DataConfig) -> Dataset:
     return load(config)
 
 
+@dataclass(frozen=True)
+class Content:
+    """What a sweep's record says of its data."""
+
+    digest: str | None  # stands for its content
+    class_names: tuple[str, ...] = ()  # none where the data is out of reach
+
+
+def content(config: DataConfig) -> Content:
+    """What the data is. Raise DataError."""
+    found = dataset(config)
+    return Content(found.digest, found.class_names)
+
+
 def digest(config: DataConfig) -> str | None:
     """What stands for the content of the data. Raise DataError."""
-    return dataset(config).digest
+    return content(config).digest
 
 
 def identified(config: TrialConfig) -> TrialConfig:

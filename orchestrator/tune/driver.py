@@ -31,6 +31,7 @@ from orchestrator.search.budget import BudgetMeter, spent
 from orchestrator.search.ledger import Best, Ledger, View
 from orchestrator.search.study import Study
 from orchestrator.training import trainer
+from orchestrator.training.trainer import Content
 from orchestrator.tune.continuation import Continuation
 from orchestrator.tune.holding import holding
 from orchestrator.tune.plan import FailingError, Outcome, Plan, SweepError
@@ -193,29 +194,31 @@ def _with_one_data_set(plan: Plan, there: mixtures.Held) -> Plan:
         return plan
     recorded = there.sweep.settings.get(trainer.DIGEST)
     config = plan.space.default().data
-    digest = _digest(config.model_copy(update={"digest": None}), config.digest if recorded is None else str(recorded))
+    found = _content(config.model_copy(update={"digest": None}), config.digest if recorded is None else str(recorded))
+    digest = found.digest
     there.check_data(config, digest, way_out=plan.way_out)
     if config.digest not in {None, digest}:
         trainer.dataset(config)  # which says that it is other data than the one asked for
-    return replace(plan, space=plan.space.with_settings({trainer.DIGEST: digest}))
+    space = plan.space.with_settings({trainer.DIGEST: digest})
+    return replace(plan, space=space, class_names=found.class_names)
 
 
-def _digest(config: DataConfig, recorded: str | None) -> str | None:
-    """The digest of the data as it is now, read by a node of the cluster where it is not here.
+def _content(config: DataConfig, recorded: str | None) -> Content:
+    """What the data is now, read by a node of the cluster where it is not here.
 
-    A sweep that has ended is looked at again without its data: where that cannot be read, the `recorded` one stands.
+    A sweep that has ended is looked at again without its data: where that cannot be read, the `recorded` digest stands.
     """
     try:
-        return trainer.digest(config)
+        return trainer.content(config)
     except DataError:
         if recorded is not None:
-            return recorded
+            return Content(recorded)
         if launch.cluster_address() is None:
             raise
     from orchestrator.tune import local_ray
 
     with local_ray.started():
-        return local_ray.elsewhere(trainer.digest, config)
+        return local_ray.elsewhere(trainer.content, config)
 
 
 def _agree(plan: Plan, store: Store) -> None:
@@ -243,7 +246,8 @@ def _agree(plan: Plan, store: Store) -> None:
         # Optuna keeps the options of each parameter; the study is made anew from the rows under the new ones.
         store.set_study_aside()
         record = record.model_copy(update={"asked": asked, "extended": [*record.extended, provenance.now()]})
-    store.write_sweep(record.model_copy(update={"fields": fields}))
+    names = {"class_names": plan.class_names} if plan.class_names else {}
+    store.write_sweep(record.model_copy(update={"fields": fields, **names}))
 
 
 def _new(plan: Plan, asked: Asked) -> SweepRecord:

@@ -42,6 +42,7 @@ class Plan:
     trainer: str = trainer.TRAINER  # another one simulates trials
     warm_start: tuple[str, ...] = ()  # names of earlier sweeps in the same folder of results
     confirmation: Mapping[str, JsonValue] | None = None  # of a sweep that confirms a choice: the question
+    class_names: tuple[str, ...] = ()  # of the data, once it was read
     announcement: str | None = None  # for the view, once nothing is in the way of the first trial
     way_out: str = "give this sweep another --name"  # where the folder is taken, as the user's command has it
 

@@ -71,8 +71,10 @@ def probe(config: TrialConfig, dataset: Dataset, together: Callable[[], object] 
         together()
         step, steps = _step_seconds(run, chosen, first)
         of_report = pictures.per_class_of(dataset.nr_classes)
-        asked = config.eval.fid_images_per_class if run.evaluator is not None else of_report
-        drawing = _drawing_seconds(run, asked)
+        of_report *= len(pictures.drawn_classes(dataset.nr_classes))
+        each = config.eval.fid_images_per_class if run.evaluator is not None else 1
+        asked = each * dataset.nr_classes  # images in all
+        drawing = _drawing_seconds(run, each)
         scoring = _scoring_seconds(run, step)
         epoch = step * run.steps_per_epoch + scoring + _images_seconds(run, drawing)
         parameters = sum(each.numel() for each in run.model.parameters())

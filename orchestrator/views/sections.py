@@ -6,6 +6,7 @@ import posixpath
 import re
 from collections.abc import Mapping
 
+from cpcnn_core.class_names import class_in
 from orchestrator.text.names import identifier
 
 SECTIONS: Mapping[str, tuple[str, ...]] = {
@@ -30,7 +31,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
 OTHER = "other"  # a score, and metrics of one's own
 _OF = {name: section for section, names in SECTIONS.items() for name in names}
 _TAG = re.compile(r"[\w.-][\w./-]*")  # the characters that every tool leaves as they are
-_BY_CLASS = ("val_acc", "fid")
+_LONGEST = 150  # bytes of a name of which a tool may make a file's
 _OF_PARTS = ("grad_norm", "class_distance", "fusion")  # of stages, of pairs of classes, of a fusion itself
 
 
@@ -41,20 +42,24 @@ def of_class(metric: str, name: str) -> str:
 
 def by_class(name: str) -> str:
     """The name of a metric, or, where it is of one class, the one that puts it beside those of the other classes."""
-    metric, _, rest = name.partition(".")
-    return of_class(metric, rest) if rest and metric in _BY_CLASS else name
+    found = class_in(name)
+    return name if found is None else of_class(*found)
 
 
 def sectioned(name: str) -> str:
     """The name of a metric, under its heading."""
-    metric, _, rest = name.partition(".")
-    if rest and metric in _BY_CLASS:
+    if class_in(name) is not None:
         return by_class(name)
+    metric, _, rest = name.partition(".")
     if rest and metric in _OF_PARTS:
         return f"{metric}/{rest}"
     return f"{_OF.get(name, OTHER)}/{name}"
 
 
 def tag(name: str) -> str:
-    """A name as the tools take it. They would make one of two that differ in other characters."""
-    return name if _TAG.fullmatch(name) and posixpath.normpath(name) == name else identifier(name)
+    """A name as the tools take it, under its heading. They would make one of two that differ in other characters."""
+    if _TAG.fullmatch(name) and posixpath.normpath(name) == name and len(name.encode()) <= _LONGEST:
+        return name
+    heading, slash, rest = name.partition("/")
+    known = slash and _TAG.fullmatch(heading) and heading not in {".", ".."} and len(heading.encode()) <= _LONGEST
+    return f"{heading}/{identifier(rest)}" if known else identifier(name)

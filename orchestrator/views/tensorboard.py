@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from cpcnn_core.config import Scalar
@@ -38,6 +39,10 @@ class TensorBoard:
         self._writers: dict[str, SummaryWriter] = {}
         self._has_columns = self._folder.is_dir() and any(self._folder.glob("events.*"))
 
+    @cached_property
+    def _class_names(self) -> Sequence[str]:
+        return self._store.class_names()
+
     def epoch(self, trial: Entry, row: Row, samples: Folder | None) -> None:
         """See `Tracker`."""
         epoch = as_int(row["epoch"])
@@ -47,7 +52,7 @@ class TensorBoard:
         if samples is not None:
             pixels = pixels_of(samples)
             writer.add_image("samples/all", pixels, epoch, dataformats="HWC")
-            for label, images in rows_of(pixels, classes_of(row)).items():
+            for label, images in rows_of(pixels, classes_of(row, self._class_names)).items():
                 writer.add_image(tag(of_class("samples", label)), images, epoch, dataformats="HWC")
         writer.flush()
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cpcnn_core.class_names import MOST_DRAWN, class_in
 from cpcnn_core.config import LOCATIONS, Scalar
 from orchestrator.records.location import Folder
 from orchestrator.records.ranking import Entry
@@ -18,7 +19,7 @@ from orchestrator.records.store import Row
 
 _NO_METRICS = ("trial_id", "attempt", "epoch", "checkpoint")
 _GAP = 2  # white pixels between two rows of a picture of samples, as `cpcnn_core.grid` draws it
-_CLASS_METRIC = "val_acc."
+_CLASS_METRIC = "val_acc"
 
 
 class Tracker(Protocol):
@@ -52,10 +53,16 @@ def settings_of(trial: Entry) -> dict[str, Scalar]:
     return {name: value for name, value in trial.settings().items() if name not in LOCATIONS}
 
 
-def classes_of(row: Row) -> list[str]:
-    """The classes of the data, as the columns of their accuracies name them, in their order."""
-    names = [name.removeprefix(_CLASS_METRIC) for name in row if name.startswith(_CLASS_METRIC)]
-    return sorted(names, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
+def classes_of(row: Row, recorded: Sequence[str] = ()) -> list[str]:
+    """The classes that a picture of samples shows, in their order.
+
+    They are as they were recorded of the sweep's data. Earlier releases did not record them: then they are as the
+    columns of their accuracies name them.
+    """
+    if recorded:
+        return list(recorded[:MOST_DRAWN])
+    names = [found[1] for found in map(class_in, row) if found is not None and found[0] == _CLASS_METRIC]
+    return sorted(names, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
 
 
 def rows_of(pixels: NDArray[np.uint8], classes: Sequence[str]) -> dict[str, NDArray[np.uint8]]:

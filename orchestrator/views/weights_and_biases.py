@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from orchestrator.records.location import Folder
 from orchestrator.records.ranking import Entry
 from orchestrator.records.store import Row, Store, as_int
 from orchestrator.text.names import identifier
-from orchestrator.views.sections import by_class, of_class
+from orchestrator.views.sections import by_class, of_class, tag
 from orchestrator.views.tracker import classes_of, metrics_of, pixels_of, rows_of, settings_of
 
 if TYPE_CHECKING:
@@ -54,6 +55,10 @@ class Wandb:
         self._mode, self._course_names = _parts(mode)
         self._runs: dict[str, Run] = {}
 
+    @cached_property
+    def _class_names(self) -> Sequence[str]:
+        return self._store.class_names()
+
     def epoch(self, trial: Entry, row: Row, samples: Folder | None) -> None:
         """See `Tracker`."""
         import wandb
@@ -66,8 +71,9 @@ class Wandb:
         if samples is not None:
             pixels = pixels_of(samples)
             shown["samples"] = wandb.Image(pixels)
-            for label, images in rows_of(pixels, classes_of(row)).items():
-                shown[of_class("samples", label)] = wandb.Image(images, caption=f"class {label}, epoch {epoch}")
+            for label, images in rows_of(pixels, classes_of(row, self._class_names)).items():
+                # Of the key wandb makes the name of a file.
+                shown[tag(of_class("samples", label))] = wandb.Image(images, caption=f"class {label}, epoch {epoch}")
         self._run(trial).log({**shown, "epoch": epoch}, step=epoch)
 
     def end(self, trial: Entry, best: Row | None) -> None:

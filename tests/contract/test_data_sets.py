@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from cpcnn_core import data
 from cpcnn_core.config import ConfigError, DataConfig, TrialConfig
 from cpcnn_core.sources import OPTIONAL, SOURCES
+from tests.support import published
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +58,28 @@ def folder(folder: Path) -> dict[str, Any]:
     return {"root": str(folder), "split_seed": 3}
 
 
-MADE: dict[str, Callable[[Path], dict[str, Any]]] = {"cpen455": cpen455, "csv": csv, "folder": folder}
+def torchvision(folder: Path) -> dict[str, Any]:
+    splits = {"train": published.arrays(0, 10, 28, 28, of_each=3), "test": published.arrays(1, 10, 28, 28)}
+    published.mnist(folder, "FashionMNIST", splits)
+    return {"root": str(folder), "dataset": "FashionMNIST"}
+
+
+def hf(folder: Path) -> dict[str, Any]:
+    datasets = pytest.importorskip("datasets")
+    write_images(folder, (f"{index}.png" for index in range(12)))
+    features = datasets.Features({"image": datasets.Image(), "animal": datasets.ClassLabel(names=["cat", "dog"])})
+    content = {"image": [str(folder / f"{index}.png") for index in range(12)], "animal": [0, 1] * 6}
+    datasets.Dataset.from_dict(content, features=features).save_to_disk(str(folder / "saved"))
+    return {"root": str(folder / "saved")}
+
+
+MADE: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "cpen455": cpen455,
+    "csv": csv,
+    "folder": folder,
+    "torchvision": torchvision,
+    "hf": hf,
+}
 """What makes the least that a data set can be, in a folder, and returns the settings that find it there.
 
 A source that needs neither files nor settings has no entry. Splits that a source does not have may be left out, but for

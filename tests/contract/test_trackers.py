@@ -5,18 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from PIL import Image
+import torch
 
+from cpcnn_core import grid
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.metrics import EpochMetrics
+from orchestrator.records.kinds import introduce
 from orchestrator.records.ranking import Entry
 from orchestrator.records.store import Attempt, Store
 from orchestrator.views.tracking import TRACKERS, TrackerError, asked
+from tests.support import odd
 from tests.support.paths import local
 from tests.support.times import at
 
 CONFIG = TrialConfig.from_flat({"train.epochs": 3})
 TRIAL = CONFIG.trial_id
+CLASSES = (*odd.SHORT, "a/b", "a//b", "..", "猫🐱", "n" * 200, "猫" * 200, "7")
+EXTRA = {f"{metric}.{name}": 0.5 for metric in ("val_acc", "fid") for name in CLASSES} | {"class_distance.0.1": 0.5}
 
 
 @pytest.fixture
@@ -26,14 +31,16 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     made = Store(tmp_path / "results" / "digits")
     made.create()
     made.write_attempt(Attempt(trial_id=TRIAL, attempt=1, number=0, state="COMPLETE", started=at("2026-01-01")), CONFIG)
-    Image.new("RGB", (4, 6)).save(local(made.samples_file(TRIAL, 2)))
+    introduce(made, "sweep", "Which is best?", class_names=CLASSES)
+    labels = torch.arange(len(CLASSES)).repeat_interleave(2)
+    grid.write(local(made.samples_file(TRIAL, 2)), torch.zeros(len(labels), 1, 4, 8, dtype=torch.uint8), labels)
     return made
 
 
 def entry(store: Store, epochs: int) -> Entry:
     for number in range(1, epochs + 1):
         row = {"epoch": number, "step": number, "kept_epochs": [number], "val_acc": number / 10, "fid": None}
-        store.add_epoch(TRIAL, 1, EpochMetrics.from_record({**row, "extra": {"val_acc.7": 0.5}}))
+        store.add_epoch(TRIAL, 1, EpochMetrics.from_record({**row, "extra": EXTRA}))
     return Entry(store, store.attempts_of(TRIAL)[-1], tuple(store.epochs_of(TRIAL)))
 
 

@@ -39,7 +39,7 @@ trials = 3
 objective = desirability(val_acc=goal(0, 1), val_bpd=goal(8, 0))
 '''
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("ray")]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("ray beside")]
 
 
 def call(*arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:

@@ -13,7 +13,7 @@ from cpcnn_core.errors import DataError
 from orchestrator.training import trainer
 from orchestrator.tune import driver, local_ray
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("ray")]
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("ray beside")]
 
 
 ASK = """
@@ -47,14 +47,14 @@ def test_only_where_the_data_is_not_here_and_there_is_a_cluster(
     nowhere = DataConfig(name="cpen455", root=str(tmp_path / "nowhere"))
     asked: list[DataConfig] = []
 
-    def there(_: object, config: DataConfig) -> str:
+    def there(_: object, config: DataConfig) -> trainer.Content:
         asked.append(config)
-        return "0" * 32
+        return trainer.Content("0" * 32, ("cat", "dog"))
 
     monkeypatch.setattr(local_ray, "elsewhere", there)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(DataError, match="no folder"):
-        driver._digest(nowhere, None)
-    assert driver._digest(nowhere, "1" * 32) == "1" * 32  # of a sweep that has ended, without its data
-    assert driver._digest(DataConfig(), "1" * 32) == trainer.digest(DataConfig())
+        driver._content(nowhere, None)
+    assert driver._content(nowhere, "1" * 32).digest == "1" * 32  # of a sweep that has ended, without its data
+    assert driver._content(DataConfig(), "1" * 32).digest == trainer.digest(DataConfig())
     assert not asked

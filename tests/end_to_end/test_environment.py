@@ -39,7 +39,7 @@ HOSTILE = {
 }
 UNRELATED = {name: "4" for name in known() if name not in environment.RENDEZVOUS}
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("ray")]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("ray beside")]
 
 
 @pytest.fixture(scope="module")

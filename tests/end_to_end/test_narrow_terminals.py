@@ -13,7 +13,7 @@ import pytest
 from cpcnn_core import environment
 from tests.support.terminal import Terminal, draws, without_codes
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("ray")]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("ray beside")]
 
 COLUMNS = 60
 PLAIN = {"LANG": "C", "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "TERM": "xterm", "OMP_NUM_THREADS": "1"}

@@ -19,7 +19,7 @@ from tests.support.old_results import COMPLETE, INTERRUPTED
 from tests.support.paths import ROOT, local
 from tests.support.pictures import write_course
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("ray")]
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("ray beside")]
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """A table. One that `sorts` has buttons in its heads, and a field to filter by."""
+    """A table. One that `sorts` has buttons in its heads, and a field to filter by; its rows are so many `of`."""
 
     id: str
     caption: str
@@ -77,6 +77,7 @@ class Table:
     lines: Sequence[Line]
     numeric: frozenset[int] = frozenset()  # columns
     sorts: bool = False
+    of: str = "trials"
     kind: ClassVar[str] = "table"
 
 
@@ -88,7 +89,20 @@ class Image:
     alternative: str
     caption: str = ""
     overlay: str | None = None
-    side: int | None = None  # pixels that it is shown wide and high
+    side: int | None = None  # pixels that its longer side is shown at
+    shape: tuple[int, int] = (1, 1)  # its width to its height
+
+    @property
+    def width(self) -> int | None:
+        """Pixels that it is shown wide."""
+        width, height = self.shape
+        return None if self.side is None else max(1, round(self.side * width / max(width, height)))
+
+    @property
+    def height(self) -> int | None:
+        """Pixels that it is shown high."""
+        width, height = self.shape
+        return None if self.side is None else max(1, round(self.side * height / max(width, height)))
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ from orchestrator.views.page.figures import Axis, Trace, figure
 from orchestrator.views.page.subject import Subject
 
 _BINS = 15
+_MOST_IN_CONFUSION = 20  # classes of which there is the whole table: a thousand would have a million cells
+_MOST_CONFUSED = 30  # pairs of classes, where there are more
 _SIDE = 144  # pixels that a picture with its evidence is shown wide and high
 _STRONG = 0.98  # of the pixels' ratios lie below the strongest colour
 
@@ -42,7 +44,14 @@ def classification(subject: Subject) -> list[Block]:
     label = arrays.integers(table["label"])
     images = f"{len(label)}{_of_all(decision)} validation images"
     of = f"Epoch {decision.epoch} of {decision.trial_id}, {images}, uniform prior. "
-    return [*blocks, _confusion(log_p, label, of), _calibration(log_p, label, of)]
+    counts = np.zeros((Y, Y), int)
+    np.add.at(counts, (label, log_p.argmax(axis=1)), 1)
+    names = [subject.class_of(each) for each in range(Y)]
+    if Y > _MOST_IN_CONFUSION:
+        told = [_confused(counts, names, of), _by_class(counts, names, of)]
+    else:
+        told = [_confusion(counts, names, of)]
+    return [*blocks, *told, _calibration(log_p, label, of)]
 
 
 def _of_all(decision: Decision) -> str:
@@ -69,20 +78,61 @@ def _splits(subject: Subject) -> Table:
     return Table("splits", caption, ["trial", "epoch", *columns], lines, frozenset(range(1, 7)))
 
 
-def _confusion(log_p: NDArray[np.float64], label: NDArray[np.int64], of: str) -> Table:
-    Y = log_p.shape[1]
-    counts = np.zeros((Y, Y), int)
-    np.add.at(counts, (label, log_p.argmax(axis=1)), 1)
+def _confusion(counts: NDArray[np.int64], names: Sequence[str], of: str) -> Table:
+    """How many images of each class, a row, were taken for each class, a column."""
+    Y = len(names)
     most = counts.max() or 1
     lines = []
     for true in range(Y):
-        cells = [Cell(f"class {true}", head=True)]
+        cells = [Cell(names[true], head=True)]
         cells += [Cell(str(counts[true, each]), shade=float(counts[true, each] / most)) for each in range(Y)]
         lines.append(Line(cells))
     caption = f"Confusion. {of}A row is a true class, a column the class that was predicted; the diagonal is right."
-    return Table(
-        "confusion", caption, ["true class", *(f"as {each}" for each in range(Y))], lines, frozenset(range(1, Y + 1))
+    heads = ["true class", *(f"as {name.removeprefix('class ')}" for name in names)]
+    return Table("confusion", caption, heads, lines, frozenset(range(1, Y + 1)))
+
+
+def _by_class(counts: NDArray[np.int64], names: Sequence[str], of: str) -> Table:
+    """How many of each class's images are classified rightly, the least first."""
+    images, right = counts.sum(axis=1), counts.diagonal()
+    share = right / np.maximum(images, 1)
+    lines = []
+    for true in np.lexsort((-images, np.where(images > 0, share, np.inf))):
+        accuracy = Cell(measured(float(share[true])), sort=float(share[true])) if images[true] else Cell("-")
+        found = [Cell(str(counts[:, true].sum())), Cell(str(images[true])), accuracy]
+        lines.append(Line([Cell(names[true], head=True), *found]))
+    caption = (
+        f"Each class. {of}Predicted: how many images were taken for the class, rightly or not. Accuracy: the share of "
+        "the class's own images that were taken for it; - : it has none."
     )
+    heads = ["class", "predicted", "images", "accuracy"]
+    return Table("classes", caption, heads, lines, frozenset({1, 2, 3}), sorts=True, of="classes")
+
+
+def _confused(counts: NDArray[np.int64], names: Sequence[str], of: str) -> Table:
+    """The pairs of classes of which most images are taken for one another."""
+    wrong = counts - np.diag(counts.diagonal())
+    order = np.argsort(-wrong, axis=None, kind="stable")[:_MOST_CONFUSED]
+    pairs = [divmod(int(at), len(names)) for at in order]
+    images = counts.sum(axis=1)
+    lines = [
+        Line(
+            [
+                Cell(names[true], head=True),
+                Cell(names[taken]),
+                Cell(str(wrong[true, taken])),
+                Cell(measured(float(wrong[true, taken] / images[true]))),
+            ]
+        )
+        for true, taken in pairs
+        if wrong[true, taken]
+    ]
+    caption = (
+        f"Confusion: of {len(names)} classes the pairs of which most images were taken for one another, {len(lines)} "
+        f"at most. {of}The table predictions has all."
+    )
+    heads = ["true class", "taken for", "images", "share of the true class"]
+    return Table("confused", caption, heads, lines, frozenset({2, 3}))
 
 
 def _calibration(log_p: NDArray[np.float64], label: NDArray[np.int64], of: str) -> Figure:
@@ -149,7 +199,7 @@ def evidence(subject: Subject) -> list[Block]:
     )
     scale = (f"{strongest:.1f} nats or more for the other class", f"{strongest:.1f} nats or more for the true class")
     return [
-        Gallery(title, caption if at == 0 else "", [_with_evidence(one, strongest) for one in of], scale)
+        Gallery(title, caption if at == 0 else "", [_with_evidence(subject, one, strongest) for one in of], scale)
         for at, (title, of) in enumerate((title, of) for title, of in groups if of)
     ]
 
@@ -174,11 +224,11 @@ def pictures(store: Store, trial_id: str, epoch: int) -> list[Picture]:
         return []
 
 
-def _with_evidence(one: Picture, strongest: float) -> Image:
+def _with_evidence(subject: Subject, one: Picture, strongest: float) -> Image:
     total = float(np.sum(one.log_ratio or 0.0))
     sure = probability(one.confidence or 0.0)
-    is_mistake = one.predicted != one.label
-    what = f"class {one.label} taken for {one.predicted}" if is_mistake else f"class {one.label}, against {one.other}"
+    label, predicted, other = (subject.class_of(each) for each in (one.label, one.predicted, one.other))
+    what = f"{label} taken for {predicted}" if one.predicted != one.label else f"{label}, against {other}"
     caption = f"{what}, confidence {sure}; evidence {total:+.1f} nats"
     return Image(
         uri(one.png),
@@ -186,13 +236,19 @@ def _with_evidence(one: Picture, strongest: float) -> Image:
         caption,
         None if one.log_ratio is None else uri(_heat(one, strongest)),
         _SIDE,
+        shape_of(one.png),
     )
+
+
+def shape_of(content: bytes) -> tuple[int, int]:
+    """Width and height of a picture."""
+    with Pillow.open(io.BytesIO(content)) as picture:
+        return picture.size
 
 
 def _heat(one: Picture, strongest: float) -> bytes:
     """The evidence as a picture to lie over the image: the stronger, the less transparent."""
-    with Pillow.open(io.BytesIO(one.png)) as picture:
-        width, height = picture.size
+    width, height = shape_of(one.png)
     ratio = np.array(one.log_ratio, float).reshape(height, width) / strongest
     colors = [[int(color[at : at + 2], 16) for at in (1, 3, 5)] for color in (palette.AGAINST, palette.FOR)]
     pixels = np.zeros((height, width, 4), np.uint8)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Literal
 
 from cpcnn_core import alarms
+from cpcnn_core.class_names import class_in, pair_in, shortened
 from cpcnn_core.metrics import EpochMetrics
 from orchestrator.records import ranking
 from orchestrator.records.ranking import Entry
@@ -15,6 +17,9 @@ from orchestrator.views.page import palette
 from orchestrator.views.page.blocks import Block, Paragraph
 from orchestrator.views.page.figures import Axis, Trace, figure, is_wide, numbers, points
 from orchestrator.views.page.subject import NAMED, Subject
+
+_MOST_LINES = 16  # in one figure
+_LONGEST = 40  # characters of a line's name
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ def health(subject: Subject) -> list[Block]:
         Curve(f"own-{name.replace('.', '-')}", name, name, name, reading=_reading(name)) for name in _of_fusions(drawn)
     ]
     blocks += _drawn(subject, (*_HEALTH, *own))
-    return [*blocks, *stages, *_classes(drawn)]
+    return [*blocks, *stages, *_classes(subject, drawn)]
 
 
 def _drawn(subject: Subject, curves: Sequence[Curve]) -> list[Block]:
@@ -135,69 +140,96 @@ def _of_trial(entry: Entry, name: str, curve: Curve, color: str) -> list[Trace]:
 def _stages(drawn: Sequence[Entry]) -> list[Block]:
     """The gradient norm of each stage of the network, of the best trial that has them."""
     prefix = "grad_norm."
-    return _by_column(
-        drawn,
-        prefix,
+    lines = Lines(
         "stages",
         "Gradient norm by stage of the network",
         "norm, the largest of the epoch",
         "Of the best trial that has them. A stage whose norm is far below the others learns little.",
+        lambda column: column.removeprefix(prefix) if column.startswith(prefix) else None,
     )
+    return _by_column(drawn, lines)
 
 
-def _classes(drawn: Sequence[Entry]) -> list[Block]:
+def _classes(subject: Subject, drawn: Sequence[Entry]) -> list[Block]:
     """FID and accuracy of each class, of the best trial that has them; all classes of all trials are a tangle."""
-    return [
-        *_by_column(drawn, "val_acc.", "class-accuracy", "Accuracy of each class", "share of images (more is better)",
-                    "On the validation images of the class, of the best trial that has it."),
-        *_by_column(drawn, "fid.", "class-fid", "FID of each class", "FID (less is better)",
-                    "Of the drawn images of the class, of the best trial that has it. Classes have few images: compare "
-                    "a class with itself over the epochs."),
-        *_by_column(drawn, "class_distance.", "class-distances", "Distance of each pair of classes",
-                    "distance of modulations", "How differently the fusion treats two classes, of the best trial that "
-                    "has it: 0 where it cannot tell them apart."),
-    ]  # fmt: skip
+    names = subject.class_names
+
+    def of(metric: str) -> Callable[[str], str | None]:
+        return lambda column: found[1] if (found := class_in(column)) is not None and found[0] == metric else None
+
+    kinds = (
+        Lines("class-accuracy", "Accuracy of each class", "share of images (more is better)",
+              "On the validation images of the class, of the best trial that has it.", of("val_acc"), more_is="better"),
+        Lines("class-fid", "FID of each class", "FID (less is better)",
+              "Of the drawn images of the class, of the best trial that has it. Classes have few images: compare "
+              "a class with itself over the epochs.", of("fid"), more_is="worse"),
+        Lines("class-distances", "Distance of each pair of classes", "distance of modulations",
+              "How differently the fusion treats two classes, of the best trial that has it: 0 where it cannot tell "
+              "them apart.", lambda column: pair_in(column, names)),
+    )  # fmt: skip
+    return [block for kind in kinds for block in _by_column(drawn, kind, names)]
 
 
-def _by_column(
-    drawn: Sequence[Entry],
-    prefix: str,
-    name: str,
-    title: str,
-    unit: str,
-    reading: str,
-) -> list[Block]:
+@dataclass(frozen=True)
+class Lines:
+    """A figure by epoch of all columns of one kind."""
+
+    id: str
+    title: str
+    unit: str
+    reading: str
+    name_of: Callable[[str], str | None]  # what a column's line is called; None of a column of another kind
+    more_is: Literal["better", "worse"] = "better"
+
+
+def _by_column(drawn: Sequence[Entry], lines: Lines, class_names: Sequence[str] = ()) -> list[Block]:
     for entry in drawn:
-        columns = _columns(entry, prefix)
+        columns = _columns(entry, lines, class_names)
         if not columns:
             continue
+        shown, told = columns, lines.reading
+        if len(columns) > _MOST_LINES:
+            shown = _worst(entry, columns, lines)
+            told += f" Of {len(columns)} lines those {len(shown)} are shown that end worst."
         traces = []
-        for column, (color, symbol) in palette.of_kinds(columns).items():
+        for column, (color, symbol) in palette.of_kinds(list(shown)).items():
             rows = [row for row in entry.epochs if row.get(column) is not None]
             x, y = [row["epoch"] for row in rows], [row[column] for row in rows]
+            name = shortened(shown[column], _LONGEST)
             traces.append(
-                points(x, y, [entry] * len(rows), column.removeprefix(prefix), color=color, symbol=symbol,
-                       mode="lines+markers")
+                points(x, y, [entry] * len(rows), name, color=color, symbol=symbol, mode="lines+markers",
+                       texts=[name] * len(rows))
             )  # fmt: skip
         values = numbers(traces, "y")
         return [
             figure(
-                f"curve-{name}",
-                title,
+                f"curve-{lines.id}",
+                lines.title,
                 traces,
                 Axis("epoch", whole=True),
-                Axis(unit, logarithmic=is_wide(values)),
-                caption=reading,
-                alternative=f"{title} by epoch, {len(columns)} lines, of trial {entry.trial_id}.",
+                Axis(lines.unit, logarithmic=is_wide(values)),
+                caption=told,
+                alternative=f"{lines.title} by epoch, {len(shown)} lines, of trial {entry.trial_id}.",
             )
         ]
     return []
 
 
-def _columns(entry: Entry, prefix: str) -> list[str]:
-    """The columns of one kind that the trial has, those apart that sum others up."""
+def _columns(entry: Entry, lines: Lines, class_names: Sequence[str]) -> dict[str, str]:
+    """The columns of one kind that the trial has, by what their lines are called, classes in their order."""
     names = {name for row in entry.epochs for name, value in row.items() if value is not None}
-    return sorted(name for name in names if name.startswith(prefix) and not name.endswith((".mean", ".min")))
+    found = {column: name for column in names if (name := lines.name_of(column)) is not None}
+    place = {name: at for at, name in enumerate(class_names)}
+    return dict(sorted(found.items(), key=lambda item: (place.get(item[1], len(place)), item[0])))
+
+
+def _worst(entry: Entry, columns: Mapping[str, str], lines: Lines) -> dict[str, str]:
+    """Those of the columns that end worst, in their order."""
+    last: dict[str, float] = {}
+    for row in entry.epochs:
+        last |= {column: value for column in columns if (value := as_number(row.get(column))) is not None}
+    ranked = sorted(last, key=last.__getitem__, reverse=lines.more_is == "worse")[:_MOST_LINES]
+    return {column: name for column, name in columns.items() if column in ranked}
 
 
 def _of_fusions(drawn: Sequence[Entry]) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from cpcnn_core.class_names import in_words
 from cpcnn_core.config import Scalar
 from orchestrator.choosing import candidates
 from orchestrator.choosing import decision as decisions
@@ -74,6 +75,17 @@ class Subject:
     def name(self, entry: Entry) -> str:
         """The name of one of the best trials."""
         return self.names[entry.store.folder.name, entry.trial_id]
+
+    @cached_property
+    def class_names(self) -> Sequence[str]:
+        """What the classes are called, as the chosen trial's sweep recorded it, or else any; none where none did."""
+        decision = self.decision  # of trials whose data is the same
+        chosen = [] if decision is None else [decision.epochs.trials[decision.epochs.trial[decision.row]][0]]
+        return next((names for store in [*chosen, *self.selected.stores] if (names := store.class_names())), ())
+
+    def class_of(self, label: int | None) -> str:
+        """A class in words."""
+        return "" if label is None else in_words(label, self.class_names)
 
     @property
     def sound(self) -> list[Entry]:

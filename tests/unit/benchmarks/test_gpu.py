@@ -21,7 +21,8 @@ from cpcnn_core import device_checks, memory
 from cpcnn_core.device_checks import Finding
 from tests.support.paths import ROOT
 
-pytestmark = pytest.mark.xdist_group("toy")  # one process makes the toy run, not each that has a test of it
+# One process makes the toy run, and not each that has a test of it; and none compiles beside another that does.
+pytestmark = pytest.mark.xdist_group("compiler")
 
 Parts = dict[str, dict[str, Any]]
 
@@ -75,7 +76,6 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Toy]:
         yield Toy(code, parts, len(started))
 
 
-@pytest.mark.xdist_group("compiler")
 def test_every_part_goes_through_on_a_machine_without_a_gpu(toy: Toy) -> None:
     assert {name: part["error"] for name, part in toy.parts.items() if "error" in part} == {}
     assert toy.code == 0
@@ -83,7 +83,6 @@ def test_every_part_goes_through_on_a_machine_without_a_gpu(toy: Toy) -> None:
     assert {f"correct_{check}" for check in device_checks.CHECKS} <= set(toy.parts)
 
 
-@pytest.mark.xdist_group("compiler")
 def test_trials_at_once_are_timed_and_why_there_is_no_mps_is_said(toy: Toy) -> None:
     *timed, mps = toy.parts["side_by_side"]["found"]
     assert [row["trials"] for row in timed] == [1, 2]
@@ -93,7 +92,6 @@ def test_trials_at_once_are_timed_and_why_there_is_no_mps_is_said(toy: Toy) -> N
         assert mps["note"].startswith("no ")
 
 
-@pytest.mark.xdist_group("compiler")
 def test_a_toy_run_is_short(toy: Toy) -> None:
     # The start of a process takes longer than what it does: two that are timed, one that is killed, one that goes on.
     assert toy.processes <= 4

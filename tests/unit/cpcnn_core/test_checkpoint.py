@@ -244,6 +244,15 @@ def test_weights_that_are_not_finite_are_refused_by_tensor(tmp_path: Path) -> No
             load_weights(path)
 
 
+def test_classes_have_their_names_or_of_an_earlier_release_their_numbers(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    assert load_weights(path).class_names == ("0", "1", "2")
+    for names, expected in ((["a, b", "2", "0"], ("a, b", "2", "0")), (None, ("0", "1", "2"))):
+        (tmp_path / "index.json").unlink(missing_ok=True)
+        rewritten(path, _set("class_names", names))
+        assert load_weights(path).class_names == expected
+
+
 @pytest.mark.parametrize("where", ["tensors", "header"])
 @pytest.mark.parametrize("records", ["index.json", "index.before.json", "SHA256SUMS"])
 def test_weights_that_are_not_the_recorded_ones_are_refused(tmp_path: Path, where: str, records: str) -> None:
@@ -311,6 +320,9 @@ def _set(key: str, value: object) -> Callable[[Any, dict[str, Any]], None]:
         (_set("image_shape", [10**30, 8, 8]), "its header is of a larger network than its"),
         (_set("nr_classes", "3"), r"its header is broken \(nr_classes"),
         (_set("nr_classes", 4), r"fusion\.stem_add\.e\.weight is \(4, 3\), expected \(4, 4\)"),
+        (_set("class_names", ["cat", "dog"]), "its header has 2 names for 3 classes"),
+        (_set("class_names", ["cat", "dog", "cat"]), "its header has 2 names for 3 classes"),
+        (_set("class_names", [0, 1, 2]), r"its header is broken \(class_names"),
         (_set("nr_classes", 10**9), "its header is of a larger network than its"),
         (_set("config.model.nr_resnet", 10**9), "its header is of a larger network than its"),
         (_set("config.model.nr_resnet", 2), r"up_u\.0\.1\.[a-z_.0-9]* is missing"),

@@ -40,6 +40,9 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
     ({"train.epochs": 2, "train.warmup_epochs": 3}, ["train.warmup_epochs", "train.epochs 2"]),
     ({"train.lr": float("nan")}, ["train.lr", "nan"]),
     ({"data.name": "cpen455"}, ["data.root", "--set data.root=PATH"]),
+    ({"data.root": "x"}, ["data.root", "'x'", "digits, which does not read it", "data.name=cpen455, csv, folder"]),
+    ({"data.test_share": 0.2}, ["data.test_share", "0.2", "no meaning for digits", "drop it, or choose data.name=csv"]),
+    ({"data.name": "folder", "data.root": "x", "data.image_column": "y"}, ["data.image_column", "'y'", "for folder"]),
     ({"data.image_size": 30}, ["data.image_size", "30", "multiple of 4"]),
     ({"data.channels": 2}, ["data.channels", "2"]),
     ({"seed": -1}, ["seed", "-1"]),
@@ -120,6 +123,12 @@ def test_the_trial_id_follows_from_the_settings_alone(fusion: str, resnet: int, 
 def test_where_the_data_lies_is_no_part_of_the_identity() -> None:
     here, there = (TrialConfig.from_flat({"data.name": "cpen455", "data.root": root}) for root in ("/a", "/b"))
     assert here.trial_id == there.trial_id
+
+
+def test_a_record_may_name_a_folder_that_its_data_never_was_read_from() -> None:
+    assert TrialConfig.from_record(TrialConfig().flat() | {"data.root": "/ignored"}) == TrialConfig()
+    with pytest.raises(ConfigError, match="data: 3"):
+        TrialConfig.from_tree({"data": 3})
 
 
 def test_a_number_means_the_same_whether_written_as_integer_or_float() -> None:

@@ -484,6 +484,13 @@ def test_the_digest_is_of_the_content_whatever_the_settings(root: Path, change: 
     assert digest(root, **change) == digest(root)
 
 
+@pytest.mark.usefixtures("digits_cache")
+def test_digests_are_those_of_earlier_releases(root: Path) -> None:
+    """Or every trial of the same data would have another id."""
+    assert digest(root) == "4acc3fc03e57f1f72f76e19dbbd1a889"
+    assert data.load(DataConfig(name="digits")).digest == "9231bdabb9cbbda6ae316c8d54e4030f"
+
+
 def test_the_digest_is_of_the_content_wherever_it_lies_and_whatever_files_are_called(root: Path) -> None:
     before = digest(root)
     moved = root.rename(root.with_name("elsewhere"))

@@ -79,6 +79,32 @@ def test_the_grid_has_one_row_per_class(tmp_path: Path, side: int, factor: int) 
     assert shades == [0, 40, 80, 120, 160, 255]
 
 
+def test_the_grid_of_a_thousand_classes_has_a_hundred_rows_also_of_images_that_are_not_square(tmp_path: Path) -> None:
+    images = torch.zeros(1000, 3, 4, 96, dtype=torch.uint8)
+    Drawn(images, torch.arange(1000)).write_grid(tmp_path / "grid.png")
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert grid.size == (96, 100 * 6 - 2)
+
+
+def test_images_of_some_classes_are_drawn_alone() -> None:
+    model = network("stem_add", (1, 4, 8))
+    drawn = quality.draw(model, 2, seed=5, classes=[2, 0])
+    assert drawn.labels.tolist() == [2, 2, 0, 0]
+    assert drawn.images.shape == (4, 1, 4, 8)
+
+
+def test_of_too_many_classes_fid_is_measured_of_all_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = config(fid_extractor="classifier", fid_every=1)
+    found = quality.evaluator(asked, data.load(asked.data))
+    images = torch.randint(0, 256, (20, 1, 8, 8), dtype=torch.uint8)
+    drawn = Drawn(images, torch.arange(10).repeat_interleave(2))
+    assert len(found.measure(drawn, seed=0).scores.per_class) == 10
+    monkeypatch.setattr(quality, "MOST_MEASURED", 9)
+    scores = found.measure(drawn, seed=0).scores
+    assert scores.per_class == {}
+    assert scores.fid.value is not None
+
+
 def test_a_part_of_the_training_images_is_measured_alike() -> None:
     asked = config(fid_extractor="classifier", fid_every=1)
     part = asked.with_settings({"data.train_fraction": 0.1})

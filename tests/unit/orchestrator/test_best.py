@@ -24,7 +24,7 @@ from cpcnn_core.data import to_model
 from cpcnn_core.metrics import of_evaluation
 from orchestrator import best
 from orchestrator.choosing import decision as decisions
-from orchestrator.choosing import selection
+from orchestrator.choosing import evidence, selection
 from orchestrator.choosing.candidates import Candidates, ChoiceError
 from orchestrator.choosing.where import WhereError, parse
 from orchestrator.exporting import folder as folder_of
@@ -195,7 +195,7 @@ def test_the_winner_is_exported_with_weights_configuration_and_metrics(results: 
     assert accuracy["validation"]["value"] == pytest.approx(measured.values["val_acc"])
     assert accuracy["train"]["images"] <= accuracy["train"]["of"]
     labels, rows = trainer.dataset(CONFIG.data).test.labels.tolist(), submission.read_predictions(out)
-    right = sum(label == predicted for label, (_, predicted) in zip(labels, rows, strict=True))
+    right = sum(str(label) == predicted for label, (_, predicted) in zip(labels, rows, strict=True))
     assert accuracy["test"] == {"value": right / len(rows), "images": len(rows), "of": len(rows), "reason": None}
     assert f"| Test | {accuracy['test']['value']:.4f} | {len(rows)} |" in (out / "model_card.md").read_text()
     assert [path.name for path in results.parent.iterdir() if path.name.startswith(".")] == []
@@ -365,6 +365,16 @@ def judged(results: Path, hits: dict[int, list[int]], sweep: str = "one") -> Sto
             images = [str(image) for image in range(200)]
             store.write_predictions(config.trial_id, epoch, images=images, labels=[0] * 200, log_likelihood=log_p)
     return store
+
+
+def test_what_takes_too_much_memory_has_no_interval_and_that_is_said(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged(results, {1: [120, 150]})
+    monkeypatch.setattr(evidence, "_MOST_NUMBERS", 399)
+    code, output = call("--metric", "val_acc", "--results", results, "--no-export")
+    assert code == 0, output
+    assert "No interval: val_acc of 2 classes, 200 images and 2 epochs takes more memory than there may be" in output
 
 
 def test_the_table_says_how_sure_it_is(results: Path) -> None:
@@ -577,7 +587,7 @@ def labels_of_the_file_alone(out: Path, images: torch.Tensor) -> list[int]:
 
 def test_a_submission_in_the_course_s_form(tmp_path: Path) -> None:
     names = ("test/0000021.jpg", "test/0000007.jpg")
-    made = submission.Predictions(names, torch.tensor([[0.0, 1.0], [2.0, 1.0]], dtype=torch.float64))
+    made = submission.Predictions(names, torch.tensor([[0.0, 1.0], [2.0, 1.0]], dtype=torch.float64), ("0", "1"))
     submission.write_predictions(tmp_path, made, 12.5)
     assert (tmp_path / "submission.csv").read_text() == "id,label\n0000021.jpg,1\n0000007.jpg,0\nfid,12.5\n"
     assert (tmp_path / "submission_with_paths.csv").read_text() == "test/0000021.jpg,1\ntest/0000007.jpg,0\n"
@@ -585,9 +595,12 @@ def test_a_submission_in_the_course_s_form(tmp_path: Path) -> None:
 
 def test_no_id_stands_twice_in_a_submission(tmp_path: Path) -> None:
     names = ("test/a/1.jpg", "test/b/1.jpg", "test/c/2.jpg")
-    made = submission.Predictions(names, torch.eye(3, dtype=torch.float64))
+    made = submission.Predictions(names, torch.eye(3, dtype=torch.float64), ("a, b", "1", "0"))
     submission.write_predictions(tmp_path, made, None)
-    assert (tmp_path / "submission.csv").read_text() == "id,label\ntest/a/1.jpg,0\ntest/b/1.jpg,1\ntest/c/2.jpg,2\n"
+    assert (
+        tmp_path / "submission.csv"
+    ).read_text() == 'id,label\ntest/a/1.jpg,"a, b"\ntest/b/1.jpg,1\ntest/c/2.jpg,0\n'
+    assert submission.read_predictions(tmp_path) == made.rows
 
 
 def test_best_answers_without_torch_ray_optuna_or_pandas(results: Path) -> None:

@@ -130,4 +130,6 @@ def test_images_that_cannot_be_written_are_the_users_to_mend(tmp_path: Path) -> 
     (tmp_path / "file").touch()
     drawn = Drawn(torch.zeros(1, 3, 8, 8), torch.zeros(1))
     with pytest.raises(UserError, match="file"):
-        drawing.write(tmp_path / "file" / "out", drawn, drawing.Request({0: 1}, seed=0), tmp_path, "")
+        drawing.write(
+            tmp_path / "file" / "out", drawn, drawing.Request({0: 1}, seed=0), tmp_path, "", class_names=("cat",)
+        )

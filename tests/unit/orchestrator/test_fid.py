@@ -57,6 +57,8 @@ def value(said: str) -> float:
     [
         (["--features", "classifier"], "say which by --data"),
         (["--features", "classifier", "--data", "cpen455"], "needs --root PATH"),
+        (["--features", "classifier", "--data", "folder"], "needs --root PATH, the folder that holds one for each"),
+        (["--features", "classifier", "--data", "digit"], "--data digit: is no data set; did you mean digits?"),
         (["--weights", "nothing.pth"], "weights are not at"),
     ],
 )

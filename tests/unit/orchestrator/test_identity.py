@@ -70,7 +70,8 @@ def test_every_setting_but_the_data_s_place_is_part_of_the_id() -> None:
     for name, value in other.items():
         assert plain.with_settings({name: value}).trial_id != plain.trial_id, name
     assert set(other) <= set(field_names())
-    assert plain.with_settings({"data.root": "elsewhere"}).trial_id == plain.trial_id
+    here, there = (TrialConfig.from_flat({"data.name": "folder", "data.root": root}) for root in ("here", "there"))
+    assert here.trial_id == there.trial_id
 
 
 def test_the_course_s_pixels_are_unrounded_and_the_digits_as_they_were() -> None:
@@ -240,8 +241,10 @@ def test_training_on_from_old_trials_is_refused_naming_both_protocols(old: Store
     assert "2 because it was recorded under protocol 1, not 3" in source.summary(0)
 
 
-def test_sweep_json_of_a_new_sweep_names_protocol_and_digest(space: Path, cats: Path, tmp_path: Path) -> None:
+def test_sweep_json_of_a_new_sweep_names_protocol_digest_and_classes(space: Path, cats: Path, tmp_path: Path) -> None:
     plan = begun(space, cats, tmp_path / "results")
-    held = json.loads((tmp_path / "results" / "which" / "sweep.json").read_text())["asked"]
+    record = json.loads((tmp_path / "results" / "which" / "sweep.json").read_text())
+    held = record["asked"]
     assert (held["protocol"], len(held["settings"]["data.digest"])) == (PROTOCOL, 32)
+    assert tuple(record["class_names"]) == trainer.dataset(plan.space.default().data).class_names
     assert plan.store.read_sweep()

@@ -490,8 +490,8 @@ def test_a_model_card_names_a_sweep_of_any_name(tmp_path: Path, described: Any) 
         handed = {"fid": None, "fid_error": name}
         record = ExportRecord(
             sweep=name, trial_id="0123456789ab", chosen_by="val_acc", choice=None, recorded={"epoch": 1},
-            measured_again={}, accuracy={}, as_graded=None, confusion=[], submission=handed, is_imported=False,
-            origin=place, exported={}, versions={},
+            measured_again={}, accuracy={}, as_graded=None, class_names=(), confusion=[], submission=handed,
+            is_imported=False, origin=place, exported={}, versions={},
         )  # fmt: skip
         lines = described(trial_of, CONFIG, record, "a network", "images")
         shown = read("\n".join(lines))

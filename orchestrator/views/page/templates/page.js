@@ -44,7 +44,8 @@ function prepare(within) {
       const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
       for (const row of rows()) { const text = row.innerText.toLowerCase() || row.textContent.toLowerCase(); row.hidden = !words.every(word => text.includes(word)); }
       const shown = rows().filter(row => !row.hidden).length;
-      document.querySelector(`[data-count="${id}"]`).textContent = words.length ? `${shown} of ${rows().length} trials` : `${rows().length} trials`;
+      const count = document.querySelector(`[data-count="${id}"]`);
+      count.textContent = `${words.length ? `${shown} of ` : ''}${rows().length} ${count.dataset.of}`;
     };
     const heads = [...table.tHead.rows[0].cells];
     const sort = () => {

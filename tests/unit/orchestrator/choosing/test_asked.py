@@ -60,13 +60,13 @@ def rows(config: TrialConfig, tmp_path: Path) -> list[dict[str, Any]]:
 def test_it_is_what_the_space_admits(text: str, tmp_path: Path) -> None:
     file = tmp_path / "question.py"
     file.write_text(text if "import" in text else HEAD + text)
-    space = read(file, ["data.root=/data"] if "cpen455" in text else [])
+    space = read(file, ["data.root=/data"] if '"data.name": "cpen455"' in text else [])
     held = recorded(space, tmp_path)
     rng = random.Random(0)
-    for _ in range(5):
+    for drawn in range(5):
         config = space.configure(at_random(rng))
         tried = [config]
-        for name, value in OTHERWISE.items():
+        for name, value in OTHERWISE.items() if drawn in {0, 4} else []:
             try:
                 tried.append(config.with_settings({name: value}))
             except ConfigError:

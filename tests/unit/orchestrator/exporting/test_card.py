@@ -20,7 +20,12 @@ from tests.support.fakes import metrics
 from tests.support.times import at
 
 DATA: Any = SimpleNamespace(
-    image_shape=(1, 8, 8), nr_classes=10, train=range(1000), validation=range(300), test=range(297)
+    image_shape=(1, 8, 8),
+    nr_classes=10,
+    class_names=tuple("0123456789"),
+    train=range(1000),
+    validation=range(300),
+    test=range(297),
 )
 CONFIG = TrialConfig.from_flat(
     {"model.nr_filters": 4, "train.lr": 0.00123456, "train.ema_decay": None, "train.grad_clip": None, "seed": 7}
@@ -49,6 +54,7 @@ def written(tmp_path: Path, config: TrialConfig, **changes: Any) -> str:
         "sweep": "digits",
         "trial_id": config.trial_id,
         "chosen_by": "val_acc",
+        "class_names": DATA.class_names,
         "confusion": [],
         "recorded": {"epoch": 1},
         "measured_again": {"val_acc": 0.999996, "val_bpd": 3.2},
@@ -58,7 +64,7 @@ def written(tmp_path: Path, config: TrialConfig, **changes: Any) -> str:
             "test": Accuracy(value=0.75, images=297, of=297),
         },
         "as_graded": None,
-        "submission": {"fid": None, "fid_error": "not measured"},
+        "submission": {"fid": None, "fid_error": "not measured", "test_images": 297},
         "is_imported": entry.is_imported,
         "origin": origin,
         "exported": {"git_commit": "c0ffee", "at": "2028"},
@@ -146,12 +152,17 @@ def test_the_accuracy_of_each_split_is_told_and_why_one_is_not_known(tmp_path: P
 def test_what_was_seen_of_images_and_classes_is_told_with_what_alarms(tmp_path: Path) -> None:
     assert "What was seen" not in written(tmp_path, CONFIG)
     seen: dict[str, Any] = {"fid.cat": 12.3456, "fid.dog": None, "fid_class_error": "dog: 1 image is too few"}
-    seen |= {"nearest_train": 1.0, "nearest_train_validation": 1.5, "class_distance.cat.dog": 0.25}
+    seen |= {
+        "nearest_train": 1.0,
+        "nearest_train_validation": 1.5,
+        "class_distance.cat.dog": 0.25,
+        "class_distance.0.1": 0.5,
+    }
     text = " ".join(written(tmp_path, CONFIG, recorded={"epoch": 1} | seen).split())
     assert "FID of each class: `cat` 12.346" in text
     assert "FID of some classes is missing: dog: 1 image is too few" in text
     assert "images drawn 1.0000, validation images 1.5000" in text
-    assert "what the network does for each: `cat.dog` 0.2500" in text
+    assert "what the network does for each: `cat.dog` 0.2500, `class 0 and class 1` 0.5000" in text
     assert "recites" not in text
     text = written(tmp_path, CONFIG, recorded={"epoch": 1} | seen | {"nearest_train": 0.5})
     assert "- **the model recites its training images: what it draws is at 0.5 from the nearest" in text

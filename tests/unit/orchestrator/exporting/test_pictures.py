@@ -93,6 +93,29 @@ def test_they_are_those_of_the_data_and_their_evidence_is_that_of_the_prediction
     assert all(each.nearest in data.train.names and (each.distance or 0) > 0 for each in drawn)
 
 
+def test_of_many_classes_some_are_drawn_at_equal_steps() -> None:
+    assert pictures.drawn_classes(3) == [0, 1, 2]
+    assert pictures.drawn_classes(20) == list(range(20))
+    for many in (21, 100, 1000):
+        classes = pictures.drawn_classes(many)
+        assert len(set(classes)) == 20
+        assert (classes[0], classes[-1] < many) == (0, True)
+        assert pictures.per_class_of(many) * len(classes) == 40
+
+
+def test_predictions_of_some_images_are_enough(store: Store) -> None:
+    rows = store.predictions_of(ID, 1).iloc[5:90:3]
+    log_p = rows[[f"log_p_{label}" for label in range(10)]].to_numpy()
+    store.write_predictions(ID, 1, images=list(rows["image"]), labels=list(rows["label"]), log_likelihood=log_p)
+    said: list[str] = []
+    pictures.draw([Finalist(store, ID, 1)], said.append)
+    assert said == []
+    classified = [each for each in store.pictures_of(ID, 1) if each.kind == "validation"]
+    assert {each.image for each in classified} <= set(rows["image"])
+    true = dict(zip(rows["image"], rows["label"], strict=True))
+    assert all(each.label == true[each.image] for each in classified)
+
+
 def test_a_network_that_draws_too_slowly_has_its_mistakes_all_the_same(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -200,6 +200,8 @@ def test_the_default_combination_is_accuracy_and_fid() -> None:
         (lambda: constrained("val_acc", test_acc=0.5), "objective: test_acc is of the test images"),
         (lambda: desirability(fid=goal(30, 60)), "fid, which is better when smaller: the worst value comes first"),
         (lambda: desirability(val_acc=goal(0.9, 0.1)), "better when larger"),
+        (lambda: "val_acc.a b.c", "'val_acc.a b.c' is of one class; a sweep optimises metrics of all classes"),
+        (lambda: constrained("val_acc", **{"fid.cat": 30}), "'fid.cat' is of one class"),
         (lambda: "score", "objective = desirability"),
         (lambda: 7, "neither the name of a metric nor"),
     ],

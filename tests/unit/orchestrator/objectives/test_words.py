@@ -42,6 +42,7 @@ def test_every_metric_by_its_name(metric: str) -> None:
     ("text", "says"),
     [
         ("val_ac", "did you mean val_acc?"),
+        ("val_acc.a cat", "'val_acc.a cat' is of one class"),
         ("desirabilty()", "did you mean desirability?"),
         ("desirability(fid=goal(30, 60))", "the worst value comes first"),
         ("desirability(fid=goal(30))", "--objective: "),

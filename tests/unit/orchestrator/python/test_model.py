@@ -15,6 +15,7 @@ from cpcnn_core.config import ConfigError, TrialConfig
 from orchestrator.exporting import drawing
 from orchestrator.python.model import ImageError, Model
 
+CLASSES = ("a b", "2", "1")
 SETTINGS = {"model.fusion": "stem_add", "model.nr_filters": 4, "model.nr_logistic_mix": 2, "seed": 3}
 
 
@@ -25,7 +26,7 @@ def opened(channels: int = 3, **settings: str) -> Model:
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn(parameter.shape), alpha=0.05)
-    return Model(Weights(network, config, 2, {"val_acc": 0.5}, {}))
+    return Model(Weights(network, config, 2, {"val_acc": 0.5}, {}, CLASSES))
 
 
 def images(count: int = 5, channels: int = 3) -> NDArray[np.uint8]:

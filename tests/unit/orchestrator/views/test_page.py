@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from orchestrator import report
 from orchestrator.choosing import finalists
+from orchestrator.records.kinds import introduce
 from orchestrator.records.pictures import Picture
 from orchestrator.records.store import Attempt, Store
 from orchestrator.views.page.palette import GREY, SERIES, TEXT_ON, THEMES, contrast
@@ -92,6 +93,29 @@ def test_failures_say_why_and_their_text_is_no_markup(results: Path) -> None:
     assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;" in page
     assert "<script>alert" not in page
     assert "fid: too few images (1 epochs)" in page
+
+
+def test_of_a_thousand_classes_the_page_names_the_most_confused_and_stays_small(results: Path) -> None:
+    names = [f"species {label}, <i>{label}</i>" for label in range(1000)]
+    store = add(results, [0.0])
+    introduce(store, "trials", "Which?", class_names=names)
+    label = np.arange(1500) % 1000
+    log_p = np.random.default_rng(0).normal(size=(1500, 1000))
+    log_p[label == 7, 8] = 10.0  # both images of it
+    log_p[label != 7, label[label != 7]] = 10.0
+    right = float((log_p.argmax(axis=1) == label).mean())
+    store.add_epoch(CONFIG.trial_id, 1, metrics(1, val_acc=right, kept_epochs=(1,)))
+    images = [f"{at}.png" for at in range(1500)]
+    store.write_predictions(CONFIG.trial_id, 1, images=images, labels=label.tolist(), log_likelihood=log_p)
+    page = written(results)
+    assert len(page.encode()) < 3_000_000
+    confused = page.split('<table id="confused"')[1].split("</table>")[0]
+    assert re.findall(r"species \d+", confused) == ["species 7", "species 8"]
+    classes = page.split('<table id="classes"')[1].split("</table>")[0]
+    assert re.findall(r"species (\d+)", classes)[0] == "7"  # the worst first
+    assert classes.count("<tr") == 1001
+    assert "<i>7" not in page
+    assert "1000 classes</span>" in page
 
 
 @pytest.fixture(scope="module")
