@@ -1,36 +1,38 @@
-# The same targets that .ci/run calls.
+# The same targets that .ci/run calls. Checks run with the tools that the group `dev` adds to what running needs.
+RUN = uv run --group dev
+
 .PHONY: check lint format types imports test test-lowest test-cluster test-images coverage test-processes build docs pages
 
 check: lint docs types imports test
 
 lint:
-	uv run ruff format --check .
-	uv run ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
 
 format:
-	uv run ruff format .
-	uv run ruff check --fix .
+	$(RUN) ruff format .
+	$(RUN) ruff check --fix .
 
 types:
-	uv run mypy
+	$(RUN) mypy
 
 imports:
-	uv run lint-imports
+	$(RUN) lint-imports
 
 test:
-	pip install uv && uv run pytest
+	$(RUN) pytest
 
 # What unit and contract tests execute, branches too, in the processes that they start as well; pyproject.toml has the
 # floor. Measuring takes about a fifth more processor time, so `test-processes`, the rest of the tests, goes without.
 coverage:
-	uv run pytest --cov --cov-report=term tests/unit tests/contract
+	$(RUN) pytest --cov --cov-report=term tests/unit tests/contract
 
 test-processes:
-	uv run pytest tests/end_to_end tests/fault
+	$(RUN) pytest tests/end_to_end tests/fault
 
 # Every image format damaged in a thousand ways instead of two hundred.
 test-images:
-	CPCNN_MUTATIONS=1000 uv run pytest tests/unit/cpcnn_core/test_image_files.py
+	CPCNN_MUTATIONS=1000 $(RUN) pytest tests/unit/cpcnn_core/test_image_files.py
 
 # The documentation as a site, in site/: site/index.html opens from the disk. A broken link, or anything that a page would
 # load from another host, is an error. The variable silences mkdocs-material's advertisement of its successor.
@@ -39,7 +41,7 @@ docs:
 
 # The tables and drawings that docs/ has from the program, written anew; a test compares them.
 pages:
-	uv run python -m documentation
+	$(RUN) python -m documentation
 
 # What a release uploads, in dist/.
 build:
@@ -55,5 +57,5 @@ test-lowest:
 
 # Hosts in namespaces of this machine: two addresses of one, then three of which two are lost. Some minutes, and as root.
 test-cluster:
-	uv run --extra cluster python -m tests.cluster.loopback
-	uv run --extra cluster python -m tests.cluster.run
+	$(RUN) --extra cluster python -m tests.cluster.loopback
+	$(RUN) --extra cluster python -m tests.cluster.run

@@ -36,12 +36,12 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks import side_by_side
 from benchmarks.timing import device, fastest, machine, timed
 from benchmarks.training import trial
-from cpcnn_core import device_checks, quality
+from cpcnn_core import device_checks, devices, quality
 from cpcnn_core.evaluate import evaluate
 from cpcnn_core.graphs import call_by_call
 from cpcnn_core.memory import CONTEXT_BYTES
 from cpcnn_core.sampling import sample
-from cpcnn_core.train import Run, peak_memory
+from cpcnn_core.train import Run
 
 Sizes = tuple[int, int, int]
 Rows = Generator[dict[str, Any]]
@@ -114,7 +114,7 @@ def step(sizes: Sizes, batch: int, turns: int, settings: Mapping[str, object] | 
             "step_ms": took.wall * 1e3 / together,
             "busy_ms": busy * 1e3,
             "kernels": kernels,
-            "peak_bytes": peak_memory(run.device),
+            "peak_bytes": devices.peak_memory(run.device),
             "micro_batch": run.micro_batch,
         }
 

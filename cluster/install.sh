@@ -14,7 +14,7 @@ chmod 600 "$RAY_AUTH_TOKEN_PATH"
 line=". $(printf %q "$CPCNN_HOME/cluster/environment.sh")"
 grep -qxF "$line" ~/.bashrc 2>/dev/null || echo "$line" >>~/.bashrc
 
-command -v uv >/dev/null || python3 -m pip install --quiet --user uv
+command -v uv >/dev/null || PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv
 extras=(--extra cluster)
 for extra in "$@"; do extras+=(--extra "$extra"); done
-uv sync --quiet --no-dev "${extras[@]}"
+uv sync --quiet "${extras[@]}"

@@ -32,7 +32,7 @@ def log_ratio(model: ConditionalPixelCNN, images: Tensor, one: Tensor, other: Te
         labels = torch.stack([one[numbers], other[numbers]], dim=1).flatten().to(device)
         params = model(x, labels)
         terms = log_prob_of_pixels(x.repeat_interleave(2, dim=0), params.float(), n_mix=model.config.nr_logistic_mix)
-        of_both = terms.double().unflatten(0, (-1, 2))
-        parts.append((of_both[:, 0] - of_both[:, 1]).cpu())
+        of_both = terms.cpu().double().unflatten(0, (-1, 2))  # not every device has float64
+        parts.append(of_both[:, 0] - of_both[:, 1])
     model.train(was_training)
     return torch.cat(parts) if parts else torch.zeros(0, *images.shape[2:], dtype=torch.float64)

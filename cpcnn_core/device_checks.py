@@ -12,7 +12,6 @@ import copy
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -27,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cpcnn_core import environment, fusion, graphs, seeds
+from cpcnn_core import devices, environment, fusion, graphs, seeds
 from cpcnn_core.checkpoint import build_model
 from cpcnn_core.classify import CAPTURED, WORTH_CAPTURING, class_log_likelihoods
 from cpcnn_core.compiling import Regional
@@ -82,7 +81,7 @@ Check = Callable[[torch.device], Finding]
 
 def device() -> torch.device:
     """What training would take here."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return devices.here()
 
 
 def float32(where: torch.device) -> Finding:
@@ -211,7 +210,8 @@ def compiled(where: torch.device) -> Finding:
 def memory(where: torch.device) -> Finding:
     """A step whose memory ends goes on with smaller micro-batches, to the same gradient."""
     # On a GPU so many that what the network keeps of them is most of its memory; cuBLAS alone takes tens of MiB.
-    images = 512 if where.type == "cuda" else 32
+    limited = devices.limits_memory(where)
+    images = 512 if limited else 32
     half = images // 2
     config = TrialConfig.from_flat(TRAINING | {"train.batch_size": images, "model.nr_filters": 32})
     norms, sizes = [], []
@@ -220,24 +220,23 @@ def memory(where: torch.device) -> Finding:
     for ends in (False, True):
         with tempfile.TemporaryDirectory() as folder:
             run = Run(config, _dataset(images), Path(folder), environment.accelerator(anew=True))
-            if where.type == "cuda":
-                torch.cuda.empty_cache()
-                torch.cuda.reset_peak_memory_stats()
+            if limited:
+                devices.begin_memory(where)
                 torch.cuda.set_per_process_memory_fraction(limit if ends else 1.0)
             elif ends:
                 run.model.register_forward_pre_hook(partial(_ends_above, half))
             try:
                 norms.append(run.optimize(chosen).item())
             finally:
-                if where.type == "cuda":
+                if limited:
                     total = torch.cuda.get_device_properties(where).total_memory
-                    limit = 0.7 * torch.cuda.max_memory_allocated() / total
+                    limit = 0.7 * devices.peak_memory(where) / total
                     torch.cuda.set_per_process_memory_fraction(1.0)
             sizes.append(run.micro_batch)
     difference = abs(norms[1] - norms[0]) / abs(norms[0])
     fine = sizes[1] < sizes[0] and difference <= GRADIENTS
     said = (
-        f"where memory ends{'' if where.type == 'cuda' else ' (which a hook plays)'}, micro-batches of {sizes[0]} "
+        f"where memory ends{'' if limited else ' (which a hook plays)'}, micro-batches of {sizes[0]} "
         f"become {sizes[1]}, and the gradient's norm differs by {difference:.1g} of it"
     )
     return Finding("memory", fine, said, {"gradient_norm": difference, "micro_batch": float(sizes[1])})
@@ -247,12 +246,13 @@ def resumed(where: torch.device) -> Finding:
     """Training that is killed and goes on against training that is left alone, and against a CPU's."""
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as started:
         folder = Path(temporary)
+        may_hide = where.type == "cuda"  # a process finds no GPU where the variable says so, which others do not read
 
         def start(*folders: Path, **variables: str) -> subprocess.Popen[str]:
             return started.enter_context(_training(*folders, **variables))
 
         # Each kind of device draws flips and masks of its own, so that two kinds are compared where nothing is drawn.
-        on_cpu = None if where.type == "cpu" else start(folder / f"cpu-{_NOTHING_DRAWN}", CUDA_VISIBLE_DEVICES="")
+        on_cpu = start(folder / f"cpu-{_NOTHING_DRAWN}", CUDA_VISIBLE_DEVICES="") if may_hide else None
         killed = start(folder / "killed")
         assert killed.stdout is not None
         for line in killed.stdout:  # in the second epoch, some steps after the first state of it
@@ -260,7 +260,7 @@ def resumed(where: torch.device) -> Finding:
                 break
         for _ in range(3):
             killed.stdout.readline()
-        killed.send_signal(signal.SIGKILL)
+        killed.kill()
         killed.communicate()
         # In one process, whose start takes longer than the training: what goes on comes first, as it would alone.
         again, whole, undrawn = _curves(start(*(folder / name for name in ("killed", "whole", _NOTHING_DRAWN))))
@@ -269,7 +269,7 @@ def resumed(where: torch.device) -> Finding:
     off_cpu = max(abs(a - b) for a, b in zip(of_cpu, undrawn, strict=True))
     exact = where.type != "cpu" or off == 0
     said = f"training that was killed and went on differs by {off:.1g} bpd from training that was left alone" + (
-        "" if where.type == "cpu" else f"; without flips and dropout it differs by {off_cpu:.1g} from a CPU's"
+        "" if on_cpu is None else f"; without flips and dropout it differs by {off_cpu:.1g} from a CPU's"
     )
     return Finding("resumed", exact and max(off, off_cpu) <= BPD, said, {"bpd": off, "bpd_cpu": off_cpu})
 
@@ -321,7 +321,7 @@ def _step(loss: nn.Module, batch: tuple[Tensor, ...]) -> tuple[float, Tensor]:
     loss.zero_grad(set_to_none=True)
     value = loss(*batch, None)[0]
     value.backward()
-    return value.item(), torch.cat([p.grad.double().cpu().flatten() for p in loss.parameters() if p.grad is not None])
+    return value.item(), torch.cat([p.grad.cpu().double().flatten() for p in loss.parameters() if p.grad is not None])
 
 
 def _off(found: Tensor, expected: Tensor) -> float:
@@ -334,12 +334,12 @@ def _capture(where: torch.device) -> Capture:
 
 
 def _as_graphs(where: torch.device) -> str:
-    return "as CUDA graphs" if where.type == "cuda" else "with a stand-in for CUDA graphs"
+    return "as CUDA graphs" if devices.captures(where) else "with a stand-in for CUDA graphs"
 
 
 def _nr_steps(where: torch.device) -> int:
     """How many steps are compared; on a CPU, where nothing is captured, only that they can be taken."""
-    return 50 if where.type == "cuda" else EARLY_STEPS
+    return 50 if devices.captures(where) else EARLY_STEPS
 
 
 def _ends_above(images: int, _: nn.Module, given: tuple[Tensor, ...]) -> None:
@@ -356,7 +356,7 @@ _NOTHING_DRAWN = "undrawn"  # how the name of a folder ends in which training dr
 def _training(*folders: Path, **variables: str) -> Generator[subprocess.Popen[str]]:
     """A process that trains in each of the folders, one after another; it is ended with what it was started for."""
     command = [sys.executable, "-m", "cpcnn_core.device_checks", "--train", *map(str, folders)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | variables) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8", env=os.environ | variables) as process:
         try:
             yield process
         finally:

@@ -123,10 +123,10 @@ def _pytorch_fid() -> Any:
     """The module of the network; the package has no types."""
     try:
         from pytorch_fid import inception
-    except ImportError as error:
+    except (ImportError, RuntimeError, OSError) as error:  # a torchvision that is built for another torch raises any
         raise FidError(
-            f"the Inception features need the package pytorch-fid ({error}); "
-            "install it, or choose the extractor `classifier`"
+            f"the Inception features need the package pytorch-fid, and a torchvision that fits torch ({error}); "
+            "install both, or choose the extractor `classifier`"
         ) from None
     return inception
 

@@ -11,6 +11,7 @@ import logging
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import BinaryIO
@@ -19,6 +20,9 @@ from filelock import FileLock
 
 _log = logging.getLogger(__name__)
 
+_IS_OPEN = frozenset({5, 32})  # Windows: access denied, sharing violation
+_OPEN_SECONDS = 5.0
+
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Have `write` fill a temporary file beside `path`, then rename it. On any error `path` is as it was."""
@@ -26,12 +30,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     temporary = Path(name)
     try:
-        with os.fdopen(descriptor, "wb") as stream:
+        with os.fdopen(descriptor, "w+b") as stream:
             write(stream)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.chmod(0o644)  # mkstemp's 0600 would hide results from the rest of the team
-        temporary.replace(path)
+        _replace(path, temporary)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
@@ -78,15 +82,20 @@ def nearest_folder(path: Path) -> Path:
 def temporary_cache() -> Path | None:
     """A folder among the temporary ones that only this user can write; None where there can be none."""
     try:
-        folder = Path(tempfile.gettempdir()) / f"cpcnn-{os.getuid()}"
+        folder = Path(tempfile.gettempdir()) / f"cpcnn-{user()}"
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
         held = folder.lstat()
     except OSError:
         return None
-    # Its name is known, so that somebody else may have made it.
-    private = stat.S_ISDIR(held.st_mode) and held.st_uid == os.getuid() and not held.st_mode & 0o022
-    return folder if private else None
+    # Its name is known, so that somebody else may have made it. On Windows each user has temporary folders of his own.
+    private = not hasattr(os, "getuid") or (held.st_uid == user() and not held.st_mode & 0o022)
+    return folder if private and stat.S_ISDIR(held.st_mode) else None
+
+
+def user() -> int:
+    """This user's number, by which others' folders are told from his; 0 where users have none, as on Windows."""
+    return os.getuid() if hasattr(os, "getuid") else 0
 
 
 @contextlib.contextmanager
@@ -126,8 +135,25 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def _replace(path: Path, temporary: Path) -> None:
+    """Rename; on Windows wait for whoever reads the file that is to be replaced, as readers do for a moment only."""
+    until = time.monotonic() + _OPEN_SECONDS
+    while True:
+        try:
+            temporary.replace(path)
+        except PermissionError as error:
+            if getattr(error, "winerror", None) not in _IS_OPEN or time.monotonic() > until:
+                raise
+        else:
+            return
+        time.sleep(_OPEN_SECONDS / 100)
+
+
 def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return  # Windows opens no folder, and writes names down in order by itself
     try:
         os.fsync(descriptor)
     finally:

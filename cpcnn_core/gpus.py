@@ -102,7 +102,7 @@ def _driver_and_wheel() -> str:
 
 def _driver() -> str | None:
     try:
-        found = re.search(r"Module(?: for \w+)?\s+(\d+\.\d+(?:\.\d+)?)", _DRIVER.read_text())
+        found = re.search(r"Module(?: for \w+)?\s+(\d+\.\d+(?:\.\d+)?)", _DRIVER.read_text(encoding="utf-8"))
     except OSError:
         return None
     return None if found is None else found[1]

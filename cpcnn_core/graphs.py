@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import torch
 
+from cpcnn_core import devices
 from cpcnn_core.errors import RunError
 from cpcnn_core.memory import is_out_of_memory
 
@@ -36,7 +37,7 @@ _refusals: dict[Capture, str] = {}  # of this process
 
 def default_capture(device: torch.device) -> Capture | None:
     """How work on the device is captured, None where nothing is."""
-    return cuda_graph if device.type == "cuda" else None
+    return cuda_graph if devices.captures(device) else None
 
 
 def call_by_call(work: Work) -> Callable[[], object]:
@@ -90,7 +91,7 @@ def refusal(capture: Capture) -> str | None:
 
 def warmed_up(work: Callable[[], T], device: torch.device) -> T:
     """Do work as a capture demands that it was done before: on a GPU, on a stream beside the current one."""
-    if device.type != "cuda":
+    if not devices.captures(device):
         return work()
     current = torch.cuda.current_stream(device)
     side = _side_stream(current.device)

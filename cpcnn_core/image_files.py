@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import warnings
 from typing import Any
 
@@ -15,6 +16,39 @@ from cpcnn_core.errors import DataError
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 """What is read, by Pillow's names. Others may start programs (EPS), or are read by code that hardly anybody uses."""
 
+
+class _Quiet:
+    """What Pillow warns of is passed over while any thread is in here.
+
+    It (broken EXIF, say) leaves the pixels whole, but for an image so large that it may be an attack: that is refused,
+    whatever Python's own filters make of warnings. The filters are the whole process's. The first thread that comes
+    sets them and the last one that leaves puts them back: each by itself, as one leaves it would put back another's.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._filters = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.simplefilter("ignore")
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._filters.__exit__(None, None, None)
+
+
+QUIET = _Quiet()
+"""Entered around many images, it spares each of them setting the filters."""
+
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 _EXPECTED = f"expected a whole image, one of {', '.join(FORMATS)}"
 
@@ -25,14 +59,9 @@ def decode(content: bytes) -> NDArray[np.uint8]:
     Raise DataError, which says what is wrong with the file but not which one it is.
     """
     try:
-        with warnings.catch_warnings():
-            # What Pillow warns of (broken EXIF, say) leaves the pixels whole, but for an image so large that it may be
-            # an attack: that is refused, whatever Python's own filters make of warnings.
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                _check(image)
-                return np.array(_on_white(ImageOps.exif_transpose(image)))
+        with QUIET, Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            _check(image)
+            return np.array(_on_white(ImageOps.exif_transpose(image)))
     except UnidentifiedImageError:
         raise DataError(f"cannot be decoded (no known image format); {_EXPECTED}") from None
     except DataError:

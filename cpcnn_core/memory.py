@@ -18,6 +18,7 @@ _ALLOCATIONS = (
     "CUSOLVER_STATUS_ALLOC_FAILED",
     "CUSPARSE_STATUS_INSUFFICIENT_RESOURCES",
     "CUDA error: out of memory",
+    "MPS backend out of memory",
 )
 
 

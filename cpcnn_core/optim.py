@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
+from cpcnn_core import devices
+
 if TYPE_CHECKING:
     from cpcnn_core.config import TrainConfig
 
@@ -71,7 +73,7 @@ def build_scheduler(
     for group in optimizer.param_groups:
         device = group["params"][0].device
         group["lr"] = torch.tensor(group["lr"], dtype=torch.float32, device=device)
-        group["capturable"] = device.type == "cuda"  # torch asks for it, though a fused step is so anyway
+        group["capturable"] = devices.captures(device)  # torch asks for it, though a fused step is so anyway
     return scheduler
 
 

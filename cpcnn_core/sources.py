@@ -53,6 +53,11 @@ SOURCES: dict[str, Source] = {
     "folder": Source(
         "cpcnn_core.data.folder", root="the folder that holds one for each class, or train/", reads=CUT, has_files=True
     ),
+    "npz": Source(
+        "cpcnn_core.data.npz",
+        root="the .npz file, or the folder that holds it",
+        reads=CUT | {"image_column", "label_column"},
+    ),
     "torchvision": Source(
         "cpcnn_core.data.collection",
         root="the folder that holds torchvision's files, or is to hold them",

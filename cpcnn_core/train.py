@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import resource
-import sys
 import time
 from collections.abc import Callable, Generator
 from functools import cached_property, partial
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from cpcnn_core import alarms, determinism, diagnostics, environment, evaluate, graphs, quality, saving, seeds
+from cpcnn_core import alarms, determinism, devices, diagnostics, environment, evaluate, graphs, quality, saving, seeds
 from cpcnn_core.batches import Batches
 from cpcnn_core.checkpoint import CheckpointFolder, build_model
 from cpcnn_core.compiling import Regional
@@ -287,7 +285,7 @@ class Run:
             compile_seconds=compile_seconds,
             eval_seconds=seconds - train_seconds,
             images_per_second=(N - images_before) / max(1e-9, train_seconds - compile_seconds),
-            peak_memory_bytes=peak_memory(self.device),
+            peak_memory_bytes=devices.peak_memory(self.device),
             micro_batch=self.micro_batch,
             path=path,
             path_note=note,
@@ -549,8 +547,7 @@ class Run:
 
     def wait(self) -> None:
         """Wait until the device has done all that it was asked for."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        devices.synchronize(self.device)
 
     # --- resuming ---
 
@@ -684,11 +681,3 @@ def begin_state(
 def _warn_of_slow_bf16(config: TrialConfig, device: torch.device) -> None:
     if "bf16" in (config.train.precision, config.eval.precision) and (reason := emulates_bf16(device)) is not None:
         logger.warning("precision bf16: %s, so that it is slower than fp32", reason)
-
-
-def peak_memory(device: torch.device) -> int:
-    """Peak memory in bytes: the device's since it was last reset, or on a CPU the process's since it started."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -79,7 +79,7 @@ def _device(_results: Path) -> Finding:
     """Can torch use the GPU, where there is one?"""
     import torch
 
-    from cpcnn_core import gpus
+    from cpcnn_core import devices, gpus
     from cpcnn_core.config import ConfigError
 
     if torch.cuda.is_available():
@@ -93,6 +93,10 @@ def _device(_results: Path) -> Finding:
                 return Finding("fails", str(error), "docs/gpu.md")
         return Finding(
             "works", f"{'; '.join(found)}, CUDA {torch.version.cuda}; `doctor --gpu` compares what it computes"
+        )
+    if (other := devices.here()).type != "cpu":
+        return Finding(
+            "works", f"{other.type} trains: a GPU that is not CUDA's; docs/platforms.md says what is untried"
         )
     try:
         gpus.check_granted()
@@ -108,9 +112,10 @@ def _matrices(_results: Path) -> Finding:
     """Does the device multiply matrices rightly, and how fast?"""
     import torch
 
+    from cpcnn_core import devices
     from cpcnn_core.precision import whole_float32
 
-    where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    where = devices.here()
     one, other = torch.randn(2, 1024, 1024, generator=torch.Generator().manual_seed(0))
     exact = one.double() @ other.double()
     one, other = one.to(where), other.to(where)
@@ -151,12 +156,10 @@ def _memory(_results: Path) -> Finding:
 
 def _bf16(_results: Path) -> Finding:
     """Does bf16 make anything faster?"""
-    import torch
+    from cpcnn_core import devices
+    from cpcnn_core.precision import emulates_bf16
 
-    from cpcnn_core.precision import has_bf16_units
-
-    on_gpu = torch.cuda.is_available()
-    if torch.cuda.get_device_capability()[0] >= 8 if on_gpu else has_bf16_units():
+    if emulates_bf16(devices.here()) is None:
         return Finding("works", "the device multiplies bf16 itself: train.precision=bf16 is the faster choice")
     return Finding("without", "bf16 is emulated here, and slower", "keep train.precision=fp32, the default")
 
@@ -238,7 +241,8 @@ def _ray(_results: Path) -> Finding:
             [sys.executable, "-c", _RAY],
             env=environment,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=RAY_SECONDS,
             check=False,
         )

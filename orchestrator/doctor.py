@@ -118,9 +118,9 @@ class _Checking:
     def __init__(self, names: Sequence[str], until: float) -> None:
         self._names = [*names]
         self._until = until
-        self._words = tempfile.TemporaryFile("w+")  # noqa: SIM115 - `close` closes it
+        self._words = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - `close` closes it
         command = [sys.executable, "-m", "cpcnn_core.device_checks", *names]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._words, text=True)
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._words, encoding="utf-8")
         self._timer = threading.Timer(max(0.0, until - time.monotonic()), self._process.kill)
         self._timer.daemon = True
         self._timer.start()

@@ -1,4 +1,4 @@
-"""Data sets as whole splits in memory: the one place that knows about files and labels.
+"""Data sets as whole splits: the one place that knows about files and labels.
 
 `cpcnn_core/sources.py` has the table of them.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -85,7 +85,7 @@ def _fitted(config: DataConfig, images: _Arranged, size: tuple[int, int], channe
     )
 
 
-class _ColouredError(Exception):
+class _ColouredError(DataError):
     """An image that is not grey, where all of them were to be."""
 
 
@@ -102,6 +102,13 @@ class _Arranged:
         return len(self.order)
 
     def stamps(self) -> Iterable[str]:
+        return (self._stamp,)
+
+    @cached_property
+    def _stamp(self) -> str:
+        return cache.digest(self._stamps())  # asked for several times, and there may be thousands
+
+    def _stamps(self) -> Iterable[str]:
         pools = {id(pool): pool for pool, _ in self.order}
         number = {key: index for index, key in enumerate(pools)}
         for pool in pools.values():
@@ -124,7 +131,11 @@ class _Arranged:
 
     def agree_on_size(self) -> tuple[int, int]:
         """The size of the first image, which the others must have from now on. Raise DataError where it is none."""
-        height, width = self.decode(0).shape[:2]
+
+        def look() -> dict[str, Tensor]:
+            return {"size": torch.tensor(self.decode(0).shape[:2])}
+
+        height, width = cache.tensors("size", self._stamp, look)["size"].tolist()
         if height % _SIDES or width % _SIDES:
             raise DataError(
                 f"{self.names[0]} has {_across((height, width))} pixels, and the network needs sides that are "
@@ -150,7 +161,7 @@ class _Arranged:
                     self._grey = False
             return {"channels": torch.tensor(3 if coloured else 1)}
 
-        key = cache.digest([str(fitting.FORMAT), *self.stamps()])
+        key = cache.digest([str(fitting.FORMAT), self._stamp])
         return int(cache.tensors("channels", key, look)["channels"])
 
 

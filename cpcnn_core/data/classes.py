@@ -95,9 +95,10 @@ class Classes:
         return () if self.canonical() else tuple(f"class {name}" for name in self.names)
 
     def _check_labels(self, pool: Pool) -> None:
-        for at, label in enumerate(pool.labels):
+        for label in dict.fromkeys(pool.labels):  # each once: there may be a million of them
             if label is None:
                 continue
+            at = pool.labels.index(label)
             if label not in self.numbers:
                 raise DataError(
                     f"{pool.place(at)}: label {label!r} of {pool.names[at]} is none of the {len(self.names)} classes "

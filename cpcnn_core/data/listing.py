@@ -7,9 +7,10 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass
+from pathlib import Path
+from stat import S_ISLNK, S_ISREG
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,32 +26,50 @@ _ENDINGS = re.compile(r".*\.(jpg|jpeg|jpe|jfif|png|bmp|dib|gif|ppm|pgm|pbm|pnm|t
 _SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
 
 
-@dataclass(frozen=True)
+class Seen(NamedTuple):
+    """What is kept of a look at a file: all that the system says would take three times the memory."""
+
+    device: int
+    inode: int
+    size: int
+    modified: int
+    changed: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> Seen:
+        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+@dataclass(slots=True, eq=False)  # not frozen: of thousands, setting each field by the detour takes longest
 class Row:
     """An image file and its label: a line of a CSV, or a file of a folder."""
 
     listed: Path  # the CSV or the folder
     number: int | None  # 1-based line of the CSV
     name: str
-    path: Path
+    file: str  # its path
     label: str | int | None  # None where it is hidden
+    looked_at: Seen | None = None  # None where it could not be, is a link, or no file
 
     def stamp(self) -> str:
         """What changes when the file does: its name, its size, and two times, of which one cannot be set back."""
-        found = self.stat
-        return f"{self.name} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
+        found = self.seen
+        return f"{self.name} {found.size} {found.modified} {found.changed}"
 
-    @cached_property
-    def stat(self) -> os.stat_result:
-        with self._naming_what_is_wrong():
-            found = self.path.stat()
-        if (what := irregular(found.st_mode)) is not None:
-            raise self.error(f"{self.name} is {what}; expected an image file at {self.path}")
-        return found
+    @property
+    def seen(self) -> Seen:
+        """What is there. Raise DataError where that is nothing, or no file."""
+        if self.looked_at is None:
+            with self._naming_what_is_wrong():
+                found = os.stat(self.file)  # noqa: PTH116 - a Path of each takes longest
+            if (what := irregular(found.st_mode)) is not None:
+                raise self.error(f"{self.name} is {what}; expected an image file at {self.file}")
+            self.looked_at = Seen.of(found)
+        return self.looked_at
 
     def read(self) -> bytes:
-        with self._naming_what_is_wrong():
-            return self.path.read_bytes()
+        with self._naming_what_is_wrong(), open(self.file, "rb") as stream:  # noqa: PTH123 - as above
+            return stream.read()
 
     def decode(self, file: bytes) -> NDArray[np.uint8]:
         """(H, W, 3)."""
@@ -64,7 +83,7 @@ class Row:
         try:
             yield
         except FileNotFoundError:
-            raise self.error(f"{self.name} does not exist; expected an image file at {self.path}") from None
+            raise self.error(f"{self.name} does not exist; expected an image file at {self.file}") from None
         except OSError as error:
             raise self.error(f"{self.name} cannot be read: {error}") from None
 
@@ -110,15 +129,13 @@ def pools(root: Path, splits: Mapping[str, Sequence[Row]]) -> dict[str, Pool]:
     }
 
 
-def numbered(splits: Mapping[str, Sequence[Row]]) -> dict[str, Sequence[Row]]:
+def numbered(splits: Mapping[str, Sequence[Row]]) -> Mapping[str, Sequence[Row]]:
     """The same rows, with numbers for labels where all of them are written as such."""
-    written = [row.label for rows in splits.values() for row in rows if row.label is not None]
-    if not as_numbers(map(str, written)):
-        return dict(splits)
-    return {
-        split: [row if row.label is None else replace(row, label=int(row.label)) for row in rows]
-        for split, rows in splits.items()
-    }
+    labelled = [row for rows in splits.values() for row in rows if row.label is not None]
+    if as_numbers({str(row.label) for row in labelled}):
+        for row in labelled:
+            row.label = int(str(row.label))
+    return splits
 
 
 def by_split(root: Path, names: Mapping[str, str]) -> dict[str, str]:
@@ -147,8 +164,8 @@ def _check_each_once(splits: Mapping[str, Sequence[Row]]) -> None:
     seen: dict[tuple[int, int], tuple[str, Row]] = {}
     for split, rows in splits.items():
         for row in rows:
-            found = row.stat
-            split_before, before = seen.setdefault((found.st_dev, found.st_ino), (split, row))
+            found = row.seen
+            split_before, before = seen.setdefault((found.device, found.inode), (split, row))
             if before is row:
                 continue
             name = "" if before.name == row.name else f" as {before.name}"
@@ -188,38 +205,43 @@ class Finder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.within = os.fspath(root)
         self.resolved = root.resolve()
         self.parents: dict[str, bool] = {}  # thousands of names share a few folders
 
     def row(self, listed: Path, number: int | None, name: str, label: str | int | None) -> Row:
         """The row of a file. Raise DataError where its name cannot be taken."""
-        quoted = shown(name)
+        parent, _, last = name.rpartition("/")
         if not name.isprintable():
-            raise DataError(f"{place(listed, number)}: {quoted} has characters that cannot be printed; rename the file")
-        if any(part.startswith(FORMULA_BEGINS) for part in PurePosixPath(name).parts):
-            raise DataError(
-                f"{place(listed, number)}: {quoted} is a formula to a spreadsheet that opens our CSVs; rename the file"
-            )
-        if (file := self._inside(name)) is None:
-            raise DataError(
-                f"{place(listed, number)}: {quoted} leads out of the data folder; expected a path inside {self.root}"
-            )
-        return Row(listed, number, name, file, label)
+            problem = "has characters that cannot be printed; rename the file"
+        elif last.startswith(FORMULA_BEGINS) or any(part.startswith(FORMULA_BEGINS) for part in parent.split("/")):
+            problem = "is a formula to a spreadsheet that opens our CSVs; rename the file"
+        else:
+            file = f"{self.within}/{name}"  # a Path of each of thousands would take longer than all else
+            looked_at, inside = self._look(file, name, parent, last)
+            if inside:
+                return Row(listed, number, name, file, label, looked_at)
+            problem = f"leads out of the data folder; expected a path inside {self.root}"
+        raise DataError(f"{place(listed, number)}: {shown(name)} {problem}")
 
-    def _inside(self, name: str) -> Path | None:
-        pure = PurePosixPath(name)
-        if not pure.parts or pure.is_absolute() or ".." in pure.parts:
-            return None
-        path = self.root / name
-        parent = os.fspath(path.parent)
+    def _look(self, file: str, name: str, parent: str, last: str) -> tuple[Seen | None, bool]:
+        """What is there, unless it is no file or cannot be looked at, and whether it lies in the folder."""
         try:
             if parent not in self.parents:
-                self.parents[parent] = path.parent.resolve().is_relative_to(self.resolved)
-            if not self.parents[parent] or (path.is_symlink() and not path.resolve().is_relative_to(self.resolved)):
-                return None
+                self.parents[parent] = self._holds(parent)
+            if not self.parents[parent] or name.startswith("/") or last in {"", ".", ".."}:
+                return None, False
+            found = os.lstat(file)
+            if S_ISREG(found.st_mode):
+                return Seen.of(found), True
+            return None, not S_ISLNK(found.st_mode) or Path(file).resolve().is_relative_to(self.resolved)
         except (OSError, RuntimeError):
-            pass  # a name that is too long, a link to itself: whoever reads the file is told
-        return path
+            return None, True  # a name that is too long, a link to itself: whoever reads the file is told
+
+    def _holds(self, folder: str) -> bool:
+        if folder.startswith("/") or ".." in folder.split("/"):
+            return False
+        return (self.root / folder).resolve().is_relative_to(self.resolved)
 
 
 def place(listed: Path, number: int | None) -> str:

@@ -1,4 +1,4 @@
-"""A data set in memory: three splits of images, labels and names."""
+"""A data set: three splits of images, labels and names, whose images are mapped or in memory."""
 
 from __future__ import annotations
 
@@ -41,7 +41,10 @@ class Split:
         return bool((self.labels >= 0).all())
 
     def take(self, indices: Sequence[int]) -> Split:
-        """The images at `indices`, in that order."""
+        """The images at `indices`, in that order: no copy where one follows upon the other."""
+        start = indices[0] if len(indices) else 0
+        if list(indices) == list(range(start, stop := start + len(indices))):
+            return Split(self.images[start:stop], self.labels[start:stop], self.names[start:stop])
         chosen = torch.tensor(indices, dtype=torch.int64)
         return Split(self.images[chosen], self.labels[chosen], tuple(self.names[i] for i in indices))
 

@@ -186,7 +186,7 @@ def _write(out: Path, drawn: Drawn, content: Mapping[str, object]) -> None:
     temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp"))
     try:
         submission.write_samples(temporary, drawn)
-        (temporary / REQUEST).write_text(json.dumps(content, indent=2) + "\n")
+        (temporary / REQUEST).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         temporary.chmod(0o755)
         temporary.rename(out)
     except BaseException:

@@ -262,10 +262,10 @@ def _verify(folder: Path, data_root: Scalar) -> dict[str, float]:
             raise MismatchError(f"{folder / name}: is not the file that was exported; its checksum differs")
     loaded = checkpoint.load_weights(folder / WEIGHTS)
     config = _located(loaded.config, data_root)
-    if TrialConfig.from_tree(json.loads((folder / CONFIG).read_text())) != loaded.config:
+    if TrialConfig.from_tree(json.loads((folder / CONFIG).read_text(encoding="utf-8"))) != loaded.config:
         raise MismatchError(f"{folder / CONFIG}: is not the configuration of the weights beside it")
     data = trainer.dataset(config.data)
-    record = json.loads((folder / METRICS).read_text())
+    record = json.loads((folder / METRICS).read_text(encoding="utf-8"))
     found = of_evaluation(_evaluate(loaded, config, data, _scored(config, data)))
     for name, value in record["measured_again"].items():
         again = found.get(name, math.nan)  # this release may lack a metric that the exporting one had
@@ -305,7 +305,7 @@ def verify_in_fresh_process(folder: Path, data_root: Scalar = None) -> None:
     """`verify`, in a process that knows nothing but the folder. Raise MismatchError with what it says."""
     where = [] if data_root is None else ["--data-root", str(data_root)]
     command = [sys.executable, "-m", "orchestrator.export", str(folder.absolute()), *where]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
         raise MismatchError(
@@ -395,7 +395,7 @@ def _as_graded(loaded: checkpoint.Weights, config: TrialConfig) -> dict[str, flo
 
 
 def _write_json(path: Path, content: object) -> None:
-    with path.open("w") as stream:
+    with path.open("w", encoding="utf-8") as stream:
         json.dump(content, stream, indent=2)
         stream.write("\n")
         stream.flush()

@@ -74,7 +74,7 @@ def _pictures(one: Finalist, until: float, say: Callable[[str], None]) -> list[P
     if file is None:
         raise StoreError("its weights are not there any more")
     weights, _ = drawing.load(file)
-    weights.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    weights.model.to(trainer.device())
     dataset = trainer.dataset(config.data)
     found = _classified(one, weights, config, dataset)
     try:

@@ -24,7 +24,7 @@ class Machine:
         usable = cores()
         try:
             load = os.getloadavg()[0]
-        except OSError:
+        except (OSError, AttributeError):  # Windows has no such thing
             load = 0.0
         return cls(usable, max(usable, os.cpu_count() or 1), load)
 

@@ -11,8 +11,8 @@ Everything lies in a folder of this user's own; another user's daemon is never s
 
 from __future__ import annotations
 
-import fcntl
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -27,6 +27,9 @@ from filelock import FileLock, Timeout
 
 from cpcnn_core import files
 from cpcnn_core.errors import RunError
+
+with suppress(ImportError):  # Windows, which has no MPS either
+    import fcntl
 
 PIPES, LOGS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
 """The environment variables by which daemon and CUDA find each other, read when CUDA begins."""
@@ -49,7 +52,8 @@ def use_gpu(environment: Mapping[str, str]) -> str | None:
             [sys.executable, "-c", _USE_GPU],
             env=dict(environment),
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=_START_SECONDS / 2,
             check=False,
         )
@@ -99,7 +103,7 @@ class _Daemon:
     def _run(self, arguments: list[str], *, said: str = "", without: set[str] | None = None) -> str:
         environment = {name: value for name, value in os.environ.items() if name not in (without or set())}
         # Not a pipe, which the daemon would hold open, so that its end never came.
-        with tempfile.TemporaryFile("w+") as answer:
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as answer:
             try:
                 done = subprocess.run(
                     [DAEMON, *arguments],
@@ -107,7 +111,8 @@ class _Daemon:
                     env=environment | self.variables,
                     stdout=answer,
                     stderr=subprocess.STDOUT,
-                    text=True,
+                    encoding="utf-8",
+                    errors="replace",
                     timeout=_ANSWER_SECONDS,
                     check=False,
                 )
@@ -135,7 +140,7 @@ def join(*, check: Callable[[Mapping[str, str]], str | None] | None = None) -> s
     if _joined or os.environ.get(PIPES):
         return None
     if shutil.which(DAEMON) is None:
-        return f"{DAEMON} is not installed on {os.uname().nodename}"
+        return f"{DAEMON} is not installed on {platform.node()}"
     try:
         folder = _folder()
         with FileLock(folder / "start.lock", timeout=2 * _START_SECONDS, fallback_to_soft=False):
@@ -147,7 +152,7 @@ def join(*, check: Callable[[Mapping[str, str]], str | None] | None = None) -> s
                 os.close(users)
                 raise
     except (_UnavailableError, OSError, Timeout) as error:
-        return f"{os.uname().nodename}: {error}"
+        return f"{platform.node()}: {error}"
     _joined.append(users)
     os.environ.update(variables)
     return None
@@ -177,7 +182,7 @@ def _ensured(folder: Path, check: Callable[[Mapping[str, str]], str | None]) -> 
     failed = folder / "failed"
     with suppress(FileNotFoundError):
         if time.time() - failed.stat().st_mtime < _FAILED_SECONDS:
-            raise _UnavailableError(failed.read_text())
+            raise _UnavailableError(failed.read_text(encoding="utf-8"))
     daemon = _current(folder)
     if daemon is None or not daemon.runs():
         if daemon is not None:
@@ -191,7 +196,7 @@ def _ensured(folder: Path, check: Callable[[Mapping[str, str]], str | None]) -> 
             daemon.start()
             _try(daemon, check)
         except _UnavailableError as error:
-            failed.write_text(str(error))
+            failed.write_text(str(error), encoding="utf-8")
             daemon.quit()
             raise
         failed.unlink(missing_ok=True)
@@ -202,7 +207,7 @@ def _ensured(folder: Path, check: Callable[[Mapping[str, str]], str | None]) -> 
 
 def _current(folder: Path) -> _Daemon | None:
     with suppress(FileNotFoundError):
-        return _Daemon(folder / (folder / "current").read_text())
+        return _Daemon(folder / (folder / "current").read_text(encoding="utf-8"))
     return None
 
 

@@ -48,7 +48,7 @@ def _asked_for() -> str | None:
 
 def _made_by(firmware: Path) -> str | None:
     try:
-        return _VENDORS.get((firmware / "sys_vendor").read_text().strip())
+        return _VENDORS.get((firmware / "sys_vendor").read_text(encoding="utf-8").strip())
     except (OSError, ValueError):
         return None
 

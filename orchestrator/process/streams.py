@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 STALL_SECONDS = 5.0  # that work waits for a reader, once, before lines are dropped until it reads on
 
-_STEP = select.PIPE_BUF  # bytes that a pipe which can be written takes without waiting
+_STEP = getattr(select, "PIPE_BUF", 512)  # bytes that a pipe which can be written takes without waiting
+_READY, _BROKEN = getattr(select, "POLLOUT", 1), getattr(select, "POLLERR", 2)
 
 
 class Outlasting(io.FileIO):
@@ -91,7 +92,7 @@ def failure(stream: IO[str] | None) -> OSError | None:
 def is_gone(stream: IO[str] | None) -> bool:
     """Whether nobody will read any more of it."""
     raw = _raw(stream)
-    return raw is not None and (raw.failure is not None or bool(_poll(raw.fileno(), 0.0) & select.POLLERR))
+    return raw is not None and (raw.failure is not None or bool(_poll(raw.fileno(), 0.0) & _BROKEN))
 
 
 @contextmanager
@@ -119,8 +120,10 @@ def _raw(stream: IO[str] | None) -> Outlasting | None:
 
 
 def _poll(descriptor: int, seconds: float | None) -> int:
+    if not hasattr(select, "poll"):
+        return _READY  # Windows tells of sockets alone: a reader that has stopped reading holds up the work
     poll = select.poll()
-    poll.register(descriptor, select.POLLOUT)
+    poll.register(descriptor, _READY)
     return next((event for _, event in poll.poll(None if seconds is None else 1000 * seconds)), 0)
 
 

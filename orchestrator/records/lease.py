@@ -273,14 +273,14 @@ def _content(holder: Holder) -> bytes:
 
 
 def _clock() -> float:
-    # One that goes on while the machine sleeps, since the others' does.
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+    # One that goes on while the machine sleeps, since the others' does; outside of Linux the usual one is.
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def _kernel() -> str | None:
     """This machine since it was started, and the numbers that its processes have in this container."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return None
@@ -290,7 +290,9 @@ def _started(pid: int) -> int | None:
     """When a process of this machine was started, in ticks since the machine was; None where it is dead or unknown."""
     try:
         # The name, which may hold anything, ends at the last bracket; the fields after it begin with the third.
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        state, *fields = (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        )
         return None if state in {"Z", "X"} else int(fields[18])
     except (OSError, ValueError, IndexError):
         return None

@@ -41,7 +41,7 @@ def driver_of(store: Store) -> Driver | None:
 def _before_leases(store: Store) -> Driver | None:
     """The same of a sweep on a disk whose last driver was of a release that left another file."""
     try:
-        content = json.loads((store.folder / "driver.json").read_text())
+        content = json.loads((store.folder / "driver.json").read_bytes())
         who = f"pid {content['pid']} on {content['host']}, since {content['since']}"
         return Driver(who, None if content["host"] != platform.node() else psutil.pid_exists(int(content["pid"])))
     except (OSError, ValueError, KeyError, TypeError):

@@ -64,7 +64,7 @@ def hardware() -> dict[str, str | int]:
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=10
+            ["git", "-C", str(folder), *arguments], capture_output=True, encoding="utf-8", check=True, timeout=10
         )
     except (OSError, subprocess.SubprocessError):
         return None

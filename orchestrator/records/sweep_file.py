@@ -114,7 +114,7 @@ class SweepFile:
     def read(self) -> SweepRecord | None:
         """Its content, None where it is not there. Raise StoreError where it is broken."""
         try:
-            content = json.loads(self.path.read_text())
+            content = json.loads(self.path.read_bytes())
         except FileNotFoundError:
             return None
         except RemoteError as error:

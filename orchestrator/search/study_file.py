@@ -13,7 +13,6 @@ from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -202,7 +201,7 @@ def _written_by(path: Path) -> tuple[str | None, str | None]:
     if not path.exists():
         return None, None
     try:
-        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True)) as connection:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)) as connection:
             tables = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
             if tables and not tables & _OPTUNAS:
                 listed = ", ".join(sorted(tables)[:3])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cpcnn_core import evaluate, quality
+from cpcnn_core import devices, evaluate, quality
 from cpcnn_core.checkpoint import CheckpointFolder
 from cpcnn_core.config import PROTOCOL, ConfigError, Scalar, TrialConfig
 from cpcnn_core.data import Dataset
@@ -20,7 +20,6 @@ from cpcnn_core.metrics import EpochMetrics, of_evaluation
 from cpcnn_core.model import ConditionalPixelCNN
 from cpcnn_core.quality import Drawn
 from cpcnn_core.starter import Choices, Imported, import_starter
-from cpcnn_core.train import peak_memory
 from orchestrator.process import signals
 from orchestrator.records import beginning, kinds, mirror, mixtures
 from orchestrator.records.location import remove_tree
@@ -152,7 +151,7 @@ def _measured(file: Path, imported: Imported, config: TrialConfig, dataset: Data
         compile_seconds=0.0,
         eval_seconds=seconds,
         images_per_second=0.0,
-        peak_memory_bytes=peak_memory(next(model.parameters()).device),
+        peak_memory_bytes=devices.peak_memory(next(model.parameters()).device),
         micro_batch=0,
         checkpoint=None,
         kept_epochs=(),

@@ -50,6 +50,10 @@ class Replicated:
     processes: int
     threads: int
 
+    def __post_init__(self) -> None:
+        """Raise NotHereError where processes cannot be started so."""
+        parent.check_hands_down(f"a trial of {self.processes} processes")
+
     def __call__(
         self,
         config: TrialConfig,

@@ -35,7 +35,7 @@ def watched(log: Path, seconds: float) -> Generator[Callable[[], None]]:
         yield lambda: None
         return
     last = 0.0
-    with log.open("a") as stream:
+    with log.open("a", encoding="utf-8") as stream:
 
         def beat() -> None:
             nonlocal last

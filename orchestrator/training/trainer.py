@@ -17,6 +17,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from cpcnn_core import devices
 from cpcnn_core.config import DataConfig, TrialConfig
 from cpcnn_core.errors import PreemptedError
 from cpcnn_core.metrics import EpochMetrics
@@ -89,9 +90,7 @@ def train(
 
     if config.train.compile:
         torch.compiler.reset()  # after eight networks torch would compile no more, and say so in its log alone
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+    devices.begin_memory(devices.here())
     yield from fit(
         config,
         dataset(config.data),
@@ -289,9 +288,7 @@ def fid_protocol(config: TrialConfig) -> tuple[str, int, str] | None:
 
 def device() -> str:
     """What weights are evaluated on here: a GPU, which `place` then names, or the CPU."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return devices.here().type
 
 
 def place() -> Place:

@@ -117,8 +117,8 @@ def _work(store: Store) -> str | None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         if not file.exists():
-            file.write_text(uuid.uuid4().hex)
-        return file.read_text()
+            file.write_text(uuid.uuid4().hex, encoding="ascii")
+        return file.read_text(encoding="ascii")
     except OSError as error:
         way = "CPCNN_CACHE names another place"
         raise StoreError(f"{file.parent}: cannot hold the study: {error.strerror or error}; {way}") from None

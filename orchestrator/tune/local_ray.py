@@ -34,7 +34,7 @@ _OBJECT_STORE_BYTES = 128 * 2**20  # results are small; Ray would take 30% of th
 _STARTS = 3  # attempts
 _JOIN_SECONDS = "5"  # that Ray asks a cluster's head again; it has answered before
 
-_PATH_BYTES = 103 if sys.platform == "darwin" else 107  # of a socket's path
+_PATH_BYTES = {"darwin": 103, "win32": 32767}.get(sys.platform, 107)  # of a socket's path, which Windows has none of
 _IN_SESSION = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store_1"  # the longest that Ray makes
 _PLACES = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - Ray makes a folder of its own there
 
@@ -144,7 +144,7 @@ def _temporary_folder() -> Path:
     with contextlib.suppress(OSError):  # of what Python, too, looks for and does not find
         wanted.append(tempfile.gettempdir())
     for place in dict.fromkeys(Path(each).absolute() for each in (*wanted, *_PLACES) if each):
-        for folder in (place / "ray", place / f"ray-{os.getuid()}"):  # the first may be another user's
+        for folder in (place / "ray", place / f"ray-{files.user()}"):  # the first may be another user's
             if place.is_dir() and files.can_hold(folder) and len(os.fsencode(f"{folder}{_IN_SESSION}")) <= _PATH_BYTES:
                 return folder
     raise ClusterError(
@@ -189,7 +189,7 @@ def _ensure_token(path: Path) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as stream:
+        with os.fdopen(descriptor, "w", encoding="ascii") as stream:
             stream.write(secrets.token_hex(32))
     if path.stat().st_mode & 0o077:
         path.chmod(0o600)

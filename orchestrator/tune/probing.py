@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cpcnn_core import devices
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.errors import LikelihoodError, RunError
 from orchestrator.objectives.objective import Direction, pareto_front
@@ -55,14 +56,10 @@ def probe(config: TrialConfig, dataset: Dataset, together: Callable[[], object] 
 
     `together` waits for the other processes that do the same.
     """
-    import torch
-
     from cpcnn_core.checkpoint import KEPT_STATES
-    from cpcnn_core.train import peak_memory
     from orchestrator.exporting import pictures
 
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+    devices.begin_memory(devices.here())
     begun = time.perf_counter()
     with prepared(config, dataset) as run:
         chosen = batch_of(run)
@@ -84,7 +81,7 @@ def probe(config: TrialConfig, dataset: Dataset, together: Callable[[], object] 
         disk = _kept_weights(config) * weights + KEPT_STATES * state
         disk += _times(config.eval.every, config.train.epochs) * predictions
         pictures_seconds = drawing * of_report / asked
-        peak = peak_memory(run.device)
+        peak = devices.peak_memory(run.device)
         return Probe(config, parameters, peak, epoch, disk, begin, steps, pictures_seconds, scoring)
 
 

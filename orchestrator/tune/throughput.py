@@ -17,6 +17,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from cpcnn_core.config import TrialConfig
 from cpcnn_core.errors import RunError
+from orchestrator.process import parent
 
 GPU = "orchestrator.tune.training_process:Cuda"
 
@@ -91,6 +92,7 @@ def started(
 
 
 def _started() -> tuple[subprocess.Popen[bytes], Channel]:
+    parent.check_hands_down('"gpus": "auto", which measures how many trials fit a GPU')
     ours, theirs = socket.socketpair()
     with theirs:
         process = subprocess.Popen(

@@ -30,7 +30,7 @@ def test_the_walk_through_works_as_written(tmp_path: Path) -> None:
     table = table.replace("FUSIONS: dict[str, type[Fusion]] = {\n", "FUSIONS: dict[str, type[Fusion]] = {\n" + line)
     (fusion / "__init__.py").write_text(table)
 
-    (command,) = re.findall(r"^uv run (pytest .*)$", PAGE, re.MULTILINE)
+    (command,) = re.findall(r"^uv run --group dev (pytest .*)$", PAGE, re.MULTILINE)
     run = subprocess.run(
         [sys.executable, "-m", *command.split(), "-p", "no:cacheprovider", "-n0"],
         cwd=tmp_path,

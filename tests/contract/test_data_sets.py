@@ -58,6 +58,12 @@ def folder(folder: Path) -> dict[str, Any]:
     return {"root": str(folder), "split_seed": 3}
 
 
+def npz(folder: Path) -> dict[str, Any]:
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 40, 40, 3), dtype=np.uint8)
+    np.savez(folder / "data.npz", images=pixels, labels=np.arange(12) % 3, class_names=np.array(["cat", "dog", "eel"]))
+    return {"root": str(folder / "data.npz")}
+
+
 def torchvision(folder: Path) -> dict[str, Any]:
     splits = {"train": published.arrays(0, 10, 28, 28, of_each=3), "test": published.arrays(1, 10, 28, 28)}
     published.mnist(folder, "FashionMNIST", splits)
@@ -77,6 +83,7 @@ MADE: dict[str, Callable[[Path], dict[str, Any]]] = {
     "cpen455": cpen455,
     "csv": csv,
     "folder": folder,
+    "npz": npz,
     "torchvision": torchvision,
     "hf": hf,
 }

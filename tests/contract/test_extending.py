@@ -17,7 +17,7 @@ from tests.support.paths import ROOT
 
 PAGE = (ROOT / "docs" / "extending.md").read_text()
 FUSION_PAGE = (ROOT / "docs" / "add-a-fusion.md").read_text()
-COMMAND = re.compile(r"^uv run pytest (\S+) -k (\w+)$", re.MULTILINE)
+COMMAND = re.compile(r"^uv run --group dev pytest (\S+) -k (\w+)$", re.MULTILINE)
 
 pytestmark = pytest.mark.xdist_group("extending")
 

@@ -59,7 +59,7 @@ def test_the_first_screen_shows_pictures_and_three_commands_each_with_what_it_pr
     blocks = re.findall(r"^```\n(.*?)^```$", screen, re.DOTALL | re.MULTILINE)
     typed, printed = blocks[::2], blocks[1::2]
     assert typed == [
-        "pip install uv && uv run cpcnn sweep digits\n",
+        "PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install uv && python3 -m uv run cpcnn sweep digits\n",
         "uv run cpcnn best --metric val_acc --sweep digits\n",
         "uv run cpcnn report --sweep digits\n",
     ]

@@ -56,7 +56,7 @@ def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else(built: Path
     assert {f"{package}/py.typed" for package in PACKAGES if package != "cluster"} <= held
     assert "cluster/gpu.yaml" in held
     assert any(name.endswith("licenses/LICENSE") for name in names)
-    assert (about["Version"], about["Requires-Python"]) == (VERSION, "<3.14,>=3.11")
+    assert (about["Version"], about["Requires-Python"]) == (VERSION, "<3.15,>=3.11")
 
 
 @pytest.fixture

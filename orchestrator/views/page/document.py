@@ -108,7 +108,7 @@ def _rendered(heading: str, made: Sequence[Section], inner: Mapping[str, str], *
 
 @cache
 def _part(name: str) -> str:
-    return (resources.files("orchestrator.views.page") / "templates" / name).read_text()
+    return (resources.files("orchestrator.views.page") / "templates" / name).read_text(encoding="utf-8")
 
 
 @cache

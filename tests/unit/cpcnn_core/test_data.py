@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -446,7 +447,8 @@ def test_images_that_need_no_resizing_are_the_same_rounded_or_not(root: Path) ->
     assert torch.equal(as_they_are, data.load(config(root, image_size=12, quantize=True)).train.images)
 
 
-def test_sources_are_in_memory_one_at_a_time(root: Path) -> None:
+def test_sources_are_in_memory_one_at_a_time_by_thread(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 1)
     open_ones: list[object] = []
 
     class Noted(bytes):
@@ -456,7 +458,7 @@ def test_sources_are_in_memory_one_at_a_time(root: Path) -> None:
     def noted(row: Row) -> bytes:
         open_ones.append(row.name)
         most.append(len(open_ones))
-        return Noted(row.path.read_bytes())
+        return Noted(Path(row.file).read_bytes())
 
     most: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
@@ -578,7 +580,7 @@ def test_a_broken_cache_file_is_made_anew(
     path.write_bytes(whole[:-100] if content is None else content)
     assert torch.equal(data.load(config(root)).train.images, expected)
     assert path.read_bytes() == whole
-    assert {path.suffix for path in own_cache.iterdir()} == {".safetensors", ".lock"}
+    assert {path.suffix for path in own_cache.iterdir()} == {".safetensors", ".lock", ".checked"}
 
 
 def test_without_a_usable_cache_folder_data_still_load(

@@ -27,7 +27,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_is_planned(
     tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, path: Path, preset: str | None
 ) -> None:
-    given = ["data.name=digits"] if path.stem == "digits" else [f"data.root={root}", BATCH_OF, "data.train_fraction=1"]
+    of_digits = path.stem in {"digits", "_template"}
+    given = ["data.name=digits"] if of_digits else [f"data.root={root}", BATCH_OF, "data.train_fraction=1"]
     plan = Plan("one", space.read(path, given, preset=preset), tmp_path, trials=3)
     monkeypatch.setattr(dry_run, "rehearse", probes.rehearse)
     monkeypatch.setattr(dry_run, "_ray_seconds", lambda: 5.0)
