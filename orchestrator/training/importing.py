@@ -40,6 +40,7 @@ _NOT_SET = {
     "model.dropout": "nothing is trained, and evaluation has no dropout",
     "model.dropout_kind": "nothing is trained, and evaluation has no dropout",
     "model.norm": "starter code's networks have none",
+    "eval.every": "the file is evaluated once",
     "source": "it is the SHA-256 of the file",
     "protocol": f"this release measures by protocol {PROTOCOL}",
 }

@@ -120,6 +120,7 @@ def test_a_file_of_another_form_comes_back_in_that_form(tmp_path: Path, checkpoi
         ("model.nr_logistic_mix=3", "read off the file's shapes"),
         ("model.fusion=none", "--fusion says it"),
         ("model.dropout=0.1", "nothing is trained"),
+        ("eval.every=2", "evaluated once"),
     ],
 )
 def test_a_setting_that_the_file_decides_or_that_has_no_effect_is_refused_by_name(
@@ -139,6 +140,7 @@ def test_a_setting_that_the_file_decides_or_that_has_no_effect_is_refused_by_nam
 def test_every_field_may_be_set_for_an_import_or_is_refused_with_a_reason() -> None:
     for name in field_names():
         allowed = name.startswith(("data.", "eval.", "model.label_")) or name == "seed"
+        allowed &= name != "eval.every"
         with nullcontext() if allowed else pytest.raises(ConfigError, match=f"--set {name}: cannot be set"):
             importing.check_settings({name: 1})
 
