@@ -7,11 +7,12 @@ import http.client
 import logging
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+from cpcnn_core import progress
 from cpcnn_core.files import in_turn
 
 _SECONDS = 20.0  # without a byte, after which a machine counts as one that does not answer
@@ -98,14 +99,20 @@ def _more(url: str, part: Path) -> bool:
     with urllib.request.urlopen(request, timeout=_SECONDS) as answer:  # noqa: S310
         goes_on = answer.status == HTTPStatus.PARTIAL_CONTENT
         expected = answer.headers.get("Content-Length")
-        with part.open("ab" if goes_on else "wb") as stream:
-            came = _copy(answer, stream)
+        before = there if goes_on else 0
+        total = (before + int(expected or 0)) // _PIECE
+        with (
+            part.open("ab" if goes_on else "wb") as stream,
+            progress.shown(f"downloading {url.rpartition('/')[2]}, in MiB", total) as advance,
+        ):
+            came = _copy(answer, stream, lambda count: advance((before + count) // _PIECE))
     return expected is None or came >= int(expected)
 
 
-def _copy(source: Any, target: Any) -> int:
+def _copy(source: Any, target: Any, tell: Callable[[int], None]) -> int:
     came = 0
     while piece := source.read(_PIECE):
         target.write(piece)
         came += len(piece)
+        tell(came)
     return came

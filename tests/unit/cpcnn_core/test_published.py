@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 
-from cpcnn_core import data, downloading
+from cpcnn_core import data, downloading, progress
 from cpcnn_core.config import DataConfig
 from cpcnn_core.data import published
 from cpcnn_core.data.array_files import Batches
@@ -317,6 +317,18 @@ class TestDownload:
             self.get(server, path)
         assert path.read_bytes() == self.CONTENT
         assert self.left(path) == {"file"}
+
+    def test_what_takes_long_says_how_far_it_is(
+        self, server: Server, path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(progress, "_LINES", 0.0)
+        monkeypatch.setattr(downloading, "_PIECE", 1000)
+        server.files["file"], server.breaks_after = self.CONTENT, 1000
+        self.get(server, path)
+        lines = capsys.readouterr().err.splitlines()
+        assert [line.partition(", about")[0] for line in lines] == [
+            f"downloading file, in MiB: {done} of 2" for done in (1, 2, 2)
+        ]
 
     def test_goes_on_in_a_later_process(self, server: Server, path: Path) -> None:
         path.parent.mkdir()
