@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cpcnn_core.errors import UserError
-from cpcnn_core.sources import OPTIONAL, SOURCES
+from cpcnn_core.sources import OPTIONAL, SOURCES, title
 from cpcnn_core.suggest import nearest
 from cpcnn_core.validation import mistakes
 
@@ -156,6 +156,11 @@ class DataConfig(_Section):
     def nr_channels(self) -> Literal[1, 3] | None:
         """1: grey, 3: colour; None: as the images are."""
         return self.channels or SOURCES[self.name].channels
+
+    @property
+    def title(self) -> str:
+        """What a reader knows the data by."""
+        return title(self.name, self.dataset, self.root)
 
 
 class ModelConfig(_Section):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PureWindowsPath
 from typing import Literal
 
 Setting = str | int | bool
@@ -65,3 +66,13 @@ SOURCES: dict[str, Source] = {
     ),
     "hf": Source("cpcnn_core.data.hub", reads=CUT | {"root", "dataset", "image_column", "label_column"}),
 }
+
+
+def title(name: str, dataset: str | None, root: str | None) -> str:
+    """What a reader knows the data by: `FashionMNIST` of a collection, `pets` of the folder `/data/pets`."""
+    if dataset:
+        return dataset
+    source = SOURCES.get(name)  # of a record that another release wrote, perhaps none
+    of_anybody = source is not None and source.image_size is None
+    last = PureWindowsPath(root).name if root and of_anybody else ""  # which takes both kinds of slashes
+    return last or name

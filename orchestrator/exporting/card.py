@@ -48,7 +48,7 @@ def written(
 ) -> str:
     """The card as Markdown. `record` is the content of metrics.json."""
     network = (
-        f"A class-conditional PixelCNN++ that draws and classifies {config.data.name} images of "
+        f"A class-conditional PixelCNN++ that draws and classifies {config.data.title} images of "
         f"{'x'.join(map(str, data.image_shape))} (channels, height, width) in {data.nr_classes} classes."
     )
     images = f"{len(data.train)} training, {len(data.validation)} validation, {len(data.test) or 'no'} test images"

@@ -38,7 +38,7 @@ def _results(config: TrialConfig, record: ExportRecord) -> Iterator[dict[str, An
         found = {"accuracy": record.accuracy[split].value} if split in record.accuracy else {}
         if split == "validation":
             found["bpd"] = record.measured_again.get("val_bpd")
-        yield from _result(_CLASSIFYING, config, {"name": config.data.name, "split": split}, found)
+        yield from _result(_CLASSIFYING, config, {"name": config.data.title, "split": split}, found)
     drawn = record.submission
     yield from _result(
         _DRAWING, config, {"name": str(drawn.get("fid_reference"))}, {"fid": as_number(drawn.get("fid"))}

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cpcnn_core import sources
 from orchestrator.choosing.decision import Decision, TrialStanding, corrected_interval, sentences
 from orchestrator.objectives.objective import Objective
 from orchestrator.records.space_record import RecordedChoice
@@ -186,11 +187,15 @@ def _facts(subject: Subject) -> list[tuple[str, str]]:
     commits = dict.fromkeys(str(entry.trial.get("git_commit") or "unknown") for entry in entries)
     facts.append(("Code", ", ".join(_commit(one) for one in commits) + _versions(subject)))
     data = dict.fromkeys(
-        f"{entry.trial['data.name']}, digest {short(str(entry.trial.get('data.digest') or 'unknown'))}"
-        for entry in entries
+        f"{_title(entry.trial)}, digest {short(str(entry.trial.get('data.digest') or 'unknown'))}" for entry in entries
     )
     facts.append(("Data", "; ".join(data)))
     return [(name, text) for name, text in facts if text]
+
+
+def _title(trial: Row) -> str:
+    dataset, root = (trial.get(name) for name in ("data.dataset", "data.root"))
+    return sources.title(str(trial["data.name"]), str(dataset) if dataset else None, str(root) if root else None)
 
 
 def _metric(subject: Subject) -> str:
