@@ -24,10 +24,16 @@ def nearest_images(images: Tensor, of: Tensor) -> tuple[Tensor, Tensor]:
 
     Between pixels in [-1, 1], as a root mean square: 0 is a copy, and black is 2 from white.
     """
-    x, others = (to_model(each).double().flatten(1) for each in (images, of))
-    parts = [torch.cdist(rows, others).min(dim=1) for rows in x.split(_ROWS)]
-    distances = torch.cat([part.values for part in parts]) / math.sqrt(x.shape[1])
-    return torch.cat([part.indices for part in parts]), distances
+    x = to_model(images).double().flatten(1)
+    distances, at = torch.full((len(x),), math.inf, dtype=torch.float64), torch.zeros(len(x), dtype=torch.int64)
+    for start in range(0, len(of), _ROWS):  # part by part: of 50,000 images the pixels as float64 are a gigabyte
+        part = to_model(of[start : start + _ROWS]).double().flatten(1)
+        nearest_of_part = [torch.cdist(rows, part).min(dim=1) for rows in x.split(_ROWS)]
+        found = torch.cat([each.values for each in nearest_of_part])
+        nearer = found < distances
+        at[nearer] = torch.cat([each.indices for each in nearest_of_part])[nearer] + start
+        distances[nearer] = found[nearer]
+    return at, distances / math.sqrt(x.shape[1])
 
 
 @dataclass(frozen=True, eq=False)

@@ -39,13 +39,16 @@ def settings_apart(values: Sequence[object]) -> list[str]:
 
 
 def measured(value: float | None, decimals: int = _DECIMALS) -> str:
-    """A measurement with so many decimals, more where it would look like a whole number and is none; - for None."""
+    """A measurement with so many decimals, more where it would look like a whole number and is none; - for None.
+
+    What the rounding of sums left of a whole number is that number: 1 - 1e-16 is no accuracy below 1.
+    """
     if value is None:
         return "-"
     if abs(value) >= _HUGE:
         return f"{value:.{decimals + 3}g}"
     text = f"{value:.{decimals}f}"
-    if not math.isfinite(value) or not float(text).is_integer() or float(text) == value:
+    if not math.isfinite(value) or not float(text).is_integer() or _equal(float(text), value):
         return text
     if abs(value) < 10.0 ** -(decimals + 2):
         return f"{value:.2g}"

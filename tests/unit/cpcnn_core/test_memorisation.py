@@ -22,7 +22,9 @@ def test_the_nearest_is_the_nearest_in_whichever_block_of_rows(monkeypatch: pyte
     torch.testing.assert_close(nearest(some, others), want)
 
 
-def test_the_nearest_image_is_found_by_its_pixels() -> None:
+@pytest.mark.parametrize("rows", [1, 4, 1024])
+def test_the_nearest_image_is_found_by_its_pixels(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    monkeypatch.setattr(memorisation, "_ROWS", rows)
     train = torch.randint(0, 256, (6, 1, 4, 4), generator=torch.Generator().manual_seed(0)).byte()
     near = train[[4, 1]].clone()
     near[1, 0, 0, 0] ^= 128
