@@ -17,4 +17,4 @@ grep -qxF "$line" ~/.bashrc 2>/dev/null || echo "$line" >>~/.bashrc
 command -v uv >/dev/null || PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv
 extras=(--extra cluster)
 for extra in "$@"; do extras+=(--extra "$extra"); done
-uv sync --quiet "${extras[@]}"
+uv sync --quiet --no-dev "${extras[@]}"

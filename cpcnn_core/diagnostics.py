@@ -69,7 +69,7 @@ def class_distances(model: ConditionalPixelCNN) -> dict[str, float]:
     effect = torch.cat([part.flatten(1) for part in parts], dim=1).float()
     distances = torch.cdist(effect, effect, compute_mode="donot_use_mm_for_euclid_dist") / effect.shape[1] ** 0.5
     first, second = torch.triu_indices(count, count, offset=1, device=distances.device)
-    of_pairs = distances[first, second].double().cpu()  # a thousand classes have half a million
+    of_pairs = distances[first, second].cpu().double()  # a thousand classes have half a million
     found = {f"{DISTANCE}.min": of_pairs.min().item(), f"{DISTANCE}.mean": of_pairs.mean().item()}
     if count <= MOST_PAIRED:
         pairs = zip(first.tolist(), second.tolist(), of_pairs.tolist(), strict=True)
