@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -245,19 +245,28 @@ def test_a_setting_takes_no_graph_and_is_no_part_of_the_identity(tmp_path: Path)
     assert run.config.trial_id == run_of(tmp_path, None).config.trial_id
 
 
+class Stream(NamedTuple):
+    """A stream of a GPU that is not there."""
+
+    name: str
+    device: str = "cuda:0"
+
+
 @pytest.mark.parametrize("memory_ends", [False, True])
 def test_a_capture_that_fails_leaves_the_callers_stream(memory_ends: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     @contextmanager
-    def refuse(*_: object, **__: object) -> Iterator[None]:
-        streams.append("the graph's")  # where torch before 2.15 leaves the caller
+    def refuse(*_: object, stream: object, **__: object) -> Iterator[None]:
+        assert stream == beside
+        streams.append(Stream("the graph's"))  # where torch before 2.15 leaves the caller
         yield
         raise RuntimeError("CUDA out of memory." if memory_ends else "operation not permitted when stream is capturing")
 
-    streams = ["the caller's"]
+    streams, beside = [Stream("the caller's")], Stream("the one beside")
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: streams[-1])
     monkeypatch.setattr(torch.cuda, "set_stream", streams.append)
     monkeypatch.setattr(torch.cuda, "graph", refuse)
+    monkeypatch.setattr(graphs, "_side_stream", {beside.device: beside}.get)
     calls: list[int] = []
     for _ in range(2):
         if memory_ends:  # which a smaller batch mends
@@ -265,7 +274,7 @@ def test_a_capture_that_fails_leaves_the_callers_stream(memory_ends: bool, monke
                 captured(partial(calls.append, 1), cuda_graph, what="a call")
         else:
             assert captured(partial(calls.append, 1), cuda_graph, what="a call") is None
-        assert streams[-1] == "the caller's"
+        assert streams[-1] == Stream("the caller's")
     assert len(calls) == 1 + memory_ends, "what was refused is not tried again"
     assert (graphs.refusal(cuda_graph) is None) == memory_ends
 
