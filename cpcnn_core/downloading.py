@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cpcnn_core import progress
+from cpcnn_core.errors import RunError
 from cpcnn_core.files import in_turn
 
 _SECONDS = 20.0  # without a byte, after which a machine counts as one that does not answer
@@ -22,7 +23,7 @@ _ATTEMPTS = 5  # at one address; each goes on where the one before it broke off
 _log = logging.getLogger(__name__)
 
 
-class DownloadError(OSError):
+class DownloadError(RunError, OSError):
     """A file that did not come; the message says from where, and why."""
 
 
