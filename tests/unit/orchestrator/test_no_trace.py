@@ -186,7 +186,7 @@ def test_a_confirmation_whose_data_is_gone_is_not_begun(tmp_path: Path, monkeypa
         raise StoreError("enough")
 
     monkeypatch.setattr(driver, "_check_data", lambda _: None)
-    monkeypatch.setattr(trainer, "digest", lambda _: "0" * 64)
+    monkeypatch.setattr(trainer, "content", lambda _: trainer.Content("0" * 64))
     monkeypatch.setattr(driver, "_tune", tune)
     code, said = call_here(best.app, *arguments)
     assert (code, "enough" in said) == (2, True)
@@ -300,7 +300,7 @@ def test_a_confirmation_on_other_data_says_so_and_not_that_it_runs(
     assert [folder.name for folder in tmp_path.iterdir()] == ["one"]
 
     monkeypatch.setattr(driver, "_check_data", lambda _: None)
-    monkeypatch.setattr(trainer, "digest", lambda _: "0" * 32)
+    monkeypatch.setattr(trainer, "content", lambda _: trainer.Content("0" * 32))
 
     def begins(_: object, held: Store, *__: object) -> None:
         Recording(held, config, 0)

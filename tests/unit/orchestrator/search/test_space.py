@@ -317,9 +317,14 @@ def test_the_courses_grading_is_asked_as_the_course_grades() -> None:
     assert read(Path("search_spaces/cpen455.py"), ["data.root=anywhere"]).fields == space.fields
 
 
+def root_of(name: str) -> list[str]:
+    """What a shipped space needs to be told of its data; the digits need nothing."""
+    return [] if name == "digits" else ["data.root=anywhere"]
+
+
 def test_a_shipped_space_scores_images_wherever_it_draws_some() -> None:
     asked = {
-        (one.name, preset): read(shipped.file(one.name), ["data.root=anywhere"], preset=preset).default().eval
+        (one.name, preset): read(shipped.file(one.name), root_of(one.name), preset=preset).default().eval
         for one in shipped.every()
         for preset in (None, *one.presets)
     }
