@@ -169,24 +169,26 @@ def _write(stream: BinaryIO, make: Callable[[Rows], dict[str, Tensor]]) -> None:
     stream.seek(max(_HEADER, stream.tell()))
     stream.writelines(_bytes(tensor) for _, tensor in rest)
     stream.seek(_HEADER)
-    header = _header(shapes, _checksum(stream))
+    entries = _entries(shapes)
+    header = json.dumps({"__metadata__": {_CHECKSUM: _checksum(entries, stream)}} | entries).encode()
     assert len(header) <= _HEADER - 8  # some forty tensors; we keep a dozen at most
     stream.seek(0)
     stream.write((_HEADER - 8).to_bytes(8, "little") + header.ljust(_HEADER - 8))
 
 
-def _header(shapes: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], checksum: str) -> bytes:
-    entries: dict[str, object] = {"__metadata__": {_CHECKSUM: checksum}}
+def _entries(shapes: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> dict[str, object]:
+    """What the header says of each tensor."""
+    entries: dict[str, object] = {}
     end = 0
     for name, (dtype, shape) in shapes.items():
         start, end = end, end + dtype.itemsize * torch.Size(shape).numel()
         entries[name] = {"dtype": _DTYPES[dtype], "shape": shape, "data_offsets": (start, end)}
-    return json.dumps(entries).encode()
+    return entries
 
 
-def _checksum(stream: BinaryIO) -> str:
-    """The SHA-256 of the rest of a file."""
-    state = hashlib.sha256()
+def _checksum(entries: Mapping[str, object], stream: BinaryIO) -> str:
+    """The SHA-256 of what a header says of the tensors, and of the rest of the file."""
+    state = hashlib.sha256(json.dumps(entries, sort_keys=True).encode())
     while block := stream.read(_BLOCK):
         state.update(block)
     return state.hexdigest()
@@ -254,8 +256,9 @@ def _is_whole(path: Path, identity: str, recorded: str) -> bool:
     except (OSError, ValueError):
         pass  # not looked at yet
     with path.open("rb") as stream:
-        stream.seek(8 + int.from_bytes(stream.read(8), "little"))
-        if _checksum(stream) != recorded:
+        entries = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        del entries["__metadata__"]
+        if _checksum(entries, stream) != recorded:
             return False
     _note(path, identity)
     return True

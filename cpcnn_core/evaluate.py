@@ -42,7 +42,8 @@ def fixed_subset(split: Split, count: int, seed: int) -> Split:
 def scored(split: Split, most: int | None) -> Split:
     """The images of a labelled split that are scored: all, or `most` of them (`eval.max_images`), in their order.
 
-    Which ones follows from the split's labels and names alone, whatever trained the network, and fewer are among more.
+    Which ones follows from the split's labels and their order alone, whatever trained the network, and fewer are among
+    more. Both are part of the data's digest; what files are called is not.
     Every class has its share, and at least one image as long as there are so many.
     """
     if most is None or most >= len(split):
@@ -54,11 +55,11 @@ def _by_share(split: Split) -> list[int]:
     """The images in an order whose every beginning has each class in its share of the split.
 
     First one image of each class, of the largest first. The r-th of n images of a class comes at (r - 1/2) / n of the
-    way. Within a class they are in the order of a hash of their names, which knows nothing of what they show.
+    way. Within a class they are in the order of a hash of their places, which knows nothing of what they show.
     """
     of_class: dict[int, list[tuple[str, int]]] = defaultdict(list)
-    for index, (label, name) in enumerate(zip(split.labels.tolist(), split.names, strict=True)):
-        of_class[label].append((hashlib.sha256(name.encode()).hexdigest(), index))
+    for index, label in enumerate(split.labels.tolist()):
+        of_class[label].append((hashlib.sha256(str(index).encode()).hexdigest(), index))
     placed = [
         (rank > 0, (rank + 0.5) / len(images), digest, index)
         for images in of_class.values()

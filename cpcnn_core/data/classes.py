@@ -38,6 +38,9 @@ class Classes:
         """
         _check_known(pools)
         if names is not None:
+            if len(set(names)) < len(names):
+                twice = next(name for name in names if list(names).count(name) > 1)
+                raise DataError(f"two classes are called {twice!r}; expected a name of its own for each class")
             numbers: dict[str | int, int] = dict(enumerate(range(len(names))))
             found = cls(tuple(names), numbers | {name: number for number, name in enumerate(names)})
         else:

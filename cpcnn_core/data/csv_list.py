@@ -51,6 +51,9 @@ def _files(root: Path) -> Mapping[str, str]:
     return found
 
 
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}  # which are none here
+
+
 @dataclass(frozen=True)
 class _Columns:
     """What the cells of a row are."""
@@ -66,6 +69,7 @@ def _read(config: DataConfig, root: Path, file: str, split: str) -> Sequence[Row
     first = next(found, None)
     if first is None:
         raise DataError(f"{path} is empty; {_EXPECTED}")
+    _check_separator(path, *first)
     asked = (config.image_column, config.label_column)
     if any(asked) or _is_header(root, first[1]):
         columns = _by_header(path, first[1], asked, split)
@@ -83,6 +87,13 @@ def _read(config: DataConfig, root: Path, file: str, split: str) -> Sequence[Row
     if not rows:
         raise DataError(f"{path} has a header and no rows; {_EXPECTED}")
     return rows
+
+
+def _check_separator(path: Path, number: int, cells: Sequence[str]) -> None:
+    """Raise DataError for one cell that another character than a comma divides, as spreadsheets of some languages do."""
+    other = next((name for sign, name in _SEPARATORS.items() if sign in cells[0]), None)
+    if len(cells) == 1 and other is not None and not is_image(cells[0]):
+        raise DataError(f"{place(path, number)}: {other} stand between the columns; write commas")
 
 
 def _is_header(root: Path, cells: Sequence[str]) -> bool:

@@ -203,6 +203,8 @@ def _check_images(archive: _Archive, name: str) -> None:
     way_out = None
     if dtype.kind == "f":
         way_out = f"where they lie in [0, 1], write them as numpy.rint({name} * 255).astype(numpy.uint8)"
+    elif dtype == np.bool_:
+        way_out = f"write black and white as {name}.astype(numpy.uint8) * 255"
     elif dtype != np.uint8:
         way_out = f"where they lie in 0 to 255, write them as {name}.astype(numpy.uint8)"
     elif len(shape) == 2:

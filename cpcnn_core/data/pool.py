@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from cpcnn_core.errors import DataError
 
-_NUMBER = re.compile(r"0|[1-9][0-9]*")  # as str() writes it: "01" is a name, or two classes would become one
+# As str() writes it: "01" is a name, or two classes would become one. So is what no array of integers holds.
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 
 
 class Images(Protocol):

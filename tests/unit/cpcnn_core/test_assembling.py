@@ -111,7 +111,14 @@ def test_numbers_that_do_not_begin_at_0_are_said(caplog: pytest.LogCaptureFixtur
 
 @pytest.mark.parametrize(
     ("texts", "numbers"),
-    [(("0", "12", None), True), (("01", "1"), False), (("1", "cat"), False), (("1.0",), False), (("\u0661",), False)],
+    [
+        (("0", "12", None), True),
+        (("01", "1"), False),
+        (("1", "cat"), False),
+        (("1.0",), False),
+        (("\u0661",), False),
+        (("9" * 5000,), False),
+    ],
 )
 def test_labels_are_numbers_where_all_are_written_as_such(texts: tuple[str | None, ...], numbers: bool) -> None:
     assert as_numbers(texts) is numbers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -122,6 +122,17 @@ def test_a_changed_byte_is_noticed_although_the_times_are_set_back(at: int) -> N
     assert path.read_bytes() == whole
 
 
+def test_a_header_that_says_something_else_is_noticed() -> None:
+    check(kept(write))
+    path = cache.file("kind", "key")
+    whole = path.read_bytes()
+    for said, other in ((b'"U8"', b'"I8"'), (b'"rows"', b'"rowz"')):
+        assert said in whole
+        path.write_bytes(whole.replace(said, other, 1))
+        check(kept(write))
+        assert path.read_bytes() == whole
+
+
 @pytest.mark.parametrize("length", [0, 7, 100, 4096, 4100, -1])
 def test_a_file_that_was_cut_off_is_noticed(length: int) -> None:
     check(kept(write))
@@ -138,9 +149,9 @@ def readings(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     seen: list[object] = []
     checksum = cache._checksum
 
-    def noted(stream: BinaryIO) -> str:
+    def noted(entries: Mapping[str, object], stream: BinaryIO) -> str:
         seen.append(stream)
-        return checksum(stream)
+        return checksum(entries, stream)
 
     monkeypatch.setattr(cache, "_checksum", noted)
     return seen

@@ -205,6 +205,8 @@ def fifo_instead(name: str) -> Change:
         (write("train.csv", "f,f", "a.png,b"), {}, ["its header names 'f', 'f'; expected a name of its own"]),
         (write("train.csv", "file", "a.png"), {}, ["its header names 'file'; say which"]),
         (write("train.csv", "a.png"), {}, ["train.csv, row 1: 1 columns instead of 2"]),
+        (write("train.csv", "a.png;b"), {}, ["train.csv, row 1: semicolons stand between the columns; write commas"]),
+        (write("train.csv", "file\tclass", "a.png\tb"), {"label_column": "class"}, ["row 1: tabs stand between"]),
         (
             lambda _: None,
             {"image_column": "file"},

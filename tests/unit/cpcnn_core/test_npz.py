@@ -131,6 +131,7 @@ WRONG: dict[str, tuple[dict[str, NDArray[Any]], str]] = {
         {"images": PIXELS / 255, "labels": LABELS},
         r"images is of float64 and shape \(30, 8, 4, 3\); expected uint8.*as numpy\.rint\(images \* 255\)\.astype",
     ),
+    "booleans": ({"images": PIXELS > 9, "labels": LABELS}, r"images\.astype\(numpy\.uint8\) \* 255"),
     "wide integers": ({"images": PIXELS.astype(int), "labels": LABELS}, r"images\.astype\(numpy\.uint8\)"),
     "channels first": (
         {"images": PIXELS.transpose(0, 3, 1, 2), "labels": LABELS},
@@ -156,6 +157,10 @@ WRONG: dict[str, tuple[dict[str, NDArray[Any]], str]] = {
     "classes by number": (
         {"images": PIXELS, "labels": LABELS, "class_names": LABELS},
         r"class_names is of int64 and shape \(30,\); expected text",
+    ),
+    "a name twice": (
+        {"images": PIXELS, "labels": LABELS, "class_names": np.array(["cat", "dog", "cat"])},
+        r"two classes are called 'cat'",
     ),
     "too few names": (
         {"images": PIXELS, "labels": LABELS, "class_names": np.array(["cat", "dog"])},
