@@ -90,7 +90,7 @@ def _read(config: DataConfig, root: Path, file: str, split: str) -> Sequence[Row
 
 
 def _check_separator(path: Path, number: int, cells: Sequence[str]) -> None:
-    """Raise DataError for one cell that another character than a comma divides, as spreadsheets of some languages do."""
+    """Raise DataError for one cell that something else than a comma divides, as some languages' spreadsheets do it."""
     other = next((name for sign, name in _SEPARATORS.items() if sign in cells[0]), None)
     if len(cells) == 1 and other is not None and not is_image(cells[0]):
         raise DataError(f"{place(path, number)}: {other} stand between the columns; write commas")
