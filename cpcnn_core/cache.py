@@ -251,7 +251,7 @@ def _is_whole(path: Path, identity: str, recorded: str) -> bool:
     each process takes longer than all else that a start does.
     """
     try:
-        if _note_of(path).read_text() == identity:
+        if _note_of(path).read_text(encoding="utf-8") == identity:
             return True
     except (OSError, ValueError):
         pass  # not looked at yet
@@ -270,7 +270,7 @@ def _note_of(path: Path) -> Path:
 
 def _note(path: Path, identity: str) -> None:
     try:
-        _note_of(path).write_text(identity)
+        _note_of(path).write_text(identity, encoding="utf-8")
     except OSError as error:
         _log.info("cannot write %s (%s): each process checks the whole file", _note_of(path), error)
 
@@ -284,7 +284,7 @@ def _identity(path: Path) -> str:
 @functools.cache
 def _boot() -> str:
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         import psutil
 

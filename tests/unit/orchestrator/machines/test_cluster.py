@@ -255,7 +255,10 @@ def test_a_submitted_sweep_carries_its_code_its_commit_and_its_options(monkeypat
     [
         (("--submit", "127.0.0.1:8265"), "expected the dashboard's address, as http://127.0.0.1:8265"),
         (("--submit", "http://h:1"), "--results /shared/results"),
-        (("--submit", "http://h:1", "--results", "/shared", "--set", "data.root=here"), "data.root=/shared/data"),
+        (
+            ("--submit", "http://h:1", "--results", "/shared", "--set", "data.name=folder", "--set", "data.root=here"),
+            "data.root=/shared/data",
+        ),
         (("--address", "ray://h:10001"), "--submit http://127.0.0.1:8265"),
         (("--address", "http://h:8265"), "give it to --submit"),
         (("--address", "somewhere"), "expected HOST:PORT"),
