@@ -31,7 +31,8 @@ _log = logging.getLogger(__name__)
 ROWS = "rows"
 """The name of the tensor that `rows` writes piece by piece."""
 
-_CHECKSUM = "sha256"  # the key in the header, of all bytes behind it; a file of an earlier release is made anew
+# The key in the header, of what it says of the tensors and of all bytes behind it. Without it a file is made anew.
+_CHECKSUM = "sha256"
 _HEADER = 4096  # bytes of length and header: what follows begins at a page, as `Rows` writes it before they are known
 _TICK = 0.02  # seconds after which a file system's clock shows another time, so that a change to a file shows
 _BLOCK = 2**24  # bytes in memory at a time
