@@ -5,8 +5,8 @@
 Makes so many images of 32x32 pixels in colour, as files that a CSV lists (png) or in one npz. The first start decodes
 them: by one thread, and by as many as there are cores, each with an empty cache. Then so many processes start at once,
 load the data and look at every pixel: by `data.load`, whose splits are slices of a mapped file, and as it was before,
-where each process checked the whole file and copied the splits. Memory is the sum of their proportional set sizes
-(Linux), by which a page that several share counts once; what each had before it loaded is taken off.
+where each process checked the whole file and copied the splits. Memory is the sum of what each holds of its own and of
+the mapped files, a page that several share counted once (Linux); what each had before it loaded is taken off.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Annotated, Any, Literal
 
 import joblib
 import numpy as np
+import psutil
 import torch
 import typer
 from numpy.typing import NDArray
@@ -140,7 +141,7 @@ def _hold(way: str, config: DataConfig, folder: str, barrier: Barrier, found: Qu
     importlib.import_module(SOURCES[config.name].module)
     torch.zeros(1).sum()
     barrier.wait()
-    before = proportional_set_size()
+    before = bytes_held(Path(folder))
     barrier.wait()
     begun, of_processor = time.perf_counter(), time.process_time()
     images = WAYS[way](config)
@@ -148,15 +149,18 @@ def _hold(way: str, config: DataConfig, folder: str, barrier: Barrier, found: Qu
     for split in images:
         split.sum(dtype=torch.int64 if split.dtype == torch.uint8 else torch.float64)
     barrier.wait()  # all hold what they hold
-    size = proportional_set_size() - before
+    size = bytes_held(Path(folder)) - before
     barrier.wait()
     found.put((seconds, of_processor, size))
 
 
-def proportional_set_size() -> int:
-    """Bytes of this process's memory; of those that n processes share, an nth."""
-    rows = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    return next(int(row.split()[1]) * 1024 for row in rows if row.startswith("Pss:"))
+def bytes_held(cached: Path) -> int:
+    """This process's own memory and its part of the mapped files under `cached`: of a page that n share, an nth.
+
+    Libraries are left out: a process's part of them changes whenever any other process starts or ends.
+    """
+    mapped = psutil.Process().memory_maps()
+    return sum(part.pss for part in mapped if part.path.startswith("[") or Path(part.path).is_relative_to(cached))
 
 
 def _check_machine() -> None:
