@@ -41,6 +41,19 @@ SAVING = frozenset({"train.save_every_seconds"})
 # What two runs of the same trial may differ in.
 NOT_IDENTIFYING = LOCATIONS | KEEPING | SPEED | SAVING
 
+# Which images are read and how they are split. Where the digest of the outcome is known it says all of that, and to
+# state a default changes nothing.
+READING = frozenset(
+    {
+        "data.dataset",
+        "data.image_column",
+        "data.label_column",
+        "data.validation_share",
+        "data.test_share",
+        "data.split_seed",
+    }
+)
+
 # The schedules whose whole course depends on the total number of epochs: a trial under one of them is not the beginning
 # of a longer one.
 OF_THE_TOTAL = frozenset({"linear", "cosine"})
@@ -419,10 +432,11 @@ class TrialConfig(_Section):
     @property
     def trial_id(self) -> str:
         """12 hex digits: SHA-256 of the canonical JSON of every setting that can change a result."""
-        ignored = NOT_IDENTIFYING if self.protocol > 1 else NOT_IDENTIFYING | SINCE_PROTOCOL_2
+        flat = self.flat()
+        ignored = not_identifying(flat) if self.protocol > 1 else NOT_IDENTIFYING | SINCE_PROTOCOL_2
         canonical = {
             key: value
-            for key, value in self.flat().items()
+            for key, value in flat.items()
             if key not in ignored and not (key in ADDED and value == ADDED[key])
         }
         return hashlib.sha256(json.dumps(canonical, sort_keys=True).encode()).hexdigest()[:12]
@@ -439,6 +453,11 @@ class TrialConfig(_Section):
                 f"{PROTOCOL}, which gives other numbers. Reading, choosing and exporting work here; training, "
                 "continuing and replaying need the release that recorded it, whose commit its rows hold as git_commit"
             )
+
+
+def not_identifying(settings: Mapping[str, Any]) -> frozenset[str]:
+    """What two runs of the trial with these settings may differ in."""
+    return NOT_IDENTIFYING if settings.get("data.digest") is None else NOT_IDENTIFYING | READING
 
 
 def _without_unread_root(data: Any) -> Any:  # whatever a file holds: validation says what is wrong with it

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from cpcnn_core.config import ADDED, NOT_IDENTIFYING, PROTOCOL, SINCE_PROTOCOL_2, Scalar, field_defaults
+from cpcnn_core.config import ADDED, PROTOCOL, SINCE_PROTOCOL_2, Scalar, field_defaults, not_identifying
 from orchestrator.choosing.where import Condition
 from orchestrator.records.ranking import Entry
 from orchestrator.records.space_record import RecordedChoice, RecordedField, RecordedSpace
@@ -72,13 +72,14 @@ def asks_for(sweep: SweepRecord, row: Row) -> bool:
     if fields is None or asked.protocol != PROTOCOL:
         return True
     settings = asked.settings
+    apart = not_identifying(settings)
     varied = dict(_varied(fields, row))
     defaults = field_defaults(str(settings.get("data.name") or field_defaults("digits")["data.name"]))
     options = [name for name, value in row.items() if name.startswith(OPTION_PREFIX) and value is not None]
     return all(
         varied[name].admits(as_scalar(row.get(name))) if name in varied else _is_set(name, row, settings, defaults)
         for name in dict.fromkeys((*defaults, *settings, *varied, *options))
-        if name not in NOT_IDENTIFYING
+        if name not in apart
     )
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cpcnn_core.config import NOT_IDENTIFYING
+from cpcnn_core.config import not_identifying
 from cpcnn_core.suggest import nearest
 from orchestrator.choosing.candidates import ChoiceError
 from orchestrator.records import arrays, data_kinds
@@ -20,8 +20,8 @@ from orchestrator.text import calling
 # A choice is made of the first kind of these that there is one of.
 _CHOSEN_FROM: tuple[Kind, ...] = ("sweep", "trials", "imported", "confirmation", "replays")
 
-# What two runs of the same question may differ in, and what is compared as the trials' data.
-_NOT_ASKED = NOT_IDENTIFYING | {"seed", "data.digest", "protocol"}
+# What runs of the same question may differ in beside what those of a trial may: the seed, and what is compared as data.
+_NOT_ASKED = frozenset({"seed", "data.digest", "protocol"})
 
 
 _NO_EPOCH = "no epoch yet"
@@ -77,7 +77,8 @@ class _Folder:
     def question(self) -> str:
         """What it asked, by which two sweeps are of one question."""
         asked = self.record.asked or Asked()
-        settings = {key: value for key, value in asked.settings.items() if key not in _NOT_ASKED}
+        apart = _NOT_ASKED | not_identifying(asked.settings)
+        settings = {key: value for key, value in asked.settings.items() if key not in apart}
         return json.dumps([asked.space, settings, asked.objective], sort_keys=True)
 
     @property

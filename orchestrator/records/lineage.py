@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cpcnn_core.config import ADDED, NOT_IDENTIFYING, OF_THE_TOTAL, Scalar, TrialConfig
+from cpcnn_core.config import ADDED, OF_THE_TOTAL, Scalar, TrialConfig, not_identifying
 from orchestrator.records.columns import config_of
 from orchestrator.records.store import Store
 
@@ -29,6 +29,11 @@ def from_the_start(store: Store, config: TrialConfig) -> TrialConfig | None:
 
 def _agree(one: TrialConfig, other: TrialConfig) -> bool:
     """Whether two configurations differ in nothing but their length and what they continue."""
-    apart = NOT_IDENTIFYING | _NONE.keys() | {"train.epochs"}
-    first, second = ({name: value for name, value in each.flat().items() if name not in apart} for each in (one, other))
+    first, second = map(_compared, (one, other))
     return first == second
+
+
+def _compared(config: TrialConfig) -> dict[str, Scalar]:
+    flat = config.flat()
+    apart = not_identifying(flat) | _NONE.keys() | {"train.epochs"}
+    return {name: value for name, value in flat.items() if name not in apart}

@@ -13,7 +13,7 @@ from typing import Protocol, TypeAlias
 
 from pydantic import JsonValue
 
-from cpcnn_core.config import NOT_IDENTIFYING, PROTOCOL, ConfigError, TrialConfig, check_field
+from cpcnn_core.config import NOT_IDENTIFYING, PROTOCOL, READING, ConfigError, TrialConfig, check_field, not_identifying
 from cpcnn_core.errors import UserError
 from cpcnn_core.metrics import OF_PIXELS
 from orchestrator.machines.resources import Resources
@@ -28,7 +28,16 @@ from search_spaces import Choice, Distribution, Floats, Ints, Scalar, Space, des
 _ALL_CORNERS = 4096  # beyond this many combinations of extremes, a random part of them is checked
 _SOME_CORNERS = 512
 _WHERE = " where "
-_OF_ALL_TRIALS = frozenset({"data.name", "data.root", "data.digest", "protocol", "source"})
+OF_ALL_TRIALS = READING | {
+    "data.name",
+    "data.root",
+    "data.digest",
+    "data.image_size",
+    "data.channels",
+    "protocol",
+    "source",
+}
+"""The settings that no space varies: trials of other data, or by another protocol, are never compared."""
 
 
 Picker: TypeAlias = Callable[[str, Distribution], Scalar]
@@ -92,8 +101,9 @@ class SearchSpace:
             return {}, f"{field} is {plain(flat.get(field))}, which the space does not have"
         except ConfigError as error:
             return {}, str(error)
+        apart = not_identifying(flat)
         for field in dict.fromkeys((*same, *flat)):
-            if field not in NOT_IDENTIFYING and (field not in same or field not in flat or same[field] != flat[field]):
+            if field not in apart and (field not in same or field not in flat or same[field] != flat[field]):
                 return {}, f"{field} is {plain(flat.get(field))}, not {plain(same.get(field))}"
         return params, None
 
@@ -134,7 +144,8 @@ class SearchSpace:
 
     def describe(self) -> dict[str, JsonValue]:
         """What identifies the space, as JSON: two files with the same description ask the same question."""
-        settings: dict[str, JsonValue] = {k: value for k, value in self.settings.items() if k not in NOT_IDENTIFYING}
+        apart = not_identifying(self.settings)
+        settings: dict[str, JsonValue] = {key: value for key, value in self.settings.items() if key not in apart}
         return {
             "protocol": PROTOCOL,
             "space": {field: str(distribution) for field, distribution in self.fields.items()},
@@ -218,7 +229,7 @@ class SearchSpace:
             check_field(field)
         except ConfigError as error:
             raise SpaceError(f"{where}space: {error}") from None
-        if field in _OF_ALL_TRIALS:
+        if field in OF_ALL_TRIALS:
             raise SpaceError(
                 f"{where}{field} cannot be searched: trials of other data are never compared; fix it in settings"
             )
@@ -233,6 +244,10 @@ class SearchSpace:
         if field.startswith("eval.fid_"):
             raise SpaceError(
                 f"{where}{field} cannot be searched: its values decide which FIDs compare; fix it in settings"
+            )
+        if field == "eval.max_images":
+            raise SpaceError(
+                f"{where}{field} cannot be searched: metrics of different images do not compare; fix it in settings"
             )
         if field in self.settings:
             raise SpaceError(f"{where}{field} stands both in space and in settings; drop one")

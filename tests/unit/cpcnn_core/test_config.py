@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cpcnn_core.config import ADDED, ConfigError, TrialConfig, field_names
+from cpcnn_core.config import ADDED, READING, ConfigError, TrialConfig, field_names
 from cpcnn_core.fusion import FUSIONS
 
 BAD: list[tuple[dict[str, Any], list[str]]] = [
@@ -123,6 +123,19 @@ def test_the_trial_id_follows_from_the_settings_alone(fusion: str, resnet: int, 
 def test_where_the_data_lies_is_no_part_of_the_identity() -> None:
     here, there = (TrialConfig.from_flat({"data.name": "cpen455", "data.root": root}) for root in ("/a", "/b"))
     assert here.trial_id == there.trial_id
+
+
+@pytest.mark.parametrize("field", sorted(READING))
+def test_how_the_data_is_read_and_cut_is_part_of_the_identity_until_the_digest_says_what_that_gave(field: str) -> None:
+    stated = {"data.dataset": "d", "data.image_column": "i", "data.label_column": "l", "data.split_seed": 3}
+    name = {"data.dataset": "torchvision", "data.image_column": "hf", "data.label_column": "hf"}.get(field, "folder")
+    required = {"data.dataset": "MNIST"} if name == "torchvision" else {}
+    plain = TrialConfig.from_flat({"data.name": name, "data.root": "/a", **required})
+    other = plain.with_settings({field: stated.get(field, 0.3)})
+    assert other.trial_id != plain.trial_id
+    digests = [{"data.digest": letter * 32} for letter in "ab"]
+    assert len({each.with_settings(digests[0]).trial_id for each in (plain, other)}) == 1
+    assert len({other.with_settings(digest).trial_id for digest in digests}) == 2
 
 
 def test_a_record_may_name_a_folder_that_its_data_never_was_read_from() -> None:

@@ -17,7 +17,7 @@ from orchestrator.records.mixtures import Held, MixtureError
 from orchestrator.records.store import Store, config_of
 from orchestrator.records.sweep_file import SweepRecord
 from orchestrator.search import warm_start
-from orchestrator.search.space import SpaceError, read
+from orchestrator.search.space import OF_ALL_TRIALS, SpaceError, read
 from orchestrator.training import trainer
 from orchestrator.tune import driver
 from orchestrator.tune.plan import Plan
@@ -168,7 +168,7 @@ def test_a_trial_s_process_refuses_other_data_than_its_configuration_names(cats:
         trainer.check(config.with_settings({"data.root": str(dogs)}))
 
 
-@pytest.mark.parametrize("field", ["data.name", "data.root", "data.digest", "protocol", "source"])
+@pytest.mark.parametrize("field", sorted(OF_ALL_TRIALS))
 def test_what_all_trials_of_a_sweep_share_cannot_be_searched(tmp_path: Path, field: str) -> None:
     file = tmp_path / "mixed.py"
     file.write_text(f"from search_spaces import choice\nspace = {{{field!r}: choice('a', 'b')}}\n")
