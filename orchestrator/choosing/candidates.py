@@ -1,7 +1,7 @@
 """The epochs of one or more sweeps as columns, a million at a time.
 
-A metric's value is compared only with values that were measured alike: on the same data, by the same protocol and,
-where images were drawn for it, with the same extractor, number of images and reference.
+A metric's value is compared only with values that were measured alike: on the same data, by the same protocol, on the
+same validation images and, where images were drawn for it, with the same extractor, number of images and reference.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ Drawn: TypeAlias = tuple[str | None, int | None, str | None]  # extractor, image
 _NAMED = 3  # trials in a message
 
 _QUANTIZE = "data.quantize"
+_SCORED = ("val_images", "val_images_of")
 _SOURCE = "source"
 
 
@@ -174,6 +175,7 @@ def _read(
     drawn: Drawn | None = None
     if query.compared:
         usable, drawn = _drawn_alike(parts, query, usable)
+    _scored_alike(parts, query, usable)
     if not usable.any():
         raise ChoiceError(". ".join([_unmet(query), *notes]))
     starts = np.cumsum([0, *(len(table) for table in query.tables)])
@@ -220,6 +222,12 @@ class _Query:
         return self.metric == SCORE or any(map(is_drawn, columns))
 
     @property
+    def of_validation(self) -> bool:
+        """Whether values of validation images are asked for: there are trials that score only a part of them."""
+        columns = (self.metric, *(condition.column for condition in self.conditions))
+        return any(column == SCORE or (column.startswith("val_") and column not in _SCORED) for column in columns)
+
+    @property
     def of_drawn(self) -> list[where.Condition]:
         """The conditions that say which images, features and reference are meant, where that matters."""
         return [condition for condition in self.of_epochs if self.compared and condition.column in FID_PROTOCOL]
@@ -240,7 +248,8 @@ class _Query:
         """The columns of epochs that are read."""
         columns = [self.metric, "checkpoint", *(condition.column for condition in self.of_epochs)]
         columns += [] if self.error_column is None else [self.error_column]
-        return columns + (list(FID_PROTOCOL) if self.compared else [])
+        columns += list(FID_PROTOCOL) if self.compared else []
+        return columns + [name for name in _SCORED if name in self.known and self.of_validation]
 
 
 def _query(
@@ -276,6 +285,7 @@ class _Part:
     standard_errors: Floats  # (M,)
     kept: NDArray[np.bool_]  # (M,)
     drawn: pa.Table | None  # (M,) what drawn images were measured with, where that matters
+    scored: Floats  # (M,) how many validation images were scored where not all were, else NaN
     failed: list[str]  # trials that would be among them, had they not failed
     note: str | None  # what was left out
 
@@ -305,6 +315,7 @@ def _part(query: _Query, number: int, problems: list[str]) -> _Part:
         np.full(int(mine.sum()), np.nan) if error_column is None else _column(epochs, error_column)[mine],
         arrays.valid(epochs["checkpoint"])[mine],
         pa.table({name: epochs[name].filter(arrays.mask(mine)) for name in FID_PROTOCOL}) if query.compared else None,
+        _scored(epochs)[mine],
         failed,
         note,
     )
@@ -404,6 +415,32 @@ def _drawn_alike(
     extractor, images, reference = (kinds[0][name] for name in FID_PROTOCOL)
     named = tuple(None if name is None else str(name) for name in (extractor, reference))
     return usable, (named[0], None if images is None else as_int(images), named[1])
+
+
+def _scored(epochs: pa.Table) -> Floats:
+    """How many validation images were scored where that is not all of them, else NaN."""
+    images, of = (_column(epochs, name).astype(np.float64) for name in _SCORED)
+    return np.where(images < of, images, np.nan)
+
+
+def _scored_alike(parts: Sequence[_Part], query: _Query, usable: NDArray[np.bool_]) -> None:
+    """Raise ChoiceError where the metric of some rows is of other validation images than that of others."""
+    ends = np.cumsum([len(part.scored) for part in parts])[:-1]
+    found: dict[float | None, list[Store]] = {}
+    for store, part, rows in zip(query.stores, parts, np.split(usable, ends), strict=True):
+        for images in np.unique(part.scored[rows]).tolist():
+            found.setdefault(None if images != images else images, []).append(store)
+    if len(found) <= 1:
+        return
+    listed = "; ".join(
+        f"{_names(stores)}: {'all' if images is None else f'{images:,.0f} of them'}" for images, stores in found.items()
+    )
+    example = where.Condition(_SCORED[0], "==", max(images for images in found if images is not None))
+    raise ChoiceError(
+        f"--metric {query.metric}: its values, or those of --where, are of different validation images "
+        f"(eval.max_images), and do not compare ({listed}); choose one kind with --where {shlex.quote(str(example))}, "
+        "or a sweep with --sweep"
+    )
 
 
 def _unmet(query: _Query) -> str:

@@ -76,8 +76,9 @@ def add(
     config: TrialConfig = CONFIG,
     kept: tuple[int, ...] | None = None,
     started: str = "2025-01-01",
+    scored: tuple[int, int] | tuple[None, None] = (None, None),
 ) -> Store:
-    """A trial whose epochs have these val_acc, with no weights behind them."""
+    """A trial whose epochs have these val_acc, of so many images of so many, with no weights behind them."""
     store = Store(results / sweep)
     store.create()
     attempt = Attempt(
@@ -86,7 +87,8 @@ def add(
     store.write_attempt(attempt, config)
     for epoch, value in enumerate(values, start=1):
         keep = tuple(range(1, epoch + 1)) if kept is None else kept
-        store.add_epoch(config.trial_id, 1, metrics(epoch, val_acc=value, kept_epochs=keep))
+        of = {"val_images": scored[0], "val_images_of": scored[1]}
+        store.add_epoch(config.trial_id, 1, metrics(epoch, val_acc=value, kept_epochs=keep, **of))
     return store
 
 
@@ -345,6 +347,28 @@ def test_trials_on_different_data_are_not_compared(results: Path) -> None:
     assert "one: data.image_size null; two: data.image_size 16" in output
     assert "--sweep" in output
     assert "different data" not in call(*both[:-2])[1]
+
+
+def test_values_of_different_validation_images_are_not_compared(results: Path) -> None:
+    some, all_of_them = (CONFIG.with_settings({"eval.max_images": most}) for most in (40, None))
+    add(results, [0.5], config=some, scored=(40, 180))
+    add(results, [0.6, 0.7], config=all_of_them, scored=(180, 180))
+    code, output = call("--metric", "val_acc", "--results", results)
+    assert code == 2
+    assert "are of different validation images (eval.max_images)" in output
+    assert "one: 40 of them; one: all" in output
+    assert "--where 'val_images == 40'" in output
+    for images, value in ((40, 0.5), (180, 0.7)):
+        assert epochs(results, where=f"val_images == {images}").values.max() == value
+    with pytest.raises(ChoiceError, match="different validation images"):
+        epochs(results, "train_bpd", where="val_acc > 0.1")
+    assert len(epochs(results, "train_bpd")) == 3
+
+
+def test_more_images_to_score_than_there_are_is_all_of_them(results: Path) -> None:
+    add(results, [0.5], config=CONFIG.with_settings({"eval.max_images": 1000}), scored=(180, 180))
+    add(results, [0.7])  # of a release that did not say
+    assert len(epochs(results)) == 2
 
 
 def test_a_broken_table_is_named_and_passed_over(results: Path) -> None:
