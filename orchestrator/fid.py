@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from cpcnn_core.sources import SOURCES
-from cpcnn_core.suggest import nearest
 from orchestrator import command_line as cli
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from cpcnn_core.config import Scalar
     from cpcnn_core.fid import Extractor
 
 app = cli.command()
@@ -60,10 +62,24 @@ Root = Annotated[
         help="Where that data lies.",
     ),
 ]
+DataSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="data.KEY=VALUE",
+        rich_help_panel=_PANEL,
+        show_default="docs/settings.md's",
+        help="How that data is read, as data.dataset=CIFAR10. May be repeated.",
+    ),
+]
 
 
 @app.command(
-    epilog=cli.examples("fid drawn/samples real", "fid drawn/samples real --features classifier --data digits")
+    epilog=cli.examples(
+        "fid drawn/samples real",
+        "fid drawn/samples real --features classifier --data digits",
+        "fid drawn/samples real --features classifier --data torchvision --root /data --set data.dataset=MNIST",
+    )
 )
 @cli.plain_errors()
 def main(
@@ -73,6 +89,7 @@ def main(
     weights: Weights = None,
     data: DataName = None,
     root: Root = None,
+    given: DataSettings = None,
 ) -> None:
     """Print FID and KID of folder A against folder B, each with what it must share with another to be compared."""
     console = cli.console()
@@ -82,7 +99,8 @@ def main(
 
     for folder in (a, b):
         fid.images_in(folder)
-    distances = fid.between_folders(_extractor(features, weights, data, root), a, b)
+    settings = _data_settings(data, root, given or ())
+    distances = fid.between_folders(_extractor(features, weights, settings), a, b)
     for name, distance in zip(("FID", "KID"), distances, strict=True):
         bounds = distance.interval
         value = f"not measured: {distance.reason}" if distance.value is None else measured(distance.value)
@@ -96,7 +114,20 @@ def main(
     )
 
 
-def _extractor(features: str, weights: Path | None, data: str | None, root: str | None) -> Extractor:
+def _data_settings(data: str | None, root: str | None, given: Sequence[str]) -> Mapping[str, Scalar]:
+    """The settings of the data that a classifier learns from. Raise FidError, SpaceError."""
+    from cpcnn_core.fid import FidError
+    from orchestrator.search.settings import parse_settings
+
+    settings = {
+        name: value for name, value in (("data.name", data), ("data.root", root)) if value is not None
+    } | parse_settings(given)
+    if others := [name for name in settings if not name.startswith("data.")]:
+        raise FidError(f"--set {', '.join(others)}: only settings of the data, data.KEY, can be given here")
+    return settings
+
+
+def _extractor(features: str, weights: Path | None, data: Mapping[str, Scalar]) -> Extractor:
     """The extractor asked for. Raise FidError, ConfigError, DataError."""
     from cpcnn_core import fid
     from cpcnn_core.config import TrialConfig
@@ -104,17 +135,18 @@ def _extractor(features: str, weights: Path | None, data: str | None, root: str 
     from orchestrator.training import trainer
 
     if features != "classifier":
+        if data:
+            given = ", ".join(f"{name}={value}" for name, value in data.items())
+            raise fid.FidError(
+                f"{given}: is for --features classifier, the only ones that learn from data; leave it out"
+            )
         import torch
 
         nothing = Split(torch.empty(0, 1, 1, 1, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), ())
         return fid.extractor(features, nothing, weights=weights, device=trainer.device())
-    if data is None:
+    if "data.name" not in data:
         raise fid.FidError("--features classifier learns from labelled images: say which by --data, as --data digits")
-    if data not in SOURCES:
-        raise fid.FidError(f"--data {data}: is no data set{nearest(data, SOURCES)}")
-    if SOURCES[data].root is not None and root is None:
-        raise fid.FidError(f"--data {data}: needs --root PATH, {SOURCES[data].root}")
-    return fid.extractor(features, load(TrialConfig.from_flat({"data.name": data, "data.root": root}).data).train)
+    return fid.extractor(features, load(TrialConfig.from_flat(data).data).train)
 
 
 if __name__ == "__main__":

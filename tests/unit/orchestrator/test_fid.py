@@ -56,9 +56,13 @@ def value(said: str) -> float:
     ("options", "message"),
     [
         (["--features", "classifier"], "say which by --data"),
-        (["--features", "classifier", "--data", "cpen455"], "needs --root PATH"),
-        (["--features", "classifier", "--data", "folder"], "needs --root PATH, the folder that holds one for each"),
-        (["--features", "classifier", "--data", "digit"], "--data digit: is no data set; did you mean digits?"),
+        (["--features", "classifier", "--data", "cpen455"], "give --set data.root=PATH"),
+        (["--features", "classifier", "--data", "folder"], "needs the folder that holds one for each"),
+        (["--features", "classifier", "--data", "digit"], "'digit' is no data set; did you mean digits?"),
+        (["--features", "classifier", "--data", "torchvision", "--root", "/"], "data.dataset"),
+        (["--features", "classifier", "--data", "digits", "--set", "data.rot=1"], "did you mean data.root?"),
+        (["--data", "digits"], "data.name=digits: is for --features classifier, the only ones that learn from data"),
+        (["--features", "classifier", "--set", "train.lr=1"], "--set train.lr: only settings of the data"),
         (["--weights", "nothing.pth"], "weights are not at"),
     ],
 )
