@@ -7,6 +7,7 @@ their numbers, since no character is left that could stand between two names.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 OF_CLASS = ("val_acc", "fid")
@@ -43,8 +44,9 @@ def in_words(label: int, names: Sequence[str]) -> str:
 
 def label_of(given: str, names: Sequence[str]) -> int | None:
     """The number of the class that is called so, else of the class that has this number; None where there is none."""
-    if given in names:
-        return names.index(given)
+    for spelt in (given, unicodedata.normalize("NFC", given)):
+        if spelt in names:
+            return names.index(spelt)
     if given.isascii() and given.isdecimal() and int(given) < len(names):
         return int(given)
     return None

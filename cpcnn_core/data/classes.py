@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cpcnn_core.data.pool import as_composed
 from cpcnn_core.data.split import HIDDEN
 from cpcnn_core.errors import DataError
 
@@ -38,6 +39,7 @@ class Classes:
         """
         _check_known(pools)
         if names is not None:
+            names = list(map(as_composed, names))
             if len(set(names)) < len(names):
                 twice = next(name for name in names if list(names).count(name) > 1)
                 raise DataError(f"two classes are called {twice!r}; expected a name of its own for each class")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from cpcnn_core import fetching
 from cpcnn_core.data.assembling import assemble
 from cpcnn_core.data.listing import Finder, Row, by_split, is_image, numbered, pools, shown
+from cpcnn_core.data.pool import as_composed
 from cpcnn_core.data.split import Dataset
 from cpcnn_core.errors import DataError
 
@@ -81,9 +82,10 @@ class _Files:
         folder = self.root / within
         try:
             with os.scandir(folder) as found:
-                there = sorted((entry.name, _is_folder(entry)) for entry in found if not entry.name.startswith("."))
+                there = [(entry.name, _is_folder(entry)) for entry in found if not entry.name.startswith(".")]
         except OSError as error:
             raise DataError(f"{folder} cannot be read: {error}") from None
+        there.sort(key=lambda entry: (as_composed(entry[0]), entry))
         return [name for name, is_folder in there if is_folder], [name for name, is_folder in there if not is_folder]
 
     def say_what_is_passed_over(self) -> None:

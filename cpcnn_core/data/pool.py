@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -40,6 +41,12 @@ class Pool:
     places: Sequence[str] = ()  # where the source says the label, for errors: "/data/train.csv, row 3"
 
     def __post_init__(self) -> None:
+        # Names that look the same are the same: there are file systems that write an umlaut as two characters.
+        composed = {label: as_composed(label) for label in set(self.labels) if isinstance(label, str)}
+        if composed:
+            labels = tuple(composed[label] if isinstance(label, str) else label for label in self.labels)
+            object.__setattr__(self, "labels", labels)
+        object.__setattr__(self, "names", tuple(map(as_composed, self.names)))
         if not len(self.images) == len(self.labels) == len(self.names):
             raise DataError(
                 f"{len(self.images)} images, {len(self.labels)} labels and {len(self.names)} names: "
@@ -52,6 +59,11 @@ class Pool:
     def place(self, index: int) -> str:
         """Where an error about an image sends its reader."""
         return self.places[index] if self.places else self.names[index]
+
+
+def as_composed(text: str) -> str:
+    """A text with letters and their accents in one character each where there is one (Unicode's form NFC)."""
+    return unicodedata.normalize("NFC", text)
 
 
 def as_numbers(texts: Iterable[str | None]) -> bool:

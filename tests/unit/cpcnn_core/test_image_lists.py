@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,39 @@ def labelled(split: data.Split, dataset: Dataset) -> dict[str, str | None]:
         name: None if label < 0 else dataset.class_names[label]
         for name, label in zip(split.names, split.labels.tolist(), strict=True)
     }
+
+
+def test_a_folder_is_the_same_data_however_its_names_are_encoded(tmp_path: Path) -> None:
+    """A Mac's file system may write each umlaut as two characters, and archives keep them."""
+    found = []
+    for form in ("NFC", "NFD"):
+        root = tmp_path / form
+        put(
+            root,
+            *(f"{name}/{file}{index}.png" for name in ("Äpfel", "Zwetschgen") for file in "äz" for index in range(6)),
+        )
+        for folder in list(root.iterdir()):
+            for file in [*folder.iterdir(), folder]:
+                file.rename(file.with_name(unicodedata.normalize(form, file.name)))
+        found.append(of_folder(root))
+    composed, decomposed = found
+    assert composed.class_names == decomposed.class_names == ("Zwetschgen", "Äpfel")
+    assert composed.digest == decomposed.digest
+    assert composed.validation.names == decomposed.validation.names
+
+
+def test_two_spellings_of_a_class_that_look_the_same_are_one_class(root: Path) -> None:
+    for form in ("NFC", "NFD"):
+        put(root, *(f"{unicodedata.normalize(form, 'Ä')}{form}/{index}.png" for index in range(5)))
+    put(root, *(f"b/{index}.png" for index in range(5)))
+    labels = [unicodedata.normalize(form, "Ä") for form in ("NFC", "NFD")]
+    files = [
+        f"{label}{form}/{index}.png,{label}"
+        for label, form in zip(labels, ("NFC", "NFD"), strict=True)
+        for index in range(5)
+    ]
+    lines(root, "train.csv", *files, *(f"b/{index}.png,b" for index in range(5)))
+    assert of_csv(root).class_names == ("b", "Ä")
 
 
 # ------------------------------------------------------------------------------------------------------------- csv
