@@ -502,7 +502,7 @@ class Run:
 
         A trial does not fail by images that nothing is chosen by: where they cannot be scored, the reason is given.
         """
-        if self.epoch < self.config.train.epochs or not len(self.dataset.test) or not self.dataset.test.labelled:
+        if self.epoch < self.config.train.epochs or not self.dataset.test.scorable:
             return {}
         scored = evaluate.scored(self.dataset.test, self.config.eval.max_images)
         try:

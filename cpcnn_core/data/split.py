@@ -40,6 +40,11 @@ class Split:
         """Whether every image's class is known."""
         return bool((self.labels >= 0).all())
 
+    @property
+    def scorable(self) -> bool:
+        """Whether an accuracy can be measured on it: it has images, and the class of each is known."""
+        return len(self) > 0 and self.labelled
+
     def take(self, indices: Sequence[int]) -> Split:
         """The images at `indices`, in that order: no copy where one follows upon the other."""
         start = indices[0] if len(indices) else 0

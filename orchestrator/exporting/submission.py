@@ -53,7 +53,7 @@ class Predictions:
 
     def accuracy(self, split: Split) -> float | None:
         """The share of the split's images that are classified rightly; None where its labels are hidden."""
-        if not split.labelled or not len(split):
+        if not split.scorable:
             return None
         return (self.logits.argmax(dim=1) == split.labels).double().mean().item()
 

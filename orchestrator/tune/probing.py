@@ -105,7 +105,7 @@ def _scoring_seconds(run: Run, step: float) -> float:
     """
     epochs, test = run.config.train.epochs, run.dataset.test
     count = (len(run.validation) + len(run.train_subset)) * _times(run.config.eval.every, epochs) / epochs
-    if test.labelled:  # after the last epoch
+    if test.scorable:  # after the last epoch
         count += min(len(test), run.config.eval.max_images or len(test)) / epochs
     guess = step / run.config.train.batch_size * run.dataset.nr_classes / 3  # forward only, once for each class
     images = max(1, min(run.config.eval.batch_size, len(run.validation), int(_PART_SECONDS / guess)))
