@@ -15,7 +15,6 @@ from functools import cache
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo.exc import BackendCompilerFailed, TorchDynamoException
 
 from cpcnn_core import likelihood
 from cpcnn_core.layers import call_block
@@ -47,6 +46,8 @@ class Regional(nn.Module):
         """What the module gives."""
         out: tuple[Tensor, Tensor, Tensor]
         if self.unavailable is None:
+            from torch._dynamo.exc import BackendCompilerFailed, TorchDynamoException  # seconds, for those who compile
+
             try:
                 with self._compiled():
                     out = self.module(*args)

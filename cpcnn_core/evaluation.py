@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from cpcnn_core.class_names import of_classes
@@ -78,6 +77,8 @@ class Evaluation:
     @cached_property
     def temperature(self) -> float:
         """The temperature that minimises `class_nll` (Guo et al. 2017); likelihoods of images are overconfident."""
+        from scipy.optimize import minimize_scalar  # most of a second, which who reads results does without
+
         found = minimize_scalar(
             lambda log_t: self.class_nll(math.exp(log_t)), bounds=(math.log(1e-2), math.log(1e4)), method="bounded"
         )

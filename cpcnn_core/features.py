@@ -18,6 +18,7 @@ from cpcnn_core import cache, tensor_files
 from cpcnn_core.data import Split, to_model, to_uint8
 from cpcnn_core.errors import CheckpointError, UserError
 from cpcnn_core.files import cache_folder, can_hold, in_turn, sha256
+from cpcnn_core.optim import uncompiled
 from cpcnn_core.precision import whole_float32
 
 EXTRACTORS = ("auto", "inception-192", "inception-2048", "classifier")
@@ -228,7 +229,7 @@ def _train_classifier(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(_RECIPE["seed"]))  # the layers' initialisation has no generator argument
             network = _Classifier(images.shape[1], int(labels.max()) + 1)
-            optimizer = torch.optim.Adam(network.parameters(), lr=_RECIPE["lr"])
+            optimizer = uncompiled(torch.optim.Adam)(network.parameters(), lr=_RECIPE["lr"])
             schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, total_iters=steps)
             for _ in range(steps):
                 batch = torch.randint(len(images), (size,), generator=generator)
