@@ -155,10 +155,15 @@ def _temporary_folder() -> Path:
 
 
 def _read_environment_again() -> None:
-    """Have Ray heed how it is to authenticate where a program had imported it before; it tells nobody in public how.
+    """Have Ray heed how it is to authenticate and to start workers where a program had imported it before.
 
-    A Ray that lacks this is as it was when it was imported.
+    It tells nobody in public how. A Ray that lacks this is as it was when it was imported.
     """
+    with contextlib.suppress(ImportError, AttributeError):
+        from ray._private import ray_constants
+
+        name = "RAY_ENABLE_UV_RUN_RUNTIME_ENV"
+        setattr(ray_constants, name, ray_constants.env_bool(name, getattr(ray_constants, name)))
     with contextlib.suppress(ImportError, AttributeError):
         from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 

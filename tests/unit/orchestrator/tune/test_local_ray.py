@@ -221,3 +221,19 @@ def test_no_temporary_folder_at_all_is_one_sentence_of_any_command(
     )
     with pytest.raises(FileNotFoundError), command_line.plain_errors():
         (tmp_path / "a temporary directory").read_text()
+
+
+def test_a_ray_that_was_imported_before_makes_no_environment_for_its_workers_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Under `uv run` it would copy the folder and install all that it needs, for each sweep anew."""
+    from ray._private import ray_constants, worker
+    from ray._private.runtime_env import uv_runtime_env_hook
+
+    monkeypatch.setattr(uv_runtime_env_hook, "_get_uv_run_cmdline", lambda: ["uv", "run"])
+    monkeypatch.setattr(uv_runtime_env_hook, "hook", lambda _: {"py_executable": "uv run"})
+    monkeypatch.setattr(ray_constants, "RAY_ENABLE_UV_RUN_RUNTIME_ENV", True)  # as it is on import
+    assert worker._maybe_modify_runtime_env({}, False) == {"py_executable": "uv run"}
+    monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    local_ray._read_environment_again()
+    assert worker._maybe_modify_runtime_env({}, False) == {}
