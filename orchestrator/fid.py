@@ -75,11 +75,7 @@ DataSettings = Annotated[
 
 
 @app.command(
-    epilog=cli.examples(
-        "fid drawn/samples real",
-        "fid drawn/samples real --features classifier --data digits",
-        "fid drawn/samples real --features classifier --data torchvision --root /data --set data.dataset=MNIST",
-    )
+    epilog=cli.examples("fid drawn/samples real", "fid drawn/samples real --features classifier --data digits")
 )
 @cli.plain_errors()
 def main(

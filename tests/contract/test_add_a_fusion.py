@@ -8,11 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.paths import ROOT
 
 PAGE = (ROOT / "docs" / "add-a-fusion.md").read_text()
 
 
+@pytest.mark.processes
 def test_the_walk_through_works_as_written(tmp_path: Path) -> None:
     for package in ("cpcnn_core", "tests", "docs"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))

@@ -63,10 +63,10 @@ def test_it_is_what_the_space_admits(text: str, tmp_path: Path) -> None:
     space = read(file, ["data.root=/data"] if '"data.name": "cpen455"' in text else [])
     held = recorded(space, tmp_path)
     rng = random.Random(0)
-    for drawn in range(5):
+    for last in (False, False, True):
         config = space.configure(at_random(rng))
         tried = [config]
-        for name, value in OTHERWISE.items() if drawn in {0, 4} else []:
+        for name, value in OTHERWISE.items() if last else []:
             try:
                 tried.append(config.with_settings({name: value}))
             except ConfigError:
