@@ -159,7 +159,7 @@ def bytes_held(cached: Path) -> int:
 
     Libraries are left out: a process's part of them changes whenever any other process starts or ends.
     """
-    mapped = psutil.Process().memory_maps()
+    mapped, cached = psutil.Process().memory_maps(), cached.resolve()
     return sum(part.pss for part in mapped if part.path.startswith("[") or Path(part.path).is_relative_to(cached))
 
 

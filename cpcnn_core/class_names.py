@@ -44,9 +44,11 @@ def in_words(label: int, names: Sequence[str]) -> str:
 
 def label_of(given: str, names: Sequence[str]) -> int | None:
     """The number of the class that is called so, else of the class that has this number; None where there is none."""
-    for spelt in (given, unicodedata.normalize("NFC", given)):
-        if spelt in names:
-            return names.index(spelt)
+    if given in names:
+        return names.index(given)
+    composed = [unicodedata.normalize("NFC", name) for name in (given, *names)]
+    if composed[0] in composed[1:]:
+        return composed.index(composed[0], 1) - 1
     if given.isascii() and given.isdecimal() and int(given) < len(names):
         return int(given)
     return None

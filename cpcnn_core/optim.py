@@ -42,6 +42,7 @@ def uncompiled(kind: type[torch.optim.Adam]) -> type[torch.optim.Adam]:
     """The optimizer without torch's wrappers that keep its compiler out of it, which nobody here asks in.
 
     They import the compiler, compiled or not: of a trial's process that was a third of the time until its first step.
+    Its state can be saved; it cannot be pickled itself.
     """
     wrapped = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
     methods = {name: inspect.unwrap(getattr(kind, name)) for name in wrapped}

@@ -35,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=("all", "first", "others"),
         default="all",
         help="first: of each test of units and contracts its first case (set of parameters), of which coverage is "
-        "measured, since the others hardly execute another line, but for those marked `processes`; others: all others.",
+        "measured, since the others hardly execute another line, unless it is marked `unmeasured`; others: all others.",
     )
 
 
@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         test = item.nodeid.partition("[")[0]
         measured = test.startswith(("tests/unit/", "tests/contract/")) and test not in seen
-        measured = measured and item.get_closest_marker("processes") is None
+        measured = measured and item.get_closest_marker("unmeasured") is None
         kept["first" if measured else "others"].append(item)
         seen.add(test)
     items[:] = kept.pop(wanted)

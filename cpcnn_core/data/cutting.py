@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from cpcnn_core.data.pool import as_composed
 from cpcnn_core.data.split import SPLITS
 from cpcnn_core.errors import DataError
 
@@ -42,7 +43,7 @@ def cut(config: DataConfig, pools: Mapping[str, Pool]) -> dict[str, Chosen]:
         )
     parts = _by_class(source, validation, test, config.split_seed)
     in_order = {
-        split: [(source, at) for at in sorted(indices, key=lambda at: source.names[at])]
+        split: [(source, at) for at in sorted(indices, key=lambda at: as_composed(source.names[at]))]
         for split, indices in parts.items()
     }
     return {**in_order, **{split: chosen for split, chosen in whole.items() if split == "test"}}
@@ -111,4 +112,4 @@ def _rounded(count: float) -> int:
 
 
 def _place(name: str, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed} {name}".encode()).digest()
+    return hashlib.sha256(f"{seed} {as_composed(name)}".encode()).digest()

@@ -41,12 +41,11 @@ class Pool:
     places: Sequence[str] = ()  # where the source says the label, for errors: "/data/train.csv, row 3"
 
     def __post_init__(self) -> None:
-        # Names that look the same are the same: there are file systems that write an umlaut as two characters.
+        # Classes that look the same are the same: there are file systems that write an umlaut as two characters.
         composed = {label: as_composed(label) for label in set(self.labels) if isinstance(label, str)}
         if composed:
             labels = tuple(composed[label] if isinstance(label, str) else label for label in self.labels)
             object.__setattr__(self, "labels", labels)
-        object.__setattr__(self, "names", tuple(map(as_composed, self.names)))
         if not len(self.images) == len(self.labels) == len(self.names):
             raise DataError(
                 f"{len(self.images)} images, {len(self.labels)} labels and {len(self.names)} names: "

@@ -224,8 +224,10 @@ class _Query:
     @property
     def of_validation(self) -> bool:
         """Whether values of validation images are asked for: there are trials that score only a part of them."""
-        columns = (self.metric, *(condition.column for condition in self.conditions))
-        return any(column == SCORE or (column.startswith("val_") and column not in _SCORED) for column in columns)
+        columns = {self.metric, *(condition.column for condition in self.conditions)}
+        if any(column.startswith("val_") and column not in _SCORED for column in columns):
+            return True
+        return SCORE in columns and any(map(_reads_validation, self.stores))
 
     @property
     def of_drawn(self) -> list[where.Condition]:
@@ -249,7 +251,7 @@ class _Query:
         columns = [self.metric, "checkpoint", *(condition.column for condition in self.of_epochs)]
         columns += [] if self.error_column is None else [self.error_column]
         columns += list(FID_PROTOCOL) if self.compared else []
-        return columns + [name for name in _SCORED if name in self.known and self.of_validation]
+        return columns + [name for name in _SCORED if name in self.known]
 
 
 def _query(
@@ -430,7 +432,7 @@ def _scored_alike(parts: Sequence[_Part], query: _Query, usable: NDArray[np.bool
     for store, part, rows in zip(query.stores, parts, np.split(usable, ends), strict=True):
         for images in np.unique(part.scored[rows]).tolist():
             found.setdefault(None if images != images else images, []).append(store)
-    if len(found) <= 1:
+    if len(found) <= 1 or not query.of_validation:
         return
     listed = "; ".join(
         f"{_names(stores)}: {'all' if images is None else f'{images:,.0f} of them'}" for images, stores in found.items()
@@ -441,6 +443,12 @@ def _scored_alike(parts: Sequence[_Part], query: _Query, usable: NDArray[np.bool
         f"(eval.max_images), and do not compare ({listed}); choose one kind with --where {shlex.quote(str(example))}, "
         "or a sweep with --sweep"
     )
+
+
+def _reads_validation(store: Store) -> bool:
+    """Whether a metric of validation images is part of the sweep's score."""
+    asked = (store.read_sweep() or SweepRecord()).objective
+    return asked is not None and any(name.startswith("val_") for name in Objective.from_description(asked).reads)
 
 
 def _unmet(query: _Query) -> str:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, JsonValue
 from scipy import stats
 
-from cpcnn_core.config import Scalar, TrialConfig
+from cpcnn_core.config import Scalar, TrialConfig, not_identifying
 from orchestrator.choosing import candidates
 from orchestrator.choosing.candidates import Candidates, ChoiceError
 from orchestrator.choosing.decision import TrialStanding
@@ -102,6 +102,7 @@ class Question:
         """The grid of finalists and seeds."""
         flats = [finalist.settings for finalist in self.finalists]
         shared = {key: value for key, value in flats[0].items() if all(_has(flat, key, value) for flat in flats)}
+        shared |= {key: flats[0][key] for key in not_identifying(flats[0]) if key in flats[0]}  # any of theirs will do
         varied = [key for key in dict.fromkeys(key for flat in flats for key in flat) if key not in shared]
         return SearchSpace(
             source=self.source or "best --confirm",

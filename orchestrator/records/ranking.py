@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from cpcnn_core.config import NOT_IDENTIFYING, Scalar, field_names
+from cpcnn_core.config import Scalar, field_names, not_identifying
 from orchestrator.objectives.objective import Objective, ParetoObjective, pareto_front
 from orchestrator.records.states import Meaning, meaning_of
 from orchestrator.records.store import OPTION_PREFIX, Row, Store, as_scalar, as_time
@@ -127,7 +127,7 @@ def differing(settings: Sequence[Mapping[str, Scalar]]) -> list[str]:
     Of a trial that continues another one its parent tells the rest of its lineage. What is not known of one of them, an
     imported checkpoint, is no difference. A fusion's option that one does not have is.
     """
-    apart = NOT_IDENTIFYING | _OF_THE_PARENT
+    apart = _OF_THE_PARENT.union(*map(not_identifying, settings))
     fields = dict.fromkeys(field for each in settings for field in each if field not in apart)
     return [field for field in fields if len(_known(field, settings)) > 1]
 

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from cpcnn_core.config import Scalar
+from cpcnn_core.config import Scalar, not_identifying
 from orchestrator.records import layout
 from orchestrator.records.errors import StoreError
 from orchestrator.records.location import RemoteError
@@ -46,7 +46,7 @@ class _Part(BaseModel):
 
 
 class Asked(_Part):
-    """What identifies a sweep: two that were asked the same find the same."""
+    """What was asked: two sweeps whose `identifying` parts are the same find the same."""
 
     protocol: int = 1  # how a model is trained and measured; the first release did not say
     space: Mapping[str, JsonValue] = Field(default_factory=dict)  # field: what it may be, in words
@@ -54,6 +54,12 @@ class Asked(_Part):
     sampler: str | None = None
     objective: Mapping[str, JsonValue] | None = None  # `Objective.describe`
     seed: int | None = None
+
+    def identifying(self) -> dict[str, JsonValue]:
+        """As JSON, without the settings in which two that were asked the same may differ."""
+        given, apart = self.as_json(), not_identifying(self.settings)
+        settings: dict[str, JsonValue] = {name: value for name, value in self.settings.items() if name not in apart}
+        return given | {"settings": settings} if "settings" in given else given
 
 
 class Run(_Part):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from cpcnn_core.config import DataConfig, Scalar, field_defaults
+from cpcnn_core.config import DataConfig, Scalar, field_defaults, not_identifying
 from orchestrator.records.space_record import (
     RecordedChoice,
     RecordedField,
@@ -23,22 +23,24 @@ def recorded(fields: Space) -> RecordedSpace:
 
 def refusals(before: Asked, varied: RecordedSpace | None, asked: Asked, fields: RecordedSpace) -> Iterator[str]:
     """Why what is `asked` now, over `fields`, does not contain what sweep.json says was asked before, over `varied`."""
-    was, now = before.as_json(), asked.as_json()
+    was, now = before.identifying(), asked.identifying()
     for key in dict.fromkeys([*was, *now]):
         if key not in {"space", "settings"} and was.get(key) != now.get(key):
             yield f"{key} changed"
     if varied is None:
         yield "sweep.json does not hold the fields that it had, being of an earlier version"
         return
-    fixed = before.settings
+    fixed, apart = before.settings, not_identifying(asked.settings)
     for key, value in asked.settings.items():
+        if key in apart:
+            continue
         if key in fixed and fixed[key] != value:
             yield f"settings: {key} changed"
         elif key not in fixed and key not in varied and _default(key, fixed) != value:
             yield f"settings: {key} was {_default(key, fixed)!r}, its default"
         elif key in varied:
             yield f"space: {key} does not vary any more"
-    for key in fixed:
+    for key in fixed.keys() - apart:
         if key not in asked.settings and key not in fields and _default(key, fixed) != fixed[key]:
             yield f"settings: {key} is gone"
     yield from _shrunk(varied, fields, fixed, "")

@@ -28,7 +28,7 @@ from search_spaces import Choice, Distribution, Floats, Ints, Scalar, Space, des
 _ALL_CORNERS = 4096  # beyond this many combinations of extremes, a random part of them is checked
 _SOME_CORNERS = 512
 _WHERE = " where "
-OF_ALL_TRIALS = READING | {
+_OF_ALL_TRIALS = READING | {
     "data.name",
     "data.root",
     "data.digest",
@@ -37,7 +37,6 @@ OF_ALL_TRIALS = READING | {
     "protocol",
     "source",
 }
-"""The settings that no space varies: trials of other data, or by another protocol, are never compared."""
 
 
 Picker: TypeAlias = Callable[[str, Distribution], Scalar]
@@ -144,8 +143,7 @@ class SearchSpace:
 
     def describe(self) -> dict[str, JsonValue]:
         """What identifies the space, as JSON: two files with the same description ask the same question."""
-        apart = not_identifying(self.settings)
-        settings: dict[str, JsonValue] = {key: value for key, value in self.settings.items() if key not in apart}
+        settings: dict[str, JsonValue] = {k: value for k, value in self.settings.items() if k not in NOT_IDENTIFYING}
         return {
             "protocol": PROTOCOL,
             "space": {field: str(distribution) for field, distribution in self.fields.items()},
@@ -229,7 +227,7 @@ class SearchSpace:
             check_field(field)
         except ConfigError as error:
             raise SpaceError(f"{where}space: {error}") from None
-        if field in OF_ALL_TRIALS:
+        if field in _OF_ALL_TRIALS:
             raise SpaceError(
                 f"{where}{field} cannot be searched: trials of other data are never compared; fix it in settings"
             )

@@ -230,7 +230,7 @@ def _agree(plan: Plan, store: Store) -> None:
         kind = "sweep" if record.confirmation is None else "confirmation"
         record = record.model_copy(update={"kind": kind, "asked": asked})
     before = asked if record.asked is None else record.asked
-    was, now = before.as_json(), asked.as_json()
+    was, now = before.identifying(), asked.identifying()
     if was != now:
         changes = "\n".join(_changes("", was, now))
         refusals = list(growth.refusals(before, record.fields, asked, fields)) if plan.extend else []

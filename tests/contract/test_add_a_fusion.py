@@ -15,7 +15,7 @@ from tests.support.paths import ROOT
 PAGE = (ROOT / "docs" / "add-a-fusion.md").read_text()
 
 
-@pytest.mark.processes
+@pytest.mark.unmeasured
 def test_the_walk_through_works_as_written(tmp_path: Path) -> None:
     for package in ("cpcnn_core", "tests", "docs"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))

@@ -19,7 +19,7 @@ PAGE = (ROOT / "docs" / "extending.md").read_text()
 FUSION_PAGE = (ROOT / "docs" / "add-a-fusion.md").read_text()
 COMMAND = re.compile(r"^uv run --group dev pytest (\S+) -k (\w+)$", re.MULTILINE)
 
-pytestmark = [pytest.mark.xdist_group("extending"), pytest.mark.processes]
+pytestmark = [pytest.mark.xdist_group("extending"), pytest.mark.unmeasured]
 
 
 def insert(file: Path, table: str, lines: str) -> None:

@@ -71,7 +71,7 @@ def installed(built: Path, tmp_path: Path) -> dict[str, str]:
 SCRIPT = "import sys; sys.argv[0] = 'cpcnn'; from orchestrator.cpcnn import main; sys.exit(main())"  # as pip writes it
 
 
-@pytest.mark.processes
+@pytest.mark.unmeasured
 def test_with_the_wheel_alone_a_space_is_searched_by_its_name(installed: dict[str, str], tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()

@@ -22,7 +22,7 @@ from cpcnn_core.device_checks import Finding
 from tests.support.paths import ROOT
 
 # One process makes the toy run, and not each that has a test of it; and none compiles beside another that does.
-pytestmark = [pytest.mark.xdist_group("compiler"), pytest.mark.processes]
+pytestmark = [pytest.mark.xdist_group("compiler"), pytest.mark.unmeasured]
 
 Parts = dict[str, dict[str, Any]]
 

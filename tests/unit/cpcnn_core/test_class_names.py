@@ -72,6 +72,7 @@ def test_a_class_is_asked_for_by_its_name_before_its_number(names: list[str]) ->
 
 def test_a_class_is_found_by_a_name_whose_umlaut_was_typed_as_two_characters() -> None:
     assert class_names.label_of("A\u0308", ("b", "Ä")) == 1
+    assert class_names.label_of("Ä", ("b", "A\u0308")) == 1
 
 
 def test_what_is_no_number_of_a_class_names_none() -> None:

@@ -17,7 +17,7 @@ from cpcnn_core import devices, graphs
 CPU = torch.device("cpu")
 
 
-@pytest.mark.processes
+@pytest.mark.unmeasured
 def test_training_scoring_and_drawing_on_a_device_without_float64_give_what_the_cpu_gives(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.played", str(tmp_path)], capture_output=True, text=True, check=False

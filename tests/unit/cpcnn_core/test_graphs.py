@@ -85,7 +85,7 @@ def nothing_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.processes
+@pytest.mark.unmeasured
 def test_fifty_captured_steps_are_those_call_by_call(tmp_path: Path, precision: str) -> None:
     """The tape freezes all that Python computes, as a CUDA graph does: what changes must come by way of tensors."""
     settings = {name.replace(".", "__"): value for name, value in EVERYTHING.items()} | {"train__precision": precision}

@@ -66,32 +66,36 @@ def test_a_folder_is_the_same_data_however_its_names_are_encoded(tmp_path: Path)
     found = []
     for form in ("NFC", "NFD"):
         root = tmp_path / form
-        put(
-            root,
-            *(f"{name}/{file}{index}.png" for name in ("Äpfel", "Zwetschgen") for file in "äz" for index in range(6)),
-        )
+        classes, files = ("Äpfel", "Zwetschgen"), [f"{letter}{index}.png" for letter in "äz" for index in range(6)]
+        put(root, *(f"{name}/{file}" for name in classes for file in files))
         for folder in list(root.iterdir()):
             for file in [*folder.iterdir(), folder]:
                 file.rename(file.with_name(unicodedata.normalize(form, file.name)))
-        found.append(of_folder(root))
+        loaded = of_folder(root)
+        paths = data.files(DataConfig(name="folder", root=str(root)), loaded.validation)
+        assert paths
+        assert all(path.is_file() for path in paths)
+        found.append(loaded)
     composed, decomposed = found
     assert composed.class_names == decomposed.class_names == ("Zwetschgen", "Äpfel")
     assert composed.digest == decomposed.digest
-    assert composed.validation.names == decomposed.validation.names
 
 
 def test_two_spellings_of_a_class_that_look_the_same_are_one_class(root: Path) -> None:
-    for form in ("NFC", "NFD"):
-        put(root, *(f"{unicodedata.normalize(form, 'Ä')}{form}/{index}.png" for index in range(5)))
-    put(root, *(f"b/{index}.png" for index in range(5)))
-    labels = [unicodedata.normalize(form, "Ä") for form in ("NFC", "NFD")]
-    files = [
-        f"{label}{form}/{index}.png,{label}"
-        for label, form in zip(labels, ("NFC", "NFD"), strict=True)
-        for index in range(5)
-    ]
-    lines(root, "train.csv", *files, *(f"b/{index}.png,b" for index in range(5)))
-    assert of_csv(root).class_names == ("b", "Ä")
+    spelt = [unicodedata.normalize(form, "Ä") for form in ("NFC", "NFD")]
+    put(root, *(f"{name}/{index}.png" for name in (*spelt, "b") for index in range(10)))
+    lines(root, "images.csv", *(f"{name}/{index}.png,{name}" for name in (*spelt, "b") for index in range(10)))
+    for loaded in (of_folder(root), of_csv(root)):
+        assert loaded.class_names == ("b", "Ä")
+        names = [name for split in (loaded.train, loaded.validation, loaded.test) for name in split.names]
+        assert len(set(names)) == len(names) == 30
+
+
+def test_a_file_in_two_splits_has_one_label_however_it_is_spelt(root: Path) -> None:
+    put(root, *(f"{index}.png" for index in range(4)))
+    lines(root, "train.csv", *(f"{index}.png,{'Äb'[index % 2]}" for index in range(4)))
+    lines(root, "validation.csv", f"0.png,{unicodedata.normalize('NFD', 'Ä')}")
+    assert labelled(of_csv(root).validation, of_csv(root)) == {"0.png": "Ä"}
 
 
 # ------------------------------------------------------------------------------------------------------------- csv

@@ -53,7 +53,7 @@ def course(**settings: object) -> TrialConfig:
         pytest.param(True, 519, 364, 5.1611, marks=pytest.mark.skipif(not WHOLE, reason="CPCNN_WHOLE asks for it")),
     ],
 )
-@pytest.mark.processes
+@pytest.mark.unmeasured
 def test_the_real_checkpoint_gives_its_published_figures(quantize: bool, images: int, correct: int, bpd: float) -> None:
     config = course(**{"data.quantize": quantize})
     dataset = data.load(config.data)

@@ -388,7 +388,7 @@ def test_the_global_generator_neither_matters_nor_moves(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.filterwarnings(r"ignore:The \.grad attribute of a Tensor that is not a leaf:UserWarning")
 @pytest.mark.filterwarnings(r"ignore:`torch\.jit\.script(_method)?` is deprecated:DeprecationWarning")
-@pytest.mark.processes
+@pytest.mark.unmeasured
 def test_compiled_training_is_the_same_and_its_warm_up_is_reported_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,10 +29,10 @@ from orchestrator.choosing.candidates import Candidates, ChoiceError
 from orchestrator.choosing.where import WhereError, parse
 from orchestrator.exporting import folder as folder_of
 from orchestrator.exporting import submission
-from orchestrator.objectives.objective import Direction
+from orchestrator.objectives.objective import Direction, Objective
 from orchestrator.records import arrays
 from orchestrator.records.store import Attempt, Store
-from orchestrator.records.sweep_file import SweepRecord
+from orchestrator.records.sweep_file import Asked, SweepRecord
 from orchestrator.training import trainer
 from tests.support.fakes import metrics
 from tests.support.paths import local
@@ -363,6 +363,20 @@ def test_values_of_different_validation_images_are_not_compared(results: Path) -
     with pytest.raises(ChoiceError, match="different validation images"):
         epochs(results, "train_bpd", where="val_acc > 0.1")
     assert len(epochs(results, "train_bpd")) == 3
+
+
+@pytest.mark.parametrize(("metric", "refused"), [("val_acc", True), ("fid", False)])
+def test_a_score_is_of_the_images_that_its_metrics_are_of(results: Path, metric: str, refused: bool) -> None:
+    store = add(results, [], config=CONFIG)
+    store.write_sweep(SweepRecord(asked=Asked(objective=Objective(metric, "max").describe())))
+    scored = {"val_images": 40, "val_images_of": 180}
+    for epoch, of in ((1, {}), (2, scored)):
+        store.add_epoch(CONFIG.trial_id, 1, metrics(epoch, score=epoch / 4, kept_epochs=(epoch,), **of))
+    if refused:
+        with pytest.raises(ChoiceError, match="different validation images"):
+            epochs(results, "score")
+    else:
+        assert list(epochs(results, "score").values) == [0.25, 0.5]
 
 
 def test_more_images_to_score_than_there_are_is_all_of_them(results: Path) -> None:

@@ -44,8 +44,15 @@ def test_two_folders_of_digits_are_near_and_a_blank_one_is_far(tmp_path: Path) -
     assert "95% interval" in said
     assert "60 images of" in said
     assert "features classifier-" in said
+    half = call(one, other, *options, "--set", "data.train_fraction=0.5")[1]
+    assert features(half).startswith("classifier-")
+    assert features(half) != features(said)  # it learnt from other images
     far = call(blank, other, *options)[1]
     assert value(far) > 3 * value(said)
+
+
+def features(said: str) -> str:
+    return " ".join(said.split()).split("features ")[1].split(". ")[0]
 
 
 def value(said: str) -> float:

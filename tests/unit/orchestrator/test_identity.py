@@ -10,14 +10,14 @@ import pytest
 from typer.testing import CliRunner
 
 from cpcnn_core.checkpoint import load_weights
-from cpcnn_core.config import PROTOCOL, ConfigError, TrialConfig, field_names
+from cpcnn_core.config import PROTOCOL, ConfigError, Scalar, TrialConfig, field_names
 from orchestrator import best, status, trial
 from orchestrator.choosing.confirming import Finalist
 from orchestrator.records.mixtures import Held, MixtureError
 from orchestrator.records.store import Store, config_of
-from orchestrator.records.sweep_file import SweepRecord
-from orchestrator.search import warm_start
-from orchestrator.search.space import OF_ALL_TRIALS, SpaceError, read
+from orchestrator.records.sweep_file import Asked, SweepRecord
+from orchestrator.search import growth, warm_start
+from orchestrator.search.space import SpaceError, read
 from orchestrator.training import trainer
 from orchestrator.tune import driver
 from orchestrator.tune.plan import Plan
@@ -168,12 +168,42 @@ def test_a_trial_s_process_refuses_other_data_than_its_configuration_names(cats:
         trainer.check(config.with_settings({"data.root": str(dogs)}))
 
 
-@pytest.mark.parametrize("field", sorted(OF_ALL_TRIALS))
+@pytest.mark.parametrize(
+    "field",
+    [
+        "data.name",
+        "data.root",
+        "data.digest",
+        "data.image_size",
+        "data.channels",
+        "data.dataset",
+        "data.image_column",
+        "data.label_column",
+        "data.validation_share",
+        "data.test_share",
+        "data.split_seed",
+        "eval.max_images",
+        "protocol",
+        "source",
+    ],
+)
 def test_what_all_trials_of_a_sweep_share_cannot_be_searched(tmp_path: Path, field: str) -> None:
     file = tmp_path / "mixed.py"
     file.write_text(f"from search_spaces import choice\nspace = {{{field!r}: choice('a', 'b')}}\n")
     with pytest.raises(SpaceError, match=f"{field} cannot be searched"):
         read(file)
+
+
+def test_a_question_is_the_same_where_a_default_of_how_the_data_is_cut_is_stated() -> None:
+    digest = {"data.digest": "a" * 32}
+    settings: list[dict[str, Scalar]] = [{}, {"data.validation_share": 0.1, "data.split_seed": 0}]
+    plain, stated = (Asked(settings=digest | each) for each in settings)
+    assert plain.identifying() == stated.identifying()
+    assert list(growth.refusals(plain, {}, stated, {})) == list(growth.refusals(stated, {}, plain, {})) == []
+    assert stated.as_json()["settings"] == digest | settings[1]  # which the card of a model names
+    other = Asked(settings={"data.digest": "b" * 32} | settings[1])
+    assert other.identifying() != stated.identifying()
+    assert Asked(settings=settings[0]).identifying() != Asked(settings=settings[1]).identifying()
 
 
 # ------------------------------------------------------------------------------------------------------- sweeps of 0.1

@@ -53,7 +53,7 @@ HARD = {
 }
 
 
-@pytest.mark.processes
+@pytest.mark.unmeasured
 def test_two_processes_give_the_loss_curve_of_one(tmp_path: Path) -> None:
     trial = SETTINGS | HARD
     one = list(fit(TrialConfig.from_flat(trial), tiny_dataset(), tmp_path / "one"))
@@ -90,7 +90,7 @@ def store(tmp_path: Path) -> Store:
     return made
 
 
-@pytest.mark.processes
+@pytest.mark.unmeasured
 def test_a_trial_of_two_processes_as_a_sweep_runs_it(tmp_path: Path, store: Store) -> None:
     alone = Store(tmp_path / "alone")
     alone.create()
@@ -171,7 +171,7 @@ def test_resources_of_several_processes() -> None:
             Resources.of(wrong)
 
 
-@pytest.mark.processes
+@pytest.mark.unmeasured
 def test_two_processes_that_are_taken_away_save_after_the_same_step_and_go_on_bit_for_bit(
     tmp_path: Path, store: Store
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from cpcnn_core.config import TrialConfig
+from cpcnn_core.config import Scalar, TrialConfig
 from orchestrator import sweep
 from orchestrator.objectives.objective import Objective, ParetoObjective
 from orchestrator.records import ranking
@@ -74,6 +74,9 @@ def test_a_setting_that_is_not_known_of_an_import_is_no_difference(tmp_path: Pat
     settings = [entry.settings() for entry in entries]
     assert ranking.differing(settings) == ["model.nr_filters", "source"]
     assert ranking.differing([{"train.lr": 1}, {"train.lr": 2}, {}]) == ["train.lr"]
+    cut: list[dict[str, Scalar]] = [{"data.validation_share": None}, {"data.validation_share": 0.1}]
+    assert ranking.differing(cut) == ["data.validation_share"]
+    assert ranking.differing([{"data.digest": "a" * 32, **each} for each in cut]) == []  # both gave the same
     option = "model.fusion_options.block_film.hidden"
     assert ranking.differing([{option: 8}, {}]) == [option]  # the other one has its default
 
