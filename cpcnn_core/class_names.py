@@ -42,13 +42,18 @@ def in_words(label: int, names: Sequence[str]) -> str:
     return f"class {name}" if name.isdecimal() else name
 
 
+def as_composed(text: str) -> str:
+    """A text with letters and their accents in one character each where there is one (Unicode's form NFC)."""
+    return unicodedata.normalize("NFC", text)
+
+
 def label_of(given: str, names: Sequence[str]) -> int | None:
     """The number of the class that is called so, else of the class that has this number; None where there is none."""
     if given in names:
         return names.index(given)
-    composed = [unicodedata.normalize("NFC", name) for name in (given, *names)]
-    if composed[0] in composed[1:]:
-        return composed.index(composed[0], 1) - 1
+    composed = list(map(as_composed, names))
+    if as_composed(given) in composed:
+        return composed.index(as_composed(given))
     if given.isascii() and given.isdecimal() and int(given) < len(names):
         return int(given)
     return None

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cpcnn_core.data.pool import as_composed
+from cpcnn_core.class_names import as_composed
 from cpcnn_core.data.split import HIDDEN
 from cpcnn_core.errors import DataError
 
@@ -41,7 +41,7 @@ class Classes:
         if names is not None:
             names = list(map(as_composed, names))
             if len(set(names)) < len(names):
-                twice = next(name for name in names if list(names).count(name) > 1)
+                twice = next(name for name in names if names.count(name) > 1)
                 raise DataError(f"two classes are called {twice!r}; expected a name of its own for each class")
             numbers: dict[str | int, int] = dict(enumerate(range(len(names))))
             found = cls(tuple(names), numbers | {name: number for number, name in enumerate(names)})

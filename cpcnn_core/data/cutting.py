@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from cpcnn_core.data.pool import as_composed
+from cpcnn_core.class_names import as_composed
 from cpcnn_core.data.split import SPLITS
 from cpcnn_core.errors import DataError
 

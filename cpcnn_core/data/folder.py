@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cpcnn_core import fetching
+from cpcnn_core.class_names import as_composed
 from cpcnn_core.data.assembling import assemble
 from cpcnn_core.data.listing import Finder, Row, by_split, is_image, numbered, pools, shown
-from cpcnn_core.data.pool import as_composed
 from cpcnn_core.data.split import Dataset
 from cpcnn_core.errors import DataError
 

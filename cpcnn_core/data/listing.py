@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from cpcnn_core import image_files
 from cpcnn_core.data.classes import FORMULA_BEGINS
-from cpcnn_core.data.pool import Pool, as_composed, as_numbers
+from cpcnn_core.data.pool import Pool, as_numbers, composed
 from cpcnn_core.errors import DataError
 from cpcnn_core.files import irregular
 
@@ -220,7 +220,7 @@ class Finder:
             file = f"{self.within}/{name}"  # a Path of each of thousands would take longer than all else
             looked_at, inside = self._look(file, name, parent, last)
             if inside:
-                return Row(listed, number, name, file, _composed(label), looked_at)
+                return Row(listed, number, name, file, composed(label), looked_at)
             problem = f"leads out of the data folder; expected a path inside {self.root}"
         raise DataError(f"{place(listed, number)}: {shown(name)} {problem}")
 
@@ -242,10 +242,6 @@ class Finder:
         if folder.startswith("/") or ".." in folder.split("/"):
             return False
         return (self.root / folder).resolve().is_relative_to(self.resolved)
-
-
-def _composed(label: str | int | None) -> str | int | None:
-    return as_composed(label) if isinstance(label, str) else label
 
 
 def place(listed: Path, number: int | None) -> str:

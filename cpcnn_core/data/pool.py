@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,6 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cpcnn_core.class_names import as_composed
 from cpcnn_core.errors import DataError
 
 # As str() writes it: "01" is a name, or two classes would become one. So is what no array of integers holds.
@@ -42,10 +42,7 @@ class Pool:
 
     def __post_init__(self) -> None:
         # Classes that look the same are the same: there are file systems that write an umlaut as two characters.
-        composed = {label: as_composed(label) for label in set(self.labels) if isinstance(label, str)}
-        if composed:
-            labels = tuple(composed[label] if isinstance(label, str) else label for label in self.labels)
-            object.__setattr__(self, "labels", labels)
+        object.__setattr__(self, "labels", tuple(map(composed, self.labels)))
         if not len(self.images) == len(self.labels) == len(self.names):
             raise DataError(
                 f"{len(self.images)} images, {len(self.labels)} labels and {len(self.names)} names: "
@@ -60,9 +57,9 @@ class Pool:
         return self.places[index] if self.places else self.names[index]
 
 
-def as_composed(text: str) -> str:
-    """A text with letters and their accents in one character each where there is one (Unicode's form NFC)."""
-    return unicodedata.normalize("NFC", text)
+def composed(label: str | int | None) -> str | int | None:
+    """The label, as `as_composed` has it where it is a name."""
+    return as_composed(label) if isinstance(label, str) else label
 
 
 def as_numbers(texts: Iterable[str | None]) -> bool:

@@ -427,12 +427,14 @@ def _scored(epochs: pa.Table) -> Floats:
 
 def _scored_alike(parts: Sequence[_Part], query: _Query, usable: NDArray[np.bool_]) -> None:
     """Raise ChoiceError where the metric of some rows is of other validation images than that of others."""
+    if not query.of_validation:
+        return
     ends = np.cumsum([len(part.scored) for part in parts])[:-1]
     found: dict[float | None, list[Store]] = {}
     for store, part, rows in zip(query.stores, parts, np.split(usable, ends), strict=True):
         for images in np.unique(part.scored[rows]).tolist():
             found.setdefault(None if images != images else images, []).append(store)
-    if len(found) <= 1 or not query.of_validation:
+    if len(found) <= 1:
         return
     listed = "; ".join(
         f"{_names(stores)}: {'all' if images is None else f'{images:,.0f} of them'}" for images, stores in found.items()

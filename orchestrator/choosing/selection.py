@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cpcnn_core.config import not_identifying
 from cpcnn_core.suggest import nearest
 from orchestrator.choosing.candidates import ChoiceError
 from orchestrator.records import arrays, data_kinds
@@ -77,8 +76,7 @@ class _Folder:
     def question(self) -> str:
         """What it asked, by which two sweeps are of one question."""
         asked = self.record.asked or Asked()
-        apart = _NOT_ASKED | not_identifying(asked.settings)
-        settings = {key: value for key, value in asked.settings.items() if key not in apart}
+        settings = {key: value for key, value in asked.identifying_settings.items() if key not in _NOT_ASKED}
         return json.dumps([asked.space, settings, asked.objective], sort_keys=True)
 
     @property

@@ -56,10 +56,15 @@ class Asked(_Part):
     seed: int | None = None
 
     def identifying(self) -> dict[str, JsonValue]:
-        """As JSON, without the settings in which two that were asked the same may differ."""
-        given, apart = self.as_json(), not_identifying(self.settings)
-        settings: dict[str, JsonValue] = {name: value for name, value in self.settings.items() if name not in apart}
+        """As JSON, with the settings that identify it alone."""
+        given, settings = self.as_json(), dict[str, JsonValue](self.identifying_settings)
         return given | {"settings": settings} if "settings" in given else given
+
+    @property
+    def identifying_settings(self) -> dict[str, Scalar]:
+        """The settings but for those in which two that were asked the same may differ."""
+        apart = not_identifying(self.settings)
+        return {name: value for name, value in self.settings.items() if name not in apart}
 
 
 class Run(_Part):

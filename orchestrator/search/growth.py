@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from cpcnn_core.config import DataConfig, Scalar, field_defaults, not_identifying
+from cpcnn_core.config import DataConfig, Scalar, field_defaults
 from orchestrator.records.space_record import (
     RecordedChoice,
     RecordedField,
@@ -30,18 +30,16 @@ def refusals(before: Asked, varied: RecordedSpace | None, asked: Asked, fields: 
     if varied is None:
         yield "sweep.json does not hold the fields that it had, being of an earlier version"
         return
-    fixed, apart = before.settings, not_identifying(asked.settings)
-    for key, value in asked.settings.items():
-        if key in apart:
-            continue
+    fixed, settings = before.identifying_settings, asked.identifying_settings
+    for key, value in settings.items():
         if key in fixed and fixed[key] != value:
             yield f"settings: {key} changed"
         elif key not in fixed and key not in varied and _default(key, fixed) != value:
             yield f"settings: {key} was {_default(key, fixed)!r}, its default"
         elif key in varied:
             yield f"space: {key} does not vary any more"
-    for key in fixed.keys() - apart:
-        if key not in asked.settings and key not in fields and _default(key, fixed) != fixed[key]:
+    for key in fixed:
+        if key not in settings and key not in fields and _default(key, fixed) != fixed[key]:
             yield f"settings: {key} is gone"
     yield from _shrunk(varied, fields, fixed, "")
 
